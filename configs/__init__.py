@@ -1,0 +1,1 @@
+"""Experiments: default.py has every setting, the other files what differs."""

@@ -1,0 +1,105 @@
+"""Every setting, once, with its meaning and unit.
+
+The values are those of P21 (Sanakoyeu et al., PAMI 2021) where it or its code gives one for all
+data sets; each other file in this folder is one experiment and holds what differs.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the settings that every experiment starts from."""
+    config = ConfigDict()
+    config.seed = 0  # of everything random: weights, division, batches, pixels
+
+    config.dataset = dataset = ConfigDict()
+    dataset.name = "folder"  # one of dcjax.datasets.KNOWN
+    dataset.root = ""  # folder or file with the data
+    dataset.test_classes = 0.5  # folder: share of the classes held out, the last in sorted order
+    dataset.test_list = "large"  # vid: small, medium or large
+    dataset.resize = 256  # pixels: shorter side before a crop
+    dataset.crop = 224  # pixels: side of what the network sees
+    dataset.skip_unreadable = False  # drop and count images that do not decode, not stop
+    dataset.num_threads = 0  # that decode and augment; 0: as many as tf.data finds best
+
+    config.augment = augment = ConfigDict()
+    augment.crop = "random_resized"  # random_resized or resize_then_random (method in the papers)
+    augment.scale = (0.08, 1.0)  # random_resized: share of the image's area
+    augment.ratio = (3 / 4, 4 / 3)  # random_resized: width / height
+    augment.flip = True  # left to right, with probability 0.5
+
+    config.model = model = ConfigDict()
+    model.backbone = "resnet50"  # resnet18, 34, 50, 101, or resnet_small for 8 to 64 pixels
+    model.num_stages = 4  # stages kept; the rest is cut off
+    model.width = 64  # channels of the first stage; 64 is the published ResNet
+    model.pretrained = ""  # safetensors file in torchvision's names; "": random weights
+    model.batch_norm = "frozen"  # frozen running statistics, or train (from random weights)
+    model.pooling = "average"  # average or max
+    model.dropout = 0.01  # share of pooled features dropped in training
+    model.embedding_dim = 512  # D
+    model.masks = "learned"  # learned, fixed (0/1 blocks) or none (no subspaces)
+    model.test_masks = "sum"  # how masks are joined: sum (P21 eq. 8), sum_l1, none
+    model.orthogonality_weight = 0.01  # lambda of P21 eq. 7, for learned masks
+
+    config.loss = loss = ConfigDict()
+    loss.name = "margin"  # one of dcjax.losses.KNOWN
+    loss.margin = ConfigDict()  # options of the loss called margin
+    loss.margin.margin = 0.2  # alpha: half-width of the band around beta
+    loss.margin.beta = 1.2  # boundary between positive and negative distances
+    loss.margin.nu = 0.0  # weight of beta's regulariser
+    loss.margin.learn_beta = "none"  # none, shared or per_class
+
+    config.mining = mining = ConfigDict()
+    mining.dims = "full"  # dimension in distance weighting: full D, or active in the mask
+    mining.cutoff = 0.5  # nearer distances weigh as this one
+    mining.upper_cutoff = 1.4  # farther negatives have no loss and next to no weight
+
+    config.division = division = ConfigDict()
+    division.max_clusters = 4  # K_max, a power of two; 1: the baseline without division
+    division.every_epochs = 2  # T
+    division.hierarchy = "progressive"  # K doubles every T epochs; direct: K_max from the start
+    division.features = "backbone"  # what is clustered: pooled backbone features, or embedding
+    division.matching = "iou"  # score of two clusters in the assignment: iou or overlap
+    division.num_trials = 30  # K-means runs until every cluster has two classes of two images
+    division.num_iterations = 100  # of K-means
+    division.freeze_backbone_epochs = 1  # after each division; not with max_clusters 1
+
+    config.sampling = sampling = ConfigDict()
+    sampling.sampler = "balanced"  # uniform over images, or balanced over classes
+    sampling.batch_size = 80  # B, images of one cluster
+    sampling.images_per_class = 2  # m, balanced only
+    sampling.small_class = "other"  # fewer than m images: fill with other classes, or repeat
+    sampling.cluster_order = "shuffled"  # shuffled, round_robin or uniform
+    sampling.rounds = "max"  # batches of each cluster in an epoch: max, min or mean of N_k / B
+    sampling.clusters_per_step = 1  # C, cluster batches that one step learns from
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 1e-5  # of backbone and embedding, constant
+    optimizer.embedding_multiplier = 1.0  # times learning_rate
+    optimizer.masks_multiplier = 100.0  # times learning_rate
+    optimizer.loss_learning_rate = 1e-3  # of the loss's own parameters
+    optimizer.weight_decay = 1e-4  # of backbone and embedding
+    optimizer.masks_decay_multiplier = 1.0  # times weight_decay
+    optimizer.decay = "coupled"  # coupled: added to the gradient before Adam; or decoupled
+
+    config.train = train = ConfigDict()
+    train.num_epochs = 120
+    train.full_embedding_from_epoch = -1  # train the joined embedding from here on; -1: never
+    train.log_every_steps = 20  # steps whose mean is one point of a curve
+
+    config.eval = evaluation = ConfigDict()
+    evaluation.every_epochs = 1  # 0: only at the end
+    evaluation.at_start = True  # score the untrained network first
+    evaluation.batch_size = 128  # images embedded at a time
+    evaluation.ks = (1, 2, 4, 8)  # of recall at k
+    evaluation.nmi = "last"  # cluster the test embeddings: never, last or always (slow)
+    evaluation.nmi_runs = 10  # K-means runs whose NMI is averaged
+    evaluation.pixels = False  # also score raw pixels, for tiny images
+    evaluation.best_by = "recall_at_1"  # score by which an epoch is best
+    evaluation.select = "last"  # checkpoint to evaluate and load: last, or best_test
+
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every_epochs = 1
+    checkpoint.keep_latest = 2
+    checkpoint.keep_best = 1  # by eval.best_by
+    return config

@@ -1,0 +1,1 @@
+"""Experiments on small images, for a CPU."""

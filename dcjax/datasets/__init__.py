@@ -1,0 +1,55 @@
+"""Image sets and their protocols: classes to train on, other classes to retrieve."""
+
+import importlib
+import inspect
+from types import ModuleType
+from typing import Any
+
+from dcjax.datasets.image_set import ImageSet, Splits
+
+__all__ = ["ImageSet", "Splits", "known_options", "load"]
+
+# Imported when asked for: scikit-learn and scipy.io take seconds that other data sets need not pay.
+_MODULES = {
+    "cars": "dcjax.datasets.cars",
+    "cub": "dcjax.datasets.cub",
+    "digits": "dcjax.datasets.digits",
+    "folder": "dcjax.datasets.folder",
+    "grocery": "dcjax.datasets.grocery",
+    "inshop": "dcjax.datasets.inshop",
+    "omniglot": "dcjax.datasets.omniglot",
+    "sop": "dcjax.datasets.sop",
+    "vid": "dcjax.datasets.vid",
+}
+
+
+def load(name: str, *, root: str, **options: Any) -> Splits:
+    """Loads a data set's index (paths or small pixels, labels), without decoding any file.
+
+    Args:
+        name: One of the known names.
+        root: Folder of the extracted data set; "" for those that bring their images along.
+        **options: The data set's own, all of them (`known_options`).
+    """
+    known = known_options(name)
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"Unknown option {option!r} of dataset {name!r}; known options are "
+                f"{', '.join(known) or 'none'}."
+            )
+    missing = [option for option in known if option not in options]
+    if missing:
+        raise ValueError(f"Dataset {name!r} requires the options {', '.join(missing)}, got none.")
+    return _module(name).load(root, **options)
+
+
+def known_options(name: str) -> tuple[str, ...]:
+    """Returns the names of the options that `load` takes for this data set."""
+    return tuple(p for p in inspect.signature(_module(name).load).parameters if p != "root")
+
+
+def _module(name: str) -> ModuleType:
+    if name not in _MODULES:
+        raise ValueError(f"Unknown dataset {name!r}; known datasets are {', '.join(_MODULES)}.")
+    return importlib.import_module(_MODULES[name])

@@ -1,0 +1,78 @@
+"""Any images in folders: one sub-folder per class."""
+
+import math
+import os
+from pathlib import Path
+
+from dcjax.datasets.files import find_root
+from dcjax.datasets.image_set import ImageSet, Splits, from_classes
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+
+
+def load(root: str, *, test_classes: float) -> Splits:
+    """Loads a folder of images; each class is a sub-folder, and its images lie directly in it.
+
+    If root/train exists and itself holds folders, the splits are given: train/ and test/, or
+    train/, query/ and gallery/, each with class folders. Otherwise the class folders lie in
+    root, and the last ones in sorted order are held out as test classes.
+
+    Args:
+        root: The folder.
+        test_classes: Share of the classes to hold out, in (0, 1), rounded to whole classes, at
+            least one; not used where the splits are given.
+    """
+    top = find_root(root, "folder", marker="")
+    if (top / "train").is_dir() and _subfolders(top / "train"):
+        return _given_splits(top)
+    if not 0 < test_classes < 1:
+        raise ValueError(f"Require 0 < test_classes < 1, got test_classes={test_classes}.")
+    names = _subfolders(top)
+    if len(names) < 2:
+        raise ValueError(f"Require at least two class folders in {top}, got {len(names)}.")
+    held_out = min(max(math.floor(test_classes * len(names) + 0.5), 1), len(names) - 1)
+    train, test = (_list(top, part) for part in (names[:-held_out], names[-held_out:]))
+    return Splits(train=_label(*train), query=_label(*test))
+
+
+def _given_splits(top: Path) -> Splits:
+    train = _label(*_list(top / "train"))
+    if (top / "test").is_dir():
+        return Splits(train=train, query=_label(*_list(top / "test")))
+    for name in ("query", "gallery"):
+        if not (top / name).is_dir():
+            raise FileNotFoundError(
+                f"{top} has train/ with class folders in it, so it must also have test/, or "
+                f"query/ and gallery/; there is no {top / name}."
+            )
+    query, gallery = _list(top / "query"), _list(top / "gallery")
+    among = query[1] + gallery[1]
+    return Splits(train, _label(*query, among=among), _label(*gallery, among=among))
+
+
+def _label(paths: list[str], classes: list[str], *, among: list[str] | None = None) -> ImageSet:
+    return from_classes(paths, classes, among=among)
+
+
+def _list(top: Path, names: list[str] | None = None) -> tuple[list[str], list[str]]:
+    paths: list[str] = []
+    classes: list[str] = []
+    for name in _subfolders(top) if names is None else names:
+        found = sorted(f for f in os.listdir(top / name) if _is_image(f))
+        if not found:
+            raise ValueError(
+                f"Require an image ({', '.join(_SUFFIXES)}) in every class folder, got none in "
+                f"{top / name}; add images or remove the folder."
+            )
+        paths.extend(str(top / name / f) for f in found)
+        classes.extend([name] * len(found))
+    return paths, classes
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
+
+
+def _subfolders(top: Path) -> list[str]:
+    with os.scandir(top) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))

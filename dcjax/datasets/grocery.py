@@ -1,0 +1,45 @@
+"""Grocery Store (Klasson et al. 2019): products in shops, and one iconic picture of each.
+
+Classes 0-40 train; of the other 40, iconic pictures search the photographs taken in shops.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from dcjax.datasets.files import find_root, read_table, require_present
+from dcjax.datasets.image_set import Splits, from_classes
+
+_LAST_TRAIN_CLASS = 40
+
+
+def load(root: str) -> Splits:
+    """Loads Grocery Store from the folder of classes.csv, or from the one that holds dataset/."""
+    folder = find_root(root, "grocery", marker="classes.csv", folders=("", "dataset"))
+    paths, classes = read_lists(folder)
+    names, icons = read_classes(folder / "classes.csv")
+    photographs = np.array([str(folder / path) for path in paths], dtype=np.str_)
+    tested = [i for i in icons if i > _LAST_TRAIN_CLASS]
+    queries = [str(folder / icons[i]) for i in tested]
+    require_present(photographs.tolist() + queries, "grocery")
+    train = classes <= _LAST_TRAIN_CLASS
+    return Splits(
+        train=from_classes(photographs[train], classes[train], names=names),
+        query=from_classes(queries, tested, among=tested, names=names),
+        gallery=from_classes(photographs[~train], classes[~train], among=tested, names=names),
+    )
+
+
+def read_lists(folder: Path) -> tuple[list[str], np.ndarray]:
+    """Returns paths and fine class ids [N] of the three lists "path, fine, coarse"."""
+    lists = ("train.txt", "val.txt", "test.txt")
+    rows = [row for name in lists for row in read_table(folder / name, 3, separator=",")]
+    return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
+
+
+def read_classes(path: Path) -> tuple[dict[int, str], dict[int, str]]:
+    """Returns the name and the iconic picture's path of each fine class id."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return {int(r[1]): r[0] for r in rows}, {int(r[1]): r[4].lstrip("/") for r in rows}

@@ -1,0 +1,125 @@
+"""What a data set is: images with integer labels, cut into splits whose classes differ."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their classes.
+
+    Attributes:
+        images: str[N], paths of encoded images; or uint8[N, H, W, 1 or 3], the pixels themselves.
+        labels: int32[N], each in 0..num_classes-1.
+        class_names: One name per label.
+    """
+
+    images: npt.NDArray[Any]
+    labels: npt.NDArray[np.int32]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Checks shapes, types and the range of the labels."""
+        shape, kind = self.images.shape, self.images.dtype
+        is_pixels = kind == np.uint8 and len(shape) == 4 and shape[3] in (1, 3)
+        if not (is_pixels or (kind.kind == "U" and len(shape) == 1)):
+            raise ValueError(
+                f"images must be str[N] or uint8[N, H, W, 1 or 3], got {kind} of shape {shape}."
+            )
+        if self.labels.dtype != np.int32 or self.labels.shape != shape[:1]:
+            raise ValueError(
+                f"labels must be int32 of shape {shape[:1]}, one per image, got "
+                f"{self.labels.dtype} of shape {self.labels.shape}."
+            )
+        if len(self) and not 0 <= self.labels.min() <= self.labels.max() < self.num_classes:
+            raise ValueError(
+                f"labels must lie in 0..{self.num_classes - 1}, one per class name, got "
+                f"{self.labels.min()}..{self.labels.max()}."
+            )
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that have a name."""
+        return len(self.class_names)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are pixels rather than paths."""
+        return self.images.dtype == np.uint8
+
+    def select(self, rows: npt.ArrayLike) -> "ImageSet":
+        """Returns the given rows (indices or a boolean mask); labels and class names stay."""
+        index = np.asarray(rows)
+        index = index if index.dtype == bool else index.astype(np.intp)
+        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """A data set as its protocol cuts it: train on some classes, retrieve others.
+
+    Attributes:
+        train: Images to train on.
+        query: Images that search.
+        gallery: Images that are searched, with the labels of `query`; None: `query` itself.
+    """
+
+    train: ImageSet
+    query: ImageSet
+    gallery: ImageSet | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that no split is empty and that query and gallery share their labels."""
+        for name in ("train", "query", "gallery"):
+            images = getattr(self, name)
+            if images is not None and not len(images):
+                raise ValueError(
+                    f"Require at least one image in every split, got 0 in {name}; check that "
+                    "dataset.root holds the whole data set."
+                )
+        if self.gallery is not None and self.gallery.class_names != self.query.class_names:
+            raise ValueError("query and gallery must have the same class_names, got different.")
+
+
+def from_classes(
+    images: Sequence[str] | npt.NDArray[Any],
+    classes: npt.ArrayLike,
+    *,
+    among: npt.ArrayLike | None = None,
+    names: Mapping[Any, str] | None = None,
+) -> ImageSet:
+    """Labels images 0..C-1 in the sorted order of their classes' own ids.
+
+    Args:
+        images: Paths or pixels, [N].
+        classes: Ids (integers or strings) as the data set writes them, [N].
+        among: Ids that count, where several splits share one labelling; None: `classes`.
+        names: Class name of each id; an id without one is its own name.
+    """
+    ids = np.unique(np.asarray(classes if among is None else among))
+    labels = np.searchsorted(ids, np.asarray(classes)).astype(np.int32)
+    class_names = tuple((names or {}).get(i, str(i)) for i in ids.tolist())
+    array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
+    return ImageSet(array, labels, class_names)
+
+
+def split_by_class(
+    images: Sequence[str] | npt.NDArray[Any],
+    classes: npt.ArrayLike,
+    is_train: npt.NDArray[np.bool_],
+    *,
+    names: Mapping[Any, str] | None = None,
+) -> Splits:
+    """Cuts images into a train and a test part, the latter a query that is its own gallery."""
+    array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
+    ids = np.asarray(classes)
+    train, test = (from_classes(array[m], ids[m], names=names) for m in (is_train, ~is_train))
+    return Splits(train=train, query=test)

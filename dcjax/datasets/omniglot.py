@@ -1,0 +1,19 @@
+"""Omniglot (Lake et al. 2015): handwritten characters; evaluation alphabets are the test part."""
+
+import numpy as np
+
+from dcjax.datasets.files import find_root
+from dcjax.datasets.image_set import Splits, split_by_class
+
+_FILE = "omniglot_105.npz"
+_SIDE = 105
+
+
+def load(root: str) -> Splits:
+    """Loads 964 characters to train on and 659 of other alphabets, ink white (255) on black."""
+    with np.load(find_root(root, "omniglot", marker=_FILE) / _FILE) as file:
+        bits, classes, names = file["ink_bits"], file["label"].astype(np.int64), file["class_name"]
+        is_train = file["class_part"][classes] == 0
+    ink = np.unpackbits(bits, axis=1, count=_SIDE * _SIDE)
+    pixels = (ink * np.uint8(255)).reshape(-1, _SIDE, _SIDE, 1)
+    return split_by_class(pixels, classes, is_train, names=dict(enumerate(names.tolist())))

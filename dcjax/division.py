@@ -1,0 +1,227 @@
+"""The division stage (Sanakoyeu et al., CVPR 2019, section 3; PAMI 2021, eq. 3).
+
+At every division the training set is clustered, the new clusters take the places of the old ones
+they resemble, and, while there are fewer clusters than wanted in the end, each is bisected.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from dcjax import clustering
+
+HIERARCHIES = ("direct", "progressive")
+MATCHINGS = ("iou", "overlap")
+
+
+@dataclass(frozen=True)
+class Division:
+    """The clusters that a period of training draws its batches from.
+
+    Attributes:
+      cluster: int32 [N], the cluster of each image; -1 where it is not trained on in this period.
+      parents: int32 [K], the cluster of the period before that each cluster comes from.
+      period: number of the period, counted from 0.
+    """
+
+    cluster: np.ndarray
+    parents: np.ndarray
+    period: int
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters K, those without images included."""
+        return len(self.parents)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of images trained on in each cluster [K]."""
+        return np.bincount(self.cluster[self.cluster >= 0], minlength=self.num_clusters)
+
+
+def num_clusters_at(
+    epoch: int, *, divide_every_epochs: int, max_clusters: int, hierarchy: str
+) -> int:
+    """Returns the number of clusters K(e): min(K_max, 2^floor(e / T)), or K_max if "direct"."""
+    _check_known("hierarchy", hierarchy, HIERARCHIES)
+    if epoch < 0 or divide_every_epochs < 1:
+        raise ValueError(
+            "Require epoch >= 0 and divide_every_epochs >= 1, "
+            f"got epoch={epoch} and divide_every_epochs={divide_every_epochs}."
+        )
+    if hierarchy == "direct":
+        return max_clusters
+    doublings = min(epoch // divide_every_epochs, max_clusters.bit_length())
+    return min(max_clusters, 2**doublings)
+
+
+def check(labels: np.ndarray, *, max_clusters: int) -> None:
+    """Raises ValueError unless images with these labels [N] can be divided into max_clusters."""
+    if max_clusters < 1 or max_clusters & (max_clusters - 1):
+        raise ValueError(
+            "max_clusters must be a power of two, since every division doubles the clusters, "
+            f"got max_clusters={max_clusters}."
+        )
+    _, counts = np.unique(labels, return_counts=True)
+    num_classes = int(np.sum(counts >= 2))
+    if num_classes < 2 * max_clusters:
+        raise ValueError(
+            "Every cluster needs two classes with two images each: require at least "
+            f"{2 * max_clusters} such classes for max_clusters={max_clusters}, got {num_classes}; "
+            f"choose max_clusters <= {num_classes // 2} or add images."
+        )
+
+
+def undivided(labels: np.ndarray, *, period: int) -> Division:
+    """Returns all images [N] as one cluster, without the classes of a single image."""
+    cluster = np.zeros(len(labels), np.int32)
+    return Division(_drop_singletons(cluster, labels), np.zeros(1, np.int32), period)
+
+
+def divide(
+    features: np.ndarray,
+    labels: np.ndarray,
+    previous: Division | None,
+    *,
+    num_clusters: int,
+    period: int,
+    seed: int,
+    matching: str = "iou",
+    num_trials: int = 30,
+    num_iterations: int = 100,
+) -> Division:
+    """Divides the training set by K-means, keeping the order of the previous clusters.
+
+    Args:
+      features: [N, F], what is clustered.
+      labels: [N], the classes.
+      previous: the division in force so far; None for the first, which is not matched to anything.
+      num_clusters: clusters wanted; with a previous division its number or twice that. Twice
+        bisects cluster c into 2c and 2c + 1.
+      period: number of the new period.
+      seed: seed of the first trial of every K-means; trial t has seed + t.
+      matching: how alike two clusters are, "iou" or "overlap"; see match.
+      num_trials: trials until every cluster holds two classes with two images each. The last one
+        stands whatever it is.
+      num_iterations: iterations of each K-means.
+
+    Returns:
+      The division. An image that is the only one of its class in its cluster belongs to none.
+    """
+    features, labels = np.asarray(features, np.float32), np.asarray(labels)
+    if len(features) != len(labels):
+        raise ValueError(
+            "features and labels must hold one row per image, "
+            f"got {len(features)} and {len(labels)} rows."
+        )
+    if num_trials < 1:
+        raise ValueError(f"Require num_trials >= 1, got num_trials={num_trials}.")
+    trials, parents = range(seed, seed + num_trials), np.arange(num_clusters)
+    if previous is None:
+        cluster = _cluster(features, labels, num_clusters, trials, num_iterations)
+        parents = np.zeros_like(parents)
+    else:
+        current = previous.num_clusters
+        if num_clusters not in (current, 2 * current):
+            raise ValueError(
+                f"num_clusters must be that of the previous division or twice it, {current} or "
+                f"{2 * current}, got num_clusters={num_clusters}."
+            )
+        cluster = _cluster(features, labels, current, trials, num_iterations)
+        cluster = match(cluster, previous.cluster, current, score=matching)
+        if num_clusters == 2 * current:
+            cluster = _bisect(features, labels, cluster, trials, num_iterations)
+            parents = parents // 2
+    return Division(_drop_singletons(cluster, labels), parents.astype(np.int32), period)
+
+
+def match(
+    current: np.ndarray, previous: np.ndarray, num_clusters: int, score: str = "iou"
+) -> np.ndarray:
+    """Renames clusters so that they resemble the previous ones as much as possible.
+
+    Current cluster i becomes p(i), where the permutation p maximises the sum of the scores of
+    (i, p(i)): P21 eq. 3.
+
+    Args:
+      current: clusters now [N]; -1 is in no cluster and stays so.
+      previous: clusters before [N]; -1 was in no cluster.
+      num_clusters: number of clusters, the same in both.
+      score: "iou", images in both over images in either, or "overlap", images in both.
+
+    Returns:
+      The renamed current clusters, int32 [N].
+    """
+    _check_known("matching", score, MATCHINGS)
+    inside, before = current >= 0, previous >= 0
+    both = inside & before
+    overlap = np.zeros((num_clusters, num_clusters))
+    np.add.at(overlap, (current[both], previous[both]), 1)
+    table = overlap
+    if score == "iou":
+        sizes = np.bincount(current[inside], minlength=num_clusters)[:, None]
+        sizes_before = np.bincount(previous[before], minlength=num_clusters)
+        table = overlap / np.maximum(sizes + sizes_before - overlap, 1)
+    _, renamed = linear_sum_assignment(table, maximize=True)
+    return np.where(inside, renamed[current], -1).astype(np.int32)
+
+
+def agreement(division: Division, previous: Division) -> float:
+    """Returns the NMI of two divisions, over the images that are trained on in both."""
+    both = (division.cluster >= 0) & (previous.cluster >= 0)
+    return clustering.nmi(previous.cluster[both], division.cluster[both])
+
+
+def _cluster(
+    features: np.ndarray, labels: np.ndarray, k: int, trials: range, num_iterations: int
+) -> np.ndarray:
+    """Clusters by K-means [n], anew with the next seed until each cluster can be trained on."""
+    cluster = np.zeros(len(features), np.int32)
+    # Fewer images than clusters cannot be divided: they stay in the first and leave others empty.
+    if k == 1 or len(features) < k:
+        return cluster
+    for seed in trials:
+        cluster, _ = clustering.kmeans(features, k, seed=seed, num_iterations=num_iterations)
+        if _can_be_trained(cluster, labels, k):
+            break
+    return cluster
+
+
+def _bisect(
+    features: np.ndarray,
+    labels: np.ndarray,
+    cluster: np.ndarray,
+    trials: range,
+    num_iterations: int,
+) -> np.ndarray:
+    """Divides every cluster c in two, 2c and 2c + 1."""
+    children = 2 * cluster
+    for c in np.unique(cluster):
+        rows = np.flatnonzero(cluster == c)
+        children[rows] += _cluster(features[rows], labels[rows], 2, trials, num_iterations)
+    return children
+
+
+def _can_be_trained(cluster: np.ndarray, labels: np.ndarray, num_clusters: int) -> bool:
+    """Tells whether each cluster has two classes with at least two images each."""
+    groups, counts = np.unique(_groups(cluster, labels), return_counts=True)
+    inside = groups[counts >= 2] // (labels.max() + 1)
+    return bool(np.all(np.bincount(inside, minlength=num_clusters) >= 2))
+
+
+def _drop_singletons(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sets to -1 the images [N] that are alone of their class in their cluster: no positive."""
+    groups = _groups(cluster, labels)
+    _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    return np.where(counts[group] == 1, -1, cluster).astype(np.int32)
+
+
+def _groups(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns one number for each pair of a cluster and a class [N]."""
+    return cluster.astype(np.int64) * (labels.max() + 1) + labels
+
+
+def _check_known(setting: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"Unknown {setting} {value!r}; known values are {', '.join(known)}.")

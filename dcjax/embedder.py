@@ -1,0 +1,92 @@
+"""A trained model: restores a checkpoint, embeds images, evaluates."""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax import devices, experiment
+from dcjax.checkpoints import Checkpoints
+from dcjax.datasets import ImageSet
+
+
+class Embedder:
+    """Turns images into embeddings in which images of one class lie near each other.
+
+    Attributes:
+      config: of the run that trained it.
+      epoch: epochs that it was trained.
+    """
+
+    def __init__(self, config: ConfigDict, variables: dict[str, Any], epoch: int) -> None:
+        """Takes trained variables; `load` makes an embedder of a run."""
+        self.config = config
+        self.epoch = epoch
+        self._variables = variables
+
+    def __call__(self, images: np.ndarray | Sequence[str]) -> np.ndarray:
+        """Embeds images of any size by the test transform of the run.
+
+        Args:
+          images: uint8 [n, h, w, 3 or 1] in RGB, or n paths of image files.
+
+        Returns:
+          float32 [n, D], rows L2-normalised.
+
+        Raises:
+          ValueError: for arrays of another type or shape, or a file that cannot be read.
+        """
+        array = np.asarray(images)
+        if array.ndim == 1:
+            array = array.astype(np.str_)
+        if not len(array):
+            return np.zeros((0, self.config.model.embedding_dim), np.float32)
+        image_set = ImageSet(array, np.zeros(len(array), np.int32), ("",))
+        return self.embed(image_set, variables=self._variables, output="embedding")
+
+    @functools.cached_property
+    def embed(self) -> experiment.EmbedImages:
+        """The function from an image set to embeddings, compiled when it is first called."""
+        model = experiment.create_model(self.config)
+        return experiment.create_embed(self.config, model, devices.create_mesh())
+
+    def evaluate(self) -> dict[str, float]:
+        """Scores the run's test classes."""
+        splits, _ = experiment.load_splits(self.config)
+        return experiment.score(self.config, splits, self.embed, self._variables, self.epoch - 1)
+
+
+def load(path: str, config: ConfigDict | None = None) -> Embedder:
+    """Restores the model of a run.
+
+    Args:
+      path: the run's workdir, whose config says which checkpoint is meant (`eval.select`), or one
+        checkpoint in it, workdir/checkpoints/STEP.
+      config: in place of the saved one, from which it may differ only where the trained model
+        does not, as in dataset.root and eval.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if `config` is that of another model.
+    """
+    folder = pathlib.Path(path).absolute()
+    chosen = None
+    if folder.parent.name == "checkpoints" and folder.name.isdigit():
+        folder, chosen = folder.parent.parent, int(folder.name)
+    checkpoints = Checkpoints(str(folder), read_only=True)
+    saved = checkpoints.meta(chosen or checkpoints.step("last", ""))["config"]
+    if config is None:
+        config = ConfigDict(saved)
+    else:
+        experiment.check_same(config, saved, str(folder))
+    step = chosen or checkpoints.step(config.eval.select, config.eval.best_by)
+    model = experiment.create_model(config)
+    size = config.dataset.crop
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))
+    variables = checkpoints.restore_model(step, like)
+    return Embedder(config, variables, checkpoints.meta(step)["progress"]["epoch"])

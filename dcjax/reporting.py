@@ -1,0 +1,197 @@
+"""What a person sees of a run, in words, tables and curves."""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax import division, embedder, experiment
+from dcjax.datasets import ImageSet, Splits
+from dcjax.progress import Progress, Scores, StepLog
+from dcjax.sampling import Plan
+from dcjax.state import TrainState
+from dcjax.writers import Console, Scalars
+
+_SHOWN_SIZES = 16  # clusters whose sizes fit a line
+
+
+def ordered(scores: Scores, best_by: str) -> Scores:
+    """Returns scores with the one that selects first, and NMI next."""
+    leading = [name for name in (best_by, "nmi") if name in scores]
+    return {name: scores[name] for name in dict.fromkeys([*leading, *scores])}
+
+
+class Reporter:
+    """Tells of one run: to the terminal, `config.json`, `metrics.jsonl`, `scores.json`."""
+
+    def __init__(self, config: ConfigDict, workdir: str, step: int) -> None:
+        """Opens the files; curves go on after `step`."""
+        self._config = config
+        self._workdir = pathlib.Path(workdir)
+        self._console = Console()
+        self._scalars = Scalars(workdir, step=step)
+        self._epoch_seconds = 0.0
+        (self._workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._scalars.close()
+
+    def start(self, splits: Splits, num_skipped: int, run: TrainState, progress: Progress) -> None:
+        """Says what will happen: data, model, devices, schedule."""
+        config, line = self._config, self._console.line
+        sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
+        told = ", ".join(_told(name, images) for name, images in sets.items() if images)
+        line(f"data      {config.dataset.name}: {told}")
+        if num_skipped:
+            line(f"          {num_skipped} unreadable images are left out")
+        size = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
+        model = config.model
+        line(
+            f"model     {model.backbone}, {size:.2f} M parameters, from "
+            f"{model.pretrained or 'random weights'}; embedding {model.embedding_dim}, "
+            f"masks {model.masks}"
+        )
+        kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+        line(f"devices   {jax.device_count()} ({kinds}), {jax.process_count()} process")
+        sampled = config.sampling
+        per_step = sampled.batch_size * sampled.clusters_per_step
+        num_epochs, num_steps = config.train.num_epochs, max(1, len(splits.train) // per_step)
+        line(
+            f"schedule  {num_epochs} epochs of about {num_steps} steps of {per_step} images; "
+            f"{self._division_schedule()}"
+        )
+        line(f"workdir   {self._workdir}")
+        if run.step:
+            line(
+                f"continue  after epoch {progress.epoch} and {progress.epoch_step} steps of the "
+                f"next, at step {int(run.step)}"
+            )
+
+    def _division_schedule(self) -> str:
+        config = self._config
+        counts = [experiment.num_clusters(config, e) for e in range(config.train.num_epochs)]
+        starts = {count: epoch + 1 for epoch, count in reversed(list(enumerate(counts)))}
+        if list(starts) == [1]:
+            return "no division"
+        steps = ", ".join(f"{count} from epoch {starts[count]}" for count in sorted(starts))
+        return f"clusters: {steps}, divided anew every {config.division.every_epochs} epochs"
+
+    def before_training(self, rows: Mapping[str, Scores]) -> None:
+        """Shows the scores of the untrained network."""
+        for name, scores in rows.items():
+            self._scalars.write(0, scores, group=name.replace(" ", "_"))
+        self._table("Unseen classes before training", rows)
+
+    def division(
+        self, step: int, clusters: division.Division, previous: division.Division | None
+    ) -> None:
+        """Tells of a division: K, sizes, how much of the previous one is left."""
+        sizes = clusters.sizes
+        left_out = int(np.sum(clusters.cluster < 0))
+        values: dict[str, float] = {
+            "num_clusters": clusters.num_clusters,
+            "smallest": int(sizes.min()),
+            "largest": int(sizes.max()),
+            "left_out": left_out,
+        }
+        told = ", ".join(map(str, sizes[:_SHOWN_SIZES])) + (
+            ", ..." if len(sizes) > _SHOWN_SIZES else ""
+        )
+        text = f"division  K = {clusters.num_clusters}, images {told}; left out {left_out}"
+        if previous is not None:
+            values["agreement"] = division.agreement(clusters, previous)
+            text += f"; NMI with the previous division {values['agreement']:.3f}"
+        self._console.line(text)
+        self._scalars.write(step, values, group="division")
+
+    @contextlib.contextmanager
+    def epoch(self, epoch: int, plan: Plan, *, done: int) -> Iterator[StepLog]:
+        """Follows the steps of an epoch with a bar, and sums them up in a line."""
+        num_epochs = self._config.train.num_epochs
+        label = f"epoch {epoch + 1}/{num_epochs}"
+        per_step = plan.rows[0].size
+        started = time.monotonic()
+
+        def rate() -> float:
+            return len(log.losses) * per_step / (time.monotonic() - started)
+
+        with self._console.progress(label, total=len(plan.rows), done=done) as move:
+            log = StepLog(
+                self._scalars,
+                every_steps=self._config.train.log_every_steps,
+                done=done,
+                advance=lambda loss: move(f"loss {loss:.4f}  {rate():.0f} images/s"),
+            )
+            yield log
+            log.read()
+        if log.losses:
+            seconds = time.monotonic() - started
+            left = (num_epochs - epoch - 1) * seconds / 60
+            self._console.line(
+                f"{label}  loss {np.mean(log.losses):.4f}  {rate():.0f} images/s  "
+                f"{left:.0f} min of training left"
+            )
+
+    def evaluation(self, step: int, progress: Progress) -> None:
+        """Shows the scores after an epoch."""
+        self._scalars.write(step, progress.scores, group="eval")
+        rows = {f"epoch {progress.epoch}": progress.scores}
+        self._table("Unseen classes", rows)
+
+    def stopped(self, reason: str, progress: Progress) -> None:
+        """Says that the run was stopped, and how it goes on."""
+        self._console.line(
+            f"Stopped by {reason} and saved after epoch {progress.epoch} and "
+            f"{progress.epoch_step} steps; the same command continues from there."
+        )
+
+    def finished(self, progress: Progress) -> None:
+        """Shows the result, and where everything is."""
+        rows = {
+            f"last epoch ({progress.epoch})": progress.scores,
+            f"best epoch ({progress.best_epoch}), chosen on these classes": progress.best_scores,
+        }
+        self._table("Result on unseen classes", rows)
+        result = {
+            "last": {"epoch": progress.epoch, **progress.scores},
+            "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
+        }
+        path = self._workdir / "scores.json"
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        for name in ("checkpoints", "scores.json", "metrics.jsonl", "tensorboard"):
+            self._console.line(f"wrote     {self._workdir / name}")
+
+    def _table(self, title: str, rows: Mapping[str, Scores]) -> None:
+        best_by = self._config.eval.best_by
+        self._console.table(title, {name: ordered(row, best_by) for name, row in rows.items()})
+
+
+def _told(name: str, images: ImageSet) -> str:
+    return f"{name} {len(images)} images of {len(np.unique(images.labels))} classes"
+
+
+def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
+    """Evaluates the runs of these workdirs, and shows their scores in one table.
+
+    Args:
+      workdirs: of runs on the same data.
+      config: in place of the saved ones, see `embedder.load`.
+    """
+    rows: dict[str, Scores] = {}
+    for workdir in workdirs:
+        trained = embedder.load(workdir, config)
+        settings = trained.config
+        if settings.eval.pixels and not rows:
+            splits, _ = experiment.load_splits(settings)
+            rows["raw pixels"] = experiment.score_pixels(settings, splits)
+        rows[f"{workdir}, epoch {trained.epoch}"] = trained.evaluate()
+    Console().table(
+        "Unseen classes",
+        {name: ordered(row, settings.eval.best_by) for name, row in rows.items()},
+    )

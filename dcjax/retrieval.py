@@ -1,0 +1,159 @@
+"""Retrieval scores (PAMI 2021, section 4; MAP@R of Musgrave et al., ECCV 2020, section 4).
+
+Exact for any number of images: the queries pass in blocks, so no array of all pairs ever exists.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+# Distances held at a time unless a block size is given: 64 MiB of float32.
+_DISTANCES_PER_BLOCK = 2**24
+
+
+def score(
+    queries: ArrayLike,
+    query_labels: ArrayLike,
+    gallery: ArrayLike | None = None,
+    gallery_labels: ArrayLike | None = None,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    block: int | None = None,
+) -> dict[str, float]:
+    """Scores how well queries retrieve images of their own class.
+
+    The gallery is ranked by Euclidean distance to the query, ties by index. With R the number of
+    gallery images of the query's class and h_j = 1 if the j-th nearest is one of them:
+
+      recall_at_k  1 if any of h_1 .. h_k is 1, else 0
+      map_at_r     1/R sum_{j <= R} h_j (h_1 + ... + h_j) / j
+      marp_paper   the same sum divided by the hits h_1 + ... + h_R, as in the papers' tables
+      r_precision  (h_1 + ... + h_R) / R
+
+    Recall is the mean over all queries: one with no image of its class in the gallery counts as
+    missed. The others, undefined for R = 0, are means over the queries that have one (0 if none
+    has). Memory is that of the embeddings and of one block of distances.
+
+    Args:
+      queries: embeddings [Q, D], used as float32; need not be normalised.
+      query_labels: integer classes [Q].
+      gallery: embeddings [G, D]. None: the queries against each other, each without itself.
+      gallery_labels: integer classes [G]; given exactly if the gallery is.
+      ks: the numbers of neighbours that recall is reported at.
+      block: number of queries ranked at a time; None chooses one that fits memory.
+
+    Returns:
+      recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
+    """
+    exclude_self = gallery is None
+    queries, query_labels = _as_set("queries", queries, query_labels)
+    if gallery is None and gallery_labels is None:
+        gallery, gallery_labels = queries, query_labels
+    elif gallery is not None and gallery_labels is not None:
+        gallery, gallery_labels = _as_set("gallery", gallery, gallery_labels)
+    else:
+        raise ValueError("Require gallery and gallery_labels together or neither, got only one.")
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            "queries and gallery must have the same embedding size, "
+            f"got {queries.shape[1]} and {gallery.shape[1]}."
+        )
+    _check_sizes(ks, block, num_candidates=len(gallery) - exclude_self)
+
+    # Class numbers instead of labels: any integer label, however large, becomes an exact int32.
+    _, classes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
+    query_classes, gallery_classes = np.split(classes.astype(np.int32), [len(queries)])
+    num_relevant = np.bincount(gallery_classes, minlength=len(classes))[query_classes]
+    num_relevant = num_relevant - exclude_self
+    asking = jax.device_put((queries, query_classes))
+    asked = asking if exclude_self else jax.device_put((gallery, gallery_classes))
+    k = max(*ks, int(num_relevant.max()))
+    block = min(len(queries), block or max(1, _DISTANCES_PER_BLOCK // len(gallery)))
+    parts = []
+    for start in range(0, len(queries), block):
+        rows = np.arange(start, min(start + block, len(queries)))
+        # The last block is filled up with copies of its queries, so that all have one shape.
+        filled = np.resize(rows, block)
+        hits = _rank(filled, *asking, *asked, k=k, exclude_self=exclude_self)
+        parts.append(_query_scores(np.asarray(hits)[: len(rows)], num_relevant[rows], ks))
+    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    answerable = num_relevant > 0
+    return {
+        name: _mean(values if name.startswith("recall_at_") else values[answerable])
+        for name, values in scores.items()
+    }
+
+
+@partial(jax.jit, static_argnames=("k", "exclude_self"))
+def _rank(
+    rows: jax.Array,
+    queries: jax.Array,
+    query_classes: jax.Array,
+    gallery: jax.Array,
+    gallery_classes: jax.Array,
+    *,
+    k: int,
+    exclude_self: bool,
+) -> jax.Array:
+    """Tells which of the k nearest of each query in rows [B] are of its class, bool [B, k]."""
+    products = jnp.einsum("qd,gd->qg", queries[rows], gallery, precision=jax.lax.Precision.HIGHEST)
+    # -||q - g||^2 without the query's own norm, which is the same for its whole gallery.
+    nearness = 2 * products - jnp.sum(gallery**2, axis=1)
+    if exclude_self:
+        # By index: an exact duplicate of the query is another image and stays.
+        nearness = nearness.at[jnp.arange(len(rows)), rows].set(-jnp.inf)
+    _, nearest = jax.lax.top_k(nearness, k)
+    return gallery_classes[nearest] == query_classes[rows][:, None]
+
+
+def _query_scores(
+    hits: np.ndarray, num_relevant: np.ndarray, ks: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Returns the scores [B] of ranked queries from their hits [B, k] and R [B], in float64."""
+    place = np.arange(1, hits.shape[1] + 1)
+    found = hits & (place <= num_relevant[:, None])
+    num_found = found.sum(axis=1)
+    precisions = np.sum(found * np.cumsum(found, axis=1) / place, axis=1)
+    recalls = {f"recall_at_{k}": hits[:, :k].any(axis=1) for k in ks}
+    return recalls | {
+        "map_at_r": precisions / np.maximum(num_relevant, 1),
+        "marp_paper": precisions / np.maximum(num_found, 1),
+        "r_precision": num_found / np.maximum(num_relevant, 1),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def _as_set(name: str, embeddings: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Returns embeddings [N, D] as float32 and their labels [N], or raises ValueError."""
+    embeddings, labels = np.asarray(embeddings, dtype=np.float32), np.asarray(labels)
+    if embeddings.ndim != 2 or embeddings.size == 0:
+        raise ValueError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
+    if labels.shape != embeddings.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"Labels of {name} must be {len(embeddings)} integers, one per embedding, "
+            f"got shape {labels.shape} of {labels.dtype}."
+        )
+    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if broken.size:
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in {broken.size} rows, "
+            f"first in row {broken[0]}."
+        )
+    return embeddings, labels.astype(np.int64)
+
+
+def _check_sizes(ks: Sequence[int], block: int | None, *, num_candidates: int) -> None:
+    if not ks or min(ks) < 1 or max(ks) > num_candidates:
+        raise ValueError(
+            f"Require 1 <= k <= {num_candidates}, the images that a query can retrieve, "
+            f"for every k of ks, got ks={tuple(ks)}."
+        )
+    if block is not None and block < 1:
+        raise ValueError(f"Require block >= 1, got block={block}.")

@@ -1,0 +1,104 @@
+"""What training reads and writes: one immutable pytree of arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from dcjax import optimizers
+from dcjax.losses import Loss
+from dcjax.masks import inherit
+from dcjax.models import MaskedEmbedder
+
+Tree = dict[str, Any]
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a step changes, and the number of clusters.
+
+    Attributes:
+      step: int32 [], steps done.
+      params: {"backbone": ..., "embedding": ...}.
+      masks: float [K_max, D]; rows from `num_clusters` on are exactly 0.
+      loss_params: the loss's own parameters, {} if it has none.
+      batch_stats: BatchNorm's running statistics.
+      opt_state: state of `optimizers.create`.
+      num_clusters: int32 [], K.
+    """
+
+    step: jax.Array
+    params: Tree
+    masks: jax.Array
+    loss_params: Tree
+    batch_stats: Tree
+    opt_state: Any
+    num_clusters: jax.Array
+
+    @property
+    def trainable(self) -> Tree:
+        """The trained arrays by parameter group."""
+        return {**self.params, "masks": self.masks, "loss": self.loss_params}
+
+    @property
+    def variables(self) -> Tree:
+        """The model's variables, all that embedding an image needs."""
+        return variables(self.params, self.masks, self.batch_stats)
+
+
+def variables(params: Tree, masks: jax.Array, batch_stats: Tree) -> Tree:
+    """Arranges arrays as the collections of `models.MaskedEmbedder`."""
+    return {"params": params, "masks": {"masks": masks}, "batch_stats": batch_stats}
+
+
+def create(
+    model: MaskedEmbedder,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: jax.Array,
+    image_size: int,
+) -> TrainState:
+    """Draws a fresh state with one cluster."""
+    model_key, loss_key = jax.random.split(key)
+    initial = model.init(model_key, jnp.zeros((1, image_size, image_size, 3), jnp.uint8))
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=initial["params"],
+        masks=initial["masks"]["masks"].astype(model.dtype),
+        loss_params=loss.init(loss_key),
+        batch_stats=initial.get("batch_stats", {}),
+        opt_state=None,
+        num_clusters=jnp.ones((), jnp.int32),
+    )
+    return state.replace(opt_state=optimizer.init(state.trainable))
+
+
+def rebuild_masks(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    *,
+    parents: np.ndarray,
+    kind: str,
+) -> TrainState:
+    """Gives each cluster of a new division the mask of its parent, or its share of it.
+
+    The masks' optimiser state starts anew, as P21's does (moments and step count).
+
+    Args:
+      state: the state of the previous division.
+      optimizer: the one that made `state.opt_state`.
+      parents: int32 [K], from `Division`.
+      kind: "learned", "fixed" or "none", see `masks.inherit`.
+    """
+    padded = np.full(state.masks.shape[0], -1, np.int32)
+    padded[: len(parents)] = parents
+    state = state.replace(
+        masks=inherit(state.masks, jnp.asarray(padded), kind),
+        num_clusters=jnp.full_like(state.num_clusters, len(parents)),
+    )
+    return state.replace(
+        opt_state=optimizers.renew(optimizer, state.opt_state, state.trainable, "masks")
+    )

@@ -1,0 +1,156 @@
+"""Trains by progressive division (P21 section 3); reads from top to bottom."""
+
+import contextlib
+import dataclasses
+import functools
+
+import jax
+from ml_collections import ConfigDict
+
+from dcjax import devices, division, experiment, pipeline, sampling, state, steps
+from dcjax.checkpoints import Checkpoints, StopRequest
+from dcjax.datasets import Splits
+from dcjax.progress import Progress, Scores
+from dcjax.reporting import Reporter
+
+
+def train(config: ConfigDict, workdir: str) -> Scores | None:
+    """Trains, or continues a run that was stopped, and evaluates.
+
+    Args:
+      config: the experiment, see configs/default.py.
+      workdir: folder for checkpoints, curves and scores; a run in it is continued.
+
+    Returns:
+      The scores after the last epoch; None if the run was asked to stop before.
+
+    Raises:
+      ValueError: before anything compiles, if config, data or workdir do not allow the run.
+      FloatingPointError: if the loss is not finite.
+    """
+    splits, num_skipped = experiment.load_splits(config)
+    mesh = devices.create_mesh()
+    experiment.check(config, splits, mesh)
+    model = experiment.create_model(config)
+    loss = experiment.create_loss(config, splits.train.num_classes)
+    optimizer = experiment.create_optimizer(config)
+    augment = experiment.create_augment(config)
+    replicated, batch_shardings = devices.replicated(mesh), devices.batch_shardings(mesh)
+    run = jax.device_put(experiment.create_state(config, model, loss, optimizer), replicated)
+
+    checkpoints = Checkpoints(
+        workdir,
+        keep_latest=config.checkpoint.keep_latest,
+        keep_best=config.checkpoint.keep_best,
+        best_by=config.eval.best_by,
+    )
+    progress, clusters = Progress(), None
+    if (latest := checkpoints.latest_step) is not None:
+        meta = checkpoints.meta(latest)
+        experiment.check_same(config, meta["config"], workdir)
+        progress = Progress(**meta["progress"])
+        run, clusters = checkpoints.restore(latest, run)
+    step = int(run.step)
+
+    embed = experiment.create_embed(config, model, mesh)
+    train_step = jax.jit(
+        functools.partial(
+            steps.train_step,
+            model=model,
+            loss=loss,
+            optimizer=optimizer,
+            orthogonality_weight=experiment.orthogonality_weight(config),
+        ),
+        in_shardings=(replicated, batch_shardings, replicated, replicated),
+        out_shardings=replicated,
+        donate_argnums=0,
+    )
+    key = jax.device_put(jax.random.fold_in(jax.random.key(config.seed), 1), replicated)
+
+    report = Reporter(config, workdir, step)
+    report.start(splits, num_skipped, run, progress)
+    if step == 0 and config.eval.at_start:
+        report.before_training(experiment.score_untrained(config, splits, embed, run.variables))
+
+    with StopRequest() as stop, contextlib.closing(checkpoints), contextlib.closing(report):
+        for epoch in range(progress.epoch, config.train.num_epochs):
+            if clusters is None or clusters.period < experiment.period(config, epoch):
+                previous = clusters
+                clusters = _divide(config, splits, epoch, previous, embed, run)
+                run = state.rebuild_masks(
+                    run, optimizer, parents=clusters.parents, kind=config.model.masks
+                )
+                run = jax.device_put(run, replicated)
+                report.division(step, clusters, previous)
+
+            plan = sampling.plan_epoch(
+                clusters, splits.train.labels, seed=config.seed, epoch=epoch, **config.sampling
+            )
+            batches = pipeline.train_batches(
+                splits.train,
+                plan,
+                augment=augment,
+                seed=config.seed,
+                epoch=epoch,
+                num_threads=experiment.num_threads(config),
+                first_step=progress.epoch_step,
+            )
+            controls = jax.device_put(experiment.controls(config, epoch), replicated)
+            with report.epoch(epoch, plan, done=progress.epoch_step) as log:
+                for batch in devices.prefetch(batches, batch_shardings):
+                    run, metrics = train_step(run, batch, controls, key)
+                    step += 1
+                    log.add(step, metrics)
+                    if stop.requested:
+                        break
+
+            scores = None
+            if log.done < len(plan.rows):
+                progress = dataclasses.replace(progress, epoch=epoch, epoch_step=log.done)
+            else:
+                progress = dataclasses.replace(progress, epoch=epoch + 1, epoch_step=0)
+                if experiment.is_due(config, config.eval.every_epochs, epoch):
+                    scores = experiment.score(config, splits, embed, run.variables, epoch)
+                    progress = progress.evaluated(scores, config.eval.best_by)
+                    report.evaluation(step, progress)
+            is_best = scores is not None and progress.best_epoch == progress.epoch
+            if (
+                is_best
+                or stop.requested
+                or experiment.is_due(config, config.checkpoint.every_epochs, epoch)
+            ):
+                meta = {"progress": dataclasses.asdict(progress), "config": config.to_dict()}
+                checkpoints.save(run, clusters, meta, scores)
+            if stop.requested and progress.epoch < config.train.num_epochs:
+                report.stopped(stop.requested, progress)
+                return None
+        report.finished(progress)
+    return progress.scores
+
+
+def _divide(
+    config: ConfigDict,
+    splits: Splits,
+    epoch: int,
+    previous: division.Division | None,
+    embed: experiment.EmbedImages,
+    run: state.TrainState,
+) -> division.Division:
+    """Divides the training set as the schedule says for this epoch."""
+    settings, labels = config.division, splits.train.labels
+    period = experiment.period(config, epoch)
+    num_clusters = experiment.num_clusters(config, epoch)
+    if num_clusters == 1:
+        return division.undivided(labels, period=period)
+    features = embed(splits.train, variables=run.variables, output=settings.features)
+    return division.divide(
+        features,
+        labels,
+        previous,
+        num_clusters=num_clusters,
+        period=period,
+        seed=config.seed,
+        matching=settings.matching,
+        num_trials=settings.num_trials,
+        num_iterations=settings.num_iterations,
+    )

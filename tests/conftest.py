@@ -1,0 +1,78 @@
+"""Fixtures: tiny trees in the layouts of real data sets, and real images where they are at hand."""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encodes uint8[h, w, 3] as PNG, without an image library."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width, _ = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.fixture
+def write_tree(tmp_path: Path) -> Callable[[Mapping[str, str | bytes | None]], str]:
+    """Writes files (path: text, bytes, or None for a small picture) and returns their root."""
+
+    def write(files: Mapping[str, str | bytes | None]) -> str:
+        for seed, (name, content) in enumerate(files.items()):
+            if content is None:
+                content = png(np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8))
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(tmp_path)
+
+    return write
+
+
+def _extracted(name: str, factory: pytest.TempPathFactory) -> Path:
+    if not (_REAL_DATA / name).is_file():
+        pytest.skip(f"needs the real data {_REAL_DATA / name}")
+    folder = factory.mktemp(Path(name).stem)
+    with zipfile.ZipFile(_REAL_DATA / name) as file:
+        file.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the real list files of CARS196, CUB200-2011 and VehicleID."""
+    return _extracted("lists.zip", tmp_path_factory) / "lists"
+
+
+@pytest.fixture(scope="session")
+def real_cub(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder that holds CUB_200_2011: bounding-box crops of 127 classes."""
+    return str(_extracted("cub/cub_crop_96.zip", tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def real_grocery(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder that holds Grocery Store's dataset/."""
+    return str(_extracted("grocery/grocery_80.zip", tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def real_omniglot() -> str:
+    """Folder that holds omniglot_105.npz."""
+    folder = _REAL_DATA / "omniglot"
+    if not (folder / "omniglot_105.npz").is_file():
+        pytest.skip(f"needs the real data {folder / 'omniglot_105.npz'}")
+    return str(folder)

@@ -1,0 +1,276 @@
+"""Each data set's layout, protocol and messages, on tiny trees and on the real lists."""
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from dcjax import datasets
+from dcjax.datasets import cars, cub, sop, vid
+from dcjax.datasets.image_set import ImageSet, Splits, from_classes
+
+CUB = {
+    "images.txt": "1 007.Auk/a.jpg\n2 100.Gull/b.jpg\n3 101.Pelican/c.jpg\n4 101.Pelican/d.jpg\n",
+    "image_class_labels.txt": "4 101\n1 7\n2 100\n3 101\n",
+    "classes.txt": "7 007.Auk\n100 100.Gull\n101 101.Pelican\n",
+    "images/007.Auk/a.jpg": None,
+    "images/100.Gull/b.jpg": None,
+    "images/101.Pelican/c.jpg": None,
+    "images/101.Pelican/d.jpg": None,
+}
+SOP = {
+    "Ebay_train.txt": "image_id class_id super_class_id path\n1 5 1 mug/a.JPG\n2 3 1 mug/b.JPG\n",
+    "Ebay_test.txt": "image_id class_id super_class_id path\n3 11 1 sofa/c.JPG\n",
+    "mug/a.JPG": None,
+    "mug/b.JPG": None,
+    "sofa/c.JPG": None,
+}
+INSHOP_LIST = """5
+image_name item_id evaluation_status
+img/WOMEN/a.jpg                id_00000009 train \nimg/WOMEN/b.jpg   id_00000007 gallery
+img/WOMEN/c.jpg   id_00000004 query \nimg/WOMEN/d.jpg   id_00000004 gallery
+img/WOMEN/e.jpg   id_00000007 query
+"""
+
+
+def names_of(images: ImageSet) -> list[str]:
+    return [path.rsplit("/", 1)[1] for path in images.images]
+
+
+@pytest.mark.parametrize("above", ["", "CUB_200_2011/"])
+def test_cub_joins_lists_by_id_and_splits_after_class_100(write_tree, above):
+    root = write_tree({above + name: content for name, content in CUB.items()})
+    splits = datasets.load("cub", root=root)
+    assert names_of(splits.train) == ["a.jpg", "b.jpg"]
+    assert splits.train.class_names == ("007.Auk", "100.Gull")
+    assert splits.train.labels.tolist() == [0, 1]
+    assert names_of(splits.query) == ["c.jpg", "d.jpg"]
+    assert splits.query.labels.tolist() == [0, 0]
+    assert splits.gallery is None
+
+
+def test_cars_takes_classes_up_to_98_and_ignores_the_lists_own_flag(write_tree, tmp_path):
+    root = write_tree({f"car_ims/{i}.jpg": None for i in range(3)})
+    fields = ["relative_im_path", "x1", "y1", "x2", "y2", "class", "test"]
+    rows = [(f"car_ims/{i}.jpg", 0, 0, 1, 1, c, f) for i, (c, f) in enumerate([(98, 1), (99, 0)])]
+    annotations = np.array([rows[0], rows[1]], dtype=[(field, object) for field in fields])
+    class_names = np.array([f"car {i}" for i in range(1, 197)], dtype=object)
+    savemat(tmp_path / "cars_annos.mat", {"annotations": annotations, "class_names": class_names})
+    splits = datasets.load("cars", root=root)
+    assert names_of(splits.train) == ["0.jpg"]
+    assert names_of(splits.query) == ["1.jpg"]
+    assert splits.query.class_names == ("car 99",)
+
+
+def test_sop_reads_its_two_lists_and_condenses_labels(write_tree):
+    splits = datasets.load("sop", root=write_tree(SOP))
+    assert names_of(splits.train) == ["a.JPG", "b.JPG"]
+    assert splits.train.labels.tolist() == [1, 0]
+    assert splits.query.class_names == ("11",)
+
+
+@pytest.mark.parametrize("images_below", ["Img/", ""])
+def test_inshop_query_and_gallery_share_one_labelling(write_tree, images_below):
+    files = {f"{images_below}img/WOMEN/{name}.jpg": None for name in "abcde"}
+    splits = datasets.load(
+        "inshop", root=write_tree({"Eval/list_eval_partition.txt": INSHOP_LIST, **files})
+    )
+    assert splits.train.class_names == ("id_00000009",)
+    assert splits.gallery is not None
+    assert splits.query.class_names == splits.gallery.class_names == ("id_00000004", "id_00000007")
+    assert names_of(splits.query) == ["c.jpg", "e.jpg"]
+    assert splits.query.labels.tolist() == [0, 1]
+    assert names_of(splits.gallery) == ["b.jpg", "d.jpg"]
+    assert splits.gallery.labels.tolist() == [1, 0]
+
+
+def test_inshop_names_a_list_that_was_cut(write_tree):
+    root = write_tree({"list_eval_partition.txt": INSHOP_LIST.replace("5\n", "52712\n", 1)})
+    with pytest.raises(ValueError, match=r"got 52712 and 5 rows"):
+        datasets.load("inshop", root=root)
+
+
+def test_vid_reads_the_test_list_that_is_asked_for(write_tree):
+    root = write_tree(
+        {
+            "train_test_split/train_list.txt": "0001 12\n0002 3\n",
+            "train_test_split/test_list_800.txt": "0003 5\n",
+            "train_test_split/test_list_1600.txt": "0003 5\n0004 6\n",
+            **{f"image/000{i}.jpg": None for i in range(1, 5)},
+        }
+    )
+    assert len(datasets.load("vid", root=root, test_list="small").query) == 1
+    splits = datasets.load("vid", root=root, test_list="medium")
+    assert splits.train.labels.tolist() == [1, 0]
+    assert names_of(splits.query) == ["0003.jpg", "0004.jpg"]
+    with pytest.raises(FileNotFoundError, match=r"list .*test_list_2400.txt is missing"):
+        datasets.load("vid", root=root, test_list="large")
+    with pytest.raises(ValueError, match=r"'huge'; known are small, medium, large"):
+        datasets.load("vid", root=root, test_list="huge")
+
+
+def test_grocery_searches_photographs_with_iconic_pictures(write_tree):
+    rows = ["Name,ID,Coarse,Coarse ID,Iconic,Description"]
+    rows += [f"{name},{i},c,0,/iconic/{i}.jpg,/x" for i, name in [(0, "Apple"), (41, "Milk")]]
+    root = write_tree(
+        {
+            "dataset/classes.csv": "\n".join(rows),
+            "dataset/train.txt": "train/a.jpg, 0, 0\n",
+            "dataset/val.txt": "val/b.jpg, 41, 9\n",
+            "dataset/test.txt": "test/c.jpg, 41, 9\ntest/d.jpg, 0, 0\n",
+            **{f"dataset/{f}.jpg": None for f in ("train/a", "val/b", "test/c", "test/d")},
+            **{f"dataset/iconic/{i}.jpg": None for i in (0, 41)},
+        }
+    )
+    splits = datasets.load("grocery", root=root)
+    assert names_of(splits.train) == ["a.jpg", "d.jpg"]
+    assert splits.gallery is not None
+    assert names_of(splits.query) == ["41.jpg"]
+    assert names_of(splits.gallery) == ["b.jpg", "c.jpg"]
+    assert splits.query.class_names == splits.gallery.class_names == ("Milk",)
+
+
+def test_omniglot_unpacks_white_ink_and_splits_by_alphabet(tmp_path):
+    ink = np.zeros((3, 105, 105), bool)
+    ink[1, 2, 3] = True
+    np.savez(
+        tmp_path / "omniglot_105.npz",
+        ink_bits=np.packbits(ink.reshape(3, -1), axis=1),
+        label=np.array([1, 0, 1], np.int16),
+        class_name=np.array(["Greek/1", "Korean/1"]),
+        class_part=np.array([1, 0], np.uint8),
+    )
+    splits = datasets.load("omniglot", root=str(tmp_path))
+    assert splits.train.class_names == ("Korean/1",)
+    assert splits.train.images.shape == (2, 105, 105, 1)
+    assert splits.query.class_names == ("Greek/1",)
+    np.testing.assert_array_equal(splits.query.images[0, ..., 0], ink[1] * 255)
+
+
+def test_digits_have_the_whole_range_of_brightness_and_no_class_in_common():
+    splits = datasets.load("digits", root="")
+    assert (len(splits.train), len(splits.query)) == (901, 896)
+    assert splits.train.images.shape == (901, 8, 8, 1)
+    assert (splits.train.images.min(), splits.train.images.max()) == (0, 255)
+    assert splits.train.class_names + splits.query.class_names == tuple("0123456789")
+
+
+def test_folder_holds_out_the_last_classes(write_tree):
+    root = write_tree({f"{c}/{i}.PNG": None for c in "dbac" for i in range(2)} | {"a/readme": ""})
+    splits = datasets.load("folder", root=root, test_classes=0.25)
+    assert splits.train.class_names == ("a", "b", "c")
+    assert splits.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert splits.query.class_names == ("d",)
+    assert datasets.load("folder", root=root, test_classes=0.01).query.num_classes == 1
+    assert datasets.load("folder", root=root, test_classes=0.99).train.num_classes == 1
+
+
+def test_folder_takes_given_splits_but_not_a_class_named_train(write_tree):
+    root = write_tree({"train/a/1.png": None, "query/b/1.png": None, "gallery/c/2.png": None})
+    splits = datasets.load("folder", root=root, test_classes=0.5)
+    assert splits.gallery is not None
+    assert splits.query.class_names == splits.gallery.class_names == ("b", "c")
+    assert splits.gallery.labels.tolist() == [1]
+    root = write_tree({f"vehicles/{c}/1.png": None for c in ("bus", "train")})
+    splits = datasets.load("folder", root=root + "/vehicles", test_classes=0.5)
+    assert splits.query.class_names == ("train",)
+
+
+def test_folder_names_what_is_wrong(write_tree, tmp_path):
+    root = write_tree({"a/1.png": None, "b/notes.txt": ""})
+    with pytest.raises(ValueError, match=r"none in .*/b; add images"):
+        datasets.load("folder", root=root, test_classes=0.5)
+    with pytest.raises(ValueError, match=r"0 < test_classes < 1, got test_classes=1"):
+        datasets.load("folder", root=root, test_classes=1.0)
+    root = write_tree({"s/train/a/1.png": None, "s/query/b/1.png": None})
+    with pytest.raises(FileNotFoundError, match=r"there is no .*/gallery"):
+        datasets.load("folder", root=root + "/s", test_classes=0.5)
+
+
+def test_unknown_names_and_options_list_the_known_ones():
+    with pytest.raises(ValueError, match=r"'cub200'; known datasets are cars, cub, digits"):
+        datasets.load("cub200", root="")
+    with pytest.raises(ValueError, match=r"'test_list' .*'folder'; known options are test_classes"):
+        datasets.load("folder", root="", test_list="small")
+    with pytest.raises(ValueError, match=r"'size' .*'digits'; known options are none"):
+        datasets.load("digits", root="", size=8)
+    with pytest.raises(ValueError, match=r"'vid' requires the options test_list"):
+        datasets.load("vid", root="")
+    assert datasets.known_options("vid") == ("test_list",)
+
+
+def test_a_wrong_root_says_what_was_looked_for_and_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"empty dataset.root.*--config.dataset.root="):
+        datasets.load("cub", root="")
+    with pytest.raises(FileNotFoundError, match=r"/nowhere does not exist; .* holds images.txt"):
+        datasets.load("cub", root=f"{tmp_path}/nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no .*/images.txt, .*/CUB_200_2011/images.txt"):
+        datasets.load("cub", root=str(tmp_path))
+
+
+def test_a_missing_list_and_missing_images_are_named(write_tree, tmp_path):
+    root = write_tree(SOP)
+    (tmp_path / "mug" / "a.JPG").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 listed .* first is .*mug/a.JPG"):
+        datasets.load("sop", root=root)
+    write_tree(SOP)
+    (tmp_path / "Ebay_test.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"list .*Ebay_test.txt is missing"):
+        datasets.load("sop", root=root)
+
+
+def test_a_broken_line_and_lists_that_disagree_are_named(write_tree):
+    root = write_tree({**CUB, "images.txt": "1 007.Auk/a.jpg\n2\n"})
+    with pytest.raises(ValueError, match=r"images.txt, line 2: require 2 columns, got 1 in '2'"):
+        datasets.load("cub", root=root)
+    root = write_tree({**CUB, "image_class_labels.txt": "1 7\n"})
+    with pytest.raises(ValueError, match=r"must hold the same image ids, got 4 and 1"):
+        datasets.load("cub", root=root)
+
+
+def test_a_split_without_images_is_an_error(write_tree):
+    root = write_tree({**CUB, "image_class_labels.txt": "1 7\n2 7\n3 7\n4 7\n"})
+    with pytest.raises(ValueError, match=r"got 0 in query"):
+        datasets.load("cub", root=root)
+
+
+def test_image_set_checks_and_selects():
+    pixels = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
+    images = from_classes(pixels, ["b", "a", "b"])
+    assert images.labels.tolist() == [1, 0, 1]
+    chosen = images.select([2, 1])
+    assert chosen.images.ravel().tolist() == [2, 1]
+    assert chosen.labels.tolist() == [1, 0]
+    assert images.select(images.labels == 1).class_names == ("a", "b")
+    assert len(images.select([])) == 0
+    with pytest.raises(ValueError, match=r"got float32 of shape \(3,\)"):
+        ImageSet(np.zeros(3, np.float32), np.zeros(3, np.int32), ("a",))
+    with pytest.raises(ValueError, match=r"got int64"):
+        ImageSet(pixels, np.zeros(3, np.int64), ("a",))
+    with pytest.raises(ValueError, match=r"0\.\.0, one per class name, got 0\.\.1"):
+        ImageSet(pixels, np.array([0, 1, 0], np.int32), ("a",))
+    with pytest.raises(ValueError, match=r"same class_names"):
+        Splits(images, images, from_classes(pixels, [0, 1, 2]))
+
+
+def test_real_lists_have_the_papers_counts(real_lists):
+    _, classes, names = cub.read_lists(real_lists / "cub200")
+    assert ((classes <= 100).sum(), (classes > 100).sum(), len(names)) == (5864, 5924, 200)
+    paths, classes, names = cars.read_lists(real_lists / "cars196" / "cars_annos.mat")
+    assert ((classes <= 98).sum(), (classes > 98).sum(), len(names)) == (8054, 8131, 196)
+    assert paths[0] == "car_ims/000001.jpg"
+    images, vehicles = vid.read_list(real_lists / "vehicleid" / "test_list_800.txt")
+    assert (len(images), len(set(vehicles))) == (6493, 800)
+    assert len(sop.read_list(real_lists / "sop_like" / "Ebay_test.txt")[0]) == 9091
+
+
+def test_real_image_sets_load(real_cub, real_grocery, real_omniglot):
+    splits = datasets.load("cub", root=real_cub)
+    assert (len(splits.train), splits.train.num_classes) == (4982, 85)
+    assert (len(splits.query), splits.query.num_classes) == (2474, 42)
+    splits = datasets.load("grocery", root=real_grocery)
+    assert splits.gallery is not None
+    assert (len(splits.train), len(splits.query), len(splits.gallery)) == (3051, 40, 2370)
+    splits = datasets.load("omniglot", root=real_omniglot)
+    assert (splits.train.num_classes, splits.query.num_classes) == (964, 659)
+    # Ink is white and covers little: a page that were inverted would have a mean above 200.
+    assert 5 < splits.query.images[:1000].mean() < 50

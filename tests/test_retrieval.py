@@ -1,0 +1,173 @@
+"""Tests of dcjax.retrieval."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dcjax import retrieval
+
+_GOLDEN = np.load(Path(__file__).parent / "golden" / "retrieval.npz")
+
+
+def _golden(case: str) -> dict[str, float]:
+    names = [name for name in _GOLDEN.files if name.startswith(f"{case}/")]
+    return {name.removeprefix(f"{case}/"): float(_GOLDEN[name]) for name in names}
+
+
+def _slow_score(queries, query_labels, gallery, gallery_labels, ks) -> dict[str, float]:
+    """Ranks each query by a stable sort of all its distances; gallery None excludes itself."""
+    found: dict[str, list[float]] = {}
+    for i, (query, label) in enumerate(zip(queries, query_labels, strict=True)):
+        others, labels = (
+            (gallery, gallery_labels)
+            if gallery is not None
+            else (
+                np.delete(queries, i, axis=0),
+                np.delete(query_labels, i),
+            )
+        )
+        order = np.argsort(np.sum((others - query) ** 2, axis=1), kind="stable")
+        hits = [int(labels[j] == label) for j in order]
+        for k in ks:
+            found.setdefault(f"recall_at_{k}", []).append(max(hits[:k]))
+        r = sum(hits)
+        if r:
+            total = sum(h * sum(hits[: j + 1]) / (j + 1) for j, h in enumerate(hits[:r]))
+            found.setdefault("map_at_r", []).append(total / r)
+            found.setdefault("marp_paper", []).append(total / max(1, sum(hits[:r])))
+            found.setdefault("r_precision", []).append(sum(hits[:r]) / r)
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def _with_ties(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns embeddings on a small grid, so that most distances occur many times, exactly."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-1, 2, (num, 3)).astype(np.float32), rng.integers(12, size=num)
+
+
+def test_all_against_all_golden():
+    scores = retrieval.score(_GOLDEN["embeddings"], _GOLDEN["labels"], ks=(1, 2, 4, 8, 10, 100))
+    assert scores == pytest.approx(_golden("all"), abs=1e-12)
+
+
+def test_query_and_gallery_golden():
+    embeddings, labels = _GOLDEN["embeddings"], _GOLDEN["labels"]
+    query, gallery = _GOLDEN["query_index"], _GOLDEN["gallery_index"]
+    scores = retrieval.score(
+        embeddings[query],
+        labels[query],
+        embeddings[gallery],
+        labels[gallery],
+        ks=(1, 10, 20, 30, 50),
+    )
+    assert scores == pytest.approx(_golden("query_gallery"), abs=1e-12)
+
+
+def test_precision_divided_by_hits_and_by_r():
+    # One query; its four relevant images are nearest, third, fifth and sixth: hits 1, 0, 1, 0.
+    gallery, labels = np.arange(1.0, 7.0)[:, None], np.array([5, 1, 5, 1, 5, 5])
+    scores = retrieval.score(np.zeros((1, 1)), np.array([5]), gallery, labels, ks=(1,))
+    assert scores["marp_paper"] == pytest.approx(5 / 6)
+    assert scores["map_at_r"] == pytest.approx(5 / 12)
+    assert scores["r_precision"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_go_by_index(seed):
+    queries, query_labels = _with_ties(40, seed)
+    gallery, labels = _with_ties(70, 100 + seed)
+    ks = (1, 2, 5, 39)
+    assert retrieval.score(queries, query_labels, gallery, labels, ks=ks) == pytest.approx(
+        _slow_score(queries, query_labels, gallery, labels, ks), abs=1e-12
+    )
+    assert retrieval.score(queries, query_labels, ks=ks) == pytest.approx(
+        _slow_score(queries, query_labels, None, None, ks), abs=1e-12
+    )
+
+
+def test_a_duplicate_of_the_query_is_not_the_query():
+    # Rows 0 and 1 are the same picture: of one class in the first case, of two in the second.
+    embeddings = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    same = retrieval.score(embeddings, np.array([0, 0, 1, 1]), ks=(1,))
+    crossed = retrieval.score(embeddings, np.array([0, 1, 0, 1]), ks=(1, 3))
+    assert same["recall_at_1"] == 1.0
+    assert crossed["recall_at_1"] == 0.0
+    assert crossed["recall_at_3"] == 1.0
+
+
+def test_embeddings_need_not_be_normalised():
+    # By angle, image 2 is the nearest of image 0; by distance, image 1 is.
+    embeddings = np.array([[1.0, 0], [1, 0.5], [9, 0.1], [-5, 0], [-5, 1], [-5, 2]])
+    scores = retrieval.score(embeddings, np.array([0, 0, 1, 2, 2, 1]), ks=(1,))
+    assert scores["recall_at_1"] == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize("block", [1, 7, 32, 1000])
+def test_block_does_not_change_the_scores(block):
+    embeddings, labels = _with_ties(65, 3)
+    assert retrieval.score(embeddings, labels, block=block) == retrieval.score(embeddings, labels)
+
+
+def test_one_compilation_serves_every_block():
+    embeddings, labels = _with_ties(53, 5)
+    before = retrieval._rank._cache_size()
+    retrieval.score(embeddings, labels, block=10)
+    assert retrieval._rank._cache_size() == before + 1
+
+
+def test_no_array_of_all_pairs():
+    n, block, size = 20_000, 64, jax.ShapeDtypeStruct
+    images = (size((n, 8), "float32"), size((n,), "int32"))
+    compiled = retrieval._rank.lower(
+        size((block,), "int32"), *images, *images, k=50, exclude_self=True
+    ).compile()
+    memory = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 8 * block * n * 4
+    assert 8 * block * n * 4 < n * n
+
+
+def test_queries_without_positives_miss_but_have_no_precision():
+    embeddings, labels = np.array([[0.0], [0.1], [5.0], [5.1]]), np.array([0, 0, 1, 2])
+    scores = retrieval.score(embeddings, labels, ks=(1,))
+    assert scores == {
+        "recall_at_1": 0.5,
+        "map_at_r": 1.0,
+        "marp_paper": 1.0,
+        "r_precision": 1.0,
+    }
+    alone = retrieval.score(embeddings, np.arange(4), ks=(3,))
+    assert set(alone.values()) == {0.0}
+
+
+def test_large_labels_stay_apart():
+    embeddings = np.array([[0.0], [0.1], [5.0], [5.1]])
+    labels = 2**53 + np.array([0, 1, 0, 1], dtype=np.int64)
+    assert retrieval.score(embeddings, labels, ks=(1,))["recall_at_1"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("queries", "labels", "options", "message"),
+    [
+        (np.zeros(4), np.zeros(4, int), {}, r"shape \[N, D\], not empty, got \(4,\)"),
+        (np.zeros((0, 3)), np.zeros(0, int), {}, r"got \(0, 3\)"),
+        (np.zeros((4, 3)), np.zeros(5, int), {}, "must be 4 integers"),
+        (np.zeros((4, 3)), np.zeros(4), {}, "of float64"),
+        (np.array([[0.0], [np.nan], [1], [2]]), np.zeros(4, int), {}, "1 rows, first in row 1"),
+        (np.zeros((4, 3)), np.zeros(4, int), {"ks": (1, 4)}, "1 <= k <= 3"),
+        (np.zeros((4, 3)), np.zeros(4, int), {"ks": (0,)}, r"got ks=\(0,\)"),
+        (np.zeros((4, 3)), np.zeros(4, int), {"ks": ()}, r"got ks=\(\)"),
+        (np.zeros((4, 3)), np.zeros(4, int), {"ks": (1,), "block": 0}, "block=0"),
+        (np.zeros((4, 3)), np.zeros(4, int), {"gallery": np.zeros((9, 3))}, "together or neither"),
+        (
+            np.zeros((4, 3)),
+            np.zeros(4, int),
+            {"gallery": np.zeros((9, 2)), "gallery_labels": np.zeros(9, int)},
+            "same embedding size, got 3 and 2",
+        ),
+    ],
+)
+def test_errors_name_what_is_wrong(queries, labels, options, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval.score(queries, labels, **options)

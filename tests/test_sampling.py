@@ -1,0 +1,204 @@
+"""Tests of dcjax.sampling."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dcjax import sampling
+from dcjax.division import Division
+from dcjax.sampling import Plan
+
+
+def _division(cluster: np.ndarray, period: int = 0) -> Division:
+    num_clusters = int(cluster.max()) + 1
+    return Division(cluster.astype(np.int32), np.zeros(num_clusters, np.int32), period)
+
+
+def _plan(cluster: np.ndarray, labels: np.ndarray, period: int = 0, **changes: Any) -> Plan:
+    options = {"batch_size": 8, "images_per_class": 2, "seed": 0, "epoch": 0} | changes
+    return sampling.plan_epoch(_division(cluster, period), labels, **options)
+
+
+def _clustered(sizes: tuple[int, ...], num_classes: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Returns clusters and classes of images; every class is in every cluster."""
+    cluster = np.repeat(np.arange(len(sizes)), sizes)
+    return cluster, np.concatenate([np.arange(size) % num_classes for size in sizes])
+
+
+def test_uniform_shows_each_image_once():
+    cluster, labels = _clustered((67,))
+    plan = _plan(cluster, labels)
+    assert plan.rows.shape == (8, 1, 8)
+    assert plan.rows.dtype == plan.clusters.dtype == np.int32
+    assert len(np.unique(plan.rows)) == 64
+    left_out = {
+        int(row)
+        for e in range(5)
+        for row in set(range(67)) - set(_plan(cluster, labels, epoch=e).rows.ravel().tolist())
+    }
+    assert len(left_out) > 3
+
+
+def test_uniform_has_no_batch_of_a_single_class():
+    labels = np.array([0] * 36 + [1] * 4)
+    rows = _plan(np.zeros(40), labels, batch_size=4).rows
+    assert rows.shape == (10, 1, 4)
+    assert np.all(labels[rows].min(axis=2) < labels[rows].max(axis=2))
+
+
+def test_balanced_holds_m_images_of_each_class():
+    cluster, labels = _clustered((80, 96))
+    plan = _plan(cluster, labels, sampler="balanced")
+    for batch in plan.rows.reshape(-1, 8):
+        assert len(np.unique(batch)) == 8
+        assert np.unique(labels[batch], return_counts=True)[1].tolist() == [2, 2, 2, 2]
+
+
+def test_balanced_deals_every_image_of_a_class_before_it_repeats_one():
+    labels = np.repeat(np.arange(4), 6)
+    rows = _plan(np.zeros(24), labels, sampler="balanced").rows
+    assert rows.shape == (3, 1, 8)
+    np.testing.assert_array_equal(np.sort(rows.ravel()), np.arange(24))
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+@pytest.mark.parametrize("cluster_order", ["shuffled", "round_robin", "uniform"])
+def test_every_batch_is_of_its_cluster_and_never_of_dropped_images(sampler, cluster_order):
+    cluster, labels = _clustered((40, 25, 61))
+    cluster[::9] = -1
+    plan = _plan(cluster, labels, sampler=sampler, cluster_order=cluster_order)
+    np.testing.assert_array_equal(
+        cluster[plan.rows], np.broadcast_to(plan.clusters[..., None], plan.rows.shape)
+    )
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+def test_a_cluster_smaller_than_a_batch_repeats_images(sampler):
+    cluster, labels = _clustered((32, 5), num_classes=2)
+    plan = _plan(cluster, labels, sampler=sampler)
+    small = plan.rows[plan.clusters == 1]
+    assert small.shape == (4, 8)
+    for batch in small:
+        np.testing.assert_array_equal(np.unique(batch), np.arange(32, 37))
+
+
+def test_a_small_cluster_repeats_none_before_all_are_in_the_batch():
+    labels = np.array([0, 1, 2, 3, 4, 5, 5] + [0, 1] * 8)
+    cluster = np.repeat([0, 1], [7, 16])
+    plan = _plan(cluster, labels, sampler="balanced")
+    for batch in plan.rows[plan.clusters == 0]:
+        np.testing.assert_array_equal(np.unique(batch), np.arange(7))
+
+
+def test_small_classes_are_filled_with_other_images():
+    # Classes 0-3 have one image only, class 4 has many.
+    labels = np.array([0, 1, 2, 3] + [4] * 20)
+    rows = _plan(np.zeros(24), labels, batch_size=6, sampler="balanced").rows
+    for batch in rows.reshape(-1, 6):
+        assert len(np.unique(batch)) == 6
+
+
+def test_small_classes_repeat_their_own_images():
+    labels = np.array([0, 1, 2, 3] + [4] * 20)
+    options = {"batch_size": 6, "sampler": "balanced", "small_class": "repeat"}
+    rows = _plan(np.zeros(24), labels, **options).rows
+    for batch in rows.reshape(-1, 6):
+        classes, counts = np.unique(labels[batch], return_counts=True)
+        assert len(classes) == 3
+        assert counts.tolist() == [2, 2, 2]
+        assert len(np.unique(batch)) == (4 if 4 in classes else 3)
+
+
+def test_with_few_classes_each_gives_more_images():
+    labels = np.repeat(np.arange(3), 12)
+    rows = _plan(np.zeros(36), labels, sampler="balanced").rows
+    counts = [np.bincount(labels[batch], minlength=3) for batch in rows.reshape(-1, 8)]
+    assert {tuple(np.sort(count)) for count in counts} == {(2, 3, 3)}
+    assert len({tuple(count) for count in counts}) > 1
+
+
+def test_orders_of_the_clusters():
+    cluster, labels = _clustered((80, 64, 48, 72))
+    orders = {
+        name: _plan(cluster, labels, cluster_order=name).clusters.reshape(-1, 4)
+        for name in sampling.CLUSTER_ORDERS
+    }
+    np.testing.assert_array_equal(orders["round_robin"], [[0, 1, 2, 3]] * 10)
+    np.testing.assert_array_equal(np.sort(orders["shuffled"], axis=1), [[0, 1, 2, 3]] * 10)
+    assert np.any(orders["shuffled"] != orders["round_robin"])
+    assert np.any(np.sort(orders["uniform"], axis=1) != [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(("rounds", "expected"), [("max", 9), ("mean", 4), ("min", 1)])
+def test_rounds(rounds, expected):
+    cluster, labels = _clustered((75, 5, 25))
+    plan = _plan(cluster, labels, rounds=rounds)
+    np.testing.assert_array_equal(np.bincount(plan.clusters.ravel()), [expected] * 3)
+
+
+def test_smaller_clusters_start_again():
+    cluster, labels = _clustered((64, 16))
+    plan = _plan(cluster, labels)
+    seen = np.bincount(plan.rows.ravel(), minlength=80)
+    np.testing.assert_array_equal(seen, [1] * 64 + [4] * 16)
+
+
+def test_clusters_without_images_are_left_out():
+    cluster, labels = _clustered((24, 24))
+    plan = _plan(2 * cluster, labels)
+    assert set(plan.clusters.ravel()) == {0, 2}
+    with pytest.raises(ValueError, match="only empty clusters"):
+        sampling.plan_epoch(
+            Division(np.full(48, -1, np.int32), np.zeros(2, np.int32), 0),
+            labels,
+            batch_size=8,
+            images_per_class=2,
+            seed=0,
+            epoch=0,
+        )
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+def test_a_plan_is_a_function_of_seed_division_and_epoch(sampler):
+    cluster, labels = _clustered((40, 30))
+
+    def rows(**changes: int) -> list[int]:
+        return _plan(cluster, labels, sampler=sampler, **changes).rows.ravel().tolist()
+
+    assert rows(epoch=3) == rows(epoch=3)
+    assert len({tuple(rows(**{name: 1})) for name in ("seed", "epoch", "period")}) == 3
+    assert rows() not in [rows(**{name: 1}) for name in ("seed", "epoch", "period")]
+
+
+@pytest.mark.parametrize(("clusters_per_step", "num_steps"), [(1, 15), (2, 7), (3, 5), (20, 1)])
+def test_every_step_is_full(clusters_per_step, num_steps):
+    cluster, labels = _clustered((40, 24, 24))
+    plan = _plan(cluster, labels, clusters_per_step=clusters_per_step)
+    assert plan.rows.shape == (num_steps, clusters_per_step, 8)
+    assert plan.clusters.shape == (num_steps, clusters_per_step)
+    if clusters_per_step == 3:
+        np.testing.assert_array_equal(np.sort(plan.clusters, axis=1), [[0, 1, 2]] * 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images_per_class": 3}, "got batch_size=8 and images_per_class=3"),
+        ({"images_per_class": 8}, "at least twice it"),
+        ({"images_per_class": 16}, "got batch_size=8 and images_per_class=16"),
+        ({"images_per_class": 0}, "images_per_class=0"),
+        ({"batch_size": 1}, "2 <= batch_size"),
+        ({"batch_size": 50}, "batch_size <= 40 images .*got batch_size=50"),
+        ({"clusters_per_step": 0}, "clusters_per_step=0"),
+        ({"sampler": "npairs"}, "Unknown sampler 'npairs'; known values are balanced, uniform"),
+        ({"small_class": "skip"}, "known values are other, repeat"),
+        ({"cluster_order": "sorted"}, "known values are round_robin, shuffled, uniform"),
+        ({"rounds": "all"}, "known values are max, mean, min"),
+    ],
+)
+def test_check_names_what_is_wrong(changes, message):
+    options = {"batch_size": 8, "images_per_class": 2, "sampler": "balanced"}
+    sampling.check(np.arange(40), **options)
+    with pytest.raises(ValueError, match=message):
+        sampling.check(np.arange(40), **(options | changes))
