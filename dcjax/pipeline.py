@@ -112,7 +112,14 @@ def _reader(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
 
 def decode(path: tf.Tensor) -> tf.Tensor:
     """Decodes a file of any format TensorFlow knows, grey and CMYK too, into uint8[h, w, 3]."""
-    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+    contents = tf.io.read_file(path)
+    # TensorFlow's default for JPEG is a fast transform, whose pixels are not those that others,
+    # and the published weights, have seen: recall@1 on bird crops moved by 0.003.
+    image = tf.cond(
+        tf.io.is_jpeg(contents),
+        lambda: tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
+    )
     image.set_shape((None, None, 3))
     return image
 

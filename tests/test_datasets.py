@@ -24,11 +24,12 @@ SOP = {
     "mug/b.JPG": None,
     "sofa/c.JPG": None,
 }
-INSHOP_LIST = """5
+INSHOP_LIST = """6
 image_name item_id evaluation_status
 img/WOMEN/a.jpg                id_00000009 train \nimg/WOMEN/b.jpg   id_00000007 gallery
 img/WOMEN/c.jpg   id_00000004 query \nimg/WOMEN/d.jpg   id_00000004 gallery
 img/WOMEN/e.jpg   id_00000007 query
+img/WOMEN/f.jpg   id_00000002 gallery
 """
 
 
@@ -70,22 +71,23 @@ def test_sop_reads_its_two_lists_and_condenses_labels(write_tree):
 
 @pytest.mark.parametrize("images_below", ["Img/", ""])
 def test_inshop_query_and_gallery_share_one_labelling(write_tree, images_below):
-    files = {f"{images_below}img/WOMEN/{name}.jpg": None for name in "abcde"}
+    files = {f"{images_below}img/WOMEN/{name}.jpg": None for name in "abcdef"}
     splits = datasets.load(
         "inshop", root=write_tree({"Eval/list_eval_partition.txt": INSHOP_LIST, **files})
     )
     assert splits.train.class_names == ("id_00000009",)
     assert splits.gallery is not None
-    assert splits.query.class_names == splits.gallery.class_names == ("id_00000004", "id_00000007")
+    assert splits.query.class_names == splits.gallery.class_names
+    assert splits.query.class_names == ("id_00000002", "id_00000004", "id_00000007")
     assert names_of(splits.query) == ["c.jpg", "e.jpg"]
-    assert splits.query.labels.tolist() == [0, 1]
-    assert names_of(splits.gallery) == ["b.jpg", "d.jpg"]
-    assert splits.gallery.labels.tolist() == [1, 0]
+    assert splits.query.labels.tolist() == [1, 2]
+    assert names_of(splits.gallery) == ["b.jpg", "d.jpg", "f.jpg"]
+    assert splits.gallery.labels.tolist() == [2, 1, 0]
 
 
 def test_inshop_names_a_list_that_was_cut(write_tree):
-    root = write_tree({"list_eval_partition.txt": INSHOP_LIST.replace("5\n", "52712\n", 1)})
-    with pytest.raises(ValueError, match=r"got 52712 and 5 rows"):
+    root = write_tree({"list_eval_partition.txt": INSHOP_LIST.replace("6\n", "52712\n", 1)})
+    with pytest.raises(ValueError, match=r"got 52712 and 6 rows"):
         datasets.load("inshop", root=root)
 
 
@@ -240,6 +242,7 @@ def test_image_set_checks_and_selects():
     chosen = images.select([2, 1])
     assert chosen.images.ravel().tolist() == [2, 1]
     assert chosen.labels.tolist() == [1, 0]
+    assert images.select(images.labels == 1).images.ravel().tolist() == [0, 2]
     assert images.select(images.labels == 1).class_names == ("a", "b")
     assert len(images.select([])) == 0
     with pytest.raises(ValueError, match=r"got float32 of shape \(3,\)"):
