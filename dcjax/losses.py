@@ -130,7 +130,7 @@ def _create_margin(num_classes: int, embedding_dim: int, options: MarginOptions)
         shapes = {"shared": (), "per_class": (num_classes,)}
         if options.learn_beta == "none":
             return {}
-        return {"beta": jnp.full(shapes[options.learn_beta], options.beta, jnp.float32)}
+        return {"beta": jnp.full(shapes[options.learn_beta], options.beta, jnp.result_type(float))}
 
     def apply(
         params: Params, embeddings: Array, labels: Array, key: Array

@@ -36,11 +36,10 @@ def distance_weighted_log_weights(
     """
     same = labels[:, None] == labels[None, :]
     ordinary = ~same & (distances < upper)
-    # The formula is used below the upper cutoff only, and is not finite at d = 2.
-    d = jnp.clip(distances, cutoff, upper)
-    sphere = jnp.maximum(1 - d**2 / 4, jnp.finfo(d.dtype).eps)
+    # Rounding makes the distance of opposite embeddings exceed 2, where the formula has no value.
+    d = jnp.maximum(jnp.where(ordinary, distances, cutoff), cutoff)
     dim = jnp.asarray(dim, d.dtype)
-    log_weights = (2 - dim) * jnp.log(d) - (dim - 3) / 2 * jnp.log(sphere)
+    log_weights = (2 - dim) * jnp.log(d) - (dim - 3) / 2 * jnp.log(1 - d**2 / 4)
     log_weights = jnp.where(ordinary, log_weights, 0.0)
     log_weights -= jnp.max(log_weights, axis=1, keepdims=True)
     log_weights = jnp.logaddexp(log_weights, jnp.log(_FLOOR))

@@ -63,11 +63,14 @@ def create(
 ) -> TrainState:
     """Draws a fresh state with one cluster."""
     model_key, loss_key = jax.random.split(key)
-    initial = model.init(model_key, jnp.zeros((1, image_size, image_size, 3), jnp.uint8))
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+    initial = jax.jit(model.init)(model_key, images)
+    # Flax keeps BatchNorm's statistics in float32 whatever the model's type.
+    initial = jax.tree.map(lambda x: x.astype(model.dtype), initial)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=initial["params"],
-        masks=initial["masks"]["masks"].astype(model.dtype),
+        masks=initial["masks"]["masks"],
         loss_params=loss.init(loss_key),
         batch_stats=initial.get("batch_stats", {}),
         opt_state=None,

@@ -6,8 +6,11 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)  # for tests that spread a batch; others use the first
 
 _REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 

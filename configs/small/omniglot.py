@@ -18,18 +18,19 @@ def get_config() -> ConfigDict:
     config.augment.flip = False
     config.model.backbone = "resnet_small"
     config.model.num_stages = 3
+    config.model.width = 32
     config.model.batch_norm = "train"
     config.model.embedding_dim = 128
     config.division.max_clusters = 4
-    config.division.every_epochs = 3
+    config.division.every_epochs = 5
     config.division.freeze_backbone_epochs = 0
     config.sampling.batch_size = 128
     config.sampling.images_per_class = 4
     config.optimizer.learning_rate = 1e-3
     config.optimizer.masks_multiplier = 10.0
-    config.train.num_epochs = 9
+    config.train.num_epochs = 20
     config.eval.batch_size = 512
     config.eval.nmi = "never"
-    config.eval.every_epochs = 3
-    config.checkpoint.every_epochs = 3
+    config.eval.every_epochs = 5
+    config.checkpoint.every_epochs = 5
     return config

@@ -1,0 +1,64 @@
+# Needs Python 3.11 or newer with venv, and make. `make PYTHON=python3.12 ...` picks a Python.
+PYTHON ?= python3
+RUN := .venv/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+
+ifneq ($(wildcard /dev/nvidiactl /dev/dxg),)
+  FOUND := an NVIDIA GPU
+  REQUIREMENTS := requirements.txt
+else ifneq ($(wildcard /dev/accel* /dev/vfio/[0-9]*),)
+  FOUND := a TPU
+  REQUIREMENTS := requirements-tpu.txt
+else
+  FOUND := no GPU or TPU
+  REQUIREMENTS := requirements-cpu.txt
+endif
+# Stamps: installed once, and again when the requirements or the machine's device change.
+INSTALLED := .venv/.installed-$(REQUIREMENTS)
+INSTALLED_DEV := .venv/.installed-requirements-dev.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(INSTALLED) ## make .venv with what this machine needs
+
+demo: setup ## train on handwritten digits without and with division, and compare
+	$(RUN) launch.py --config=configs/digits.py --config.division.max_clusters=1 \
+	  --workdir=runs/demo/baseline
+	$(RUN) launch.py --config=configs/digits.py --workdir=runs/demo/division
+	$(RUN) launch.py --mode=evaluate --workdir=runs/demo/baseline,runs/demo/division
+	@echo "wrote     runs/demo/baseline"
+	@echo "wrote     runs/demo/division"
+
+test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest
+
+format: setup $(INSTALLED_DEV) ## format the code, and mend what lint can mend
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+clean: ## remove the demo's runs and the tools' caches; .venv and other runs stay
+	rm -rf runs/demo .mypy_cache .pytest_cache .ruff_cache
+	find configs dcjax tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): $(REQUIREMENTS)
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "Found no $(PYTHON); install Python 3.11 or newer, or name one: make PYTHON=python3.12"; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "dcjax needs Python 3.11 or newer, found %d.%d; name one: make PYTHON=python3.12" \
+	  % sys.version_info[:2])'
+	@echo "Found $(FOUND): installing $(REQUIREMENTS) into .venv; this takes a few minutes."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -r $(REQUIREMENTS)
+	@touch $@
+
+$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
+	@$(PIP) -r requirements-dev.txt
+	@touch $@

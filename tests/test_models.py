@@ -1,0 +1,335 @@
+"""The ResNet is torchvision's, layer by layer; masks come first, then the normalisation."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from dcjax import models, pretrained
+
+GOLDEN = Path(__file__).parent / "golden" / "resnet.npz"
+BLOCKS = {"basic": models.BasicBlock, "bottleneck": models.Bottleneck}
+
+
+def slow_conv(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
+    size = len(kernel)
+    around = (size // 2, size // 2)
+    x = np.pad(x, [(0, 0), around, around, (0, 0)])
+    height, width = ((side - size) // stride + 1 for side in x.shape[1:3])
+    out = np.zeros((len(x), height, width, kernel.shape[-1]))
+    for i, j in np.ndindex(height, width):
+        window = x[:, i * stride : i * stride + size, j * stride : j * stride + size]
+        out[:, i, j] = np.einsum("nhwc,hwcd->nd", window, kernel)
+    return out
+
+
+def slow_max_pool(x: np.ndarray) -> np.ndarray:
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
+    rows, columns = ((side - 1) // 2 + 1 for side in x.shape[1:3])
+    shifted = [padded[:, i:, j:][:, ::2, ::2][:, :rows, :columns] for i, j in np.ndindex(3, 3)]
+    return np.max(shifted, axis=0)
+
+
+def slow_norm(x: np.ndarray, params: Any, stats: Any) -> np.ndarray:
+    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
+
+
+def slow_block(x: np.ndarray, params: Any, stats: Any, stride: int) -> np.ndarray:
+    basic = "conv3" not in params
+    y = x
+    for i, s in enumerate((stride, 1) if basic else (1, stride, 1), 1):
+        y = slow_conv(y, params[f"conv{i}"]["kernel"], s)
+        y = slow_norm(y, params[f"bn{i}"], stats[f"bn{i}"])
+        y = np.maximum(y, 0) if f"conv{i + 1}" in params else y
+    if "downsample_0" in params:
+        x = slow_conv(x, params["downsample_0"]["kernel"], stride)
+        x = slow_norm(x, params["downsample_1"], stats["downsample_1"])
+    return np.maximum(x + y, 0)
+
+
+def slow_resnet(x: np.ndarray, net: models.ResNet, variables: Any) -> Iterator[np.ndarray]:
+    """Yields the output of each stage by torchvision's definition, one pixel at a time."""
+    params, stats = variables["params"], variables["batch_stats"]
+    small = net.stem == "small"
+    x = slow_conv(x, params["conv1"]["kernel"], 1 if small else 2)
+    x = np.maximum(slow_norm(x, params["bn1"], stats["bn1"]), 0)
+    x = x if small else slow_max_pool(x)
+    for stage, num_blocks in enumerate(net.stage_sizes, 1):
+        for i in range(num_blocks):
+            stride = 2 if i == 0 and (small or stage > 1) else 1
+            name = f"layer{stage}_{i}"
+            x = slow_block(x, params[name], stats[name], stride)
+        yield x
+
+
+def resnet(block: str, stage_sizes: tuple[int, ...] = (2, 1, 1), **changes: Any) -> models.ResNet:
+    options = {"stem": "imagenet", "width": 4, "frozen_statistics": True} | changes
+    return models.ResNet(block=BLOCKS[block], stage_sizes=stage_sizes, **options)
+
+
+def stages(net: models.ResNet, variables: Any, x: np.ndarray) -> list[jax.Array]:
+    apply = functools.partial(net.apply, train=True, capture_intermediates=True)
+    _, captured = jax.jit(functools.partial(apply, mutable="intermediates"))(variables, x)
+    names = [f"layer{stage}_{size - 1}" for stage, size in enumerate(net.stage_sizes, 1)]
+    return [captured["intermediates"][name]["__call__"][0] for name in names]
+
+
+def random_variables(shapes: Any) -> Any:
+    """Draws kernels of about unit gain, and running statistics that are not 0 and 1."""
+    rng = np.random.default_rng(0)
+    draw = {
+        "kernel": lambda shape: rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape),
+        "scale": lambda shape: rng.uniform(0.5, 1.5, shape),
+        "bias": lambda shape: rng.normal(0, 0.3, shape),
+        "mean": lambda shape: rng.normal(0, 0.3, shape),
+        "var": lambda shape: rng.uniform(0.01, 0.2, shape),
+        "masks": lambda shape: rng.normal(0.5, 0.7, shape),
+    }
+    flat = flatten_dict(shapes)
+    return unflatten_dict({name: draw[name[-1]](leaf.shape) for name, leaf in flat.items()})
+
+
+def embedder(name: str = "resnet_small", **changes: Any) -> models.MaskedEmbedder:
+    options: dict[str, Any] = {
+        "num_stages": 1,
+        "width": 4,
+        "batch_norm": "frozen",
+        "embedding_dim": 6,
+        "max_clusters": 4,
+        "pooling": "average",
+        "dropout": 0.0,
+        "test_masks": "sum",
+    }
+    return models.create(name, **options | changes)
+
+
+def apply(model: models.MaskedEmbedder, variables: Any, *inputs: Any, **options: Any) -> Any:
+    return jax.jit(functools.partial(model.apply, **options))(variables, *inputs)
+
+
+def images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (*shape, 3)).astype(np.uint8)
+
+
+def filled(model: models.MaskedEmbedder, size: int = 8) -> Any:
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), random_variables(shapes))
+
+
+def normalized(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def slow_pooled(model: models.MaskedEmbedder, variables: Any, pixels: np.ndarray) -> np.ndarray:
+    x = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    backbone = {name: variables[name]["backbone"] for name in ("params", "batch_stats")}
+    *_, features = slow_resnet(x.reshape(-1, *x.shape[-3:]), model.backbone, backbone)
+    return features.mean(axis=(1, 2)).reshape(*x.shape[:-3], -1)
+
+
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_stage_is_the_slow_resnets(block: str, size: int) -> None:
+    net = resnet(block)
+    x = np.random.default_rng(0).normal(size=(1, size, size, 3))
+    variables = random_variables(jax.eval_shape(net.init, jax.random.key(0), x, train=False))
+    found = stages(net, variables, x)
+    for stage, expected in zip(found, slow_resnet(x, net, variables), strict=True):
+        np.testing.assert_allclose(stage, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_stage_agrees_with_numbers_from_torchvision(
+    block: str, size: int, tmp_path: Path
+) -> None:
+    golden = np.load(GOLDEN)
+    x, prefix = golden[f"images/{size}"], f"{block}/weights/"
+    weights = {name.removeprefix(prefix): golden[name] for name in golden if prefix in name}
+    safetensors.numpy.save_file(weights, tmp_path / "weights")
+    shapes = jax.eval_shape(resnet(block).init, jax.random.key(0), x, train=False)
+    params, stats = pretrained.load(
+        str(tmp_path / "weights"), shapes["params"], shapes["batch_stats"]
+    )
+    found = stages(resnet(block), {"params": params, "batch_stats": stats}, x)
+    for number, stage in enumerate(found, 1):
+        np.testing.assert_allclose(stage, golden[f"{block}/layer{number}/{size}"], 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("resnet18", 11_176_512),
+        ("resnet34", 21_284_672),
+        ("resnet50", 23_508_032),
+        ("resnet101", 42_500_160),
+    ],
+)
+def test_backbones_have_the_published_number_of_parameters(name: str, published: int) -> None:
+    net = embedder(name, num_stages=4, width=64).backbone
+    x = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == published
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3])
+def test_a_cut_network_has_the_stages_before_the_cut(num_stages: int) -> None:
+    model = embedder("resnet18", num_stages=num_stages)
+    variables = filled(model, 32)
+    stages = {name.split("_")[0] for name in variables["params"]["backbone"] if "layer" in name}
+    assert stages == {f"layer{stage + 1}" for stage in range(num_stages)}
+    assert variables["params"]["embedding"]["kernel"].shape == (4 * 2 ** (num_stages - 1), 6)
+
+
+def test_frozen_statistics_are_used_in_training_and_never_change() -> None:
+    model = embedder()
+    variables, pixels = filled(model), images(5, 8, 8)
+
+    def objective(params: Any) -> tuple[jax.Array, Any]:
+        outputs, updated = model.apply(
+            variables | {"params": params}, pixels, train=True, mutable=["batch_stats"]
+        )
+        return outputs["embedding"].sum(), (outputs, updated)
+
+    gradients, (outputs, updated) = jax.grad(objective, has_aux=True)(variables["params"])
+    expected = model.apply(variables, pixels)
+    jax.tree.map(np.testing.assert_array_equal, outputs, expected)
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
+    for name, gradient in flatten_dict(gradients).items():
+        assert np.all(np.any(gradient != 0, axis=-1)), name  # gamma and beta among them
+
+
+def test_train_uses_batch_statistics_and_moves_the_running_ones_by_a_tenth() -> None:
+    model = embedder(batch_norm="train")
+    variables, pixels = filled(model), images(5, 8, 8)
+    before = variables["batch_stats"]["backbone"]["bn1"]
+
+    def apply(stats: Any) -> tuple[Any, Any]:
+        changed = variables | {"batch_stats": stats}
+        return model.apply(changed, pixels, train=True, mutable=["batch_stats"])
+
+    outputs, updated = apply(variables["batch_stats"])
+    x = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    y = slow_conv(x, variables["params"]["backbone"]["conv1"]["kernel"], 1)
+    after = updated["batch_stats"]["backbone"]["bn1"]
+    for name, of_batch in (("mean", y.mean((0, 1, 2))), ("var", y.var((0, 1, 2)))):
+        expected = 0.9 * before[name] + 0.1 * of_batch
+        np.testing.assert_allclose(after[name], expected, rtol=1e-4, atol=1e-6)
+    others, _ = apply(jax.tree.map(lambda s: s + 1.0, variables["batch_stats"]))
+    np.testing.assert_array_equal(outputs["embedding"], others["embedding"])
+
+
+def test_train_statistics_are_only_read_at_test_time() -> None:
+    frozen, train = embedder(), embedder(batch_norm="train")
+    variables, pixels = filled(frozen), images(2, 8, 8)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        train.apply(variables, pixels),
+        frozen.apply(variables, pixels),
+    )
+
+
+@pytest.mark.parametrize("full_embedding", [False, True])
+def test_a_batch_is_masked_by_its_cluster_and_then_normalised(full_embedding: bool) -> None:
+    model = embedder()
+    variables, pixels = filled(model), images(2, 3, 8, 8)
+    masks = np.maximum(variables["masks"]["masks"], 0)
+    pooled = slow_pooled(model, variables, pixels)
+    embedding = pooled @ variables["params"]["embedding"]["kernel"]
+    embedding = embedding + variables["params"]["embedding"]["bias"]
+    chosen = masks.sum(0) if full_embedding else masks[[2, 1], None]
+    found = jax.jit(model.apply)(variables, pixels, jnp.array([2, 1]), full_embedding)
+    np.testing.assert_allclose(found["backbone"], normalized(pooled), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found["embedding"], normalized(embedding * chosen), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("test_masks", ["sum", "sum_l1", "none"])
+def test_test_time_joins_the_masks(test_masks: str) -> None:
+    model = embedder(test_masks=test_masks)
+    variables, pixels = filled(model), images(2, 8, 8)
+    masks = np.maximum(variables["masks"]["masks"], 0)
+    joined = {"sum": masks.sum(0), "sum_l1": (masks.T / masks.sum(1)).sum(1), "none": np.ones(6)}
+    embedding = slow_pooled(model, variables, pixels) @ variables["params"]["embedding"]["kernel"]
+    embedding = embedding + variables["params"]["embedding"]["bias"]
+    found = model.apply(variables, pixels)["embedding"]
+    np.testing.assert_allclose(found, normalized(embedding * joined[test_masks]), 1e-4, 1e-5)
+
+
+def test_only_the_mask_of_the_cluster_gets_a_gradient() -> None:
+    model = embedder()
+    variables, pixels = filled(model), images(1, 3, 8, 8)
+
+    def objective(masks: jax.Array) -> jax.Array:
+        changed = variables | {"masks": {"masks": masks}}
+        return model.apply(changed, pixels, jnp.array([2]))["embedding"].sum()
+
+    gradient = np.asarray(jax.grad(objective)(jnp.ones((4, 6))))
+    assert gradient[2].any()
+    assert not gradient[[0, 1, 3]].any()
+
+
+def test_masks_are_no_parameters_and_start_with_one_cluster() -> None:
+    fresh = embedder().init(jax.random.key(0), images(1, 8, 8))
+    assert set(fresh["params"]) == {"backbone", "embedding"}
+    np.testing.assert_array_equal(fresh["masks"]["masks"], np.eye(4)[:, :1] * np.ones(6))
+
+
+def test_dropout_falls_on_the_pooled_features_in_training_only() -> None:
+    model = embedder(dropout=0.5, embedding_dim=16, width=16)
+    variables, pixels = filled(model), images(4, 8, 8)
+    variables["params"]["embedding"] = {"kernel": jnp.eye(16), "bias": jnp.zeros(16)}
+    variables["masks"]["masks"] = jnp.eye(4)[:, :1] * jnp.ones(16)
+    pooled = slow_pooled(model, variables, pixels)
+    at_test = model.apply(variables, pixels)
+    np.testing.assert_allclose(at_test["embedding"], normalized(pooled), rtol=1e-4)
+    for seed in (0, 1):
+        rngs = {"dropout": jax.random.key(seed)}
+        trained = model.apply(variables, pixels, train=True, rngs=rngs)
+        kept = trained["embedding"] != 0
+        assert 16 < kept.sum() < 48  # of 64
+        np.testing.assert_allclose(trained["embedding"], normalized(pooled * kept), rtol=1e-4)
+        np.testing.assert_array_equal(trained["backbone"], at_test["backbone"])
+
+
+def test_max_pooling_takes_the_largest_value_of_the_feature_map() -> None:
+    model = embedder(pooling="max")
+    variables, pixels = filled(model), images(2, 8, 8)
+    x = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    backbone = {name: variables[name]["backbone"] for name in ("params", "batch_stats")}
+    *_, features = slow_resnet(x, model.backbone, backbone)
+    found = model.apply(variables, pixels)["backbone"]
+    np.testing.assert_allclose(found, normalized(features.max(axis=(1, 2))), 1e-4, 1e-5)
+
+
+def test_the_embedding_starts_as_pytorchs_linear() -> None:
+    model = embedder(width=64, embedding_dim=512)
+    fresh = model.init(jax.random.key(0), images(1, 8, 8))["params"]["embedding"]
+    for values in (fresh["kernel"], fresh["bias"]):
+        largest, smallest = float(values.max()), float(values.min())
+        assert 0.95 / 8 < largest <= 1 / 8  # 1 / sqrt(64)
+        assert -1 / 8 <= smallest < -0.95 / 8
+        np.testing.assert_allclose(values.std(), 1 / 8 / 3**0.5, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "vgg"}, r"'vgg'; known backbones are .*resnet101, resnet18.*resnet_small"),
+        ({"num_stages": 4}, r"must be 1 to 3 for resnet_small, got 4"),
+        ({"num_stages": 0}, r"must be 1 to 3 for resnet_small, got 0"),
+        ({"batch_norm": "sync"}, r"'sync'; known are frozen, train"),
+        ({"pooling": "gem"}, r"'gem'; known are average, max"),
+    ],
+)
+def test_errors_name_what_was_found_and_what_is_known(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        embedder(**changes)

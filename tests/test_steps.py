@@ -1,0 +1,201 @@
+"""One step gives the same on any number of devices, in the subspace it should."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dcjax import devices, losses, masks, models, optimizers, state, steps
+
+_RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
+
+
+def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainState]:
+    """A tiny masked embedder, its loss, and a state divided twice with masks that differ."""
+    model = models.create(
+        "resnet_small",
+        num_stages=1,
+        width=4,
+        batch_norm="train",
+        embedding_dim=8,
+        max_clusters=4,
+        pooling="average",
+        dropout=0.3,
+        test_masks="sum",
+        dtype=dtype,
+    )
+    loss = losses.create(
+        "margin",
+        num_classes=6,
+        embedding_dim=8,
+        beta=1.2,
+        margin=0.2,
+        nu=0.01,
+        learn_beta="per_class",
+        dims="active",
+        cutoff=0.5,
+        upper_cutoff=1.4,
+    )
+    run = state.create(model, loss, _adam(), key=jax.random.key(0), image_size=8)
+    for num_clusters in (2, 4):
+        parents = np.arange(num_clusters) // 2
+        run = state.rebuild_masks(run, _adam(), parents=parents, kind="learned")
+    noise = jax.random.normal(jax.random.key(1), run.masks.shape, dtype)
+    run = run.replace(masks=run.masks + 0.3 * noise)
+    return model, loss, run.replace(opt_state=optimizer.init(run.trainable))
+
+
+def _adam() -> optax.GradientTransformationExtraArgs:
+    return optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_RATES, 1e-4))
+
+
+def _batch(step: int, clusters_per_step: int = 2) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(step)
+    return {
+        "image": rng.integers(0, 256, (clusters_per_step, 16, 8, 8, 3), np.uint8),
+        "label": rng.integers(0, 6, (clusters_per_step, 16), np.int32),
+        "cluster": rng.integers(0, 4, clusters_per_step, np.int32),
+    }
+
+
+def _controls(*, full: bool = False, **rates: float) -> dict[str, Any]:
+    learning_rates = {name: jnp.asarray(rate) for name, rate in (_RATES | rates).items()}
+    return {"learning_rates": learning_rates, "full_embedding": jnp.asarray(full)}
+
+
+def _jitted(
+    num_devices: int,
+    model: Any,
+    loss: losses.Loss,
+    optimizer: Any,
+    orthogonality_weight: float = 0.1,
+) -> Callable[..., tuple[state.TrainState, dict[str, jax.Array]]]:
+    mesh = devices.create_mesh(jax.devices()[:num_devices])
+    whole = devices.replicated(mesh)
+    step = functools.partial(
+        steps.train_step,
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        orthogonality_weight=orthogonality_weight,
+    )
+    shardings = (whole, devices.batch_shardings(mesh), whole, whole)
+    return jax.jit(step, in_shardings=shardings, out_shardings=whole)
+
+
+def _three_states(num_devices: int) -> list[state.TrainState]:
+    mesh = devices.create_mesh(jax.devices()[:num_devices])
+    model, loss, run = _parts(jnp.float64, _adam())
+    run = jax.device_put(run, devices.replicated(mesh))
+    step = _jitted(num_devices, model, loss, _adam())
+    trained = []
+    for number in range(3):
+        run, _ = step(run, _batch(number), _controls(), jax.random.key(2))
+        trained.append(jax.device_get(run))
+    assert step._cache_size() == 1
+    return trained
+
+
+def _gradients(first: state.TrainState) -> list[np.ndarray]:
+    """After one step Adam's first moment is 0.1 (gradient + decay)."""
+    moments = optax.tree_utils.tree_get_all_with_path(first.opt_state, "mu")
+    return [10 * leaf for _, tree in moments for leaf in jax.tree.leaves(tree)]
+
+
+def _largest_difference(a: Any, b: Any) -> float:
+    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(x - y))), a, b)))
+
+
+@pytest.fixture(scope="module")
+def one_device() -> list[state.TrainState]:
+    with jax.enable_x64(True):
+        return _three_states(1)
+
+
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
+def test_gradients_and_states_are_those_of_one_device(
+    num_devices: int, one_device: list[state.TrainState]
+) -> None:
+    with jax.enable_x64(True):
+        many = _three_states(num_devices)
+    gradients = _gradients(one_device[0])
+    assert len(gradients) == len(jax.tree.leaves(one_device[0].trainable))
+    assert min(float(np.max(np.abs(leaf))) for leaf in gradients) > 1e-5  # all take part
+    assert _largest_difference(gradients, _gradients(many[0])) < 1e-12
+    assert _largest_difference(one_device, many) < 1e-12
+
+
+def test_loss_is_that_of_each_cluster_batch_in_its_own_subspace() -> None:
+    with jax.enable_x64(True):
+        model, loss, run = _parts(jnp.float64, _adam())
+        batch, key = _batch(0), jax.random.key(2)
+        step = _jitted(1, model, loss, _adam())
+        _, metrics = step(run, batch, _controls(), key)
+        dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, run.step))
+        outputs, _ = jax.jit(model.apply, static_argnames=("train", "mutable"))(
+            run.variables,
+            batch["image"],
+            batch["cluster"],
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable="batch_stats",
+        )
+        keys = jax.random.split(loss_key, 2)
+        by_hand = [
+            loss.apply(run.loss_params, outputs["embedding"][c], batch["label"][c], keys[c])[0]
+            for c in range(2)
+        ]
+        np.testing.assert_allclose(metrics["loss"], np.mean(by_hand), rtol=1e-12)
+        np.testing.assert_allclose(
+            metrics["orthogonality"], masks.orthogonality(run.masks, 4), rtol=1e-12
+        )
+
+
+def test_only_the_mask_of_the_batchs_cluster_gets_the_metric_losss_gradient() -> None:
+    ascend = optax.with_extra_args_support(optax.identity())
+    model, loss, run = _parts(jnp.float32, ascend)
+    step = _jitted(1, model, loss, ascend, orthogonality_weight=0.0)
+    batch = _batch(0, clusters_per_step=1) | {"cluster": np.array([2], np.int32)}
+    new, _ = step(run, batch, _controls(), jax.random.key(0))
+    moved = np.any(np.asarray(new.masks) != np.asarray(run.masks), axis=1)
+    np.testing.assert_array_equal(moved, [False, False, True, False])
+
+
+def test_full_embedding_leaves_out_subspaces_and_orthogonality() -> None:
+    model, loss, run = _parts(jnp.float32, _adam())
+    step = _jitted(1, model, loss, _adam())
+    batch, key = _batch(0), jax.random.key(0)
+    full = _controls(full=True, masks=0.0)
+    elsewhere = batch | {"cluster": (batch["cluster"] + 1) % 4}
+    a, b = (step(run, images, full, key)[0] for images in (batch, elsewhere))
+    assert _largest_difference(jax.device_get(a.params), jax.device_get(b.params)) == 0
+    np.testing.assert_array_equal(a.masks, run.masks)
+    c = step(run, elsewhere, _controls(), key)[0]
+    assert _largest_difference(jax.device_get(a.params), jax.device_get(c.params)) > 0
+
+
+def test_a_frozen_backbone_stands_still_without_another_compilation() -> None:
+    model, loss, run = _parts(jnp.float32, _adam())
+    step = _jitted(1, model, loss, _adam())
+    frozen, _ = step(run, _batch(0), _controls(backbone=0.0), jax.random.key(0))
+    moving, _ = step(run, _batch(0), _controls(), jax.random.key(0))
+    assert _largest_difference(frozen.params["backbone"], run.params["backbone"]) == 0
+    assert _largest_difference(moving.params["backbone"], run.params["backbone"]) > 0
+    assert _largest_difference(frozen.params["embedding"], moving.params["embedding"]) == 0
+    assert step._cache_size() == 1
+
+
+def test_rows_without_a_cluster_stay_exactly_zero() -> None:
+    model, loss, run = _parts(jnp.float32, _adam())
+    run = state.create(model, loss, _adam(), key=jax.random.key(0), image_size=8)
+    step = _jitted(1, model, loss, _adam())
+    for number in range(3):
+        batch = _batch(number) | {"cluster": np.zeros(2, np.int32)}
+        run, _ = step(run, batch, _controls(), jax.random.key(0))
+    assert np.all(np.asarray(run.masks[1:]) == 0)
+    assert np.any(np.asarray(run.masks[0]) != 1)
