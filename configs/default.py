@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random: weights, division, batches, pixels
 
     config.dataset = dataset = ConfigDict()
-    dataset.name = "folder"  # one of dcjax.datasets.KNOWN
+    dataset.name = "folder"  # cars, cub, digits, folder, grocery, inshop, omniglot, sop or vid
     dataset.root = ""  # folder or file with the data
     dataset.test_classes = 0.5  # folder: share of the classes held out, the last in sorted order
     dataset.test_list = "large"  # vid: small, medium or large
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     model.orthogonality_weight = 0.01  # lambda of P21 eq. 7, for learned masks
 
     config.loss = loss = ConfigDict()
-    loss.name = "margin"  # one of dcjax.losses.KNOWN
+    loss.name = "margin"  # margin
     loss.margin = ConfigDict()  # options of the loss called margin
     loss.margin.margin = 0.2  # alpha: half-width of the band around beta
     loss.margin.beta = 1.2  # boundary between positive and negative distances
@@ -102,4 +102,4 @@ def get_config() -> ConfigDict:
     checkpoint.every_epochs = 1
     checkpoint.keep_latest = 2
     checkpoint.keep_best = 1  # by eval.best_by
-    return config
+    return config.lock()

@@ -31,5 +31,6 @@ def get_config() -> ConfigDict:
     config.train.num_epochs = 16
     config.eval.every_epochs = 4
     config.eval.pixels = True
+    config.eval.best_by = "map_at_r"  # raw pixels already reach recall@1 0.99
     config.checkpoint.every_epochs = 4
     return config

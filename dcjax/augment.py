@@ -37,12 +37,12 @@ def create(
     """Returns the function (image, seed) -> image that crops and then flips.
 
     Args:
-        crop: "random_resized" (as both releases do) or "resize_then_random" (as both papers say).
-        size: Side of the output in pixels.
-        resize: Shorter side before a "resize_then_random" crop, in pixels.
-        scale: Least and greatest area of a "random_resized" crop, as a share of the image.
-        ratio: Least and greatest width / height of a "random_resized" crop.
-        flip: Whether to mirror every second image, left to right.
+      crop: "random_resized" (as both releases do) or "resize_then_random" (as both papers say).
+      size: Side of the output in pixels.
+      resize: Shorter side before a "resize_then_random" crop, in pixels.
+      scale: Least and greatest area of a "random_resized" crop, as a share of the image.
+      ratio: Least and greatest width / height of a "random_resized" crop.
+      flip: Whether to mirror every second image, left to right.
     """
     if crop not in _CROPS:
         raise ValueError(f"Unknown crop {crop!r}; known crops are {', '.join(_CROPS)}.")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import devices, experiment
+from dcjax import checks, devices, experiment
 from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import ImageSet
 
@@ -83,7 +83,7 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
     if config is None:
         config = ConfigDict(saved)
     else:
-        experiment.check_same(config, saved, str(folder))
+        checks.check_same(config, saved, str(folder))
     step = chosen or checkpoints.step(config.eval.select, config.eval.best_by)
     model = experiment.create_model(config)
     size = config.dataset.crop

@@ -39,13 +39,22 @@ def embed(
 
     Returns:
       float32 [N, D or F], rows L2-normalised.
+
+    Raises:
+      FloatingPointError: if a value is not finite.
     """
     batches = pipeline.eval_batches(
         images, batch_size=batch_size, resize=resize, crop=crop, num_threads=num_threads
     )
     on_device = devices.prefetch((batch["image"] for batch in batches), sharding)
     rows = list(_fetched(step(variables, batch)[output] for batch in on_device))
-    return np.concatenate(rows)[: len(images)].astype(np.float32)
+    embeddings = np.concatenate(rows)[: len(images)].astype(np.float32)
+    if not np.all(np.isfinite(embeddings)):
+        raise FloatingPointError(
+            f"The {output} of some images is not finite: training has diverged. Go back to an "
+            "earlier checkpoint, and lower optimizer.learning_rate."
+        )
+    return embeddings
 
 
 def _fetched(outputs: Iterator[jax.Array]) -> Iterator[np.ndarray]:

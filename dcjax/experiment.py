@@ -16,22 +16,13 @@ from dcjax import (
     division,
     evaluation,
     losses,
-    masks,
     models,
     optimizers,
     pipeline,
     pretrained,
-    sampling,
     state,
     steps,
 )
-
-# What may differ between a saved run and one that continues or evaluates it.
-_FREE = ("train.num_epochs", "train.log_every_steps", "dataset.root", "dataset.num_threads")
-_FREE_GROUPS = ("eval.", "checkpoint.")
-_NMI = ("never", "last", "always")
-_SELECT = ("last", "best_test")
-_FEATURES = ("backbone", "embedding")
 
 EmbedImages = Callable[..., np.ndarray]
 
@@ -55,47 +46,6 @@ def load_splits(config: ConfigDict) -> tuple[datasets.Splits, int]:
     return kept, sum(count for _, count in read.values())
 
 
-def check(config: ConfigDict, splits: datasets.Splits, mesh: jax.sharding.Mesh) -> None:
-    """Checks what can be checked before anything compiles.
-
-    Raises:
-      ValueError: naming the setting, its value and what is allowed.
-    """
-    dividing, evaluating = config.division, config.eval
-    division.check(splits.train.labels, max_clusters=dividing.max_clusters)
-    num_clusters(config, 0)
-    sampling.check(splits.train.labels, **config.sampling)
-    devices.check_batch_size("sampling.batch_size", config.sampling.batch_size, mesh)
-    devices.check_batch_size("eval.batch_size", evaluating.batch_size, mesh)
-    _check_known("model.masks", config.model.masks, masks.KINDS)
-    _check_known("model.test_masks", config.model.test_masks, masks.COMBINATIONS)
-    _check_known("division.features", dividing.features, _FEATURES)
-    _check_known("division.matching", dividing.matching, division.MATCHINGS)
-    _check_known("eval.nmi", evaluating.nmi, _NMI)
-    _check_known("eval.select", evaluating.select, _SELECT)
-    scores = [f"recall_at_{k}" for k in evaluating.ks] + ["map_at_r", "marp_paper", "r_precision"]
-    _check_known("eval.best_by", evaluating.best_by, scores)
-    searched = len(splits.gallery) if splits.gallery else len(splits.query) - 1
-    if not evaluating.ks or not 1 <= min(evaluating.ks) <= max(evaluating.ks) <= searched:
-        raise ValueError(
-            f"eval.ks must lie in 1 to {searched}, the images that a query searches, got "
-            f"{tuple(evaluating.ks)}."
-        )
-    if not 0 <= dividing.freeze_backbone_epochs < dividing.every_epochs:
-        raise ValueError(
-            "Require 0 <= division.freeze_backbone_epochs < division.every_epochs, got "
-            f"{dividing.freeze_backbone_epochs} and {dividing.every_epochs}: the backbone would "
-            "never be trained."
-        )
-    if config.train.num_epochs < 1:
-        raise ValueError(f"Require train.num_epochs >= 1, got {config.train.num_epochs}.")
-
-
-def _check_known(setting: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise ValueError(f"Unknown {setting} {value!r}; known are {', '.join(known)}.")
-
-
 def create_model(config: ConfigDict) -> models.MaskedEmbedder:
     """Builds the masked embedder."""
     model = config.model
@@ -114,12 +64,10 @@ def create_model(config: ConfigDict) -> models.MaskedEmbedder:
 
 def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
     """Builds the metric-learning loss."""
+    name = config.loss.name
+    options = {**config.loss[name], **config.mining} if name in losses.KNOWN else {}
     return losses.create(
-        config.loss.name,
-        num_classes=num_classes,
-        embedding_dim=config.model.embedding_dim,
-        **config.loss.get(config.loss.name, {}),
-        **config.mining,
+        name, num_classes=num_classes, embedding_dim=config.model.embedding_dim, **options
     )
 
 
@@ -143,14 +91,18 @@ def create_state(
     loss: losses.Loss,
     optimizer: optax.GradientTransformation,
 ) -> state.TrainState:
-    """Draws the first state, with published weights if there are any."""
-    fresh = state.create(
+    """Draws the first state."""
+    return state.create(
         model,
         loss,
         optimizer,
         key=jax.random.fold_in(jax.random.key(config.seed), 0),
         image_size=config.dataset.crop,
     )
+
+
+def load_pretrained(config: ConfigDict, fresh: state.TrainState) -> state.TrainState:
+    """Puts the published weights into the backbone, if there are any."""
     if not config.model.pretrained:
         return fresh
     params, statistics = pretrained.load(
@@ -289,32 +241,3 @@ def score_untrained(
         backbone, splits, ks=config.eval.ks, nmi_runs=nmi_runs
     )
     return scores
-
-
-def check_same(config: ConfigDict, saved: dict[str, Any], workdir: str) -> None:
-    """Checks that a config makes the same run as the one saved in a workdir.
-
-    Raises:
-      ValueError: listing the settings that differ.
-    """
-    now, then = _flat(config.to_dict()), _flat(saved)
-    different = [
-        f"{key}={now.get(key)!r} (saved: {then.get(key)!r})"
-        for key in sorted(now | then)
-        if now.get(key) != then.get(key) and key not in _FREE and not key.startswith(_FREE_GROUPS)
-    ]
-    if different:
-        raise ValueError(
-            f"{workdir} holds a run of another config; take another --workdir, or the same "
-            f"settings. Different: {', '.join(different)}."
-        )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat

@@ -40,17 +40,17 @@ def train_batches(
     """Yields the batches of one epoch, in the order of its plan.
 
     Args:
-        images: The training images, indexed by the plan.
-        plan: rows int32[S, C, B] and clusters int32[S, C].
-        augment: Function (uint8[h, w, 3], seed int32[2]) -> uint8[H, W, 3].
-        seed: Seed of the run.
-        epoch: Number of the epoch.
-        num_threads: Images decoded at once; None lets TensorFlow choose.
-        first_step: Step of the epoch to begin with.
-        part: Which clusters and which images of each step this process reads.
+      images: The training images, indexed by the plan.
+      plan: rows int32[S, C, B] and clusters int32[S, C].
+      augment: Function (uint8[h, w, 3], seed int32[2]) -> uint8[H, W, 3].
+      seed: Seed of the run.
+      epoch: Number of the epoch.
+      num_threads: Images decoded at once; None lets TensorFlow choose.
+      first_step: Step of the epoch to begin with.
+      part: Which clusters and which images of each step this process reads.
 
     Yields:
-        image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays.
+      image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays.
     """
     rows = plan.rows[first_step:, part[0], part[1]]
     clusters = plan.clusters[first_step:, part[0]]
@@ -77,8 +77,8 @@ def eval_batches(
     """Yields all images in order, shorter side resized to `resize`, then the centre `crop`.
 
     Yields:
-        image uint8[batch_size, crop, crop, 3]; the last batch repeats the last image, so that
-        all shapes are the same.
+      image uint8[batch_size, crop, crop, 3]; the last batch repeats the last image, so that
+      all shapes are the same.
     """
     if crop > resize:
         raise ValueError(f"Require crop <= resize, got crop={crop} and resize={resize}.")
@@ -160,9 +160,9 @@ def readable(images: ImageSet, *, skip_unreadable: bool) -> tuple[ImageSet, int]
     """Checks that files can be read, and returns the images that can and how many cannot.
 
     Args:
-        images: The images; those in memory are always fine.
-        skip_unreadable: False: a quick look, and an error if it finds a bad file. True: every
-            file is decoded, and bad ones are left out; labels stay as they are.
+      images: The images; those in memory are always fine.
+      skip_unreadable: False: a quick look, and an error if it finds a bad file. True: every
+        file is decoded, and bad ones are left out; labels stay as they are.
     """
     bad = find_unreadable(images, thorough=skip_unreadable)
     if not bad:
@@ -187,9 +187,9 @@ def find_unreadable(images: ImageSet, *, thorough: bool) -> list[int]:
     """Returns the indices of files that cannot be decoded, in order.
 
     Args:
-        images: The images.
-        thorough: True: decodes every file. False: looks at both ends of each file, and decodes
-            those that look cut (some cameras write past the end mark, so looks can deceive).
+      images: The images.
+      thorough: True: decodes every file. False: looks at both ends of each file, and decodes
+        those that look cut (some cameras write past the end mark, so looks can deceive).
     """
     if images.in_memory:
         return []

@@ -85,6 +85,17 @@ class StepLog:
         self._advance(row["loss"])
         self._rows.append(row)
         if step % self._every_steps == 0:
-            means = {name: float(np.mean([row[name] for row in self._rows])) for name in row}
-            self._scalars.write(step, means, group="train")
-            self._rows = []
+            self._write(step)
+
+    def finish(self) -> None:
+        """Reads the last metrics, and writes the mean of the steps that no point holds yet."""
+        step = self._waiting[0] if self._waiting else 0
+        self.read()
+        if self._rows:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        names = self._rows[0]
+        means = {name: float(np.mean([row[name] for row in self._rows])) for name in names}
+        self._scalars.write(step, means, group="train")
+        self._rows = []

@@ -35,7 +35,6 @@ class Reporter:
         self._workdir = pathlib.Path(workdir)
         self._console = Console()
         self._scalars = Scalars(workdir, step=step)
-        self._epoch_seconds = 0.0
         (self._workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
 
     def close(self) -> None:
@@ -129,7 +128,7 @@ class Reporter:
                 advance=lambda loss: move(f"loss {loss:.4f}  {rate():.0f} images/s"),
             )
             yield log
-            log.read()
+            log.finish()
         if log.losses:
             seconds = time.monotonic() - started
             left = (num_epochs - epoch - 1) * seconds / 60

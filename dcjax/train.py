@@ -7,7 +7,7 @@ import functools
 import jax
 from ml_collections import ConfigDict
 
-from dcjax import devices, division, experiment, pipeline, sampling, state, steps
+from dcjax import checks, devices, division, experiment, pipeline, sampling, state, steps
 from dcjax.checkpoints import Checkpoints, StopRequest
 from dcjax.datasets import Splits
 from dcjax.progress import Progress, Scores
@@ -30,13 +30,13 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
     """
     splits, num_skipped = experiment.load_splits(config)
     mesh = devices.create_mesh()
-    experiment.check(config, splits, mesh)
+    checks.check_settings(config, splits, mesh)
     model = experiment.create_model(config)
     loss = experiment.create_loss(config, splits.train.num_classes)
     optimizer = experiment.create_optimizer(config)
     augment = experiment.create_augment(config)
     replicated, batch_shardings = devices.replicated(mesh), devices.batch_shardings(mesh)
-    run = jax.device_put(experiment.create_state(config, model, loss, optimizer), replicated)
+    run = experiment.create_state(config, model, loss, optimizer)
 
     checkpoints = Checkpoints(
         workdir,
@@ -45,11 +45,13 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
         best_by=config.eval.best_by,
     )
     progress, clusters = Progress(), None
-    if (latest := checkpoints.latest_step) is not None:
+    if (latest := checkpoints.latest_step) is None:
+        run = jax.device_put(experiment.load_pretrained(config, run), replicated)
+    else:
         meta = checkpoints.meta(latest)
-        experiment.check_same(config, meta["config"], workdir)
+        checks.check_same(config, meta["config"], workdir)
         progress = Progress(**meta["progress"])
-        run, clusters = checkpoints.restore(latest, run)
+        run, clusters = checkpoints.restore(latest, jax.device_put(run, replicated))
     step = int(run.step)
 
     embed = experiment.create_embed(config, model, mesh)
@@ -77,10 +79,11 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
             if clusters is None or clusters.period < experiment.period(config, epoch):
                 previous = clusters
                 clusters = _divide(config, splits, epoch, previous, embed, run)
-                run = state.rebuild_masks(
-                    run, optimizer, parents=clusters.parents, kind=config.model.masks
-                )
-                run = jax.device_put(run, replicated)
+                if clusters.num_clusters > run.num_clusters:
+                    run = state.rebuild_masks(
+                        run, optimizer, parents=clusters.parents, kind=config.model.masks
+                    )
+                    run = jax.device_put(run, replicated)
                 report.division(step, clusters, previous)
 
             plan = sampling.plan_epoch(

@@ -230,3 +230,10 @@ def test_errors_name_what_was_found_and_what_is_known(
 def test_a_missing_option_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"missing: \['cutoff'"):
         losses.create("margin", num_classes=4, embedding_dim=6, beta=1.2)
+
+
+def test_a_nan_embedding_makes_the_loss_nan():
+    embeddings = jnp.ones((4, 3)).at[0, 0].set(jnp.nan)
+    assert np.isnan(losses.pairwise_distances(embeddings)[0]).all()
+    loss = losses.create("margin", num_classes=2, embedding_dim=3, **OPTIONS)
+    assert np.isnan(loss.apply({}, embeddings, jnp.array([0, 0, 1, 1]), jax.random.key(0))[0])

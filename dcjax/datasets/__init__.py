@@ -27,9 +27,9 @@ def load(name: str, *, root: str, **options: Any) -> Splits:
     """Loads a data set's index (paths or small pixels, labels), without decoding any file.
 
     Args:
-        name: One of the known names.
-        root: Folder of the extracted data set; "" for those that bring their images along.
-        **options: The data set's own, all of them (`known_options`).
+      name: One of the known names.
+      root: Folder of the extracted data set; "" for those that bring their images along.
+      **options: The data set's own, all of them (`known_options`).
     """
     known = known_options(name)
     for option in options:
@@ -40,7 +40,7 @@ def load(name: str, *, root: str, **options: Any) -> Splits:
             )
     missing = [option for option in known if option not in options]
     if missing:
-        raise ValueError(f"Dataset {name!r} requires the options {', '.join(missing)}, got none.")
+        raise ValueError(f"Dataset {name!r} lacks the options {', '.join(missing)}.")
     return _module(name).load(root, **options)
 
 

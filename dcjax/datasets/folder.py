@@ -18,9 +18,9 @@ def load(root: str, *, test_classes: float) -> Splits:
     root, and the last ones in sorted order are held out as test classes.
 
     Args:
-        root: The folder.
-        test_classes: Share of the classes to hold out, in (0, 1), rounded to whole classes, at
-            least one; not used where the splits are given.
+      root: The folder.
+      test_classes: Share of the classes to hold out, in (0, 1), rounded to whole classes, at
+        least one; not used where the splits are given.
     """
     top = find_root(root, "folder", marker="")
     if (top / "train").is_dir() and _subfolders(top / "train"):

@@ -13,9 +13,9 @@ class ImageSet:
     """Images and their classes.
 
     Attributes:
-        images: str[N], paths of encoded images; or uint8[N, H, W, 1 or 3], the pixels themselves.
-        labels: int32[N], each in 0..num_classes-1.
-        class_names: One name per label.
+      images: str[N], paths of encoded images; or uint8[N, H, W, 1 or 3], the pixels themselves.
+      labels: int32[N], each in 0..num_classes-1.
+      class_names: One name per label.
     """
 
     images: npt.NDArray[Any]
@@ -67,9 +67,9 @@ class Splits:
     """A data set as its protocol cuts it: train on some classes, retrieve others.
 
     Attributes:
-        train: Images to train on.
-        query: Images that search.
-        gallery: Images that are searched, with the labels of `query`; None: `query` itself.
+      train: Images to train on.
+      query: Images that search.
+      gallery: Images that are searched, with the labels of `query`; None: `query` itself.
     """
 
     train: ImageSet
@@ -99,10 +99,10 @@ def from_classes(
     """Labels images 0..C-1 in the sorted order of their classes' own ids.
 
     Args:
-        images: Paths or pixels, [N].
-        classes: Ids (integers or strings) as the data set writes them, [N].
-        among: Ids that count, where several splits share one labelling; None: `classes`.
-        names: Class name of each id; an id without one is its own name.
+      images: Paths or pixels, [N].
+      classes: Ids (integers or strings) as the data set writes them, [N].
+      among: Ids that count, where several splits share one labelling; None: `classes`.
+      names: Class name of each id; an id without one is its own name.
     """
     ids = np.unique(np.asarray(classes if among is None else among))
     labels = np.searchsorted(ids, np.asarray(classes)).astype(np.int32)

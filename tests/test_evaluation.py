@@ -1,0 +1,145 @@
+"""Every image is embedded once and in order; scores are those of the protocol."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcjax import clustering, datasets, devices, evaluation, models, steps
+from dcjax.datasets import ImageSet, Splits
+
+
+def image_set(labels: list[int]) -> ImageSet:
+    names = tuple(map(str, range(max(labels) + 1)))
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 3)).astype(np.uint8)
+    return ImageSet(pixels, np.array(labels, np.int32), names)
+
+
+def embed(images: ImageSet, step: Any, variables: Any = None, **changes: Any) -> np.ndarray:
+    options: dict[str, Any] = {
+        "output": "embedding",
+        "sharding": devices.rows_sharding(devices.create_mesh(jax.devices()[:1])),
+        "batch_size": 8,
+        "resize": 8,
+        "crop": 8,
+        "num_threads": 1,
+    }
+    return evaluation.embed(images, step, variables, **options | changes)
+
+
+def given(query: np.ndarray, gallery: np.ndarray | None = None) -> Any:
+    """Returns an embedding function that knows its answers by the number of images."""
+    known = {len(x): x for x in (query, gallery) if x is not None}
+    return lambda images: known[len(images)].astype(np.float32)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 16])
+def test_rows_are_the_images_in_order_whatever_the_batch_size(batch_size: int) -> None:
+    traces = []
+
+    @jax.jit
+    def step(scale: float, images: jax.Array) -> dict[str, jax.Array]:
+        traces.append(1)
+        corner = images[:, 0, 0].astype(jnp.float32)
+        return {"embedding": scale * corner, "backbone": -corner}
+
+    images = image_set([0] * 10)
+    corners = images.images[:, 0, 0].astype(np.float32)
+    np.testing.assert_array_equal(embed(images, step, 2.0, batch_size=batch_size), 2 * corners)
+    backbone = embed(images, step, 2.0, batch_size=batch_size, output="backbone")
+    np.testing.assert_array_equal(backbone, -corners)
+    assert len(traces) == 1  # the last batch is filled up
+
+
+def test_a_models_rows_do_not_depend_on_the_batch_size() -> None:
+    model = models.create(
+        "resnet_small",
+        num_stages=1,
+        width=4,
+        batch_norm="train",
+        embedding_dim=6,
+        max_clusters=2,
+        pooling="average",
+        dropout=0.5,
+        test_masks="sum",
+    )
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.uint8))
+    step = jax.jit(functools.partial(steps.embed_step, model=model))
+    images = image_set([0] * 5)
+    rows = embed(images, step, variables, batch_size=5)
+    assert rows.shape == (5, 6)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    padded = embed(images, step, variables, batch_size=2)
+    np.testing.assert_allclose(padded, rows, rtol=1e-4, atol=1e-6)
+
+
+def test_embeddings_that_are_not_finite_stop_the_run() -> None:
+    def step(_: Any, images: jax.Array) -> dict[str, jax.Array]:
+        return {"embedding": jnp.ones((len(images), 2)).at[-1].set(jnp.nan)}
+
+    padding = image_set([0] * 7)  # the eighth row is cut off before it is looked at
+    np.testing.assert_array_equal(embed(padding, step), np.ones((7, 2)))
+    with pytest.raises(FloatingPointError, match="embedding of some images is not finite"):
+        embed(image_set([0] * 8), step)
+
+
+def test_queries_search_themselves_or_the_gallery() -> None:
+    places = np.array([[0.0], [0.1], [5.0], [5.1], [5.2]])
+    query, gallery = image_set([0, 0, 1, 1, 0]), image_set([1, 0, 0])
+    alone = evaluation.evaluate(given(places), Splits(query, query, None), ks=[1, 2], nmi_runs=0)
+    assert alone == pytest.approx(
+        {
+            "recall_at_1": 4 / 5,
+            "recall_at_2": 4 / 5,
+            "map_at_r": (1 / 2 + 1 / 2 + 1 + 1 + 0) / 5,
+            "marp_paper": (1 + 1 + 1 + 1 + 0) / 5,
+            "r_precision": (1 / 2 + 1 / 2 + 1 + 1 + 0) / 5,
+        }
+    )
+    # The query at 5.2 finds class 1 and then, at 9, its own.
+    others = given(places, np.array([[5.0], [0.0], [9.0]]))
+    splits = Splits(query, query, gallery)
+    searched = evaluation.evaluate(others, splits, ks=[1, 2], nmi_runs=0)
+    assert searched["recall_at_1"] == pytest.approx(4 / 5)
+    assert searched["recall_at_2"] == 1
+    assert searched["map_at_r"] == pytest.approx((1 / 2 + 1 / 2 + 1 + 1 + 1 / 4) / 5)
+
+
+def test_nmi_clusters_query_and_gallery_together() -> None:
+    query, gallery = image_set([0, 1]), image_set([0, 1, 1])
+    places, others = np.array([[0.0], [0.1]]), np.array([[0.2], [50.0], [50.1]])
+    splits = Splits(query, query, gallery)
+    scores = evaluation.evaluate(given(places, others), splits, ks=[1], nmi_runs=3)
+    assert scores["nmi"] == pytest.approx(clustering.nmi([0, 1, 0, 1, 1], [0, 0, 0, 1, 1]))
+
+
+def test_nmi_is_the_mean_over_runs_and_left_out_without_any() -> None:
+    query = image_set([0, 1, 2, 3] * 5)
+    places = np.random.default_rng(0).normal(size=(20, 2))
+    splits = Splits(query, query, None)
+    runs = [
+        clustering.nmi(query.labels, clustering.kmeans(places, 4, seed=seed)[0])
+        for seed in range(3)
+    ]
+    assert len(set(runs)) > 1
+    scores = evaluation.evaluate(given(places), splits, ks=[1], nmi_runs=3)
+    assert scores["nmi"] == pytest.approx(np.mean(runs))
+    assert "nmi" not in evaluation.evaluate(given(places), splits, ks=[1], nmi_runs=0)
+
+
+def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
+    splits = datasets.load("digits", root="")
+    query = splits.query
+    rows = evaluation.pixels(query, batch_size=128, resize=8, crop=8)
+    grey = query.images.reshape(len(query), 64).astype(np.float32) / 255
+    np.testing.assert_allclose(rows, np.repeat(grey, 3, axis=1), rtol=1e-6)
+    distances = ((grey[:, None] - grey[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(distances, np.inf)
+    hits = query.labels[distances.argmin(axis=1)] == query.labels
+    pixels = functools.partial(evaluation.pixels, batch_size=128, resize=8, crop=8)
+    scores = evaluation.evaluate(pixels, splits, ks=[1], nmi_runs=0)
+    assert scores["recall_at_1"] == pytest.approx(hits.mean())

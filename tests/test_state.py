@@ -1,0 +1,137 @@
+"""A division gives masks to its clusters and changes nothing else that training keeps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dcjax import losses, models, optimizers, state
+
+OPTIMIZER = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(optimizers.GROUPS, 0.1))
+PARENTS = ([0], [0, 0], [0, 0, 1, 1])  # K = 1, 2, 4
+
+
+MODEL = models.create(
+    "resnet_small",
+    num_stages=1,
+    width=4,
+    batch_norm="train",
+    embedding_dim=8,
+    max_clusters=4,
+    pooling="average",
+    dropout=0.0,
+    test_masks="sum",
+)
+LOSS = losses.create(
+    "margin",
+    num_classes=5,
+    embedding_dim=8,
+    beta=1.2,
+    margin=0.2,
+    nu=0.0,
+    learn_beta="per_class",
+    dims="full",
+    cutoff=0.5,
+    upper_cutoff=1.4,
+)
+
+
+@jax.jit
+def create(key: jax.Array) -> state.TrainState:
+    return state.create(MODEL, LOSS, OPTIMIZER, key=key, image_size=8)
+
+
+def fresh(seed: int = 0) -> state.TrainState:
+    return create(jax.random.key(seed))
+
+
+@jax.jit
+def trained(run: state.TrainState) -> state.TrainState:
+    """Returns the state after one update by some gradients, with new running statistics."""
+    gradients = jax.tree.map(lambda x: jnp.sin(run.step + x.size + 10 * x), run.trainable)
+    exists = jnp.arange(len(run.masks)) < run.num_clusters
+    gradients["masks"] = jnp.where(exists[:, None], gradients["masks"], 0)
+    updates, opt_state = OPTIMIZER.update(
+        gradients, run.opt_state, run.trainable, learning_rates=dict.fromkeys(run.trainable, 0.1)
+    )
+    moved = optax.apply_updates(run.trainable, updates)
+    return run.replace(
+        step=run.step + 1,
+        params={group: moved[group] for group in run.params},
+        masks=moved["masks"],
+        loss_params=moved["loss"],
+        batch_stats=jax.tree.map(lambda x: x + 0.5, run.batch_stats),
+        opt_state=opt_state,
+    )
+
+
+def divided(run: state.TrainState, parents: list[int], kind: str) -> state.TrainState:
+    return state.rebuild_masks(run, OPTIMIZER, parents=np.array(parents, np.int32), kind=kind)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_training_starts_with_one_cluster_and_its_own_random_numbers() -> None:
+    run = fresh()
+    assert (run.step, run.num_clusters) == (0, 1)
+    np.testing.assert_array_equal(run.masks, np.eye(4)[:, :1] * np.ones(8))
+    assert set(run.trainable) == set(optimizers.GROUPS)
+    assert run.trainable["loss"]["beta"].shape == (5,)
+    assert_same(fresh(), run)
+    kernels = [s.params["embedding"]["kernel"] for s in (run, fresh(seed=1))]
+    assert np.all(kernels[0] != kernels[1])
+
+
+def test_fixed_masks_end_as_consecutive_blocks() -> None:
+    run = fresh()
+    for parents in PARENTS:
+        run = divided(run, parents, "fixed")
+        size = 8 // len(parents)
+        blocks = np.kron(np.eye(4, len(parents)), np.ones(size))
+        np.testing.assert_array_equal(run.masks, blocks)
+        assert run.num_clusters == len(parents)
+
+
+def test_learned_masks_start_as_their_parents_and_rows_beyond_them_stay_zero() -> None:
+    run = fresh()
+    for parents in PARENTS:
+        before = trained(run)
+        run = divided(before, parents, "learned")
+        np.testing.assert_array_equal(run.masks[: len(parents)], before.masks[np.array(parents)])
+        np.testing.assert_array_equal(run.masks[len(parents) :], 0)
+        assert run.num_clusters == len(parents)
+
+
+@pytest.mark.parametrize("kind", ["learned", "fixed"])
+def test_a_division_renews_the_masks_moments_and_keeps_all_else(kind: str) -> None:
+    run = fresh()
+    for parents in PARENTS:
+        before = trained(trained(run))
+        run = divided(before, parents, kind)
+        for name in ("step", "params", "loss_params", "batch_stats"):
+            assert_same(getattr(run, name), getattr(before, name))
+        old, new = (s.opt_state[0].inner_states for s in (before, run))
+        for group in ("backbone", "embedding", "loss"):
+            assert_same(new[group], old[group])
+        assert any(np.any(leaf) for leaf in jax.tree.leaves(old["masks"]))
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(new["masks"]))
+
+
+def test_no_shape_or_type_changes_so_that_nothing_recompiles() -> None:
+    run = fresh()
+    expected = jax.tree.map(jax.typeof, run)
+    for parents in PARENTS:
+        run = divided(run, parents, "learned")
+        assert jax.tree.map(jax.typeof, run) == expected
+
+
+def test_variables_are_the_models_collections() -> None:
+    run = fresh()
+    assert set(run.variables) == {"params", "masks", "batch_stats"}
+    assert set(run.variables["params"]) == {"backbone", "embedding"}
+    assert run.variables["masks"]["masks"] is run.masks

@@ -1,0 +1,202 @@
+"""A run divides, trains, is scored, saved, killed and continued, on real digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import dcjax
+from configs import digits
+from dcjax import experiment
+from dcjax.checkpoints import Checkpoints
+from dcjax.train import train
+
+_ROOT = Path(__file__).parents[1]
+_TINY = {
+    "model.width": 4,
+    "model.num_stages": 1,
+    "model.embedding_dim": 8,
+    "model.dropout": 0.1,
+    "division.every_epochs": 1,
+    "sampling.batch_size": 16,
+    "sampling.images_per_class": 4,
+    "train.num_epochs": 3,
+    "train.log_every_steps": 1,
+    "eval.every_epochs": 0,
+    "eval.at_start": False,
+    "eval.nmi": "never",
+    "eval.pixels": False,
+    "checkpoint.every_epochs": 1,
+}
+
+
+def _config(**changes: Any) -> ConfigDict:
+    config = digits.get_config()
+    config.update_from_flattened_dict(_TINY | {k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def _saved(config: ConfigDict, workdir: str | Path, step: int | None = None) -> tuple[Any, Any]:
+    """Returns the arrays of a checkpoint, the last if no step is given."""
+    model, optimizer = experiment.create_model(config), experiment.create_optimizer(config)
+    like = experiment.create_state(config, model, experiment.create_loss(config, 5), optimizer)
+    checkpoints = Checkpoints(str(workdir), read_only=True)
+    run, clusters = checkpoints.restore(step or checkpoints.step("last", ""), like)
+    return jax.device_get(run), (clusters.cluster, clusters.parents, clusters.period)
+
+
+def _lines(workdir: Path, group: str = "") -> list[dict[str, float]]:
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [row for row in rows if any(key.startswith(group) for key in row if key != "step")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path, dict[str, float]]:
+    """A run through two divisions that was not disturbed, and its scores."""
+    workdir = tmp_path_factory.mktemp("finished")
+    config = _config(division__max_clusters=2, eval__every_epochs=1, eval__nmi="always")
+    scores = train(config, str(workdir))
+    assert scores is not None
+    return config, workdir, scores
+
+
+def test_compiles_each_step_once_in_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with jax.log_compiles(True):
+        train(_config(eval__every_epochs=1, model__dropout=0.2), str(tmp_path))
+    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
+    assert sum("jit(train_step)" in message for message in compiled) == 1
+    assert sum("jit(embed_step)" in message for message in compiled) == 1
+
+
+def test_learns_and_tells(finished: Any) -> None:
+    _, workdir, scores = finished
+    losses = [row["train/loss"] for row in _lines(workdir, "train/")]
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
+    divisions = _lines(workdir, "division/")
+    assert [row["division/num_clusters"] for row in divisions] == [1, 2, 2]
+    assert 0 < divisions[-1]["division/agreement"] <= 1
+    assert json.loads((workdir / "scores.json").read_text())["last"] == {"epoch": 3, **scores}
+
+
+def test_a_loaded_model_scores_as_in_training(finished: Any) -> None:
+    _, workdir, scores = finished
+    assert dcjax.load(str(workdir)).evaluate() == scores
+
+
+def test_a_loaded_model_embeds_arrays(finished: Any) -> None:
+    config, workdir, _ = finished
+    splits, _ = experiment.load_splits(config)
+    embedder = dcjax.load(str(workdir))
+    embeddings = embedder(splits.query.images[:3])
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(embedder(splits.query.images[2:3]), embeddings[2:], atol=1e-5)
+    assert embedder(splits.query.images[:0]).shape == (0, 8)
+
+
+def test_the_best_checkpoint_can_be_chosen(finished: Any) -> None:
+    config, workdir, _ = finished
+    best = json.loads((workdir / "scores.json").read_text())["best_test"]
+    with config.unlocked():
+        chosen = config.copy_and_resolve_references()
+    chosen.eval.select = "best_test"
+    embedder = dcjax.embedder.load(str(workdir), chosen)
+    assert embedder.epoch == best.pop("epoch")
+    assert embedder.evaluate() == best
+
+
+def test_a_finished_run_is_not_trained_again(finished: Any) -> None:
+    config, workdir, scores = finished
+    before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    assert train(config, str(workdir)) == scores
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
+
+
+def test_refuses_the_workdir_of_another_config(finished: Any) -> None:
+    _, workdir, _ = finished
+    other = _config(division__max_clusters=2, optimizer__learning_rate=0.5, seed=1)
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate=0.5 \(saved: 0.0003\), seed=1"):
+        train(other, str(workdir))
+
+
+def test_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    # Nothing moves in epoch 1, whose backbone is frozen; the first step of epoch 2 breaks it.
+    config = _config(
+        division__every_epochs=2,
+        division__freeze_backbone_epochs=1,
+        model__masks="fixed",
+        optimizer__embedding_multiplier=0.0,
+        optimizer__learning_rate=3e38,
+    )
+    with pytest.raises(FloatingPointError, match="The loss is nan at step") as stopped:
+        train(config, str(tmp_path))
+    step = int(str(stopped.value).split("step ")[1].split(";")[0])
+    (saved,) = _lines(tmp_path, "train/")[-1:]
+    last_good = Checkpoints(str(tmp_path), read_only=True).step("last", "")
+    assert last_good < step == saved["step"] + 1
+    run, _ = _saved(config, tmp_path)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(run))
+
+
+def _start(workdir: Path) -> subprocess.Popen[str]:
+    flags = [f"--config.{key}={value}" for key, value in _TINY.items()]
+    command = [sys.executable, "launch.py", "--config=configs/digits.py", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        command + flags,
+        cwd=_ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def _wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def _steps_done(workdir: Path) -> int:
+    try:
+        return int(_lines(workdir, "train/")[-1]["step"])
+    except (OSError, IndexError, json.JSONDecodeError):
+        return 0
+
+
+def test_a_run_killed_in_an_epoch_and_in_a_save_equals_one_that_was_not(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    output, _ = _start(whole).communicate()
+    steps_per_epoch = int(output.split("epochs of about ")[1].split()[0])
+
+    def kill_when(condition: Callable[[], Any], number: int) -> str:
+        process = _start(broken)
+        _wait_for(condition, process)
+        process.send_signal(number)
+        text = process.communicate()[0]
+        assert process.returncode == (0 if number == signal.SIGTERM else -number)
+        return text
+
+    kill_when(lambda: _steps_done(broken) > steps_per_epoch * 0.5, signal.SIGKILL)
+    kill_when(lambda: list((broken / "checkpoints").glob("*tmp*")), signal.SIGKILL)
+    text = kill_when(lambda: _steps_done(broken) > steps_per_epoch * 1.3, signal.SIGTERM)
+    assert "Stopped by SIGTERM and saved" in text
+    process = _start(broken)
+    process.communicate()
+    assert process.returncode == 0
+
+    config = _config()
+    for a, b in zip(*(jax.tree.leaves(_saved(config, d)) for d in (whole, broken)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert _lines(whole, "train/") == _lines(broken, "train/")
