@@ -79,12 +79,14 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         folder, chosen = folder.parent.parent, int(folder.name)
     checkpoints = Checkpoints(str(folder), read_only=True)
-    saved = checkpoints.meta(chosen or checkpoints.step("last", ""))["config"]
+    saved = checkpoints.meta(checkpoints.step("last", "") if chosen is None else chosen)["config"]
     if config is None:
         config = ConfigDict(saved)
     else:
         checks.check_same(config, saved, str(folder))
-    step = chosen or checkpoints.step(config.eval.select, config.eval.best_by)
+    step = chosen
+    if step is None:
+        step = checkpoints.step(config.eval.select, config.eval.best_by)
     model = experiment.create_model(config)
     size = config.dataset.crop
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))

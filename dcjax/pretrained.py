@@ -51,7 +51,7 @@ def load(path: str, params: Tree, batch_stats: Tree) -> tuple[Tree, Tree]:
         value = tensors[name]
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
         if value.shape != tree[leaf].shape:
-            wrong.append(f"{name} (need {tree[leaf].shape}, found {value.shape})")
+            wrong.append(f"{name} (need {_file_shape(tree[leaf])}, found {tensors[name].shape})")
         filled[leaf] = jax.numpy.asarray(value, tree[leaf].dtype)
     problems = [
         f"{what}: {', '.join(found)}."
@@ -84,6 +84,11 @@ def _torchvision_name(leaf: tuple[str, ...]) -> str:
     """Returns layer1.0.conv1.weight for (params, layer1_0, conv1, kernel)."""
     modules = [re.sub(r"^(layer\d|downsample)_", r"\1.", module) for module in leaf[1:-1]]
     return ".".join([*modules, _LEAVES[leaf[0], leaf[-1]]])
+
+
+def _file_shape(leaf: Any) -> tuple[int, ...]:
+    """Returns the shape in PyTorch's order, in which kernels are [out, in, height, width]."""
+    return tuple(leaf.shape[axis] for axis in (3, 2, 0, 1)) if leaf.ndim == 4 else leaf.shape
 
 
 def _passed_over(name: str, stages: set[str]) -> bool:

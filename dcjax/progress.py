@@ -22,6 +22,7 @@ class Progress:
       scores: of the last evaluation.
       best_epoch: finished epochs when the score `eval.best_by` was highest.
       best_scores: the scores then.
+      curves_size: bytes of the curves written.
     """
 
     epoch: int = 0
@@ -29,6 +30,7 @@ class Progress:
     scores: Scores = dataclasses.field(default_factory=dict)
     best_epoch: int = 0
     best_scores: Scores = dataclasses.field(default_factory=dict)
+    curves_size: int = 0
 
     def evaluated(self, scores: Scores, best_by: str) -> "Progress":
         """Returns the progress after an evaluation at the end of an epoch."""

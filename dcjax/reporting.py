@@ -29,13 +29,18 @@ def ordered(scores: Scores, best_by: str) -> Scores:
 class Reporter:
     """Tells of one run: to the terminal, `config.json`, `metrics.jsonl`, `scores.json`."""
 
-    def __init__(self, config: ConfigDict, workdir: str, step: int) -> None:
-        """Opens the files; curves go on after `step`."""
+    def __init__(self, config: ConfigDict, workdir: str, step: int, progress: Progress) -> None:
+        """Opens the files of a run that continues from this step and progress."""
         self._config = config
         self._workdir = pathlib.Path(workdir)
         self._console = Console()
-        self._scalars = Scalars(workdir, step=step)
+        self._scalars = Scalars(workdir, step=step, size=progress.curves_size)
         (self._workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+
+    @property
+    def curves_size(self) -> int:
+        """Bytes of the curves written so far."""
+        return self._scalars.size
 
     def close(self) -> None:
         """Closes the files."""

@@ -69,7 +69,7 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
     )
     key = jax.device_put(jax.random.fold_in(jax.random.key(config.seed), 1), replicated)
 
-    report = Reporter(config, workdir, step)
+    report = Reporter(config, workdir, step, progress)
     report.start(splits, num_skipped, run, progress)
     if step == 0 and config.eval.at_start:
         report.before_training(experiment.score_untrained(config, splits, embed, run.variables))
@@ -122,6 +122,7 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
                 or stop.requested
                 or experiment.is_due(config, config.checkpoint.every_epochs, epoch)
             ):
+                progress = dataclasses.replace(progress, curves_size=report.curves_size)
                 meta = {"progress": dataclasses.asdict(progress), "config": config.to_dict()}
                 checkpoints.save(run, clusters, meta, scores)
             if stop.requested and progress.epoch < config.train.num_epochs:

@@ -2,49 +2,49 @@
 
 import contextlib
 import json
+import math
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import rich.box
 import rich.console
-import rich.markup
+import rich.measure
 import rich.progress
 import rich.table
 import tensorboardX
 
 _WIDTH_OF_FILES = 120  # columns, where the output is not a terminal
-_HEADINGS = {
-    "map_at_r": "MAP@R",
-    "marp_paper": "mARP of the papers",
-    "r_precision": "R-precision",
-    "nmi": "NMI",
-}
+_HEADINGS = {"map_at_r": "MAP@R", "marp_paper": "mARP", "r_precision": "R-prec.", "nmi": "NMI"}
 
 
 class Console:
     """The terminal."""
 
     def __init__(self) -> None:
-        self._console = rich.console.Console(highlight=False)
+        """Prints to stdout."""
+        self._console = rich.console.Console(markup=False, emoji=False, highlight=False)
         if not self._console.is_terminal:
             self._console.width = _WIDTH_OF_FILES
 
     def line(self, text: str) -> None:
         """Prints one line, however long."""
-        self._console.print(rich.markup.escape(text), soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-        """Prints scores by name, one row for each entry."""
-        table = rich.table.Table("", title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
+        """Prints scores by name, one row for each entry; labels wrap, numbers never."""
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.add_column(title, overflow="fold")
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
         for name in columns:
             heading = _HEADINGS.get(name, name.replace("recall_at_", "R@"))
             table.add_column(heading, justify="right", no_wrap=True)
         for label, row in rows.items():
-            cells = (f"{row[name]:.4f}" if name in row else "" for name in columns)
-            table.add_row(rich.markup.escape(label), *cells)
-        self._console.print(table)
+            table.add_row(label, *(f"{row[name]:.4f}" if name in row else "" for name in columns))
+        options = self._console.options
+        needed = rich.measure.Measurement.get(self._console, options.update(width=1000), table)
+        width = max(options.max_width, needed.minimum)
+        self._console.print(table, width=width, crop=False)
 
     @contextlib.contextmanager
     def progress(self, label: str, *, total: int, done: int) -> Iterator[Callable[[str], None]]:
@@ -71,32 +71,40 @@ class Console:
 class Scalars:
     """Curves of a run: `metrics.jsonl`, one object a line, and TensorBoard."""
 
-    def __init__(self, workdir: str, *, step: int) -> None:
-        """Opens both; forgets what a killed run wrote after `step`, which is done again."""
+    def __init__(self, workdir: str, *, step: int, size: int) -> None:
+        """Opens both, and forgets what a killed run wrote after its last checkpoint.
+
+        Args:
+          workdir: folder of the run.
+          step: of the checkpoint that the run continues from, 0 if it starts.
+          size: of `metrics.jsonl` in bytes when that checkpoint was saved.
+        """
         path = pathlib.Path(workdir) / "metrics.jsonl"
-        known = path.read_text().splitlines(keepends=True) if path.exists() else []
-        path.write_text("".join(line for line in known if _written_by(line, step)))
+        path.touch()
+        if path.stat().st_size > size:
+            os.truncate(path, size)
         self._lines = path.open("a", buffering=1)
         self._tensorboard = tensorboardX.SummaryWriter(
             str(pathlib.Path(workdir) / "tensorboard"), purge_step=step + 1 if step else None
         )
 
-    def write(self, step: int, values: Mapping[str, Any], *, group: str) -> None:
-        """Writes the values of one step as `group/name`."""
-        named = {f"{group}/{name}": value for name, value in values.items()}
-        self._lines.write(json.dumps({"step": step, **named}) + "\n")
-        for name, value in named.items():
-            if isinstance(value, int | float):
-                self._tensorboard.add_scalar(name, value, step)
+    @property
+    def size(self) -> int:
+        """Bytes of `metrics.jsonl`."""
+        return self._lines.tell()
+
+    def write(self, step: int, values: Mapping[str, float], *, group: str) -> None:
+        """Writes the values of one step as `group/name`; one that is not finite as null."""
+        finite = {
+            f"{group}/{name}": value if math.isfinite(value) else None
+            for name, value in values.items()
+        }
+        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+        for name, number in finite.items():
+            if number is not None:
+                self._tensorboard.add_scalar(name, number, step)
 
     def close(self) -> None:
         """Writes what is left."""
         self._lines.close()
         self._tensorboard.close()
-
-
-def _written_by(line: str, step: int) -> bool:
-    try:
-        return json.loads(line)["step"] <= step
-    except json.JSONDecodeError:  # the line that a kill cut
-        return False

@@ -128,7 +128,7 @@ def test_one_error_names_all_that_is_missing_left_over_and_misshaped(load) -> No
     missing, left_over, wrong = str(error.value).split("backbone. ")[1].split(". ")
     assert missing == "Missing: bn1.weight, layer2.1.bn2.running_var"
     assert left_over == "Nothing takes: layer1.2.conv1.weight, module.conv1.weight"
-    assert wrong.startswith("Wrong shape: layer1.0.conv2.weight (need (3, 3, 4, 4), found")
+    assert wrong.startswith("Wrong shape: layer1.0.conv2.weight (need (4, 4, 3, 3), found")
 
 
 def test_a_file_that_is_cut_short_of_the_networks_stages_is_refused(load) -> None:

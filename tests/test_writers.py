@@ -24,11 +24,13 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def write(workdir: Path, *steps: int, after: int = 0) -> None:
-    scalars = Scalars(str(workdir), step=after)
+def write(workdir: Path, *steps: int, size: int = 0) -> int:
+    scalars = Scalars(str(workdir), step=0, size=size)
     for step in steps:
-        scalars.write(step, {"loss": step / 4, "sizes": [1, 2]}, group="train")
+        scalars.write(step, {"loss": step / 4}, group="train")
+    size = scalars.size
     scalars.close()
+    return size
 
 
 def rows(workdir: Path) -> list[dict]:
@@ -37,35 +39,30 @@ def rows(workdir: Path) -> list[dict]:
 
 def test_each_line_is_one_step_with_names_by_group(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
-    assert rows(tmp_path) == [
-        {"step": 1, "train/loss": 0.25, "train/sizes": [1, 2]},
-        {"step": 2, "train/loss": 0.5, "train/sizes": [1, 2]},
-    ]
+    assert rows(tmp_path) == [{"step": 1, "train/loss": 0.25}, {"step": 2, "train/loss": 0.5}]
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_a_continued_run_forgets_the_steps_that_it_does_again(tmp_path: Path) -> None:
-    write(tmp_path, 1, 2, 3, 4)
-    write(tmp_path, 3, 4, 5, after=2)
+def test_a_continued_run_forgets_what_it_does_again(tmp_path: Path) -> None:
+    size = write(tmp_path, 1, 2)
+    write(tmp_path, 3, 4, size=size)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "trai')  # a kill cut this line
+    write(tmp_path, 3, 4, 5, size=size)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
 
 
-def test_a_line_that_a_kill_cut_is_dropped(tmp_path: Path) -> None:
+def test_a_run_that_starts_again_forgets_everything(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(path.read_text()[:-10])
-    write(tmp_path, 2, 3, after=1)
-    write(tmp_path, 4, after=3)
-    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+    write(tmp_path, 0, 1)
+    assert [row["step"] for row in rows(tmp_path)] == [0, 1]
 
 
-@pytest.mark.xfail(strict=True, reason="the next line is written behind it")
-def test_a_last_line_that_lacks_only_its_end_does_not_swallow_the_next(tmp_path: Path) -> None:
-    write(tmp_path, 1, 2)
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(path.read_text()[:-1])
-    write(tmp_path, 3, after=2)
-    assert rows(tmp_path)[-1]["step"] == 3
+def test_what_is_not_finite_is_valid_json(tmp_path: Path) -> None:
+    scalars = Scalars(str(tmp_path), step=0, size=0)
+    scalars.write(1, {"loss": float("nan")}, group="train")
+    scalars.close()
+    assert rows(tmp_path) == [{"step": 1, "train/loss": None}]
 
 
 def test_lines_are_printed_as_they_are_and_never_wrapped(capsys) -> None:
@@ -74,7 +71,6 @@ def test_lines_are_printed_as_they_are_and_never_wrapped(capsys) -> None:
     assert capsys.readouterr().out == text + "\n"
 
 
-@pytest.mark.xfail(strict=True, reason="rich replaces emoji codes, and backslashes before brackets")
 @pytest.mark.parametrize("text", [":100: clusters", r"C:\runs\[1]"])
 def test_nothing_in_a_line_is_markup(text: str, capsys) -> None:
     Console().line(text)
@@ -84,9 +80,8 @@ def test_nothing_in_a_line_is_markup(text: str, capsys) -> None:
 def test_a_table_aligns_its_numbers_and_leaves_gaps_where_there_is_no_score(capsys) -> None:
     Console().table("Scores", {"epoch 1": SCORES, "[best] epoch": {"nmi": 0.5}})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].strip() == "Scores"
     heading = next(line for line in lines if "R@1" in line)
-    assert heading.split() == ["R@1", "MAP@R", "mARP", "of", "the", "papers", "NMI"]
+    assert heading.split() == ["Scores", "R@1", "MAP@R", "mARP", "NMI"]
     first, second = (next(line for line in lines if name in line) for name in ("epoch 1", "[best]"))
     assert first.split() == ["epoch", "1", "0.5000", "0.2500", "0.1250", "1.0000"]
     assert second.split() == ["[best]", "epoch", "0.5000"]
@@ -105,10 +100,10 @@ def test_a_file_gets_every_number_beside_a_long_label(capsys) -> None:
 
 
 @pytest.mark.usefixtures("terminal")
-@pytest.mark.xfail(strict=True, reason="eight scores are wider than 80 columns, and numbers cut")
 def test_a_terminal_of_80_columns_shows_every_number(capsys) -> None:
     Console().table("Scores", {"epoch 3": MANY})
     out = capsys.readouterr().out
+    assert "…" not in out
     assert "epoch 3" in out
     assert out.count(".5000") + out.count(".2500") + out.count(".1250") == 7
 
