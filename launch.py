@@ -17,6 +17,8 @@ _WORKDIR = flags.DEFINE_list(
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 
+# What ml_collections puts before the reason.
+_NOT_LOADED = "Configuration is not available because of an earlier failure to load: "
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
 
 
@@ -33,11 +35,11 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"launch.py: {error}")
 
 
-def _train(config: ConfigDict | None, workdirs: list[str]) -> None:
+def _train(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.train import train
 
-    if config is None or len(workdirs) != 1:
-        raise ValueError("Training needs one --config, such as configs/digits.py, and one workdir.")
+    if len(workdirs) > 1:
+        raise ValueError(f"Training takes one --workdir, got {', '.join(workdirs)}.")
     train(config, workdirs[0])
 
 
@@ -50,8 +52,6 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
 def _workdirs() -> list[str]:
     if _WORKDIR.value:
         return _WORKDIR.value
-    if _CONFIG.value is None:
-        raise ValueError("Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run.")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     return [str(pathlib.Path("runs") / name)]
 
@@ -68,10 +68,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:
             _CONFIG.value.to_dict()
+        elif _WORKDIR.value is None or _MODE.value == "train":
+            raise flags.Error("Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run.")
         if rest[1:]:
             raise flags.Error(f"Unexpected argument {rest[1]!r}; settings are --config.KEY=VALUE.")
     except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
-        sys.stderr.write(f"launch.py: {error}\n")
+        one_line = " ".join(str(error).split())
+        sys.stderr.write(f"launch.py: {one_line.removeprefix(_NOT_LOADED)}\n")
         sys.exit(2)
     return rest
 

@@ -1,0 +1,120 @@
+"""Bad settings end before anything compiles, in an error that says what would do."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import digits
+from dcjax import checks, devices, experiment
+from dcjax.datasets import Splits
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return experiment.load_splits(digits.get_config())[0]
+
+
+def _config(**changes: Any) -> ConfigDict:
+    config = digits.get_config()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"division__max_clusters": 3}, "power of two.*got max_clusters=3"),
+        ({"division__max_clusters": 4}, "at least 8 such classes.*got 5; choose max_clusters <= 2"),
+        ({"division__hierarchy": "flat"}, "hierarchy 'flat'; known.* direct, progressive"),
+        ({"division__matching": "dice"}, "division.matching 'dice'; known are iou, overlap"),
+        ({"division__features": "logits"}, "'logits'; known are backbone, embedding"),
+        ({"division__freeze_backbone_epochs": 4}, "never be trained"),
+        ({"sampling__batch_size": 60}, "must be a multiple of images_per_class"),
+        ({"sampling__images_per_class": 64}, "at least twice it"),
+        ({"sampling__batch_size": 20, "sampling__images_per_class": 2}, "devices .*16 or 24"),
+        ({"sampling__batch_size": 4096}, "2 <= batch_size <= 901"),
+        ({"sampling__sampler": "hard"}, "'hard'; known.* balanced, uniform"),
+        ({"eval__batch_size": 100}, "eval.batch_size .*96 or 104 would do"),
+        ({"eval__ks": (1, 900)}, "eval.ks must lie in 1 to 895"),
+        ({"eval__best_by": "accuracy"}, "'accuracy'; known are recall_at_1"),
+        ({"model__masks": "soft"}, "'soft'; known are learned, fixed, none"),
+        ({"model__test_masks": "mean"}, "'mean'; known are sum, sum_l1, none"),
+        ({"model__batch_norm": "frozen"}, "give a safetensors file, or model.batch_norm=train"),
+        ({"dataset__crop": 16}, "dataset.crop <= dataset.resize, got 16 and 8"),
+        ({"train__num_epochs": 0}, "train.num_epochs >= 1, got 0"),
+    ],
+)
+def test_names_the_value_and_what_is_allowed(
+    changes: dict[str, Any], message: str, splits: Splits
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        checks.check_settings(_config(**changes), splits, devices.create_mesh())
+
+
+@pytest.mark.parametrize(
+    ("changes", "create", "message"),
+    [
+        ({"model__backbone": "vgg"}, experiment.create_model, "resnet101, resnet18"),
+        ({"model__num_stages": 4}, experiment.create_model, "must be 1 to 3 for resnet_small"),
+        ({"model__pooling": "sum"}, experiment.create_model, "known are average, max"),
+        ({"model__batch_norm": "off"}, experiment.create_model, "known are frozen, train"),
+        ({"optimizer__decay": "l1"}, experiment.create_optimizer, "known are coupled, decoupled"),
+        ({"augment__crop": "five"}, experiment.create_augment, "random_resized"),
+        ({"loss__name": "arc"}, lambda c: experiment.create_loss(c, 5), "known losses are margin"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(
+    changes: dict[str, Any], create: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        create(_config(**changes))
+
+
+def test_good_settings_pass(splits: Splits) -> None:
+    checks.check_settings(_config(), splits, devices.create_mesh())
+
+
+def test_a_run_may_only_differ_where_training_does_not() -> None:
+    saved = digits.get_config().to_dict()
+    free = _config(train__num_epochs=99, eval__nmi="never", dataset__root="elsewhere")
+    checks.check_same(free, saved, "runs/a")
+    for key, value in {"seed": 7, "model.dropout": 0.5}.items():
+        with pytest.raises(ValueError, match=rf"runs/a holds .*: {key}={value} \(saved: "):
+            checks.check_same(_config(**{key.replace(".", "__"): value}), saved, "runs/a")
+
+
+def test_the_schedule_freezes_backbone_and_masks_when_it_should() -> None:
+    config = _config(
+        division__every_epochs=3,
+        division__freeze_backbone_epochs=1,
+        train__full_embedding_from_epoch=4,
+        optimizer__learning_rate=2.0,
+        optimizer__masks_multiplier=5.0,
+    )
+    controls = [experiment.controls(config, epoch) for epoch in range(6)]
+    rates = [control["learning_rates"] for control in controls]
+    np.testing.assert_array_equal([rate["backbone"] for rate in rates], [0, 2, 2, 0, 2, 2])
+    np.testing.assert_array_equal([rate["masks"] for rate in rates], [10] * 4 + [0] * 2)
+    assert [bool(control["full_embedding"]) for control in controls] == [False] * 4 + [True] * 2
+    config.division.max_clusters = 1  # the baseline is never frozen
+    assert experiment.controls(config, 0)["learning_rates"]["backbone"] == 2
+
+
+def test_the_schedule_of_division_is_that_of_p21() -> None:
+    """Stanford Online Products: T = 2, K_max = 32."""
+    config = _config(division__every_epochs=2, division__max_clusters=32)
+    counts = [experiment.num_clusters(config, epoch) for epoch in range(13)]
+    assert counts == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 32]
+    assert [experiment.period(config, epoch) for epoch in (0, 1, 2, 12)] == [0, 0, 1, 6]
+
+
+def test_due_every_so_many_epochs_and_after_the_last() -> None:
+    config = _config(train__num_epochs=5)
+    due = {n: [experiment.is_due(config, n, epoch) for epoch in range(5)] for n in (0, 1, 2)}
+    assert due == {
+        0: [False, False, False, False, True],
+        1: [True] * 5,
+        2: [False, True, False, True, True],
+    }
