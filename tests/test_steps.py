@@ -205,3 +205,26 @@ def test_rows_without_a_cluster_stay_exactly_zero(float32: Any) -> None:
         run, _ = step(run, batch, _controls(), jax.random.key(0))
     assert np.all(np.asarray(run.masks[1:]) == 0)
     assert np.any(np.asarray(run.masks[0]) != 1)
+
+
+def test_direct_division_with_fixed_masks_is_the_2019_method() -> None:
+    """P19: learner k sees slice [k D/K, (k + 1) D/K) of the embedding, normalised by itself."""
+    model, _, run = _parts(jnp.float32, _adam())
+    run = run.replace(masks=masks.initial(4, 8), num_clusters=jnp.ones((), jnp.int32))
+    run = state.rebuild_masks(run, _adam(), parents=np.zeros(4, int), kind="fixed")
+    images = np.repeat(_batch(0)["image"][:1], 4, axis=0)  # the same for every cluster
+
+    def embed(variables: Any) -> jax.Array:
+        return model.apply(variables, images, jnp.arange(4))["embedding"]
+
+    whole = model.apply(run.variables, images[0])["embedding"]
+    embeddings = embed(run.variables)
+    gradients = jax.jacobian(lambda v: jnp.sum(embed(v), axis=(1, 2)))(run.variables)
+    for k in range(4):
+        own = slice(2 * k, 2 * k + 2)
+        norms = np.linalg.norm(whole[:, own], axis=1, keepdims=True)
+        np.testing.assert_allclose(embeddings[k][:, own], whole[:, own] / norms, rtol=1e-4)
+        np.testing.assert_array_equal(np.delete(embeddings[k], own, axis=1), 0)
+        kernel = gradients["params"]["embedding"]["kernel"][k]
+        np.testing.assert_array_equal(np.delete(kernel, own, axis=1), 0)
+        assert np.all(np.any(kernel[:, own] != 0, axis=0))

@@ -1,0 +1,114 @@
+"""Checkpoints: what is kept, what comes back, what an unfinished one looks like."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcjax.checkpoints import Checkpoints
+from dcjax.division import Division
+from dcjax.state import TrainState, variables
+
+
+def _run(step: int) -> TrainState:
+    return TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params={"embedding": {"kernel": jnp.full((3, 2), step / 3)}},
+        masks=jnp.full((4, 2), step / 7),
+        loss_params={},
+        batch_stats={},
+        opt_state={"count": jnp.asarray(step, jnp.int32), "mu": jnp.full((3, 2), step / 9)},
+        num_clusters=jnp.asarray(2, jnp.int32),
+    )
+
+
+def _division(step: int) -> Division:
+    cluster = np.array([step, -1, 0, 1], np.int32)
+    return Division(cluster, np.arange(2, dtype=np.int32), period=step // 100)
+
+
+def _open(workdir: Path, **options: Any) -> Checkpoints:
+    options = {"keep_latest": 2, "keep_best": 1, "best_by": "recall_at_1"} | options
+    return Checkpoints(str(workdir), **options)
+
+
+def _save(workdir: Path, scores: dict[int, float | None], **options: Any) -> Checkpoints:
+    checkpoints = _open(workdir, **options)
+    for step, score in scores.items():
+        metrics = None if score is None else {"recall_at_1": score}
+        checkpoints.save(_run(step), _division(step), {"progress": {"epoch": step}}, metrics)
+    checkpoints.close()
+    return _open(workdir, **options)
+
+
+def _kept(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_keeps_the_latest_and_the_best(tmp_path: Path) -> None:
+    checkpoints = _save(tmp_path, {100: 0.3, 200: 0.6, 300: 0.5, 400: 0.4, 500: 0.45})
+    assert _kept(tmp_path) == [200, 400, 500]
+    assert checkpoints.latest_step == 500
+    assert checkpoints.step("last", "recall_at_1") == 500
+    assert checkpoints.step("best_test", "recall_at_1") == 200
+
+
+def test_those_without_scores_are_kept_while_they_are_the_latest(tmp_path: Path) -> None:
+    _save(tmp_path, {100: None, 200: 0.6, 300: None, 400: None})
+    assert _kept(tmp_path) == [200, 300, 400]
+
+
+def test_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    checkpoints = _save(tmp_path, {100: 0.3, 200: None})
+    run, clusters = checkpoints.restore(200, _run(0))
+    assert jax.tree.structure(run) == jax.tree.structure(_run(200))
+    jax.tree.map(np.testing.assert_array_equal, run, _run(200))
+    np.testing.assert_array_equal(clusters.cluster, _division(200).cluster)
+    np.testing.assert_array_equal(clusters.parents, _division(200).parents)
+    assert clusters.period == 2
+    assert checkpoints.meta(200) == {"progress": {"epoch": 200}}
+
+
+def test_the_model_comes_back_without_the_rest(tmp_path: Path) -> None:
+    _save(tmp_path, {100: 0.3})
+    expected = variables(_run(100).params, _run(100).masks, {})
+    like = jax.eval_shape(lambda: expected)
+    restored = Checkpoints(str(tmp_path), read_only=True).restore_model(100, like)
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)
+
+
+def test_a_step_that_is_there_is_not_saved_again(tmp_path: Path) -> None:
+    checkpoints = _save(tmp_path, {100: 0.3})
+    checkpoints.save(_run(100), _division(7), {"progress": {"epoch": 7}}, None)
+    assert checkpoints.meta(100) == {"progress": {"epoch": 100}}
+
+
+def test_an_older_step_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    checkpoints = _save(tmp_path, {200: 0.3})
+    with pytest.raises(RuntimeError, match="No checkpoint of step 100 was saved"):
+        checkpoints.save(_run(100), _division(1), {}, None)
+
+
+def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
+    _save(tmp_path, {100: 0.3}).close()
+    left = tmp_path / "checkpoints" / "200.orbax-checkpoint-tmp"
+    left.mkdir()
+    assert Checkpoints(str(tmp_path), read_only=True).latest_step == 100
+    assert left.exists()
+    assert _open(tmp_path).latest_step == 100
+    assert not left.exists()
+
+
+def test_reading_makes_no_folder_and_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint in .*absent.*--workdir"):
+        Checkpoints(str(tmp_path / "absent"), read_only=True)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_the_best_of_none_is_an_error(tmp_path: Path) -> None:
+    checkpoints = _save(tmp_path, {100: None})
+    with pytest.raises(FileNotFoundError, match="none with scores"):
+        checkpoints.step("best_test", "recall_at_1")
