@@ -26,6 +26,7 @@ help: ## list the targets
 setup: $(INSTALLED) ## make .venv with what this machine needs
 
 demo: setup ## train on handwritten digits without and with division, and compare
+	@rm -rf runs/demo
 	$(RUN) launch.py --config=configs/digits.py --config.division.max_clusters=1 \
 	  --workdir=runs/demo/baseline
 	$(RUN) launch.py --config=configs/digits.py --workdir=runs/demo/division

@@ -1,16 +1,17 @@
 """The command line: python launch.py --config=configs/cub.py [--workdir=DIR] [--mode=MODE]."""
 
+import json
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, a file in configs/.")
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate"], "What to do; evaluate needs only --workdir."
+    "mode", "train", ["train", "evaluate"], "What to do; evaluate needs no --config."
 )
 _WORKDIR = flags.DEFINE_list(
     "workdir", None, "Folder of the run, by default runs/NAME OF CONFIG; evaluate takes several."
@@ -28,11 +29,13 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     _choose_platform()
     try:
-        {"train": _train, "evaluate": _evaluate}[_MODE.value](_CONFIG.value, _workdirs())
+        {"train": _train, "evaluate": _evaluate}[_MODE.value](_config(), _workdirs())
     except (ValueError, OSError, FloatingPointError) as error:
         if _TRACEBACK.value:
             raise
         sys.exit(f"launch.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("launch.py: interrupted; a run goes on from its last checkpoint.")
 
 
 def _train(config: ConfigDict, workdirs: list[str]) -> None:
@@ -49,6 +52,10 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     compare(workdirs, config)
 
 
+def _config() -> ConfigDict | None:
+    return flags.FLAGS.config
+
+
 def _workdirs() -> list[str]:
     if _WORKDIR.value:
         return _WORKDIR.value
@@ -62,12 +69,29 @@ def _choose_platform() -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
+def _define_config(argv: Sequence[str]) -> None:
+    """Defines --config: a file; or the settings of the one run that is to be evaluated."""
+    if not any(argument.startswith(("--config=", "-config=")) for argument in argv):
+        flags.FLAGS(argv, known_only=True)
+        saved = pathlib.Path((_WORKDIR.value or [""])[0]) / "config.json"
+        if _MODE.value == "evaluate" and len(_WORKDIR.value or []) == 1 and saved.is_file():
+            settings = ConfigDict(json.loads(saved.read_text(), object_hook=_with_tuples))
+            config_flags.DEFINE_config_dict("config", settings, lock_config=True)
+            return
+    config_flags.DEFINE_config_file("config", None, "Experiment, a file in configs/.")
+
+
+def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in tree.items()}
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; ends with one line and code 2 for a wrong key, value or file."""
     try:
+        _define_config(argv)
         rest = flags.FLAGS(argv)
-        if _CONFIG.value is not None:
-            _CONFIG.value.to_dict()
+        if (config := _config()) is not None:
+            config.to_dict()
         elif _WORKDIR.value is None or _MODE.value == "train":
             raise flags.Error("Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run.")
         if rest[1:]:

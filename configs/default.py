@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
 
     config.dataset = dataset = ConfigDict()
     dataset.name = "folder"  # cars, cub, digits, folder, grocery, inshop, omniglot, sop or vid
-    dataset.root = ""  # folder or file with the data
+    dataset.root = ""  # folder with the data
     dataset.test_classes = 0.5  # folder: share of the classes held out, the last in sorted order
     dataset.test_list = "large"  # vid: small, medium or large
     dataset.resize = 256  # pixels: shorter side before a crop
@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
     division.matching = "iou"  # score of two clusters in the assignment: iou or overlap
     division.num_trials = 30  # K-means runs until every cluster has two classes of two images
     division.num_iterations = 100  # of K-means
-    division.freeze_backbone_epochs = 1  # after each division; not with max_clusters 1
+    division.freeze_backbone_epochs = 1  # of each period, the first too; not with max_clusters 1
 
     config.sampling = sampling = ConfigDict()
     sampling.sampler = "balanced"  # uniform over images, or balanced over classes

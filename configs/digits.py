@@ -22,15 +22,15 @@ def get_config() -> ConfigDict:
     config.model.batch_norm = "train"
     config.model.embedding_dim = 64
     config.division.max_clusters = 2
-    config.division.every_epochs = 4
+    config.division.every_epochs = 2
     config.division.freeze_backbone_epochs = 0
     config.sampling.batch_size = 64
     config.sampling.images_per_class = 16
-    config.optimizer.learning_rate = 3e-4
+    config.optimizer.learning_rate = 1e-4
     config.optimizer.masks_multiplier = 10.0
-    config.train.num_epochs = 16
-    config.eval.every_epochs = 4
+    config.train.num_epochs = 8
+    config.eval.every_epochs = 2
     config.eval.pixels = True
     config.eval.best_by = "map_at_r"  # raw pixels already reach recall@1 0.99
-    config.checkpoint.every_epochs = 4
+    config.checkpoint.every_epochs = 2
     return config

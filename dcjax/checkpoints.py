@@ -84,18 +84,20 @@ class Checkpoints:
         """Step of the newest complete checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    def step(self, select: str, best_by: str) -> int:
-        """Returns the step of the "last" checkpoint, or of the "best_test" by a score.
+    def step(self, select: str) -> int:
+        """Returns the step of the "last" checkpoint, or of the "best_test" by `best_by`.
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
         """
-        self._best_by = best_by
         manager = self._manager
         step = manager.best_step() if select == "best_test" else manager.latest_step()
         if step is None:
+            raise FileNotFoundError(f"No complete checkpoint in {manager.directory}.")
+        if select == "best_test" and self._best_by not in (manager.metrics(step) or {}):
             raise FileNotFoundError(
-                f"No complete checkpoint, or none with scores, in {manager.directory}."
+                f"No checkpoint in {manager.directory} has the score eval.best_by={self._best_by}; "
+                "use eval.select=last."
             )
         return step
 
@@ -106,7 +108,7 @@ class Checkpoints:
         meta: dict[str, Any],
         scores: dict[str, float] | None,
     ) -> None:
-        """Starts to write a checkpoint of this step; does nothing if there is one already.
+        """Starts to write a checkpoint of this step, in place of one that is there.
 
         Args:
           state: the training state; may be donated as soon as this returns.
@@ -118,8 +120,8 @@ class Checkpoints:
           RuntimeError: if Orbax declines to save.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
-            return
+        if step in self._manager.all_steps():  # stopped before the evaluation of just this step
+            self._manager.delete(step)
         saved = self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -184,8 +186,12 @@ class Checkpoints:
         saved = self._manager.item_metadata(step)["division"]
         return saved["parents"].shape[0], saved["cluster"].shape[0]
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until everything is written."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until everything is written, and closes the folder."""
         self._manager.close()
 
 

@@ -1,76 +1,187 @@
 """What can be checked before anything compiles."""
 
+import math
+import os
+import zlib
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets, devices, division, experiment, masks, sampling
+from dcjax import datasets, devices, division, masks, sampling
 
 # What may differ between a saved run and one that continues or evaluates it.
-_FREE = (
+_FREE = {
     "dataset.num_threads",
     "dataset.root",
     "model.pretrained",
     "train.log_every_steps",
     "train.num_epochs",
-)
-_FREE_GROUPS = ("eval.", "checkpoint.")
-_NMI = ("never", "last", "always")
-_SELECT = ("last", "best_test")
-_FEATURES = ("backbone", "embedding")
+    "eval.every_epochs",
+    "eval.at_start",
+    "eval.ks",
+    "eval.nmi",
+    "eval.nmi_runs",
+    "eval.pixels",
+    "eval.best_by",
+    "eval.select",
+    "checkpoint.every_epochs",
+    "checkpoint.keep_latest",
+    "checkpoint.keep_best",
+}
+_SCORES = ("map_at_r", "marp_paper", "r_precision")
+_KNOWN = {
+    "model.masks": masks.KINDS,
+    "model.test_masks": masks.COMBINATIONS,
+    "division.features": ("backbone", "embedding"),
+    "division.hierarchy": division.HIERARCHIES,
+    "division.matching": division.MATCHINGS,
+    "eval.nmi": ("never", "last", "always"),
+    "eval.select": ("last", "best_test"),
+}
+# Least and greatest value.
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1),
+    "dataset.resize": (1, math.inf),
+    "dataset.crop": (1, math.inf),
+    "dataset.num_threads": (0, math.inf),
+    "model.width": (1, math.inf),
+    "model.embedding_dim": (1, math.inf),
+    "model.dropout": (0, 0.99),
+    "model.orthogonality_weight": (0, math.inf),
+    "division.every_epochs": (1, math.inf),
+    "division.num_trials": (1, math.inf),
+    "division.num_iterations": (1, math.inf),
+    "division.freeze_backbone_epochs": (0, math.inf),
+    "sampling.images_per_class": (1, math.inf),
+    "optimizer.learning_rate": (0, math.inf),
+    "optimizer.embedding_multiplier": (0, math.inf),
+    "optimizer.masks_multiplier": (0, math.inf),
+    "optimizer.loss_learning_rate": (0, math.inf),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.masks_decay_multiplier": (0, math.inf),
+    "train.num_epochs": (1, math.inf),
+    "train.log_every_steps": (1, math.inf),
+    "eval.every_epochs": (0, math.inf),
+    "eval.nmi_runs": (1, math.inf),
+    "checkpoint.every_epochs": (0, math.inf),
+    "checkpoint.keep_latest": (1, math.inf),
+    "checkpoint.keep_best": (0, math.inf),
+}
 
 
-def check_settings(config: ConfigDict, splits: datasets.Splits, mesh: jax.sharding.Mesh) -> None:
-    """Checks what can be checked before anything compiles.
+def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Checks, without data, every setting by itself and those that an evaluation needs.
 
     Raises:
       ValueError: naming the setting, its value and what is allowed.
     """
-    dividing, evaluating = config.division, config.eval
-    division.check(splits.train.labels, max_clusters=dividing.max_clusters)
-    experiment.num_clusters(config, 0)  # knows the hierarchies
-    sampling.check(splits.train.labels, **config.sampling)
-    devices.check_batch_size("sampling.batch_size", config.sampling.batch_size, mesh)
-    devices.check_batch_size("eval.batch_size", evaluating.batch_size, mesh)
-    _check_known("model.masks", config.model.masks, masks.KINDS)
-    _check_known("model.test_masks", config.model.test_masks, masks.COMBINATIONS)
-    _check_known("division.features", dividing.features, _FEATURES)
-    _check_known("division.matching", dividing.matching, division.MATCHINGS)
-    _check_known("eval.nmi", evaluating.nmi, _NMI)
-    _check_known("eval.select", evaluating.select, _SELECT)
-    scores = [f"recall_at_{k}" for k in evaluating.ks] + ["map_at_r", "marp_paper", "r_precision"]
-    _check_known("eval.best_by", evaluating.best_by, scores)
-    searched = len(splits.query) - 1 if splits.gallery is None else len(splits.gallery)
-    if not evaluating.ks or not 1 <= min(evaluating.ks) <= max(evaluating.ks) <= searched:
-        raise ValueError(
-            f"eval.ks must lie in 1 to {searched}, the images that a query searches, got "
-            f"{tuple(evaluating.ks)}."
-        )
+    flat = flatten(config.to_dict())
+    for key, known in _KNOWN.items():
+        if flat[key] not in known:
+            raise ValueError(f"Unknown {key} {flat[key]!r}; known are {', '.join(known)}.")
+    for key, (low, high) in _RANGES.items():
+        if not low <= flat[key] <= high or not math.isfinite(flat[key]):
+            end = "" if high == math.inf else f" and at most {high}"
+            raise ValueError(f"{key} must be at least {low}{end}, got {flat[key]}.")
     if config.dataset.crop > config.dataset.resize:
         raise ValueError(
             f"Require dataset.crop <= dataset.resize, got {config.dataset.crop} and "
             f"{config.dataset.resize}."
+        )
+    evaluating = config.eval
+    devices.check_batch_size("eval.batch_size", evaluating.batch_size, mesh)
+    if not evaluating.ks or min(evaluating.ks) < 1:
+        raise ValueError(f"eval.ks must hold numbers from 1 on, got {tuple(evaluating.ks)}.")
+    scores = (*(f"recall_at_{k}" for k in evaluating.ks), *_SCORES)
+    if evaluating.best_by not in scores:
+        raise ValueError(
+            f"Unknown eval.best_by {evaluating.best_by!r}; known are {', '.join(scores)}."
+        )
+
+
+def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Checks, without data, every setting.
+
+    Raises:
+      ValueError: naming the setting, its value and what is allowed.
+    """
+    check_evaluation(config, mesh)
+    devices.check_batch_size("sampling.batch_size", config.sampling.batch_size, mesh)
+    dividing = config.division
+    freeze, period = dividing.freeze_backbone_epochs, dividing.every_epochs
+    if dividing.max_clusters > 1 and freeze >= period:
+        raise ValueError(
+            "Require division.freeze_backbone_epochs < division.every_epochs, got "
+            f"{freeze} and {period}: the backbone would never be trained."
+        )
+    if config.model.masks == "fixed" and config.model.embedding_dim < dividing.max_clusters:
+        raise ValueError(
+            "Fixed masks share out the embedding: require model.embedding_dim >= "
+            f"division.max_clusters, got {config.model.embedding_dim} and {dividing.max_clusters}."
         )
     if config.model.batch_norm == "frozen" and not config.model.pretrained:
         raise ValueError(
             "model.batch_norm=frozen keeps the statistics of published weights, but "
             "model.pretrained is ''; give a safetensors file, or model.batch_norm=train."
         )
-    never_trained = not 0 <= dividing.freeze_backbone_epochs < dividing.every_epochs
-    if dividing.max_clusters > 1 and never_trained:
+    if config.eval.select == "best_test" and not config.checkpoint.keep_best:
+        raise ValueError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
+
+
+def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
+    """Checks that there is something to retrieve at every k.
+
+    Raises:
+      ValueError: naming the setting, its value and what is allowed.
+    """
+    searched = len(splits.query) - 1 if splits.gallery is None else len(splits.gallery)
+    if max(config.eval.ks) > searched:
         raise ValueError(
-            "Require 0 <= division.freeze_backbone_epochs < division.every_epochs, got "
-            f"{dividing.freeze_backbone_epochs} and {dividing.every_epochs}: the backbone would "
-            "never be trained."
+            f"eval.ks must lie in 1 to {searched}, the images that a query searches, got "
+            f"{tuple(config.eval.ks)}."
         )
-    if config.train.num_epochs < 1:
-        raise ValueError(f"Require train.num_epochs >= 1, got {config.train.num_epochs}.")
 
 
-def _check_known(setting: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise ValueError(f"Unknown {setting} {value!r}; known are {', '.join(known)}.")
+def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
+    """Checks that the data allow the division, the batches and the evaluation.
+
+    Raises:
+      ValueError: naming the setting, its value and what is allowed.
+    """
+    division.check(splits.train.labels, max_clusters=config.division.max_clusters)
+    sampling.check(splits.train.labels, **config.sampling)
+    check_query(config, splits)
+
+
+def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
+    """Returns what tells a training set from another one, wherever it lies."""
+    if images.in_memory:
+        content = zlib.crc32(np.ascontiguousarray(images.images).data)
+    else:
+        content = zlib.crc32("\0".join(map(os.path.basename, images.images)).encode())
+    return {
+        "images": len(images),
+        "classes": images.num_classes,
+        "labels": zlib.crc32(np.ascontiguousarray(images.labels).data),
+        "content": content,
+    }
+
+
+def check_same_data(now: dict[str, int], saved: dict[str, int], workdir: str) -> None:
+    """Checks that a run goes on with the images that it began with.
+
+    Raises:
+      ValueError: if these are others.
+    """
+    if now != saved:
+        raise ValueError(
+            f"{workdir} holds a run on other training images: now {now['images']} images of "
+            f"{now['classes']} classes, then {saved['images']} of {saved['classes']}"
+            f"{' with other names or labels' if now['images'] == saved['images'] else ''}; "
+            "take another --workdir, or restore the images."
+        )
 
 
 def check_same(config: ConfigDict, saved: dict[str, Any], workdir: str) -> None:
@@ -79,11 +190,11 @@ def check_same(config: ConfigDict, saved: dict[str, Any], workdir: str) -> None:
     Raises:
       ValueError: listing the settings that differ.
     """
-    now, then = _flat(config.to_dict()), _flat(saved)
+    now, then = flatten(config.to_dict()), flatten(saved)
     different = [
         f"{key}={now.get(key)!r} (saved: {then.get(key)!r})"
         for key in sorted(now | then)
-        if now.get(key) != then.get(key) and key not in _FREE and not key.startswith(_FREE_GROUPS)
+        if now.get(key) != then.get(key) and key not in _FREE
     ]
     if different:
         raise ValueError(
@@ -92,11 +203,12 @@ def check_same(config: ConfigDict, saved: dict[str, Any], workdir: str) -> None:
         )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted key, sequences as lists."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat

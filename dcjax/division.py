@@ -69,7 +69,8 @@ def check(labels: np.ndarray, *, max_clusters: int) -> None:
         raise ValueError(
             "Every cluster needs two classes with two images each: require at least "
             f"{2 * max_clusters} such classes for max_clusters={max_clusters}, got {num_classes}; "
-            f"choose max_clusters <= {num_classes // 2} or add images."
+            + (f"choose max_clusters <= {num_classes // 2} or " if num_classes > 1 else "")
+            + "add images."
         )
 
 

@@ -1,6 +1,7 @@
 """A trained model: restores a checkpoint, embeds images, evaluates."""
 
 import functools
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +48,15 @@ class Embedder:
         if not len(array):
             return np.zeros((0, self.config.model.embedding_dim), np.float32)
         image_set = ImageSet(array, np.zeros(len(array), np.int32), ("",))
-        return self.embed(image_set, variables=self._variables, output="embedding")
+        # A few images need no full batch; powers of two, so that few sizes are compiled.
+        needed = 2 ** math.ceil(math.log2(len(array)))
+        devices_multiple = -(-needed // jax.device_count()) * jax.device_count()
+        return self.embed(
+            image_set,
+            variables=self._variables,
+            output="embedding",
+            batch_size=min(devices_multiple, self.config.eval.batch_size),
+        )
 
     @functools.cached_property
     def embed(self) -> experiment.EmbedImages:
@@ -58,6 +67,7 @@ class Embedder:
     def evaluate(self) -> dict[str, float]:
         """Scores the run's test classes."""
         splits, _ = experiment.load_splits(self.config)
+        checks.check_query(self.config, splits)
         return experiment.score(self.config, splits, self.embed, self._variables, self.epoch - 1)
 
 
@@ -79,16 +89,19 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         folder, chosen = folder.parent.parent, int(folder.name)
     checkpoints = Checkpoints(str(folder), read_only=True)
-    saved = checkpoints.meta(checkpoints.step("last", "") if chosen is None else chosen)["config"]
+    saved = checkpoints.meta(checkpoints.step("last") if chosen is None else chosen)["config"]
     if config is None:
         config = ConfigDict(saved)
     else:
         checks.check_same(config, saved, str(folder))
-    step = chosen
-    if step is None:
-        step = checkpoints.step(config.eval.select, config.eval.best_by)
+    mesh = devices.create_mesh()
+    checks.check_evaluation(config, mesh)
+    if chosen is None:
+        best_by = config.eval.best_by
+        checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
+        chosen = checkpoints.step(config.eval.select)
     model = experiment.create_model(config)
     size = config.dataset.crop
     like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))
-    variables = checkpoints.restore_model(step, like)
-    return Embedder(config, variables, checkpoints.meta(step)["progress"]["epoch"])
+    variables = jax.device_put(checkpoints.restore_model(chosen, like), devices.replicated(mesh))
+    return Embedder(config, variables, checkpoints.meta(chosen)["progress"]["epoch"])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -13,7 +14,6 @@ from dcjax import (
     augment,
     datasets,
     devices,
-    division,
     evaluation,
     losses,
     models,
@@ -25,6 +25,7 @@ from dcjax import (
 )
 
 EmbedImages = Callable[..., np.ndarray]
+Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
 
 
 def num_threads(config: ConfigDict) -> int | None:
@@ -85,29 +86,35 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArg
     )
 
 
+def load_pretrained(config: ConfigDict, model: models.MaskedEmbedder) -> Weights | None:
+    """Loads published weights of the backbone, None if there are none to start from."""
+    if not config.model.pretrained:
+        return None
+    size = config.dataset.crop
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))
+    return pretrained.load(
+        config.model.pretrained, shapes["params"]["backbone"], shapes["batch_stats"]["backbone"]
+    )
+
+
 def create_state(
     config: ConfigDict,
     model: models.MaskedEmbedder,
     loss: losses.Loss,
     optimizer: optax.GradientTransformation,
+    weights: Weights | None,
 ) -> state.TrainState:
-    """Draws the first state."""
-    return state.create(
+    """Draws the first state, with these weights of the backbone if there are any."""
+    fresh = state.create(
         model,
         loss,
         optimizer,
         key=jax.random.fold_in(jax.random.key(config.seed), 0),
         image_size=config.dataset.crop,
     )
-
-
-def load_pretrained(config: ConfigDict, fresh: state.TrainState) -> state.TrainState:
-    """Puts the published weights into the backbone, if there are any."""
-    if not config.model.pretrained:
+    if weights is None:
         return fresh
-    params, statistics = pretrained.load(
-        config.model.pretrained, fresh.params["backbone"], fresh.batch_stats["backbone"]
-    )
+    params, statistics = weights
     return fresh.replace(
         params={**fresh.params, "backbone": params}, batch_stats={"backbone": statistics}
     )
@@ -146,59 +153,9 @@ def create_embed(
     )
 
 
-def controls(config: ConfigDict, epoch: int) -> dict[str, Any]:
-    """Returns what the schedule sets for an epoch, as `steps.train_step` takes it.
-
-    The backbone stands still in the first epochs after each division (method of P21's released
-    recipe), the masks once the full embedding is trained or if they are not learned.
-    """
-    rates, dividing = config.optimizer, config.division
-    full = 0 <= config.train.full_embedding_from_epoch <= epoch
-    frozen = (
-        dividing.max_clusters > 1
-        and epoch % dividing.every_epochs < dividing.freeze_backbone_epochs
-    )
-    learned = config.model.masks == "learned" and not full
-    base = rates.learning_rate
-    learning_rates = {
-        "backbone": 0.0 if frozen else base,
-        "embedding": base * rates.embedding_multiplier,
-        "masks": base * rates.masks_multiplier if learned else 0.0,
-        "loss": rates.loss_learning_rate,
-    }
-    return {
-        "learning_rates": {group: np.float32(rate) for group, rate in learning_rates.items()},
-        "full_embedding": np.bool_(full),
-    }
-
-
 def orthogonality_weight(config: ConfigDict) -> float:
     """Returns lambda of P21 eq. 7, 0 for masks that are not learned."""
     return config.model.orthogonality_weight if config.model.masks == "learned" else 0.0
-
-
-def num_clusters(config: ConfigDict, epoch: int) -> int:
-    """Returns K of an epoch."""
-    return division.num_clusters_at(
-        epoch,
-        divide_every_epochs=config.division.every_epochs,
-        max_clusters=config.division.max_clusters,
-        hierarchy=config.division.hierarchy,
-    )
-
-
-def period(config: ConfigDict, epoch: int) -> int:
-    """Returns the number of the division that holds in an epoch."""
-    return 0 if config.division.max_clusters == 1 else epoch // config.division.every_epochs
-
-
-def is_due(config: ConfigDict, every_epochs: int, epoch: int) -> bool:
-    """Returns whether what happens every so many epochs happens after this one, or it is the last.
-
-    `every_epochs` 0 means only after the last one.
-    """
-    done = epoch + 1
-    return done == config.train.num_epochs or (every_epochs > 0 and done % every_epochs == 0)
 
 
 def score(

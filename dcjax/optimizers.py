@@ -66,6 +66,6 @@ def renew(
 ) -> Any:
     """Gives one group a fresh state: zero moments and, as important, a zero step count."""
     partition, *rest = opt_state
-    fresh = optimizer.init(params)[0].inner_states[group]
+    fresh = jax.jit(lambda tree: optimizer.init(tree)[0].inner_states[group])(params)
     inner = {**partition.inner_states, group: fresh}
     return (partition._replace(inner_states=inner), *rest)

@@ -19,7 +19,7 @@ from dcjax.sampling import Plan
 
 Batch = dict[str, npt.NDArray]
 
-_STREAM = 1  # keeps the seeds of pixels apart from those of plans
+_STREAM = 3  # keeps the seeds of pixels apart from those of plans, 1 and 2
 _BATCHES_AHEAD = 2
 _SHOWN = 5  # bad files named in an error
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -35,7 +35,6 @@ def train_batches(
     epoch: int,
     num_threads: int | None,
     first_step: int = 0,
-    part: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> Iterator[Batch]:
     """Yields the batches of one epoch, in the order of its plan.
 
@@ -47,14 +46,13 @@ def train_batches(
       epoch: Number of the epoch.
       num_threads: Images decoded at once; None lets TensorFlow choose.
       first_step: Step of the epoch to begin with.
-      part: Which clusters and which images of each step this process reads.
 
     Yields:
       image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays.
     """
-    rows = plan.rows[first_step:, part[0], part[1]]
-    clusters = plan.clusters[first_step:, part[0]]
-    seeds = _seeds(plan.rows.shape, seed, epoch)[first_step:, part[0], part[1]]
+    rows = plan.rows[first_step:]
+    clusters = plan.clusters[first_step:]
+    seeds = _seeds(plan.rows.shape, seed, epoch)[first_step:]
     read = _reader(images)
 
     def load(row: tf.Tensor, image_seed: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,14 @@ from dcjax.writers import Scalars
 Scores = dict[str, float]
 
 
+def not_finite(what: str) -> str:
+    """Returns the message of a run that has diverged."""
+    return (
+        f"{what} is not finite; the run stops, and its last checkpoint is kept. Lower "
+        "optimizer.learning_rate, or look at the images and the loss."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """Where a run is: what it does next, and what it has reached.
@@ -35,7 +43,8 @@ class Progress:
     def evaluated(self, scores: Scores, best_by: str) -> "Progress":
         """Returns the progress after an evaluation at the end of an epoch."""
         new = dataclasses.replace(self, scores=scores)
-        if scores[best_by] > self.best_scores.get(best_by, -math.inf):
+        # The later one of equals, as the checkpoints keep it.
+        if scores[best_by] >= self.best_scores.get(best_by, -math.inf):
             new = dataclasses.replace(new, best_epoch=self.epoch, best_scores=scores)
         return new
 
@@ -77,12 +86,9 @@ class StepLog:
         if self._waiting is None:
             return
         (step, metrics), self._waiting = self._waiting, None
-        row = {name: float(value) for name, value in metrics.items()}
+        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not math.isfinite(row["loss"]):
-            raise FloatingPointError(
-                f"The loss is {row['loss']} at step {step}; the run stops and its last checkpoint "
-                "is kept. Lower optimizer.learning_rate, or look at the images and the loss."
-            )
+            raise FloatingPointError(not_finite(f"The loss of step {step}, {row['loss']},"))
         self.losses.append(row["loss"])
         self._advance(row["loss"])
         self._rows.append(row)

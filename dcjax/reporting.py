@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import division, embedder, experiment
+from dcjax import division, embedder, experiment, schedule
 from dcjax.datasets import ImageSet, Splits
 from dcjax.progress import Progress, Scores, StepLog
 from dcjax.sampling import Plan
@@ -79,7 +79,7 @@ class Reporter:
 
     def _division_schedule(self) -> str:
         config = self._config
-        counts = [experiment.num_clusters(config, e) for e in range(config.train.num_epochs)]
+        counts = [schedule.num_clusters(config, e) for e in range(config.train.num_epochs)]
         starts = {count: epoch + 1 for epoch, count in reversed(list(enumerate(counts)))}
         if list(starts) == [1]:
             return "no division"
@@ -108,7 +108,7 @@ class Reporter:
             ", ..." if len(sizes) > _SHOWN_SIZES else ""
         )
         text = f"division  K = {clusters.num_clusters}, images {told}; left out {left_out}"
-        if previous is not None:
+        if previous is not None and previous.num_clusters > 1:  # with one, NMI is always 0
             values["agreement"] = division.agreement(clusters, previous)
             text += f"; NMI with the previous division {values['agreement']:.3f}"
         self._console.line(text)

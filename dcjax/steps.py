@@ -85,6 +85,12 @@ def train_step(
     return state, metrics
 
 
+def is_finite(state: TrainState) -> jax.Array:
+    """Returns whether all that embeds an image is finite, bool []."""
+    leaves = jax.tree.leaves(state.variables)
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
 def embed_step(
     model_variables: dict[str, Any], images: jax.Array, *, model: MaskedEmbedder
 ) -> dict[str, jax.Array]:

@@ -85,7 +85,7 @@ class Scalars:
             os.truncate(path, size)
         self._lines = path.open("a", buffering=1)
         self._tensorboard = tensorboardX.SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"), purge_step=step + 1 if step else None
+            str(pathlib.Path(workdir) / "tensorboard"), purge_step=step + 1 if step else 0
         )
 
     @property

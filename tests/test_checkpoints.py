@@ -52,8 +52,8 @@ def test_keeps_the_latest_and_the_best(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: 0.3, 200: 0.6, 300: 0.5, 400: 0.4, 500: 0.45})
     assert _kept(tmp_path) == [200, 400, 500]
     assert checkpoints.latest_step == 500
-    assert checkpoints.step("last", "recall_at_1") == 500
-    assert checkpoints.step("best_test", "recall_at_1") == 200
+    assert checkpoints.step("last") == 500
+    assert checkpoints.step("best_test") == 200
 
 
 def test_those_without_scores_are_kept_while_they_are_the_latest(tmp_path: Path) -> None:
@@ -80,10 +80,16 @@ def test_the_model_comes_back_without_the_rest(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
 
 
-def test_a_step_that_is_there_is_not_saved_again(tmp_path: Path) -> None:
-    checkpoints = _save(tmp_path, {100: 0.3})
-    checkpoints.save(_run(100), _division(7), {"progress": {"epoch": 7}}, None)
-    assert checkpoints.meta(100) == {"progress": {"epoch": 100}}
+def test_a_step_that_is_there_is_replaced(tmp_path: Path) -> None:
+    checkpoints = _save(tmp_path, {100: None})
+    checkpoints.save(_run(100), _division(7), {"progress": {"epoch": 7}}, {"recall_at_1": 0.5})
+    checkpoints.wait()
+    assert _open(tmp_path).meta(100) == {"progress": {"epoch": 7}}
+    assert _open(tmp_path).step("best_test") == 100
+
+
+def test_of_equal_scores_the_later_one_is_the_best(tmp_path: Path) -> None:
+    assert _save(tmp_path, {100: 0.5, 200: 0.5, 300: 0.1}).step("best_test") == 200
 
 
 def test_an_older_step_is_not_dropped_in_silence(tmp_path: Path) -> None:
@@ -109,6 +115,8 @@ def test_reading_makes_no_folder_and_says_what_is_missing(tmp_path: Path) -> Non
 
 
 def test_the_best_of_none_is_an_error(tmp_path: Path) -> None:
-    checkpoints = _save(tmp_path, {100: None})
-    with pytest.raises(FileNotFoundError, match="none with scores"):
-        checkpoints.step("best_test", "recall_at_1")
+    with pytest.raises(FileNotFoundError, match="No complete checkpoint"):
+        _save(tmp_path / "a", {100: None}).step("best_test")
+    _save(tmp_path / "b", {100: 0.5})
+    with pytest.raises(FileNotFoundError, match=r"has the score eval\.best_by"):
+        _open(tmp_path / "b", best_by="map_at_r").step("best_test")

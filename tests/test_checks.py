@@ -7,8 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from dcjax import checks, devices, experiment
-from dcjax.datasets import Splits
+from dcjax import checks, devices, experiment, schedule
+from dcjax.datasets import ImageSet, Splits
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +22,24 @@ def _config(**changes: Any) -> ConfigDict:
     return config
 
 
+def _check(config: ConfigDict, splits: Splits) -> None:
+    checks.check_training(config, devices.create_mesh())
+    checks.check_data(config, splits)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"division__max_clusters": 3}, "power of two.*got max_clusters=3"),
         ({"division__max_clusters": 4}, "at least 8 such classes.*got 5; choose max_clusters <= 2"),
-        ({"division__hierarchy": "flat"}, "hierarchy 'flat'; known.* direct, progressive"),
+        (
+            {"division__hierarchy": "flat"},
+            "'flat'; known are direct, progressive",
+        ),
         ({"division__matching": "dice"}, "division.matching 'dice'; known are iou, overlap"),
         ({"division__features": "logits"}, "'logits'; known are backbone, embedding"),
-        ({"division__freeze_backbone_epochs": 4}, "never be trained"),
-        ({"sampling__batch_size": 60}, "must be a multiple of images_per_class"),
+        ({"division__freeze_backbone_epochs": 2}, "never be trained"),
+        ({"sampling__batch_size": 40}, "must be a multiple of images_per_class"),
         ({"sampling__images_per_class": 64}, "at least twice it"),
         ({"sampling__batch_size": 20, "sampling__images_per_class": 2}, "devices .*16 or 24"),
         ({"sampling__batch_size": 4096}, "2 <= batch_size <= 901"),
@@ -43,14 +51,21 @@ def _config(**changes: Any) -> ConfigDict:
         ({"model__test_masks": "mean"}, "'mean'; known are sum, sum_l1, none"),
         ({"model__batch_norm": "frozen"}, "give a safetensors file, or model.batch_norm=train"),
         ({"dataset__crop": 16}, "dataset.crop <= dataset.resize, got 16 and 8"),
-        ({"train__num_epochs": 0}, "train.num_epochs >= 1, got 0"),
+        ({"train__log_every_steps": 0}, "train.log_every_steps must be at least 1, got 0"),
+        ({"model__dropout": 1.5}, "model.dropout must be at least 0 and at most 0.99, got 1.5"),
+        ({"optimizer__learning_rate": float("nan")}, "optimizer.learning_rate must be"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"eval__ks": ()}, "eval.ks must hold numbers from 1 on"),
+        ({"model__masks": "fixed", "model__embedding_dim": 1}, "share out the embedding"),
+        ({"eval__select": "best_test", "checkpoint__keep_best": 0}, "keep_best >= 1, got 0"),
+        ({"train__num_epochs": 0}, "train.num_epochs must be at least 1, got 0"),
     ],
 )
 def test_names_the_value_and_what_is_allowed(
     changes: dict[str, Any], message: str, splits: Splits
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        checks.check_settings(_config(**changes), splits, devices.create_mesh())
+        _check(_config(**changes), splits)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +88,7 @@ def test_unknown_names_list_the_known_ones(
 
 
 def test_good_settings_pass(splits: Splits) -> None:
-    checks.check_settings(_config(), splits, devices.create_mesh())
+    _check(_config(), splits)
 
 
 def test_a_run_may_only_differ_where_training_does_not() -> None:
@@ -93,28 +108,48 @@ def test_the_schedule_freezes_backbone_and_masks_when_it_should() -> None:
         optimizer__learning_rate=2.0,
         optimizer__masks_multiplier=5.0,
     )
-    controls = [experiment.controls(config, epoch) for epoch in range(6)]
+    controls = [schedule.controls(config, epoch) for epoch in range(6)]
     rates = [control["learning_rates"] for control in controls]
     np.testing.assert_array_equal([rate["backbone"] for rate in rates], [0, 2, 2, 0, 2, 2])
     np.testing.assert_array_equal([rate["masks"] for rate in rates], [10] * 4 + [0] * 2)
     assert [bool(control["full_embedding"]) for control in controls] == [False] * 4 + [True] * 2
-    config.division.max_clusters = 1  # the baseline is never frozen
-    assert experiment.controls(config, 0)["learning_rates"]["backbone"] == 2
+    config.division.max_clusters = 1  # the baseline has no periods and no subspaces
+    rates = schedule.controls(config, 0)["learning_rates"]
+    assert (rates["backbone"], rates["masks"]) == (2, 0)
 
 
 def test_the_schedule_of_division_is_that_of_p21() -> None:
     """Stanford Online Products: T = 2, K_max = 32."""
     config = _config(division__every_epochs=2, division__max_clusters=32)
-    counts = [experiment.num_clusters(config, epoch) for epoch in range(13)]
+    counts = [schedule.num_clusters(config, epoch) for epoch in range(13)]
     assert counts == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 32]
-    assert [experiment.period(config, epoch) for epoch in (0, 1, 2, 12)] == [0, 0, 1, 6]
+    assert [schedule.period(config, epoch) for epoch in (0, 1, 2, 12)] == [0, 0, 1, 6]
 
 
 def test_due_every_so_many_epochs_and_after_the_last() -> None:
     config = _config(train__num_epochs=5)
-    due = {n: [experiment.is_due(config, n, epoch) for epoch in range(5)] for n in (0, 1, 2)}
+    due = {n: [schedule.is_due(config, n, epoch) for epoch in range(5)] for n in (0, 1, 2)}
     assert due == {
         0: [False, False, False, False, True],
         1: [True] * 5,
         2: [False, True, False, True, True],
     }
+
+
+def test_data_may_move_but_not_change(splits: Splits) -> None:
+    train = splits.train
+    saved = checks.fingerprint(train)
+    checks.check_same_data(checks.fingerprint(train.select(np.arange(len(train)))), saved, "runs/a")
+    for other in (
+        train.select(np.arange(len(train) - 1)),
+        train.select(np.arange(len(train))[::-1]),
+    ):
+        with pytest.raises(ValueError, match="runs/a holds a run on other training images"):
+            checks.check_same_data(checks.fingerprint(other), saved, "runs/a")
+    here, there = (
+        ImageSet(np.array([f"{root}/a.jpg", f"{root}/b.jpg"]), np.zeros(2, np.int32), ("x",))
+        for root in ("here", "there")
+    )
+    assert checks.fingerprint(here) == checks.fingerprint(there)
+    renamed = ImageSet(np.array(["here/a.jpg", "here/c.jpg"]), here.labels, ("x",))
+    assert checks.fingerprint(here) != checks.fingerprint(renamed)

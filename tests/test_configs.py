@@ -45,12 +45,15 @@ def test_can_be_built(name):
 
     datasets.known_options(config.dataset.name)  # raises for an unknown data set
     config.model.pretrained = "weights.safetensors"  # frozen statistics need some
-    checks.check_settings(config, Splits(train=image_set, query=image_set), devices.create_mesh())
+    checks.check_training(config, devices.create_mesh())
+    checks.check_data(config, Splits(train=image_set, query=image_set))
     loss = experiment.create_loss(config, num_classes=200)
     model = experiment.create_model(config)
     experiment.create_augment(config)
     state = jax.eval_shape(
-        lambda: experiment.create_state(config, model, loss, experiment.create_optimizer(config))
+        lambda: experiment.create_state(
+            config, model, loss, experiment.create_optimizer(config), None
+        )
     )
     assert state.masks.shape == (config.division.max_clusters, config.model.embedding_dim)
 

@@ -17,13 +17,14 @@ _MAX_LINES = 260
 _LAYERS = {
     "concepts": "losses mining masks division sampling retrieval clustering",
     "boundaries": "datasets pipeline augment models pretrained optimizers devices writers",
-    "joints": "state steps evaluation experiment checks progress checkpoints reporting embedder",
+    "joints": "state steps evaluation experiment checks schedule progress checkpoints reporting "
+    "embedder",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
     "flax": {"models", "pretrained", "state"},
-    "ml_collections": {"train", "checks", "experiment", "embedder", "reporting"},
+    "ml_collections": {"train", "checks", "schedule", "experiment", "embedder", "reporting"},
     "optax": {"optimizers", "state", "steps", "experiment"},
     "orbax": {"checkpoints"},
     "rich": {"writers"},

@@ -81,14 +81,6 @@ def test_reading_may_begin_at_any_step(pictures, plan, first_step):
     assert_same(read(pictures, plan)[first_step:], read(pictures, plan, first_step=first_step))
 
 
-def test_a_process_reads_its_part_of_each_step(pictures, plan):
-    parts = read(pictures, plan, part=(slice(1, 2), slice(0, 2)), first_step=2)
-    for batch, whole in zip(parts, read(pictures, plan)[2:], strict=True):
-        np.testing.assert_array_equal(batch["image"], whole["image"][1:2, :2])
-        np.testing.assert_array_equal(batch["label"], whole["label"][1:2, :2])
-        np.testing.assert_array_equal(batch["cluster"], whole["cluster"][1:2])
-
-
 @pytest.mark.parametrize("change", [{"epoch": 4}, {"seed": 1}])
 def test_another_epoch_or_seed_gives_other_pixels(pictures, plan, change):
     for batch, other in zip(read(pictures, plan), read(pictures, plan, **change), strict=True):

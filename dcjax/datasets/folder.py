@@ -37,6 +37,13 @@ def load(root: str, *, test_classes: float) -> Splits:
 
 def _given_splits(top: Path) -> Splits:
     train = _label(*_list(top / "train"))
+    for name in ("test", "query", "gallery"):
+        shared = set(_subfolders(top / name)) & set(train.class_names)
+        if shared:
+            raise ValueError(
+                f"Test classes must be unseen, but {len(shared)} folders of {top / name} are in "
+                f"{top / 'train'} too, the first is {min(shared)!r}; move or rename them."
+            )
     if (top / "test").is_dir():
         return Splits(train=train, query=_label(*_list(top / "test")))
     for name in ("query", "gallery"):
@@ -74,5 +81,7 @@ def _is_image(name: str) -> bool:
 
 
 def _subfolders(top: Path) -> list[str]:
+    if not top.is_dir():
+        return []
     with os.scandir(top) as entries:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
