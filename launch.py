@@ -96,7 +96,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
             raise flags.Error("Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run.")
         if rest[1:]:
             raise flags.Error(f"Unexpected argument {rest[1]!r}; settings are --config.KEY=VALUE.")
-    except (flags.Error, AttributeError, OSError, TypeError, ValueError) as error:
+    except (
+        flags.Error,
+        AttributeError,
+        ImportError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
         one_line = " ".join(str(error).split())
         sys.stderr.write(f"launch.py: {one_line.removeprefix(_NOT_LOADED)}\n")
         sys.exit(2)

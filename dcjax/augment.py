@@ -46,6 +46,8 @@ def create(
     """
     if crop not in _CROPS:
         raise ValueError(f"Unknown crop {crop!r}; known crops are {', '.join(_CROPS)}.")
+    if len(scale) != 2 or len(ratio) != 2:
+        raise ValueError(f"Require two numbers each, got scale={scale} and ratio={ratio}.")
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"Require 0 < scale[0] <= scale[1] <= 1, got scale={scale}.")
     if not 0 < ratio[0] <= ratio[1]:

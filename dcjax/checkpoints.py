@@ -1,9 +1,9 @@
 """Saves a run, and restores it to be evaluated or continued."""
 
+import contextlib
 import math
 import pathlib
-import signal
-import types
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -52,6 +52,8 @@ class Checkpoints:
             raise FileNotFoundError(
                 f"No checkpoint in {path}; give the --workdir of a run that has saved one."
             )
+        if not read_only:
+            _make_folder(path)
         self._best_by = best_by
         kept: list[policies.PreservationPolicy] = [policies.LatestN(keep_latest)]
         if keep_best:
@@ -137,9 +139,7 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns what was saved as `meta`."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-        ).meta
+        return self._read(step, meta=ocp.args.JsonRestore()).meta
 
     def restore(self, step: int, state: TrainState) -> tuple[TrainState, Division]:
         """Returns the state and division of a step.
@@ -151,13 +151,11 @@ class Checkpoints:
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         num_clusters, num_images = self._division_shape(step)
         empty = Division(np.zeros(num_images, np.int32), np.zeros(num_clusters, np.int32), 0)
-        restored = self._manager.restore(
+        restored = self._read(
             step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore({name: getattr(like, name) for name in _MODEL}),
-                train=ocp.args.StandardRestore({name: getattr(like, name) for name in _TRAIN}),
-                division=ocp.args.StandardRestore(_arrays(empty)),
-            ),
+            model=ocp.args.StandardRestore({name: getattr(like, name) for name in _MODEL}),
+            train=ocp.args.StandardRestore({name: getattr(like, name) for name in _TRAIN}),
+            division=ocp.args.StandardRestore(_arrays(empty)),
         )
         arrays = restored.division
         division = Division(arrays["cluster"], arrays["parents"], int(arrays["period"]))
@@ -179,12 +177,30 @@ class Checkpoints:
             "masks": placed["masks"]["masks"],
             "batch_stats": placed.get("batch_stats", {}),
         }
-        args = ocp.args.Composite(model=ocp.args.StandardRestore(target))
-        return variables(**self._manager.restore(step, args=args).model)
+        return variables(**self._read(step, model=ocp.args.StandardRestore(target)).model)
 
     def _division_shape(self, step: int) -> tuple[int, int]:
-        saved = self._manager.item_metadata(step)["division"]
-        return saved["parents"].shape[0], saved["cluster"].shape[0]
+        with self._naming_damage(step):
+            saved = self._manager.item_metadata(step)["division"]
+            return saved["parents"].shape[0], saved["cluster"].shape[0]
+
+    def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+        with self._naming_damage(step):
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _naming_damage(self, step: int) -> Iterator[None]:
+        """Turns whatever Orbax says of a damaged checkpoint into one line."""
+        try:
+            yield
+        except Exception as error:
+            others = [other for other in self._manager.all_steps() if other != step]
+            remedy = f"go on from step {max(others)}" if others else "start anew"
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"Cannot read checkpoint {self._manager.directory / str(step)}; delete that "
+                f"folder to {remedy}. Reason: {reason}"
+            ) from error
 
     def wait(self) -> None:
         """Waits until everything is written."""
@@ -195,38 +211,16 @@ class Checkpoints:
         self._manager.close()
 
 
+def _make_folder(path: pathlib.Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"Cannot write to --workdir: {error}; take another.") from None
+
+
 def _arrays(division: Division) -> dict[str, np.ndarray]:
     return {
         "cluster": division.cluster,
         "parents": division.parents,
         "period": np.asarray(division.period, np.int32),
     }
-
-
-class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a request that the loop sees; a second one acts at once."""
-
-    def __init__(self) -> None:
-        """Starts without a request."""
-        self.requested = ""
-
-    def __enter__(self) -> "StopRequest":
-        """Listens from here on."""
-        self._before = {
-            number: signal.signal(number, self._request)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        return self
-
-    def _request(self, number: int, frame: types.FrameType | None) -> None:
-        del frame
-        self.requested = signal.Signals(number).name
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __exit__(self, *exception: object) -> None:
-        """Stops listening."""
-        self._restore()

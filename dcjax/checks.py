@@ -13,6 +13,7 @@ from dcjax import datasets, devices, division, masks, sampling
 
 # What may differ between a saved run and one that continues or evaluates it.
 _FREE = {
+    "dataset.skip_unreadable",  # the images that are left are compared
     "dataset.num_threads",
     "dataset.root",
     "model.pretrained",
@@ -45,9 +46,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "dataset.resize": (1, math.inf),
     "dataset.crop": (1, math.inf),
-    "dataset.num_threads": (0, math.inf),
+    "dataset.num_threads": (0, 1024),
     "model.width": (1, math.inf),
-    "model.embedding_dim": (1, math.inf),
+    "model.embedding_dim": (2, math.inf),
     "model.dropout": (0, 0.99),
     "model.orthogonality_weight": (0, math.inf),
     "division.every_epochs": (1, math.inf),
@@ -62,6 +63,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.masks_decay_multiplier": (0, math.inf),
     "train.num_epochs": (1, math.inf),
+    "train.full_embedding_from_epoch": (-1, math.inf),
     "train.log_every_steps": (1, math.inf),
     "eval.every_epochs": (0, math.inf),
     "eval.nmi_runs": (1, math.inf),
@@ -92,8 +94,9 @@ def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         )
     evaluating = config.eval
     devices.check_batch_size("eval.batch_size", evaluating.batch_size, mesh)
-    if not evaluating.ks or min(evaluating.ks) < 1:
-        raise ValueError(f"eval.ks must hold numbers from 1 on, got {tuple(evaluating.ks)}.")
+    ks = tuple(evaluating.ks)
+    if not ks or not all(type(k) is int and k >= 1 for k in ks):
+        raise ValueError(f"eval.ks must hold whole numbers from 1 on, got {ks}.")
     scores = (*(f"recall_at_{k}" for k in evaluating.ks), *_SCORES)
     if evaluating.best_by not in scores:
         raise ValueError(
@@ -131,12 +134,21 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
 
 def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
-    """Checks that there is something to retrieve at every k.
+    """Checks that there is something to retrieve, at every k.
 
     Raises:
       ValueError: naming the setting, its value and what is allowed.
     """
-    searched = len(splits.query) - 1 if splits.gallery is None else len(splits.gallery)
+    gallery = splits.query if splits.gallery is None else splits.gallery
+    found, counts = np.unique(gallery.labels, return_counts=True)
+    answered = np.isin(splits.query.labels, found[counts > (splits.gallery is None)])
+    if len(found) < 2 or not answered.any():
+        raise ValueError(
+            "Retrieval is scored on images of two classes or more, with another image of a query's "
+            f"own class to find; got {len(found)} test classes, and {answered.sum()} of "
+            f"{len(answered)} queries have one. Add test images or classes."
+        )
+    searched = len(gallery) - (splits.gallery is None)
     if max(config.eval.ks) > searched:
         raise ValueError(
             f"eval.ks must lie in 1 to {searched}, the images that a query searches, got "
@@ -160,7 +172,8 @@ def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
     if images.in_memory:
         content = zlib.crc32(np.ascontiguousarray(images.images).data)
     else:
-        content = zlib.crc32("\0".join(map(os.path.basename, images.images)).encode())
+        names = map(os.path.basename, images.images)
+        content = zlib.crc32("\0".join([*images.class_names, *names]).encode())
     return {
         "images": len(images),
         "classes": images.num_classes,

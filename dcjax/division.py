@@ -76,6 +76,7 @@ def check(labels: np.ndarray, *, max_clusters: int) -> None:
 
 def undivided(labels: np.ndarray, *, period: int) -> Division:
     """Returns all images [N] as one cluster, without the classes of a single image."""
+    _check_labels(labels)
     cluster = np.zeros(len(labels), np.int32)
     return Division(_drop_singletons(cluster, labels), np.zeros(1, np.int32), period)
 
@@ -111,6 +112,15 @@ def divide(
       The division. An image that is the only one of its class in its cluster belongs to none.
     """
     features, labels = np.asarray(features, np.float32), np.asarray(labels)
+    _check_labels(labels)
+    _check_known("matching", matching, MATCHINGS)
+    if not np.all(np.isfinite(features)):
+        raise ValueError("features must be finite, got NaN or infinity.")
+    if previous is not None and len(previous.cluster) != len(labels):
+        raise ValueError(
+            "The previous division must be of the same images, got "
+            f"{len(previous.cluster)} and {len(labels)} of them."
+        )
     if len(features) != len(labels):
         raise ValueError(
             "features and labels must hold one row per image, "
@@ -221,6 +231,14 @@ def _drop_singletons(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _groups(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns one number for each pair of a cluster and a class [N]."""
     return cluster.astype(np.int64) * (labels.max() + 1) + labels
+
+
+def _check_labels(labels: np.ndarray) -> None:
+    if labels.ndim != 1 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            "labels must be integers of shape [N], one per image, got "
+            f"{labels.dtype} of shape {labels.shape}."
+        )
 
 
 def _check_known(setting: str, value: str, known: tuple[str, ...]) -> None:

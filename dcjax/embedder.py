@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 from dcjax import checks, devices, experiment
 from dcjax.checkpoints import Checkpoints
-from dcjax.datasets import ImageSet
+from dcjax.datasets import ImageSet, Splits
 
 
 class Embedder:
@@ -42,10 +43,12 @@ class Embedder:
         Raises:
           ValueError: for arrays of another type or shape, or a file that cannot be read.
         """
+        if isinstance(images, str | os.PathLike):
+            raise ValueError(f"Give a list of paths or an array of images, got {images!r}.")
         array = np.asarray(images)
-        if array.ndim == 1:
+        if array.ndim == 1 and all(isinstance(path, str | os.PathLike) for path in images):
             array = array.astype(np.str_)
-        if not len(array):
+        if array.ndim and not len(array):
             return np.zeros((0, self.config.model.embedding_dim), np.float32)
         image_set = ImageSet(array, np.zeros(len(array), np.int32), ("",))
         # A few images need no full batch; powers of two, so that few sizes are compiled.
@@ -64,9 +67,10 @@ class Embedder:
         model = experiment.create_model(self.config)
         return experiment.create_embed(self.config, model, devices.create_mesh())
 
-    def evaluate(self) -> dict[str, float]:
-        """Scores the run's test classes."""
-        splits, _ = experiment.load_splits(self.config)
+    def evaluate(self, splits: Splits | None = None) -> dict[str, float]:
+        """Scores the test classes of the run, or of these splits."""
+        if splits is None:
+            splits, _ = experiment.load_splits(self.config)
         checks.check_query(self.config, splits)
         return experiment.score(self.config, splits, self.embed, self._variables, self.epoch - 1)
 

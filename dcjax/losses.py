@@ -165,6 +165,11 @@ def _check_margin(options: MarginOptions) -> None:
     for name, known in choices.items():
         if (value := getattr(options, name)) not in known:
             raise ValueError(f"Unknown {name} {value!r}; known are {', '.join(known)}.")
+    if not (options.margin >= 0 and options.nu >= 0 and 0 < options.beta <= 2):
+        raise ValueError(
+            "Require margin >= 0, nu >= 0 and 0 < beta <= 2 (distances of unit vectors), "
+            f"got margin={options.margin}, nu={options.nu} and beta={options.beta}."
+        )
     if not 0 < options.cutoff < options.upper_cutoff <= 2:
         raise ValueError(
             "Require 0 < cutoff < upper_cutoff <= 2 (distances of unit vectors), "

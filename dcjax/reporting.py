@@ -35,7 +35,10 @@ class Reporter:
         self._workdir = pathlib.Path(workdir)
         self._console = Console()
         self._scalars = Scalars(workdir, step=step, size=progress.curves_size)
-        (self._workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+        if progress.epoch < config.train.num_epochs:
+            (self._workdir / "config.json").write_text(
+                json.dumps(config.to_dict(), indent=1) + "\n"
+            )
 
     @property
     def curves_size(self) -> int:
@@ -71,7 +74,9 @@ class Reporter:
             f"{self._division_schedule()}"
         )
         line(f"workdir   {self._workdir}")
-        if run.step:
+        if progress.epoch == num_epochs:
+            line("finished  already; to score it in another way, use --mode=evaluate")
+        elif run.step:
             line(
                 f"continue  after epoch {progress.epoch} and {progress.epoch_step} steps of the "
                 f"next, at step {int(run.step)}"
@@ -79,12 +84,16 @@ class Reporter:
 
     def _division_schedule(self) -> str:
         config = self._config
-        counts = [schedule.num_clusters(config, e) for e in range(config.train.num_epochs)]
-        starts = {count: epoch + 1 for epoch, count in reversed(list(enumerate(counts)))}
+        every_epochs = config.division.every_epochs
+        starts: dict[int, int] = {}
+        for epoch in range(0, config.train.num_epochs, every_epochs):
+            starts.setdefault(schedule.num_clusters(config, epoch), epoch + 1)
+            if config.division.max_clusters in starts:
+                break
         if list(starts) == [1]:
             return "no division"
-        steps = ", ".join(f"{count} from epoch {starts[count]}" for count in sorted(starts))
-        return f"clusters: {steps}, divided anew every {config.division.every_epochs} epochs"
+        steps = ", ".join(f"{count} from epoch {start}" for count, start in starts.items())
+        return f"clusters: {steps}, divided anew every {every_epochs} epochs"
 
     def before_training(self, rows: Mapping[str, Scores]) -> None:
         """Shows the scores of the untrained network."""
@@ -187,15 +196,20 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
       workdirs: of runs on the same data.
       config: in place of the saved ones, see `embedder.load`.
     """
+    runs = {workdir: embedder.load(workdir, config) for workdir in workdirs}
     rows: dict[str, Scores] = {}
-    for workdir in workdirs:
-        trained = embedder.load(workdir, config)
-        settings = trained.config
-        if settings.eval.pixels and not rows:
-            splits, _ = experiment.load_splits(settings)
-            rows["raw pixels"] = experiment.score_pixels(settings, splits)
-        rows[f"{workdir}, epoch {trained.epoch}"] = trained.evaluate()
-    Console().table(
-        "Unseen classes",
-        {name: ordered(row, settings.eval.best_by) for name, row in rows.items()},
-    )
+    labels = None
+    for workdir, run in runs.items():
+        splits, _ = experiment.load_splits(run.config)
+        if labels is None:
+            labels = splits.query.labels
+            if run.config.eval.pixels:
+                rows["raw pixels"] = experiment.score_pixels(run.config, splits)
+        elif not np.array_equal(labels, splits.query.labels):
+            raise ValueError(
+                "Only runs on the same test images make one table, but those of "
+                f"{workdir} and {workdirs[0]} differ; evaluate them one by one."
+            )
+        rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
+    best_by = runs[workdirs[0]].config.eval.best_by
+    Console().table("Unseen classes", {name: ordered(row, best_by) for name, row in rows.items()})

@@ -140,11 +140,13 @@ def _as_set(name: str, embeddings: ArrayLike, labels: ArrayLike) -> tuple[np.nda
             f"Labels of {name} must be {len(embeddings)} integers, one per embedding, "
             f"got shape {labels.shape} of {labels.dtype}."
         )
-    broken = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared = np.einsum("nd,nd->n", embeddings, embeddings)
+    broken = np.flatnonzero(~np.isfinite(squared))
     if broken.size:
         raise ValueError(
-            f"{name} must be finite, got NaN or infinity in {broken.size} rows, "
-            f"first in row {broken[0]}."
+            f"{name} must be finite, and so must their squared norms, got NaN or infinity in "
+            f"{broken.size} rows, first in row {broken[0]}."
         )
     return embeddings, labels.astype(np.int64)
 

@@ -53,17 +53,22 @@ def check(
     ):
         if value not in known:
             raise ValueError(f"Unknown {setting} {value!r}; known values are {', '.join(known)}.")
-    if not 2 <= batch_size <= len(labels) or clusters_per_step < 1:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"Require 2 <= batch_size <= {len(labels)} images and clusters_per_step >= 1, "
+            f"labels must be integers of shape [N], got {labels.dtype} of shape {labels.shape}."
+        )
+    if not 4 <= batch_size <= len(labels) or clusters_per_step < 1:
+        raise ValueError(  # fewer than 4 images cannot be two positive pairs
+            f"Require 4 <= batch_size <= {len(labels)} images and clusters_per_step >= 1, "
             f"got batch_size={batch_size} and clusters_per_step={clusters_per_step}."
         )
-    two_classes = batch_size >= 2 * images_per_class > 0
-    if sampler == "balanced" and not (two_classes and batch_size % images_per_class == 0):
+    pairs = images_per_class >= 2 and batch_size >= 2 * images_per_class
+    if sampler == "balanced" and not (pairs and batch_size % images_per_class == 0):
         raise ValueError(
-            "batch_size must be a multiple of images_per_class, and at least twice it for a batch "
-            f"to hold two classes, got batch_size={batch_size} and "
-            f"images_per_class={images_per_class}."
+            "Require images_per_class >= 2 for positive pairs, and batch_size to be a multiple of "
+            "it and at least twice it for two classes, got "
+            f"images_per_class={images_per_class} and batch_size={batch_size}."
         )
 
 

@@ -18,8 +18,9 @@ from dcjax import (
     state,
     steps,
 )
-from dcjax.checkpoints import Checkpoints, StopRequest
+from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import Splits
+from dcjax.preemption import StopRequest
 from dcjax.progress import Progress, Scores, not_finite
 from dcjax.reporting import Reporter
 

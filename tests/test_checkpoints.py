@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what comes back, what an unfinished one looks like."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,22 @@ def test_the_best_of_none_is_an_error(tmp_path: Path) -> None:
     _save(tmp_path / "b", {100: 0.5})
     with pytest.raises(FileNotFoundError, match=r"has the score eval\.best_by"):
         _open(tmp_path / "b", best_by="map_at_r").step("best_test")
+
+
+@pytest.mark.parametrize("item", ["meta", "model", "train", "division"])
+def test_a_damaged_checkpoint_is_named_with_the_one_before(tmp_path: Path, item: str) -> None:
+    checkpoints = _save(tmp_path, {100: 0.3, 200: 0.2})
+    shutil.rmtree(tmp_path / "checkpoints" / "200" / item)
+
+    def read() -> None:
+        checkpoints.meta(200)
+        checkpoints.restore(200, _run(0))
+
+    with pytest.raises(ValueError, match=r"checkpoints/200; delete that folder to .* step 100\."):
+        read()
+
+
+def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(OSError, match="Cannot write to --workdir"):
+        _open(tmp_path)

@@ -39,10 +39,11 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"division__matching": "dice"}, "division.matching 'dice'; known are iou, overlap"),
         ({"division__features": "logits"}, "'logits'; known are backbone, embedding"),
         ({"division__freeze_backbone_epochs": 2}, "never be trained"),
-        ({"sampling__batch_size": 40}, "must be a multiple of images_per_class"),
+        ({"sampling__batch_size": 40}, "batch_size to be a multiple of it"),
         ({"sampling__images_per_class": 64}, "at least twice it"),
         ({"sampling__batch_size": 20, "sampling__images_per_class": 2}, "devices .*16 or 24"),
-        ({"sampling__batch_size": 4096}, "2 <= batch_size <= 901"),
+        ({"sampling__batch_size": 4096}, "4 <= batch_size <= 901"),
+        ({"sampling__images_per_class": 1}, "images_per_class >= 2 for positive pairs"),
         ({"sampling__sampler": "hard"}, "'hard'; known.* balanced, uniform"),
         ({"eval__batch_size": 100}, "eval.batch_size .*96 or 104 would do"),
         ({"eval__ks": (1, 900)}, "eval.ks must lie in 1 to 895"),
@@ -55,8 +56,12 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"model__dropout": 1.5}, "model.dropout must be at least 0 and at most 0.99, got 1.5"),
         ({"optimizer__learning_rate": float("nan")}, "optimizer.learning_rate must be"),
         ({"seed": -1}, "seed must be at least 0"),
-        ({"eval__ks": ()}, "eval.ks must hold numbers from 1 on"),
-        ({"model__masks": "fixed", "model__embedding_dim": 1}, "share out the embedding"),
+        ({"eval__ks": ()}, "eval.ks must hold whole numbers from 1 on"),
+        ({"eval__ks": (1.5,)}, "eval.ks must hold whole numbers from 1 on"),
+        (
+            {"model__masks": "fixed", "model__embedding_dim": 3, "division__max_clusters": 4},
+            "share out the embedding",
+        ),
         ({"eval__select": "best_test", "checkpoint__keep_best": 0}, "keep_best >= 1, got 0"),
         ({"train__num_epochs": 0}, "train.num_epochs must be at least 1, got 0"),
     ],
@@ -153,3 +158,18 @@ def test_data_may_move_but_not_change(splits: Splits) -> None:
     assert checks.fingerprint(here) == checks.fingerprint(there)
     renamed = ImageSet(np.array(["here/a.jpg", "here/c.jpg"]), here.labels, ("x",))
     assert checks.fingerprint(here) != checks.fingerprint(renamed)
+
+
+def test_test_images_must_have_something_to_find(splits: Splits) -> None:
+    query = splits.query
+    _, firsts = np.unique(query.labels, return_index=True)
+    alone, one_class = query.select(firsts), query.select(query.labels == 0)
+    strangers = ImageSet(query.images, query.labels, query.class_names).select(query.labels == 1)
+    for bad in (
+        Splits(splits.train, alone),
+        Splits(splits.train, one_class),
+        Splits(splits.train, one_class, strangers),
+    ):
+        with pytest.raises(ValueError, match="Retrieval is scored on images of two classes"):
+            checks.check_query(_config(eval__ks=(1,)), bad)
+    checks.check_query(_config(eval__ks=(1,)), Splits(splits.train, alone, query))

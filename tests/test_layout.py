@@ -16,7 +16,8 @@ _MAX_LINES = 260
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
     "concepts": "losses mining masks division sampling retrieval clustering",
-    "boundaries": "datasets pipeline augment models pretrained optimizers devices writers",
+    "boundaries": "datasets pipeline augment models pretrained optimizers devices writers "
+    "preemption",
     "joints": "state steps evaluation experiment checks schedule progress checkpoints reporting "
     "embedder",
     "loop": "train",

@@ -105,6 +105,11 @@ def test_a_loaded_model_embeds_arrays(finished: Any) -> None:
     assert embedder(splits.query.images[:0]).shape == (0, 8)
 
 
+def test_a_single_path_is_no_list_of_images(finished: Any) -> None:
+    with pytest.raises(ValueError, match="Give a list of paths"):
+        dcjax.load(str(finished[1]))("image.jpg")
+
+
 def test_the_best_checkpoint_can_be_chosen(finished: Any) -> None:
     config, workdir, _ = finished
     best = json.loads((workdir / "scores.json").read_text())["best_test"]
@@ -195,8 +200,8 @@ def test_a_run_killed_in_an_epoch_and_in_a_save_equals_one_that_was_not(tmp_path
     text = kill_when(lambda: _steps_done(broken) > steps_per_epoch * 1.3, signal.SIGTERM)
     assert "Stopped by SIGTERM and saved" in text
     process = _start(broken)
-    process.communicate()
-    assert process.returncode == 0
+    text, _ = process.communicate()
+    assert process.returncode == 0, text
 
     config = _config()
     for a, b in zip(*(jax.tree.leaves(_saved(config, d)) for d in (whole, broken)), strict=True):

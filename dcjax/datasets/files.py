@@ -14,9 +14,9 @@ def find_root(root: str, dataset: str, *, marker: str, folders: Sequence[str] = 
             f"Dataset {dataset!r} needs the folder of its files, got an empty dataset.root. {_HINT}"
         )
     top = Path(root).expanduser()
-    if not top.exists():
+    if not top.is_dir():
         raise FileNotFoundError(
-            f"Dataset {dataset!r}: {top} does not exist; expected a folder that holds "
+            f"Dataset {dataset!r}: there is no folder {top}; expected one that holds "
             f"{marker or 'class folders'}. {_HINT}"
         )
     for folder in folders:
