@@ -9,8 +9,8 @@ import contextlib
 import os
 from collections.abc import Callable
 
-# Before the import: TensorFlow greets at length. It reads and crops images here, nothing else.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Before the import: TensorFlow greets at length, and tells of errors that are raised anyway.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import tensorflow as tf

@@ -67,8 +67,7 @@ class Checkpoints:
                 preservation_policy=None if read_only else policies.AnyPreservationPolicy(kept),
                 best_fn=self._score,
                 cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-                create=not read_only,
+                create=False,
             ),
             item_handlers={
                 "model": ocp.StandardCheckpointHandler(),

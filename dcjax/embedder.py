@@ -72,7 +72,8 @@ class Embedder:
         if splits is None:
             splits, _ = experiment.load_splits(self.config)
         checks.check_query(self.config, splits)
-        return experiment.score(self.config, splits, self.embed, self._variables, self.epoch - 1)
+        last_epoch = self.config.train.num_epochs - 1  # whose NMI is wanted, even in training
+        return experiment.score(self.config, splits, self.embed, self._variables, last_epoch)
 
 
 def load(path: str, config: ConfigDict | None = None) -> Embedder:

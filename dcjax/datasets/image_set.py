@@ -25,7 +25,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         """Checks shapes, types and the range of the labels."""
         shape, kind = self.images.shape, self.images.dtype
-        is_pixels = kind == np.uint8 and len(shape) == 4 and shape[3] in (1, 3)
+        is_pixels = kind == np.uint8 and len(shape) == 4 and min(shape[1:]) and shape[3] in (1, 3)
         if not (is_pixels or (kind.kind == "U" and len(shape) == 1)):
             raise ValueError(
                 f"images must be str[N] or uint8[N, H, W, 1 or 3], got {kind} of shape {shape}."
