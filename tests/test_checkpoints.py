@@ -105,8 +105,11 @@ def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> Non
     left.mkdir()
     assert Checkpoints(str(tmp_path), read_only=True).latest_step == 100
     assert left.exists()
-    assert _open(tmp_path).latest_step == 100
-    assert not left.exists()
+    checkpoints = _open(tmp_path)
+    assert checkpoints.latest_step == 100
+    checkpoints.save(_run(200), _division(200), {}, None)
+    checkpoints.close()
+    assert _kept(tmp_path) == [100, 200]
 
 
 def test_reading_makes_no_folder_and_says_what_is_missing(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_unknown_names_and_options_list_the_known_ones():
         datasets.load("folder", root="", test_list="small")
     with pytest.raises(ValueError, match=r"'size' .*'digits'; known options are none"):
         datasets.load("digits", root="", size=8)
-    with pytest.raises(ValueError, match=r"'vid' requires the options test_list"):
+    with pytest.raises(ValueError, match=r"'vid' lacks the options test_list"):
         datasets.load("vid", root="")
     assert datasets.known_options("vid") == ("test_list",)
 
@@ -203,7 +203,7 @@ def test_unknown_names_and_options_list_the_known_ones():
 def test_a_wrong_root_says_what_was_looked_for_and_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"empty dataset.root.*--config.dataset.root="):
         datasets.load("cub", root="")
-    with pytest.raises(FileNotFoundError, match=r"/nowhere does not exist; .* holds images.txt"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*/nowhere; .* holds images.txt"):
         datasets.load("cub", root=f"{tmp_path}/nowhere")
     with pytest.raises(FileNotFoundError, match=r"no .*/images.txt, .*/CUB_200_2011/images.txt"):
         datasets.load("cub", root=str(tmp_path))
