@@ -230,17 +230,18 @@ def create(
     Raises:
       ValueError: if a name is unknown or a number out of range.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"Unknown backbone {name!r}; known backbones are {_listed(BACKBONES)}.")
+    for setting, value, known in (
+        ("backbone", name, BACKBONES),
+        ("batch_norm", batch_norm, BATCH_NORMS),
+        ("pooling", options["pooling"], POOLINGS),
+    ):
+        if value not in known:
+            raise ValueError(f"Unknown {setting} {value!r}; known are {', '.join(sorted(known))}.")
     block, stage_sizes, stem = BACKBONES[name]
     if not 1 <= num_stages <= len(stage_sizes):
         raise ValueError(
             f"model.num_stages must be 1 to {len(stage_sizes)} for {name}, got {num_stages}."
         )
-    if batch_norm not in BATCH_NORMS:
-        raise ValueError(f"Unknown batch_norm {batch_norm!r}; known are {_listed(BATCH_NORMS)}.")
-    if options["pooling"] not in POOLINGS:
-        raise ValueError(f"Unknown pooling {options['pooling']!r}; known are {_listed(POOLINGS)}.")
     backbone = ResNet(
         block=block,
         stage_sizes=stage_sizes[:num_stages],
@@ -250,7 +251,3 @@ def create(
         dtype=dtype,
     )
     return MaskedEmbedder(backbone=backbone, dtype=dtype, **options)
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(names))

@@ -319,7 +319,7 @@ def test_a_fresh_model_has_pytorchs_linear_and_the_mask_of_one_cluster() -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "vgg"}, r"'vgg'; known backbones are .*resnet101, resnet18.*resnet_small"),
+        ({"name": "vgg"}, r"'vgg'; known are .*resnet101, resnet18.*resnet_small"),
         ({"num_stages": 4}, r"must be 1 to 3 for resnet_small, got 4"),
         ({"num_stages": 0}, r"must be 1 to 3 for resnet_small, got 0"),
         ({"batch_norm": "sync"}, r"'sync'; known are frozen, train"),
