@@ -71,7 +71,7 @@ def score(
     num_relevant = num_relevant - exclude_self
     asking = jax.device_put((queries, query_classes))
     asked = asking if exclude_self else jax.device_put((gallery, gallery_classes))
-    k = max(*ks, int(num_relevant.max()))
+    k = max(*ks, int(np.max(num_relevant)))
     block = min(len(queries), block or max(1, _DISTANCES_PER_BLOCK // len(gallery)))
     parts = []
     for start in range(0, len(queries), block):

@@ -35,10 +35,10 @@ class ImageSet:
                 f"labels must be int32 of shape {shape[:1]}, one per image, got "
                 f"{self.labels.dtype} of shape {self.labels.shape}."
             )
-        if len(self) and not 0 <= self.labels.min() <= self.labels.max() < self.num_classes:
+        if len(self) and not 0 <= np.min(self.labels) <= np.max(self.labels) < self.num_classes:
             raise ValueError(
                 f"labels must lie in 0..{self.num_classes - 1}, one per class name, got "
-                f"{self.labels.min()}..{self.labels.max()}."
+                f"{np.min(self.labels)}..{np.max(self.labels)}."
             )
 
     def __len__(self) -> int:
