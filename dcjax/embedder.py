@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -106,7 +105,6 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
         checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
         chosen = checkpoints.step(config.eval.select)
     model = experiment.create_model(config)
-    size = config.dataset.crop
-    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))
-    variables = jax.device_put(checkpoints.restore_model(chosen, like), devices.replicated(mesh))
+    variables = checkpoints.restore_model(chosen, experiment.variable_shapes(config, model))
+    variables = jax.device_put(variables, devices.replicated(mesh))
     return Embedder(config, variables, checkpoints.meta(chosen)["progress"]["epoch"])

@@ -86,12 +86,17 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArg
     )
 
 
+def variable_shapes(config: ConfigDict, model: models.MaskedEmbedder) -> dict[str, Any]:
+    """Returns the model's variables as shapes and types, without drawing or compiling any."""
+    size = config.dataset.crop
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))
+
+
 def load_pretrained(config: ConfigDict, model: models.MaskedEmbedder) -> Weights | None:
     """Loads published weights of the backbone, None if there are none to start from."""
     if not config.model.pretrained:
         return None
-    size = config.dataset.crop
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))
+    shapes = variable_shapes(config, model)
     return pretrained.load(
         config.model.pretrained, shapes["params"]["backbone"], shapes["batch_stats"]["backbone"]
     )

@@ -20,10 +20,14 @@ from dcjax.writers import Console, Scalars
 _SHOWN_SIZES = 16  # clusters whose sizes fit a line
 
 
-def ordered(scores: Scores, best_by: str) -> Scores:
-    """Returns scores with the one that selects first, and NMI next."""
-    leading = [name for name in (best_by, "nmi") if name in scores]
-    return {name: scores[name] for name in dict.fromkeys([*leading, *scores])}
+def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_by: str) -> None:
+    """Prints rows of scores, the one that selects first and NMI next."""
+
+    def ordered(scores: Scores) -> Scores:
+        leading = [name for name in (best_by, "nmi") if name in scores]
+        return {name: scores[name] for name in dict.fromkeys([*leading, *scores])}
+
+    console.table(title, {name: ordered(scores) for name, scores in rows.items()})
 
 
 class Reporter:
@@ -181,8 +185,7 @@ class Reporter:
             self._console.line(f"wrote     {self._workdir / name}")
 
     def _table(self, title: str, rows: Mapping[str, Scores]) -> None:
-        best_by = self._config.eval.best_by
-        self._console.table(title, {name: ordered(row, best_by) for name, row in rows.items()})
+        show_scores(self._console, title, rows, self._config.eval.best_by)
 
 
 def _told(name: str, images: ImageSet) -> str:
@@ -212,4 +215,4 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
             )
         rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
     best_by = runs[workdirs[0]].config.eval.best_by
-    Console().table("Unseen classes", {name: ordered(row, best_by) for name, row in rows.items()})
+    show_scores(Console(), "Unseen classes", rows, best_by)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dcjax.datasets.files import find_root
-from dcjax.datasets.image_set import ImageSet, Splits, from_classes
+from dcjax.datasets.image_set import Splits, from_classes
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
@@ -32,11 +32,11 @@ def load(root: str, *, test_classes: float) -> Splits:
         raise ValueError(f"Require at least two class folders in {top}, got {len(names)}.")
     held_out = min(max(math.floor(test_classes * len(names) + 0.5), 1), len(names) - 1)
     train, test = (_list(top, part) for part in (names[:-held_out], names[-held_out:]))
-    return Splits(train=_label(*train), query=_label(*test))
+    return Splits(train=from_classes(*train), query=from_classes(*test))
 
 
 def _given_splits(top: Path) -> Splits:
-    train = _label(*_list(top / "train"))
+    train = from_classes(*_list(top / "train"))
     for name in ("test", "query", "gallery"):
         shared = set(_subfolders(top / name)) & set(train.class_names)
         if shared:
@@ -45,7 +45,7 @@ def _given_splits(top: Path) -> Splits:
                 f"{top / 'train'} too, the first is {min(shared)!r}; move or rename them."
             )
     if (top / "test").is_dir():
-        return Splits(train=train, query=_label(*_list(top / "test")))
+        return Splits(train=train, query=from_classes(*_list(top / "test")))
     for name in ("query", "gallery"):
         if not (top / name).is_dir():
             raise FileNotFoundError(
@@ -54,11 +54,7 @@ def _given_splits(top: Path) -> Splits:
             )
     query, gallery = _list(top / "query"), _list(top / "gallery")
     among = query[1] + gallery[1]
-    return Splits(train, _label(*query, among=among), _label(*gallery, among=among))
-
-
-def _label(paths: list[str], classes: list[str], *, among: list[str] | None = None) -> ImageSet:
-    return from_classes(paths, classes, among=among)
+    return Splits(train, from_classes(*query, among=among), from_classes(*gallery, among=among))
 
 
 def _list(top: Path, names: list[str] | None = None) -> tuple[list[str], list[str]]:
