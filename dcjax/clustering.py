@@ -1,9 +1,60 @@
-"""K-means and the agreement of two labellings (Sanakoyeu et al., CVPR 2019, sections 3 and 4)."""
+"""K-means and the agreement of two labellings (Sanakoyeu et al., CVPR 2019, sections 3 and 4).
+
+K-means is Lloyd's, exactly, but leaves out distances that cannot change a label. In NumPy: the
+shapes differ from iteration to iteration, and each would have to be compiled.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
-from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
+
+# Points and centroids whose distances one thread holds at a time: 8 MiB of float32.
+_POINTS_PER_BLOCK, _CENTROIDS_PER_BLOCK = 1024, 2048
+# Reading a point costs about as much as its distances to so many centroids.
+_COST_OF_A_POINT = 32
+# Rounding of a squared distance, relative to the norms in the product that it comes from.
+_ROUNDING = 2e-6
+
+
+class _Centroids(NamedTuple):
+    """Centroids c as distances need them: |x - c|^2 = |x - origin|^2 + slope . x + offset.
+
+    Attributes:
+      slope: float32 [K, F], -2 (c - origin). The origin lies amid the points, so that far from
+        zero the products do not cancel one another.
+      offset: float32 [K], (c - origin) . (c + origin).
+    """
+
+    slope: np.ndarray
+    offset: np.ndarray
+
+    def pick(self, which: np.ndarray) -> "_Centroids":
+        """Returns some of the centroids."""
+        return _Centroids(self.slope[which], self.offset[which])
+
+
+class _Nearest(NamedTuple):
+    """The nearest of some centroids to each point [n], and bounds that rounding cannot break.
+
+    Attributes:
+      label: number of the nearest centroid, ties to the lower number.
+      at_most: upper bound of its distance.
+      at_least: lower bound of its distance, when it was looked for.
+      others: lower bound of the distances of all other centroids.
+    """
+
+    label: np.ndarray
+    at_most: np.ndarray
+    at_least: np.ndarray
+    others: np.ndarray
+
+
+Search = Callable[[np.ndarray | None, _Centroids], _Nearest]
 
 
 def kmeans(
@@ -27,14 +78,178 @@ def kmeans(
         raise ValueError(f"x must be points of shape [N, F], got shape {x.shape}.")
     if not 1 <= k <= len(x):
         raise ValueError(f"Require 1 <= k <= number of points, got k={k} and {len(x)} points.")
-    model = KMeans(k, init="random", n_init=1, max_iter=num_iterations, tol=0.0, random_state=seed)
-    # Several threads add their partial sums in whatever order they finish, so the centroids would
-    # differ in the last bit from run to run, and after some iterations so would the labels.
-    with threadpool_limits(limits=1):
-        model.fit(x)
-    return model.labels_.astype(np.int32), model.cluster_centers_
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared = np.einsum("nf,nf->n", x, x)
+    broken = np.flatnonzero(~np.isfinite(squared))
+    if broken.size:
+        raise ValueError(
+            "x must be finite, and so must its squared norms, got NaN or infinity in "
+            f"{broken.size} points, first in point {broken[0]}."
+        )
+    start = np.random.default_rng(seed).choice(len(x), k, replace=False)
+    return lloyd(x, x[start], num_iterations=num_iterations)
+
+
+def lloyd(
+    x: np.ndarray, start: np.ndarray, *, num_iterations: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moves centroids to the means of the points nearest to them until no label changes.
+
+    A cluster that has lost all its points takes the point farthest from its own centroid.
+
+    Args:
+      x: points float32 [N, F].
+      start: the first centroids float32 [k, F].
+      num_iterations: how often the centroids move at most.
+
+    Returns:
+      labels int32 [N], the nearest centroids, and centroids float32 [k, F].
+    """
+    # Every thread works on points of its own: the bits do not depend on how many there are or on
+    # which is first, as they might if BLAS split one product among several.
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        origin = start.mean(axis=0)
+        search = _searcher(x, origin, pool.map)
+        centroids, at = start.copy(), _prepare(start, origin)
+        known = search(None, at)
+        counted = np.full(len(x), -1)
+        sums, steps = np.zeros(start.shape), np.zeros(len(start))
+        for _ in range(num_iterations):
+            _fill_empty(x, known, centroids)
+            changed = _add(sums, x, counted, known.label)
+            counted = known.label.copy()
+            sizes = np.bincount(counted, minlength=len(start))
+            changed = changed[sizes[changed] > 0]
+            means = (sums[changed] / sizes[changed, None]).astype(np.float32)
+            steps[:] = 0
+            steps[changed] = np.linalg.norm(means - centroids[changed], axis=1)
+            centroids[changed] = means
+            at.slope[changed], at.offset[changed] = _prepare(means, origin)
+            _assign(search, at, steps, known)
+            if np.array_equal(known.label, counted):
+                break
+    return known.label.astype(np.int32), centroids
 
 
 def nmi(labels: np.ndarray, clusters: np.ndarray) -> float:
     """Returns the normalised mutual information 2 I(Y; C) / (H(Y) + H(C)) of two labellings [N]."""
     return float(normalized_mutual_info_score(labels, clusters, average_method="arithmetic"))
+
+
+def _assign(search: Search, at: _Centroids, steps: np.ndarray, known: _Nearest) -> None:
+    """Corrects what is known of all points [N] after the k centroids have moved by steps [k].
+
+    Either of two ways leaves few points to be compared with all centroids. The first costs nothing
+    before that, and is good when all centroids move a little (few clusters): a point's bounds give
+    way by what its own and the farthest other centroid moved, and still part. The second compares
+    all points with the centroids that moved, and is good when most stand still (many clusters):
+    what stood still is no nearer than it was.
+    """
+    moved = np.flatnonzero(steps)
+    drop = _largest_other(steps)[known.label]
+    own_moved = steps[known.label] > 0
+    known.at_most[:] += steps[known.label]
+    rest = np.flatnonzero(known.at_most >= known.others - drop)
+    cost = len(rest) * (len(steps) + _COST_OF_A_POINT)
+    if cost <= len(drop) * (len(moved) + _COST_OF_A_POINT):
+        known.others[:] -= drop
+    else:
+        found = search(None, at.pick(moved))
+        stays = ~own_moved & (found.at_least > known.at_most)
+        # The point's own is among those it was compared with: the nearest of them is the nearest
+        # of all if no other was nearer before.
+        goes = own_moved & (found.at_most < known.others)
+        known.label[goes] = moved[found.label[goes]]
+        known.at_most[goes] = found.at_most[goes]
+        nearest_other = np.where(goes, found.others, found.at_least)
+        np.minimum(known.others, nearest_other, out=known.others)
+        rest = np.flatnonzero(~stays & ~goes)
+    found = search(rest, at)
+    for column, values in zip(known, found, strict=True):
+        column[rest] = values
+
+
+def _largest_other(steps: np.ndarray) -> np.ndarray:
+    """Returns for each centroid the largest step [k] among all others."""
+    farthest = np.argmax(steps)
+    rest = np.delete(steps, farthest)
+    return np.where(np.arange(len(steps)) == farthest, rest.max(initial=0), steps[farthest])
+
+
+def _prepare(centroids: np.ndarray, origin: np.ndarray) -> _Centroids:
+    shifted = centroids - origin
+    offset = np.einsum("kf,kf->k", shifted, centroids + origin)
+    return _Centroids(-2 * shifted, offset)
+
+
+def _searcher(
+    x: np.ndarray, origin: np.ndarray, in_turn: Callable[..., Iterable[_Nearest]]
+) -> Search:
+    """Returns a function that finds the nearest centroids of points x[rows], or of all (None)."""
+    squares, norms = np.empty((2, len(x)), np.float32)
+    for start in range(0, len(x), _POINTS_PER_BLOCK):
+        block = slice(start, start + _POINTS_PER_BLOCK)
+        norms[block] = np.linalg.norm(x[block], axis=1)
+        squares[block] = np.sum((x[block] - origin) ** 2, axis=1)
+
+    def search(rows: np.ndarray | None, at: _Centroids) -> _Nearest:
+        count = len(x) if rows is None else len(rows)
+        reach = _ROUNDING * np.sqrt(np.max(np.sum(at.slope**2, axis=1), initial=0))
+
+        def look(start: int) -> _Nearest:
+            block: slice | np.ndarray = slice(start, start + _POINTS_PER_BLOCK)
+            block = block if rows is None else rows[block]
+            return _look(x[block], squares[block], reach * norms[block], at)
+
+        parts = list(in_turn(look, range(0, max(count, 1), _POINTS_PER_BLOCK)))
+        return _Nearest(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    return search
+
+
+def _look(x: np.ndarray, squares: np.ndarray, rounding: np.ndarray, at: _Centroids) -> _Nearest:
+    """Compares a block of points [n, F] with the centroids [K], a part of them at a time."""
+    every = np.arange(len(x))
+    label = np.zeros(len(x), np.int64)
+    first, second = np.full((2, len(x)), np.inf, np.float32)
+    for start in range(0, len(at.offset), _CENTROIDS_PER_BLOCK):
+        part = slice(start, start + _CENTROIDS_PER_BLOCK)
+        distances = x @ at.slope[part].T
+        distances += at.offset[part]
+        here = np.argmin(distances, axis=1)
+        first_here = distances[every, here]
+        distances[every, here] = np.inf
+        second_here = np.min(distances, axis=1)
+        second = np.minimum(np.maximum(first, first_here), np.minimum(second, second_here))
+        label = np.where(first_here < first, here + start, label)
+        first = np.minimum(first, first_here)
+    bounds = (first + rounding, first - rounding, second - rounding)
+    return _Nearest(label, *(np.sqrt(np.maximum(squares + bound, 0)) for bound in bounds))
+
+
+def _add(sums: np.ndarray, x: np.ndarray, before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Moves points x [N, F] between sums [k, F]; returns the numbers of the sums that changed."""
+    changed = np.flatnonzero(before != now)
+    for sign, cluster in ((-1, before[changed]), (1, now[changed])):
+        order = np.argsort(cluster, kind="stable")
+        names, first = np.unique(cluster[order], return_index=True)
+        for name, rows in zip(names, np.split(changed[order], first[1:]), strict=False):
+            if name >= 0:  # -1: not counted anywhere yet
+                sums[name] += sign * np.sum(x[rows], axis=0, dtype=np.float64)
+    names = np.unique([before[changed], now[changed]])
+    return names[names >= 0]
+
+
+def _fill_empty(x: np.ndarray, known: _Nearest, centroids: np.ndarray) -> None:
+    """Gives each empty cluster the point farthest from its centroid, if any is off its own."""
+    empty = np.flatnonzero(np.bincount(known.label, minlength=len(centroids)) == 0)
+    if not empty.size:
+        return
+    parts = np.array_split(np.arange(len(x)), -(-len(x) // _POINTS_PER_BLOCK))
+    away = [np.linalg.norm(x[rows] - centroids[known.label[rows]], axis=1) for rows in parts]
+    distances = np.concatenate(away)
+    farthest = np.argsort(-distances, kind="stable")[: len(empty)]
+    farthest = farthest[distances[farthest] > 0]
+    known.label[farthest] = empty[: len(farthest)]
+    # Nothing is known of these points until they are looked at again.
+    known.at_most[farthest], known.others[farthest] = np.inf, 0

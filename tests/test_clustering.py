@@ -1,10 +1,13 @@
 """Tests of dcjax.clustering."""
 
 import math
+import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
+import threadpoolctl
+from sklearn.cluster import KMeans
 
 from dcjax import clustering
 
@@ -27,6 +30,43 @@ def _plain_nmi(labels: list[int], clusters: list[int]) -> float:
     return 2 * mutual / (entropy(labels) + entropy(clusters))
 
 
+def _embeddings(size: int, num_classes: int, dim: int, seed: int = 0) -> np.ndarray:
+    """Returns points around overlapping class centres, as a network embeds unknown classes."""
+    rng = np.random.default_rng(seed)
+    scale = 1 / (1 + np.arange(dim) / 4)
+    centers = scale * rng.normal(size=(num_classes, dim))
+    x = centers[rng.integers(num_classes, size=size)] + 0.8 * scale * rng.normal(size=(size, dim))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _start(x: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
+    return x[np.random.default_rng(seed).choice(len(x), k, replace=False)]
+
+
+def _inertia(x: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> float:
+    return float(np.sum((x - centroids[labels]) ** 2, dtype=np.float64))
+
+
+def _plain_lloyd(x: np.ndarray, start: np.ndarray, num_iterations: int) -> tuple:
+    """Compares every point with every centroid in every iteration."""
+    x, centroids = x.astype(np.float64), start.astype(np.float64)
+    counted = None
+    for step in range(num_iterations + 1):
+        distances = _squared_distances(x, centroids)
+        labels = np.argmin(distances, axis=1)
+        if step == num_iterations or np.array_equal(counted, labels):
+            break
+        empty = np.setdiff1d(np.arange(len(start)), labels)
+        labels[np.argsort(-distances.min(axis=1))[: len(empty)]] = empty
+        centroids = np.stack([x[labels == k].mean(axis=0) for k in range(len(start))])
+        counted = labels
+    return labels, centroids
+
+
+def _squared_distances(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    return np.sum(x**2, axis=1)[:, None] - 2 * x @ centroids.T + np.sum(centroids**2, axis=1)
+
+
 def test_kmeans_finds_separated_blobs():
     x, blob = _blobs(4, 30)
     labels, centroids = clustering.kmeans(x, 4, seed=2)
@@ -34,22 +74,193 @@ def test_kmeans_finds_separated_blobs():
     assert (labels.dtype, centroids.dtype) == (np.int32, np.float32)
 
 
+# Few points and many, few clusters and many, more than are compared at a time; with and without a
+# point where the iterations end before nothing changes any more.
+@pytest.mark.parametrize(
+    ("size", "k", "dim", "num_iterations"),
+    [
+        (40, 3, 2, 50),
+        (700, 1, 5, 20),
+        (600, 2, 16, 50),
+        (2000, 16, 64, 100),
+        (2000, 16, 64, 3),
+        (3000, 560, 32, 50),
+        (3000, 560, 32, 2),
+        (4500, 2100, 12, 40),
+    ],
+)
+def test_lloyd_equals_the_plain_one(size, k, dim, num_iterations):
+    x = _embeddings(size, 4 * k, dim)
+    start = _start(x, k)
+    want, want_centroids = _plain_lloyd(x, start, num_iterations)
+    labels, centroids = clustering.lloyd(x, start, num_iterations=num_iterations)
+    np.testing.assert_array_equal(labels, want)
+    np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
+
+
+@pytest.mark.parametrize("cost_of_a_point", [-(10**9), 0, 10**9])
+@pytest.mark.parametrize(("k", "dim"), [(12, 64), (500, 32)])
+def test_both_ways_to_compare_less_find_the_same(cost_of_a_point, k, dim, monkeypatch):
+    # A large cost of points prefers bounds wherever they leave out any point, a negative one never.
+    monkeypatch.setattr(clustering, "_COST_OF_A_POINT", cost_of_a_point)
+    monkeypatch.setattr(clustering, "_POINTS_PER_BLOCK", 100)
+    monkeypatch.setattr(clustering, "_CENTROIDS_PER_BLOCK", 64)
+    x = _embeddings(2500, 4 * k, dim)
+    start = _start(x, k)
+    want, _ = _plain_lloyd(x, start, 60)
+    labels, _ = clustering.lloyd(x, start, num_iterations=60)
+    np.testing.assert_array_equal(labels, want)
+
+
+@pytest.mark.parametrize("k", [8, 60, 400])
+def test_lloyd_equals_the_plain_one_where_clusters_were_empty(k):
+    x = _embeddings(1500, 4 * k, 8)
+    start = np.resize(_start(x, k // 2), (k, 8))
+    want, want_centroids = _plain_lloyd(x, start, 60)
+    labels, centroids = clustering.lloyd(x, start, num_iterations=60)
+    np.testing.assert_array_equal(labels, want)
+    np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [0, 100])
+def test_bounds_hold_in_spite_of_rounding(place):
+    x = (place + np.random.default_rng(0).normal(size=(3000, 24))).astype(np.float32)
+    centroids, origin = _start(x, 50), x.mean(axis=0)
+    found = clustering._searcher(x, origin, map)(None, clustering._prepare(centroids, origin))
+    away = x[:, None].astype(np.float64) - centroids
+    nearest, second = np.sort(np.linalg.norm(away, axis=2), axis=1)[:, :2].T
+    assert np.all(found.at_least <= nearest)
+    assert np.all(nearest <= found.at_most)
+    assert np.all(found.others <= second)
+    np.testing.assert_allclose(found.others, second, rtol=1e-5 if place == 0 else 1e-2)
+
+
+@pytest.mark.parametrize(("k", "dim", "part"), [(16, 64, 0.75), (700, 32, 0.5)])
+def test_most_distances_are_left_out(k, dim, part, monkeypatch):
+    x = _embeddings(4000, 4 * k, dim)
+    look, looks, rounds = clustering._look, [], []
+    assign = clustering._assign
+
+    def counting_look(x, squares, rounding, at):
+        looks.append(len(x) * len(at.offset))
+        return look(x, squares, rounding, at)
+
+    def counting_assign(*args):
+        rounds.append(1)
+        return assign(*args)
+
+    monkeypatch.setattr(clustering, "_look", counting_look)
+    monkeypatch.setattr(clustering, "_assign", counting_assign)
+    clustering.lloyd(x, _start(x, k), num_iterations=100)
+    assert sum(looks) < part * (len(rounds) + 1) * len(x) * k
+
+
+def test_no_array_of_all_distances():
+    x = _embeddings(20000, 8000, 4)
+    start = _start(x, 5000)
+    clustering.kmeans(x[:10], 2, seed=0)
+    tracemalloc.start()
+    clustering.lloyd(x, start, num_iterations=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # One block per thread and vectors as long as x; all distances would be 400 MB.
+    threads = threadpoolctl.threadpool_info()[0]["num_threads"]
+    assert peak < 16e6 + 12e6 * max(threads, 2)
+
+
+@pytest.mark.parametrize(("k", "dim"), [(8, 32), (300, 16)])
+def test_lloyd_is_as_good_as_scikit_learn(k, dim):
+    x = _embeddings(2000, 4 * k, dim)
+    start = _start(x, k)
+    labels, centroids = clustering.lloyd(x, start, num_iterations=100)
+    theirs = KMeans(k, init=start, n_init=1, max_iter=100, tol=0.0).fit(x)
+    assert _inertia(x, labels, centroids) <= theirs.inertia_ * (1 + 1e-5)
+
+
 def test_kmeans_goes_on_until_nothing_changes():
-    x = np.random.default_rng(1).normal(size=(300, 5))
+    x = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
     labels, centroids = clustering.kmeans(x, 7, seed=0, num_iterations=300)
-    distances = np.sum((x[:, None] - centroids[None]) ** 2, axis=2)
-    np.testing.assert_array_equal(labels, np.argmin(distances, axis=1))
+    np.testing.assert_array_equal(labels, np.argmin(_squared_distances(x, centroids), axis=1))
     means = [x[labels == k].mean(axis=0) for k in range(7)]
     np.testing.assert_allclose(centroids, means, atol=1e-5)
 
 
-def test_kmeans_repeats_bit_for_bit():
-    x = np.random.default_rng(0).normal(size=(3000, 32))
-    labels, centroids = clustering.kmeans(x, 16, seed=5)
-    for _ in range(3):
-        again_labels, again_centroids = clustering.kmeans(x, 16, seed=5)
+def test_lloyd_far_from_zero():
+    # Rounded, so that float32 holds the same points in both places.
+    x = np.round(256 * np.random.default_rng(3).normal(size=(500, 8))).astype(np.float32) / 256
+    start = _start(x, 20)
+    here, _ = clustering.lloyd(x, start, num_iterations=0)
+    there, _ = clustering.lloyd(x + 1024, start + 1024, num_iterations=0)
+    assert np.mean(here == there) > 0.99
+
+
+@pytest.mark.parametrize(("size", "k"), [(3000, 16), (3000, 500)])
+def test_kmeans_repeats_bit_for_bit_on_any_number_of_threads(size, k, monkeypatch):
+    x = _embeddings(size, 4 * k, 32)
+    labels, centroids = clustering.kmeans(x, k, seed=5)
+    for num_threads in (1, 2, 5, 5):
+        monkeypatch.setattr("os.cpu_count", lambda num_threads=num_threads: num_threads)
+        again_labels, again_centroids = clustering.kmeans(x, k, seed=5)
         assert again_labels.tobytes() == labels.tobytes()
         assert again_centroids.tobytes() == centroids.tobytes()
+
+
+@pytest.mark.parametrize("centroids_per_block", [1, 3, 8])
+def test_a_tie_goes_to_the_first_cluster(centroids_per_block, monkeypatch):
+    # On integers distances are exact, and many of these points lie as near to another centroid.
+    monkeypatch.setattr(clustering, "_CENTROIDS_PER_BLOCK", centroids_per_block)
+    x = np.random.default_rng(0).integers(0, 5, size=(400, 2)).astype(np.float32)
+    start = np.array([[0, 0], [0, 4], [4, 0], [4, 4]], np.float32)
+    labels, _ = clustering.lloyd(x, start, num_iterations=0)
+    np.testing.assert_array_equal(labels, np.argmin(_squared_distances(x, start), axis=1))
+
+
+def test_bounds_hold_after_a_point_has_filled_a_cluster():
+    x = _embeddings(200, 40, 8)
+    start = np.resize(_start(x, 10), (20, 8))
+    origin = x.mean(axis=0)
+    known = clustering._searcher(x, origin, map)(None, clustering._prepare(start, origin))
+    clustering._fill_empty(x, known, start)
+    assert len(np.unique(known.label)) == 20
+    away = np.sqrt(np.maximum(_squared_distances(x.astype(np.float64), start), 0))
+    own = away[np.arange(200), known.label]
+    away[np.arange(200), known.label] = np.inf
+    assert np.all(own <= known.at_most + 1e-6)
+    assert np.all(known.others <= away.min(axis=1) + 1e-6)
+
+
+def test_an_empty_cluster_takes_the_farthest_point():
+    # The second centroid starts where the first one does, and loses every tie.
+    x = np.array([[0.0], [1.0], [2.0], [30.0]], np.float32)
+    labels, centroids = clustering.lloyd(x, np.array([[0], [0]], np.float32), num_iterations=100)
+    np.testing.assert_array_equal(labels, [0, 0, 0, 1])
+    np.testing.assert_allclose(centroids, [[1.0], [30.0]])
+
+
+def test_every_cluster_gets_a_point_if_there_are_enough_places():
+    places = np.random.default_rng(0).normal(size=(40, 3))
+    x = np.repeat(places, 25, axis=0)
+    labels, centroids = clustering.kmeans(x, 40, seed=0)
+    assert len(np.unique(labels)) == 40
+    np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
+
+
+def test_fewer_places_than_clusters_leave_some_empty(monkeypatch):
+    assign, rounds = clustering._assign, []
+    monkeypatch.setattr(clustering, "_assign", lambda *args: rounds.append(assign(*args)))
+    x = np.repeat([[0.0, 1.0], [5.0, 2.0], [7.0, 7.0]], 4, axis=0)
+    labels, centroids = clustering.kmeans(x, 8, seed=0)
+    assert len(np.unique(labels)) == 3
+    assert len(rounds) < 5
+    assert np.all(np.isfinite(centroids))
+    np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
+
+
+def test_as_many_clusters_as_points():
+    x = _embeddings(30, 10, 6)
+    labels, centroids = clustering.kmeans(x, 30, seed=0)
+    assert len(np.unique(labels)) == 30
+    np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
 
 
 def test_kmeans_depends_on_the_seed():
@@ -62,6 +273,8 @@ def test_kmeans_names_what_is_wrong():
         clustering.kmeans(np.zeros((3, 2)), 4, seed=0)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         clustering.kmeans(np.zeros(3), 1, seed=0)
+    with pytest.raises(ValueError, match="in 2 points, first in point 1"):
+        clustering.kmeans(np.array([[0.0], [np.nan], [np.inf]]), 1, seed=0)
 
 
 def test_nmi_golden():

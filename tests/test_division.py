@@ -135,8 +135,8 @@ def test_undivided_leaves_out_classes_of_one_image():
 
 
 def test_kmeans_is_tried_until_every_cluster_has_two_classes():
-    # The first trial leaves a cluster of two classes, one of them with a single image.
-    rng = np.random.default_rng(14)
+    # The first trial leaves a cluster in which a single class has two images.
+    rng = np.random.default_rng(7)
     labels = np.repeat(np.arange(6), 4)
     features = rng.normal(size=(24, 2)) + 1.5 * rng.normal(size=(6, 2))[labels]
 
