@@ -1,99 +1,16 @@
-"""The ResNet is torchvision's, layer by layer; masks come first, then the normalisation."""
+"""The embedder: masks come first, then the normalisation; frozen statistics stay."""
 
 import functools
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
+from slow_resnet import random_variables, slow_conv, slow_resnet
 
-from dcjax import models, pretrained
-
-GOLDEN = Path(__file__).parent / "golden" / "resnet.npz"
-BLOCKS = {"basic": models.BasicBlock, "bottleneck": models.Bottleneck}
-
-
-def slow_conv(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    size = len(kernel)
-    around = (size // 2, size // 2)
-    x = np.pad(x, [(0, 0), around, around, (0, 0)])
-    height, width = ((side - size) // stride + 1 for side in x.shape[1:3])
-    out = np.zeros((len(x), height, width, kernel.shape[-1]))
-    for i, j in np.ndindex(height, width):
-        window = x[:, i * stride : i * stride + size, j * stride : j * stride + size]
-        out[:, i, j] = np.einsum("nhwc,hwcd->nd", window, kernel)
-    return out
-
-
-def slow_max_pool(x: np.ndarray) -> np.ndarray:
-    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
-    rows, columns = ((side - 1) // 2 + 1 for side in x.shape[1:3])
-    shifted = [padded[:, i:, j:][:, ::2, ::2][:, :rows, :columns] for i, j in np.ndindex(3, 3)]
-    return np.max(shifted, axis=0)
-
-
-def slow_norm(x: np.ndarray, params: Any, stats: Any) -> np.ndarray:
-    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
-
-
-def slow_block(x: np.ndarray, params: Any, stats: Any, stride: int) -> np.ndarray:
-    basic = "conv3" not in params
-    y = x
-    for i, s in enumerate((stride, 1) if basic else (1, stride, 1), 1):
-        y = slow_conv(y, params[f"conv{i}"]["kernel"], s)
-        y = slow_norm(y, params[f"bn{i}"], stats[f"bn{i}"])
-        y = np.maximum(y, 0) if f"conv{i + 1}" in params else y
-    if "downsample_0" in params:
-        x = slow_conv(x, params["downsample_0"]["kernel"], stride)
-        x = slow_norm(x, params["downsample_1"], stats["downsample_1"])
-    return np.maximum(x + y, 0)
-
-
-def slow_resnet(x: np.ndarray, net: models.ResNet, variables: Any) -> Iterator[np.ndarray]:
-    """Yields the output of each stage by torchvision's definition, one pixel at a time."""
-    params, stats = variables["params"], variables["batch_stats"]
-    small = net.stem == "small"
-    x = slow_conv(x, params["conv1"]["kernel"], 1 if small else 2)
-    x = np.maximum(slow_norm(x, params["bn1"], stats["bn1"]), 0)
-    x = x if small else slow_max_pool(x)
-    for stage, num_blocks in enumerate(net.stage_sizes, 1):
-        for i in range(num_blocks):
-            stride = 2 if i == 0 and (small or stage > 1) else 1
-            name = f"layer{stage}_{i}"
-            x = slow_block(x, params[name], stats[name], stride)
-        yield x
-
-
-def resnet(block: str, stage_sizes: tuple[int, ...] = (2, 1, 1), **changes: Any) -> models.ResNet:
-    options = {"stem": "imagenet", "width": 4, "frozen_statistics": True} | changes
-    return models.ResNet(block=BLOCKS[block], stage_sizes=stage_sizes, **options)
-
-
-def stages(net: models.ResNet, variables: Any, x: np.ndarray) -> list[jax.Array]:
-    apply = functools.partial(net.apply, train=True, capture_intermediates=True)
-    _, captured = jax.jit(functools.partial(apply, mutable="intermediates"))(variables, x)
-    names = [f"layer{stage}_{size - 1}" for stage, size in enumerate(net.stage_sizes, 1)]
-    return [captured["intermediates"][name]["__call__"][0] for name in names]
-
-
-def random_variables(shapes: Any) -> Any:
-    """Draws kernels of about unit gain, and running statistics that are not 0 and 1."""
-    rng = np.random.default_rng(0)
-    draw = {
-        "kernel": lambda shape: rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape),
-        "scale": lambda shape: rng.uniform(0.5, 1.5, shape),
-        "bias": lambda shape: rng.normal(0, 0.3, shape),
-        "mean": lambda shape: rng.normal(0, 0.3, shape),
-        "var": lambda shape: rng.uniform(0.01, 0.2, shape),
-        "masks": lambda shape: rng.normal(0.5, 0.7, shape),
-    }
-    flat = flatten_dict(shapes)
-    return unflatten_dict({name: draw[name[-1]](leaf.shape) for name, leaf in flat.items()})
+from dcjax import models
 
 
 def embedder(name: str = "resnet_small", **changes: Any) -> models.MaskedEmbedder:
@@ -101,6 +18,7 @@ def embedder(name: str = "resnet_small", **changes: Any) -> models.MaskedEmbedde
         "num_stages": 1,
         "width": 4,
         "batch_norm": "frozen",
+        "convolution": "auto",
         "embedding_dim": 6,
         "max_clusters": 4,
         "pooling": "average",
@@ -132,37 +50,6 @@ def slow_pooled(model: models.MaskedEmbedder, variables: Any, pixels: np.ndarray
     backbone = {name: variables[name]["backbone"] for name in ("params", "batch_stats")}
     *_, features = slow_resnet(x.reshape(-1, *x.shape[-3:]), model.backbone, backbone)
     return features.mean(axis=(1, 2)).reshape(*x.shape[:-3], -1)
-
-
-@pytest.mark.parametrize("size", [32, 33])
-@pytest.mark.parametrize("block", BLOCKS)
-def test_every_stage_is_the_slow_resnets(block: str, size: int) -> None:
-    net = resnet(block, dtype=jnp.float64)
-    x = np.random.default_rng(0).normal(size=(1, size, size, 3))
-    with jax.enable_x64(True):
-        shapes = jax.eval_shape(net.init, jax.random.key(0), x, train=False)
-        variables = random_variables(shapes)
-        found = stages(net, variables, x)
-    for stage, expected in zip(found, slow_resnet(x, net, variables), strict=True):
-        np.testing.assert_allclose(stage, expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("size", [32, 33])
-@pytest.mark.parametrize("block", BLOCKS)
-def test_every_stage_agrees_with_numbers_from_torchvision(
-    block: str, size: int, tmp_path: Path
-) -> None:
-    golden = np.load(GOLDEN)
-    x, prefix = golden[f"images/{size}"], f"{block}/weights/"
-    weights = {name.removeprefix(prefix): golden[name] for name in golden if prefix in name}
-    safetensors.numpy.save_file(weights, tmp_path / "weights")
-    shapes = jax.eval_shape(resnet(block).init, jax.random.key(0), x, train=False)
-    params, stats = pretrained.load(
-        str(tmp_path / "weights"), shapes["params"], shapes["batch_stats"]
-    )
-    found = stages(resnet(block), {"params": params, "batch_stats": stats}, x)
-    for number, stage in enumerate(found, 1):
-        np.testing.assert_allclose(stage, golden[f"{block}/layer{number}/{size}"], 1e-4, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +179,7 @@ def test_dropout_falls_on_the_pooled_features_in_training_only() -> None:
         kept = trained["embedding"] != 0
         assert 16 < kept.sum() < 48  # of 64
         np.testing.assert_allclose(trained["embedding"], normalized(pooled * kept), rtol=1e-4)
-        np.testing.assert_array_equal(trained["backbone"], at_test["backbone"])
+        np.testing.assert_allclose(trained["backbone"], at_test["backbone"], rtol=1e-5)
 
 
 def test_max_pooling_takes_the_largest_value_of_the_feature_map() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dcjax import models, pretrained
+from dcjax import pretrained
+from dcjax.resnet import BasicBlock, ResNet
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "weights" / "resnet18_layer3.safetensors"
 
@@ -20,12 +21,13 @@ Tensors = dict[str, np.ndarray]
 
 def backbone(num_stages: int = 2, width: int = 4) -> tuple[Any, Any]:
     """Returns a fresh ResNet-18, cut after a stage: parameters and running statistics."""
-    net = models.ResNet(
-        block=models.BasicBlock,
+    net = ResNet(
+        block=BasicBlock,
         stage_sizes=(2,) * num_stages,
         stem="imagenet",
         width=width,
         frozen_statistics=True,
+        convolution="auto",
     )
     x = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), x, train=False))

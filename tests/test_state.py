@@ -19,6 +19,7 @@ MODEL = models.create(
     num_stages=1,
     width=4,
     batch_norm="train",
+    convolution="auto",
     embedding_dim=8,
     max_clusters=4,
     pooling="average",

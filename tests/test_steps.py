@@ -22,6 +22,7 @@ def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainSta
         num_stages=1,
         width=4,
         batch_norm="train",
+        convolution="auto",
         embedding_dim=8,
         max_clusters=4,
         pooling="average",

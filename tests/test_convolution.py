@@ -1,0 +1,116 @@
+"""Products of matrices give the numbers and gradients of XLA's convolutions."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from slow_resnet import slow_conv, slow_max_pool
+
+from dcjax import convolution
+
+# Even and odd, down to one pixel; above and below every size at which another form takes over.
+SIDES = ((1, 1), (2, 3), (4, 5), (7, 8), (17, 16))
+EXACT = {"float32": 1e-5, "float64": 1e-12}
+
+
+def normal(*shape: int, dtype: Any = np.float64) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(dtype)
+
+
+def value_and_gradients(job: Callable[..., jax.Array], *inputs: Any) -> Any:
+    @jax.jit
+    def compute(*inputs: Any) -> Any:
+        y, backward = jax.vjp(job, *inputs)
+        return y, backward(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    return compute(*inputs)
+
+
+def assert_same(found: Any, expected: Any, exact: float) -> None:
+    def same(a: Any, b: Any) -> None:
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=exact * max(1, np.max(np.abs(b))))
+
+    jax.tree.map(same, found, expected)
+
+
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_products_are_convolutions(size: int, stride: int, dtype: str) -> None:
+    kernel = normal(size, size, 5, 6, dtype=dtype) / size
+    jobs = {
+        method: functools.partial(convolution.convolve, stride=stride, method=method)
+        for method in ("xla", "matmul")
+    }
+    with jax.enable_x64(True):
+        for sides in SIDES:
+            x = normal(4, *sides, 5, dtype=dtype)
+            found = value_and_gradients(jobs["matmul"], x, kernel)
+            assert_same(found, value_and_gradients(jobs["xla"], x, kernel), EXACT[dtype])
+            assert_same(found[0], slow_conv(x, kernel, stride).astype(dtype), EXACT[dtype])
+
+
+@pytest.mark.parametrize("batch", [3, 8])
+@pytest.mark.parametrize(("channels", "features"), [(5, 130), (130, 5), (130, 131)])
+def test_wide_and_narrow_kernels_and_any_batch_agree(
+    channels: int, features: int, batch: int
+) -> None:
+    jobs = [functools.partial(convolution.convolve, stride=1, method=m) for m in ("xla", "matmul")]
+    for size in (1, 3):
+        with jax.enable_x64(True):
+            inputs = normal(batch, 9, 9, channels), normal(size, size, channels, features)
+            expected, found = (value_and_gradients(job, *inputs) for job in jobs)
+            assert_same(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize("levels", [2, 1000], ids=["ties", "few ties"])
+def test_max_pool_gives_its_gradient_to_the_first_maximum(
+    sides: tuple[int, int], levels: int
+) -> None:
+    x = np.random.default_rng(1).integers(0, levels, (3, *sides, 5)).astype(np.float32)
+    xla = value_and_gradients(functools.partial(convolution.max_pool, method="xla"), x)
+    found = value_and_gradients(functools.partial(convolution.max_pool, method="matmul"), x)
+    assert_same(found, xla, 1e-6)
+    np.testing.assert_array_equal(found[0], slow_max_pool(x))
+
+
+def test_equal_maxima_by_hand() -> None:
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1].set(1.0)  # in all four windows; then none is larger
+    gradient = jax.grad(lambda x: convolution.max_pool(x, "matmul").sum())
+    np.testing.assert_array_equal(gradient(x)[0, ..., 0], 4 * x[0, ..., 0])
+    first = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]  # of each window
+    np.testing.assert_array_equal(gradient(0 * x)[0, ..., 0], first)
+
+
+@pytest.mark.parametrize("job", ["convolve", "max_pool"])
+@pytest.mark.parametrize(("backend", "same"), [("cpu", "matmul"), ("gpu", "xla"), ("tpu", "xla")])
+def test_auto_is_chosen_by_the_backend(
+    job: str, backend: str, same: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, kernel = jnp.zeros((4, 9, 9, 5)), jnp.zeros((3, 3, 5, 6))
+    inputs = (x, kernel, 1) if job == "convolve" else (x,)
+
+    def jaxpr(method: str) -> str:
+        function = functools.partial(getattr(convolution, job), method=method)
+        return str(jax.make_jaxpr(lambda: function(*inputs))())
+
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert jaxpr("auto") == jaxpr(same)
+    assert jaxpr("xla") != jaxpr("matmul")
+
+
+def test_a_batch_that_is_spread_stays_where_it_is() -> None:
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("rows"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    job = functools.partial(convolution.convolve, stride=1, method="matmul")
+    x, kernel = jnp.zeros((32, 9, 9, 5)), jnp.zeros((3, 3, 5, 6))
+    compiled = jax.jit(job, in_shardings=(rows, whole), out_shardings=rows).lower(x, kernel)
+    text = compiled.compile().as_text()
+    assert not [name for name in ("all-gather", "all-to-all", "collective-permute") if name in text]
