@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from dcjax import retrieval
+from dcjax import devices, retrieval
 
 _GOLDEN = np.load(Path(__file__).parent / "golden" / "retrieval.npz")
 
@@ -110,22 +109,25 @@ def test_block_does_not_change_the_scores(block):
     assert retrieval.score(embeddings, labels, block=block) == retrieval.score(embeddings, labels)
 
 
-def test_one_compilation_serves_every_block():
-    embeddings, labels = _with_ties(53, 5)
-    before = retrieval._rank._cache_size()
-    retrieval.score(embeddings, labels, block=10)
-    assert retrieval._rank._cache_size() == before + 1
+def test_devices_do_not_change_the_scores():
+    embeddings, labels = _with_ties(65, 3)
+    shared = retrieval.score(embeddings, labels, block=4, mesh=devices.create_mesh())
+    assert shared == retrieval.score(embeddings, labels)
 
 
-def test_no_array_of_all_pairs():
-    n, block, size = 20_000, 64, jax.ShapeDtypeStruct
-    images = (size((n, 8), "float32"), size((n,), "int32"))
-    compiled = retrieval._rank.lower(
-        size((block,), "int32"), *images, *images, k=50, exclude_self=True
-    ).compile()
-    memory = compiled.memory_analysis()
-    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 8 * block * n * 4
-    assert 8 * block * n * 4 < n * n
+def test_recall_far_beyond_the_images_of_a_class():
+    # A query among 500 images of other classes, all of them as near as or nearer than its own.
+    gallery = np.array([1.0] * 250 + [3.0] * 250 + [3.0])[:, None]
+    labels = np.array([0] * 500 + [1])
+    scores = retrieval.score(np.zeros((1, 1)), np.array([1]), gallery, labels, ks=(1, 500, 501))
+    assert scores == {
+        "recall_at_1": 0.0,
+        "recall_at_500": 0.0,
+        "recall_at_501": 1.0,
+        "map_at_r": 0.0,
+        "marp_paper": 0.0,
+        "r_precision": 0.0,
+    }
 
 
 def test_queries_without_positives_miss_but_have_no_precision():

@@ -1,0 +1,159 @@
+"""Tests of dcjax.ranking."""
+
+import jax
+import numpy as np
+import pytest
+
+from dcjax import devices, ranking
+
+
+def _slow_rank(queries, query_classes, gallery, classes, exclude_self):
+    """Sorts every row, stably: yields the rows before the nearest positive, and which are one."""
+    for i, (query, own_class) in enumerate(zip(queries, query_classes, strict=True)):
+        distances = np.sum((gallery.astype(np.float64) - query) ** 2, axis=1)
+        if exclude_self:
+            distances[i] = np.inf
+        positives = classes[np.argsort(distances, kind="stable")] == own_class
+        if exclude_self:
+            positives = positives[:-1]
+        yield (int(np.argmax(positives)) if positives.any() else len(positives)), positives
+
+
+def _check(queries, query_classes, gallery, classes, *, exclude_self, **options):
+    """Checks that every query is there once, in order, with the ranking of `_slow_rank`."""
+    slow = list(_slow_rank(queries, query_classes, gallery, classes, exclude_self))
+    most = max(1, *(positives.sum() for _, positives in slow))
+    num_seen = 0
+    for rows, num_before, hits in ranking.rank(
+        queries, query_classes, gallery, classes, exclude_self=exclude_self, **options
+    ):
+        seen = range(len(queries))[rows]
+        assert seen.start == num_seen
+        assert len(seen) == len(num_before) == len(hits)
+        num_seen = seen.stop
+        for i, before, hit in zip(seen, num_before, hits, strict=True):
+            assert before == slow[i][0]
+            assert hit.tolist() == slow[i][1][:most].tolist()
+    assert num_seen == len(queries)
+
+
+def _on_a_grid(num: int, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns embeddings whose distances are integers, most of them many times, and classes."""
+    rng = np.random.default_rng(seed)
+    embeddings = rng.integers(-2, 3, (num, 3)).astype(np.float32)
+    return embeddings, rng.integers(num_classes, size=num).astype(np.int32)
+
+
+# 2 classes: all distances are searched. From about 30 on runs, of up to 20 rows for one positive.
+@pytest.mark.parametrize("num_classes", [1, 2, 8, 30, 90, 400])
+@pytest.mark.parametrize("seed", range(2))
+def test_equals_a_stable_sort_of_every_row(num_classes, seed):
+    embeddings, classes = _on_a_grid(401, num_classes, seed)
+    _check(embeddings, classes, embeddings, classes, exclude_self=True)
+    _check(embeddings[:77], classes[:77], embeddings[77:], classes[77:], exclude_self=False)
+
+
+@pytest.mark.parametrize("num_rows", [3, 63, 64, 65, 127, 128, 400, 401])
+def test_runs_need_not_fit_the_gallery(num_rows):
+    embeddings, _ = _on_a_grid(num_rows, 1, 7)
+    classes = np.arange(num_rows, dtype=np.int32) // 2  # pairs, and a class of one image
+    _check(embeddings, classes, embeddings, classes, exclude_self=True)
+
+
+@pytest.mark.parametrize("num_same", [5, 50, 200])
+def test_many_copies_of_an_image_go_by_index(num_same):
+    # All rows are as far from all queries, and more of them than any class has.
+    gallery, classes = _on_a_grid(200, 60, 3)
+    gallery[:num_same] = gallery[0]
+    queries = np.zeros((60, 3), np.float32)
+    _check(queries, np.arange(60, dtype=np.int32), gallery, classes, exclude_self=False)
+    _check(gallery, classes, gallery, classes, exclude_self=True)
+
+
+def test_nearest_takes_runs_with_the_lowest_minima_only():
+    # Eight rows of a run are the nearest; the last rows, which fill no run, hold the next.
+    distances = np.full((1003, 1), 9.0, np.float32)
+    distances[500:508] = np.arange(8)[::-1, None]
+    distances[1002] = 8
+    nearest = ranking._nearest(jax.numpy.asarray(distances), 9)
+    assert nearest.tolist() == [[*range(507, 499, -1), 1002]]
+
+
+@pytest.mark.parametrize("block", [1, 7, 32, 64, 1000, None])
+def test_blocks_of_any_size(block):
+    embeddings, classes = _on_a_grid(130, 20, 4)
+    _check(embeddings, classes, embeddings, classes, exclude_self=True, block=block)
+
+
+@pytest.mark.parametrize("block", [3, 17, None])
+def test_devices_share_the_queries(block):
+    embeddings, classes = _on_a_grid(203, 40, 5)
+    mesh = devices.create_mesh()
+    assert mesh.size == 8
+    _check(embeddings, classes, embeddings, classes, exclude_self=True, block=block, mesh=mesh)
+    _check(embeddings[:5], classes[:5], embeddings, classes, exclude_self=False, mesh=mesh)
+
+
+def test_every_device_does_its_share():
+    mesh = devices.create_mesh()
+    mesh_of_rank = jax.sharding.Mesh(mesh.devices.flatten(), ("device",))
+    compiled = _compiled(num_rows=5_000, block=64, mesh=mesh_of_rank)
+    asking, asked = compiled.input_shardings[0]
+    assert asking.embeddings.shard_shape((16, 64, 8)) == (2, 64, 8)
+    assert asked.embeddings.is_fully_replicated
+
+
+def test_classes_may_differ_between_queries_and_gallery():
+    gallery, classes = _on_a_grid(90, 9, 6)
+    queries = np.zeros((4, 3), np.float32)
+    absent, present = np.full(4, 20, np.int32), np.array([0, 20, 8, 30], np.int32)
+    _check(queries, absent, gallery, classes, exclude_self=False)
+    _check(queries, present, gallery, classes, exclude_self=False)
+
+
+def test_one_compilation_serves_every_call():
+    embeddings, classes = _on_a_grid(997, 300, 5)
+    before = ranking._rank._cache_size()
+    blocks = list(
+        ranking.rank(embeddings, classes, embeddings, classes, exclude_self=True, block=10)
+    )
+    assert len(blocks) == 100
+    assert ranking._rank._cache_size() == before + 1
+    list(ranking.rank(embeddings, classes, embeddings, classes, exclude_self=True, block=10))
+    assert ranking._rank._cache_size() == before + 1
+
+
+def _compiled(*, num_rows: int, block: int, mesh: jax.sharding.Mesh, num_nearest: int = 11):
+    size = jax.ShapeDtypeStruct
+    num_blocks = 16
+    asking = ranking._Queries(
+        size((num_blocks, block, 8), "float32"),
+        size((num_blocks, block), "int32"),
+        size((num_blocks, block), "int32"),
+    )
+    rows = size((num_rows,), "int32")
+    asked = ranking._Gallery(
+        size((num_rows, 8), "float32"), size((num_rows,), "float32"), rows, rows, rows
+    )
+    return ranking._rank.lower(
+        asking, asked, mesh=mesh, num_positives=num_nearest + 1, num_nearest=num_nearest
+    ).compile()
+
+
+@pytest.mark.parametrize("num_rows", [100_000, 1_000_000])
+def test_memory_is_that_of_one_block(num_rows):
+    block = 64
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("device",))
+    memory = _compiled(num_rows=num_rows, block=block, mesh=mesh).memory_analysis()
+    # Distances, and a part of them for what is reduced; nothing for each of the 16 blocks.
+    assert memory.temp_size_in_bytes < 2.5 * block * num_rows * 4
+    assert memory.output_size_in_bytes < 16 * block * 100
+
+
+def test_default_blocks_hold_few_distances():
+    for num_queries, num_rows in [(10, 10), (60_502, 60_502), (10**6, 10**6), (14_218, 12_612)]:
+        calls = ranking._calls(num_queries, num_rows, None, 1)
+        assert calls.shape[-1] * num_rows <= max(2**22, 64 * num_rows)
+        assert calls.shape[1] <= 16
+        assert num_queries <= calls.size < 1.1 * num_queries + 64
+        assert np.array_equal(calls.flat[:num_queries], np.arange(num_queries))
