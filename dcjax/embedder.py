@@ -64,7 +64,8 @@ class Embedder:
     def embed(self) -> experiment.EmbedImages:
         """The function from an image set to embeddings, compiled when it is first called."""
         model = experiment.create_model(self.config)
-        return experiment.create_embed(self.config, model, devices.create_mesh())
+        read = functools.partial(experiment.create_reader, self.config)
+        return experiment.create_embed(self.config, model, devices.create_mesh(), read)
 
     def evaluate(self, splits: Splits | None = None) -> dict[str, float]:
         """Scores the test classes of the run, or of these splits."""

@@ -1,18 +1,16 @@
 """Pixels depend on seed, epoch and place alone; files that cannot be read are named."""
 
-import base64
+import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dcjax import augment, datasets, pipeline
+from dcjax import augment, crops, datasets, decoding, pipeline
 from dcjax.augment import tf
 from dcjax.datasets.image_set import ImageSet, from_classes
 from dcjax.sampling import Plan
-
-CMYK = Path(__file__).parent / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
-GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -37,14 +35,19 @@ def plan() -> Plan:
     return Plan(rows=rows, clusters=clusters)
 
 
-CROP = augment.create(
+CROP = crops.Augmentation(
     "random_resized", size=8, resize=10, scale=(0.2, 1.0), ratio=(0.75, 1.5), flip=True
 )
 
 
-def read(images, plan, **changes):
-    options = {"augment": CROP, "seed": 0, "epoch": 3, "num_threads": 2} | changes
-    return list(pipeline.train_batches(images, plan, **options))
+def stream(images, *, seed=0, num_threads=2, **changes):
+    augmentation = dataclasses.replace(CROP, **changes)
+    return pipeline.Stream(images, augmentation, seed=seed, num_threads=num_threads)
+
+
+def read(images, plan, *, epoch=3, first_step=0, **changes):
+    batches = stream(images, **changes).train_batches(plan, epoch=epoch, first_step=first_step)
+    return list(batches)
 
 
 def assert_same(batches, others):
@@ -54,11 +57,12 @@ def assert_same(batches, others):
             np.testing.assert_array_equal(batch[key], other[key])
 
 
-def test_batches_follow_the_plan(pictures, plan):
-    def whole(image, seed):
-        return augment.center_crop(image, 8)
+def test_batches_follow_the_plan(pictures, plan, monkeypatch):
+    def center(augmentation):
+        return lambda image, draws: augment.center_crop(image, 8)
 
-    batches = read(pictures, plan, augment=whole)
+    monkeypatch.setattr(augment, "create", center)
+    batches = read(pictures, plan)
     assert len(batches) == 5
     for batch, rows, clusters in zip(batches, plan.rows, plan.clusters, strict=True):
         assert batch["image"].shape == (2, 3, 8, 8, 3)
@@ -67,7 +71,7 @@ def test_batches_follow_the_plan(pictures, plan):
         np.testing.assert_array_equal(batch["label"], pictures.labels[rows])
         np.testing.assert_array_equal(batch["cluster"], clusters)
         for c, b in np.ndindex(2, 3):
-            image = augment.center_crop(pipeline.decode(pictures.images[rows[c, b]]), 8)
+            image = augment.center_crop(decoding.decode(pictures.images[rows[c, b]]), 8)
             np.testing.assert_array_equal(batch["image"][c, b], image)
 
 
@@ -94,16 +98,49 @@ def test_an_image_that_comes_twice_is_cropped_twice(pictures):
     assert len(np.unique(crops.reshape(8, -1), axis=0)) == 8
 
 
-def test_the_augmentation_is_traced_once(pictures, plan):
-    calls = []
+def test_pixels_are_those_of_the_draws(pictures, plan):
+    draws, apply = crops.draw(CROP, plan.rows.shape, seed=0, epoch=3), augment.create(CROP)
+    for step, batch in enumerate(read(pictures, plan)):
+        for c, b in np.ndindex(2, 3):
+            image = decoding.decode(pictures.images[plan.rows[step, c, b]])
+            one = crops.Draws(*(x[step, c, b] for x in draws))
+            np.testing.assert_array_equal(batch["image"][c, b], apply(image, one))
 
-    def counting(image, seed):
-        calls.append(image.shape)
-        return CROP(image, seed)
 
-    read(pictures, plan, augment=counting)
+def test_an_image_is_traced_once_in_a_run(pictures, plan, monkeypatch):
+    calls, create = [], augment.create
+
+    def counting(augmentation):
+        apply = create(augmentation)
+
+        def augmented(image, draws):
+            calls.append(image.shape)
+            return apply(image, draws)
+
+        return augmented
+
+    monkeypatch.setattr(augment, "create", counting)
+    images = stream(pictures)
+    for epoch in range(3):
+        list(images.train_batches(plan, epoch=epoch))
     assert len(calls) == 1
     assert calls[0].as_list() == [None, None, 3]
+
+
+def test_reading_begins_before_the_first_batch_is_asked_for(pictures, plan, monkeypatch):
+    began = threading.Event()
+
+    def create(augmentation):
+        def told(image):
+            began.set()
+            return image
+
+        return lambda image, draws: tf.numpy_function(told, [image], tf.uint8)
+
+    monkeypatch.setattr(augment, "create", create)
+    batches = stream(pictures).train_batches(plan, epoch=0)
+    assert began.wait(timeout=60)
+    batches.close()
 
 
 def test_images_in_memory_give_the_pixels_of_files(write_tree, plan, tmp_path):
@@ -117,9 +154,9 @@ def test_images_in_memory_give_the_pixels_of_files(write_tree, plan, tmp_path):
 
 def test_evaluation_keeps_order_and_exact_pixels_and_fills_the_last_batch():
     digits = datasets.load("digits", root="").query.select(range(10))
-    batches = list(pipeline.eval_batches(digits, batch_size=4, resize=8, crop=8, num_threads=2))
-    assert [batch["image"].shape for batch in batches] == [(4, 8, 8, 3)] * 3
-    images = np.concatenate([batch["image"] for batch in batches])
+    batches = list(stream(digits, resize=8, size=8).eval_batches(4))
+    assert [batch.shape for batch in batches] == [(4, 8, 8, 3)] * 3
+    images = np.concatenate(batches)
     for channel in range(3):
         np.testing.assert_array_equal(images[:10, ..., channel], digits.images[..., 0])
     np.testing.assert_array_equal(images[10:], images[[9, 9]])
@@ -130,69 +167,25 @@ def test_evaluation_resizes_the_shorter_side_and_takes_the_centre(tmp_path, heig
     path = str(tmp_path / "x.png")
     tf.io.write_file(path, tf.io.encode_png(noise(height, width)))
     images = from_classes([path], [0])
-    (batch,) = pipeline.eval_batches(images, batch_size=1, resize=16, crop=11, num_threads=1)
+    (batch,) = stream(images, resize=16, size=11).eval_batches(1)
     short, long = min(height, width), max(height, width)
     new = (16, int(16 * long / short)) if height <= width else (int(16 * long / short), 16)
     resized = tf.image.resize(noise(height, width), new, antialias=True).numpy().round()
     top, left = round((new[0] - 11) / 2), round((new[1] - 11) / 2)
-    np.testing.assert_array_equal(batch["image"][0], resized[top : top + 11, left : left + 11])
+    np.testing.assert_array_equal(batch[0], resized[top : top + 11, left : left + 11])
 
 
-def test_evaluation_cannot_crop_more_than_there_is(pictures):
-    with pytest.raises(ValueError, match=r"crop <= resize, got crop=9 and resize=8"):
-        next(pipeline.eval_batches(pictures, batch_size=1, resize=8, crop=9, num_threads=1))
-
-
-@pytest.fixture
-def odd_files(write_tree) -> dict[str, str]:
-    """Files of many kinds, all named .jpg: those that can be read and those that cannot."""
-    image = noise(64, 64)
-    jpeg, grey = (tf.io.encode_jpeg(x).numpy() for x in (image, image[..., :1]))
-    png = tf.io.encode_png(image).numpy()
-    files = {
-        "good-grey.jpg": grey,
-        "good-cmyk.jpg": CMYK.read_bytes(),
-        "good-gif.jpg": GIF,
-        "good-png.jpg": png,
-        "good-alpha.jpg": tf.io.encode_png(noise(8, 32).reshape(8, 24, 4)).numpy(),
-        "good-bytes-after-the-end.jpg": jpeg + b"camera's notes",
-        "bad-half.jpg": jpeg[: len(jpeg) // 2],
-        "bad-png-half.jpg": png[: len(png) // 2],
-        "bad-empty.jpg": b"",
-        "bad-page.jpg": b"<html>404</html>",
-    }
-    root = write_tree(files)
-    return {name: f"{root}/{name}" for name in [*files, "bad-missing.jpg"]}
-
-
-@pytest.mark.parametrize("thorough", [False, True])
-def test_unreadable_files_are_found(odd_files, thorough):
-    images = from_classes(list(odd_files.values()), [0] * len(odd_files))
-    found = pipeline.find_unreadable(images, thorough=thorough)
-    assert [list(odd_files)[i] for i in found] == [n for n in odd_files if n.startswith("bad")]
-
-
-def test_only_a_thorough_look_sees_damage_inside(tmp_path):
-    jpeg = bytearray(tf.io.encode_jpeg(noise(64, 64)).numpy())
-    jpeg[300:-2] = jpeg[300:600]
-    (tmp_path / "x.jpg").write_bytes(jpeg)
-    images = from_classes([str(tmp_path / "x.jpg")], [0])
-    assert pipeline.find_unreadable(images, thorough=False) == []
-    assert pipeline.find_unreadable(images, thorough=True) == [0]
-
-
-def test_odd_but_good_files_have_three_channels(odd_files):
-    for name, path in odd_files.items():
-        if name.startswith("good"):
-            assert pipeline.decode(path).shape[2:] == (3,)
-    assert pipeline.decode(odd_files["good-cmyk.jpg"])[0, 0].numpy().tolist() == [0, 255, 255]
-
-
-def test_jpeg_is_decoded_as_other_libraries_do(pictures):
-    content = tf.io.read_file(pictures.images[5])
-    accurate = tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE").numpy()
-    assert not np.array_equal(accurate, tf.io.decode_jpeg(content).numpy())
-    np.testing.assert_array_equal(pipeline.decode(pictures.images[5]), accurate)
+def test_resized_images_come_whole_and_their_sizes_without_them(pictures):
+    images = stream(pictures, resize=16)
+    resized = list(images.resized_images())
+    for image, path in zip(resized, pictures.images, strict=True):
+        expected = augment.resize_shorter_side(decoding.decode(path), 16)
+        np.testing.assert_array_equal(image, expected)
+    sizes = images.resized_sizes()
+    assert sizes.dtype == np.int32
+    assert sizes.tolist() == [list(image.shape[:2]) for image in resized]
+    grey = from_classes(np.zeros((3, 9, 12, 1), np.uint8), [0, 0, 1])
+    assert stream(grey, resize=18).resized_sizes().tolist() == [[18, 24]] * 3
 
 
 def cut(path: str) -> None:
@@ -200,35 +193,9 @@ def cut(path: str) -> None:
     Path(path).write_bytes(content[: len(content) // 2])
 
 
-def test_readable_names_bad_files_or_skips_and_counts_them(pictures):
-    assert pipeline.readable(pictures, skip_unreadable=False) == (pictures, 0)
-    cut(pictures.images[5])
-    with pytest.raises(ValueError, match=r"(?s)1 of 12 images.*skip_unreadable=True.*/5.jpg: jpeg"):
-        pipeline.readable(pictures, skip_unreadable=False)
-    kept, num_bad = pipeline.readable(pictures, skip_unreadable=True)
-    assert num_bad == 1
-    assert kept.images.tolist() == pictures.images[[0, 1, 2, 3, 4, *range(6, 12)]].tolist()
-    assert kept.labels.tolist() == [0, 1, 2, 3, 0, 2, 3, 0, 1, 2, 3]
-    assert kept.class_names == pictures.class_names
-
-
-def test_a_class_must_keep_a_readable_image(pictures):
-    for i in (1, 5, 9):
-        cut(pictures.images[i])
-    with pytest.raises(ValueError, match=r"none in 1 classes, the first is '1'"):
-        pipeline.readable(pictures, skip_unreadable=True)
-
-
-def test_images_in_memory_are_always_readable():
-    images = from_classes(np.zeros((2, 4, 4, 1), np.uint8), [0, 1])
-    assert pipeline.readable(images, skip_unreadable=True) == (images, 0)
-
-
 def test_a_file_that_breaks_during_a_run_is_named_without_a_trace(pictures, plan):
     cut(pictures.images[plan.rows[2, 1, 0]])
-    batches = pipeline.train_batches(
-        pictures, plan, augment=CROP, seed=0, epoch=0, num_threads=2, first_step=2
-    )
+    batches = stream(pictures).train_batches(plan, epoch=0, first_step=2)
     with pytest.raises(ValueError, match=r"Cannot read image .*\.jpg: jpeg.* Replace") as caught:
         next(batches)
     assert caught.value.__suppress_context__
@@ -236,7 +203,7 @@ def test_a_file_that_breaks_during_a_run_is_named_without_a_trace(pictures, plan
     assert pictures.images[plan.rows[2, 1, 0]] in str(caught.value)
     assert not any(word in str(caught.value) for word in ("{{", "[Op:", "Iterator", "\n"))
     with pytest.raises(ValueError, match="Cannot read image"):
-        list(pipeline.eval_batches(pictures, batch_size=5, resize=8, crop=8, num_threads=2))
+        list(stream(pictures).eval_batches(5))
 
 
 def test_a_plan_for_other_images_is_an_error(plan):

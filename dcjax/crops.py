@@ -1,0 +1,152 @@
+"""Where training crops lie: the random draws of an epoch, and the boxes that they make of images.
+
+The draws are made on the host, for a whole plan at once, so that whoever cuts the pixels, the
+pipeline or the device cache, cuts the same ones. From a draw to a box there are only operations
+that IEEE 754 rounds in one way (and no division: TensorFlow multiplies by the reciprocal), so
+that `augment`, which sees one image at a time, comes to the same boxes.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+CROPS = ("random_resized", "resize_then_random")
+
+_STREAM = 3  # keeps the draws of pixels apart from those of plans, 1 and 2
+_ATTEMPTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """The Standard recipe (PAMI 2021, section 4.2): a random crop, then a random flip.
+
+    Attributes:
+      crop: "random_resized" (as both releases do) or "resize_then_random" (as both papers say).
+      size: Side of the output in pixels.
+      resize: Shorter side in pixels before a "resize_then_random" or a centre crop.
+      scale: Least and greatest area of a "random_resized" crop, as a share of the image.
+      ratio: Least and greatest width / height of a "random_resized" crop.
+      flip: Whether to mirror every second image, left to right.
+    """
+
+    crop: str
+    size: int
+    resize: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    flip: bool
+
+    def __post_init__(self) -> None:
+        """Checks that such crops can be made."""
+        if self.crop not in CROPS:
+            raise ValueError(f"Unknown crop {self.crop!r}; known crops are {', '.join(CROPS)}.")
+        scale, ratio = self.scale, self.ratio
+        if len(scale) != 2 or len(ratio) != 2:
+            raise ValueError(f"Require two numbers each, got scale={scale} and ratio={ratio}.")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"Require 0 < scale[0] <= scale[1] <= 1, got scale={scale}.")
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"Require 0 < ratio[0] <= ratio[1], got ratio={ratio}.")
+        if self.resize < self.size:
+            raise ValueError(
+                f"Require resize >= size, got resize={self.resize} and size={self.size}."
+            )
+
+    @property
+    def most(self) -> tuple[float, float]:
+        """The greatest height per width and width per height."""
+        return 1 / self.ratio[0], self.ratio[1]
+
+
+class Draws(NamedTuple):
+    """What is random about crops.
+
+    Attributes:
+      factors: float32 [..., 10, 2], height and width of ten candidates, as shares of the square
+        root of the image's area.
+      place: float32 [..., 2] in [0, 1), of the top left corner among those that fit.
+      flip: bool [...], whether to mirror.
+    """
+
+    factors: Any
+    place: Any
+    flip: Any
+
+
+def draw(augmentation: Augmentation, shape: tuple[int, ...], *, seed: int, epoch: int) -> Draws:
+    """Draws for an epoch whose plan has this shape, [S, C, B].
+
+    The area is uniform in `scale`, the logarithm of the aspect is uniform in `ratio`.
+    """
+    # For the whole plan, so that a place keeps its draws wherever reading begins.
+    sequence = np.random.SeedSequence([seed, _STREAM, epoch])
+    generator = np.random.Generator(np.random.Philox(sequence))
+    place = generator.random((*shape, 2), np.float32)
+    flip = generator.random(shape, np.float32) < 0.5
+    area = generator.uniform(*augmentation.scale, size=(*shape, _ATTEMPTS))
+    low, high = (math.log(ratio) for ratio in augmentation.ratio)
+    aspect = np.exp(generator.uniform(low, high, size=area.shape))
+    factors = np.sqrt(np.stack([area / aspect, area * aspect], axis=-1)).astype(np.float32)
+    return Draws(factors, place, flip & augmentation.flip)
+
+
+def boxes(augmentation: Augmentation, sizes: np.ndarray, draws: Draws) -> np.ndarray:
+    """Returns the boxes of training crops.
+
+    Args:
+      augmentation: the recipe.
+      sizes: int32 [..., 2], height and width of the images; of the resized ones for
+        "resize_then_random".
+      draws: one for each of them.
+
+    Returns:
+      int32 [..., 4]: top, left, height, width.
+    """
+    if augmentation.crop == "resize_then_random":
+        sides = np.full_like(sizes, augmentation.size)
+        return _joined(_corner(draws.place, sizes - sides), sides)
+    root = np.sqrt(np.prod(sizes, axis=-1, dtype=np.float64))[..., None, None]
+    candidates = np.round(root * draws.factors.astype(np.float64)).astype(np.int32)
+    fits = np.all((candidates > 0) & (candidates <= sizes[..., None, :]), axis=-1)
+    first = fits.argmax(axis=-1)[..., None, None]  # argmax returns the first of equals
+    sides = np.take_along_axis(candidates, first, axis=-2)[..., 0, :]
+    central = np.round(sizes[..., ::-1].astype(np.float64) * augmentation.most)
+    central = np.clip(central.astype(np.int32), 1, sizes)
+    any_fits = fits.any(axis=-1, keepdims=True)
+    corner = np.where(any_fits, _corner(draws.place, sizes - sides), (sizes - central) // 2)
+    return _joined(corner, np.where(any_fits, sides, central))
+
+
+def center_boxes(sizes: np.ndarray, size: int) -> np.ndarray:
+    """Returns the boxes int32 [..., 4] of size x size in the middle of images int32 [..., 2].
+
+    An odd rest is halved to the even corner.
+    """
+    # np.round, like Python's and so the papers' transform, rounds a half to the even number.
+    return _joined(np.round((sizes - size) / 2), np.full_like(sizes, size))
+
+
+def longest_side(augmentation: Augmentation, sizes: np.ndarray) -> int:
+    """Returns a bound on the sides of all boxes in images of these sizes, int32 [N, 2]."""
+    if augmentation.crop == "resize_then_random":
+        return augmentation.size
+    stretch = max(augmentation.most)
+    root = np.sqrt(np.prod(sizes, axis=-1, dtype=np.float64) * augmentation.scale[1] * stretch)
+    drawn = np.maximum(root, sizes.min(axis=-1) * stretch) + 1  # either is rounded
+    return int(np.minimum(sizes.max(axis=-1), drawn).max())
+
+
+def resized(sizes: np.ndarray, resize: int) -> np.ndarray:
+    """Returns the sizes int32 [..., 2] of images whose shorter side has become `resize`."""
+    return (resize * sizes // sizes.min(axis=-1, keepdims=True)).astype(np.int32)
+
+
+def _corner(place: np.ndarray, free: np.ndarray) -> np.ndarray:
+    # Uniform in 0..free, both ends included: in float64 the product is exact.
+    return (place.astype(np.float64) * (free + 1)).astype(np.int32)
+
+
+def _joined(corner: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    return np.concatenate([corner, sides], axis=-1).astype(np.int32)

@@ -1,0 +1,110 @@
+"""Files of any kind give three channels; those that cannot be read are found and named."""
+
+import base64
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcjax import decoding
+from dcjax.augment import tf
+from dcjax.datasets.image_set import ImageSet, from_classes
+
+CMYK = Path(__file__).parent / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
+GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> ImageSet:
+    """Twelve JPEG files of four classes."""
+    paths = [str(tmp_path / f"{i}.jpg") for i in range(12)]
+    for i, path in enumerate(paths):
+        tf.io.write_file(path, tf.io.encode_jpeg(noise(20 + i, 30 - i, seed=i)))
+    return from_classes(paths, np.arange(12) % 4)
+
+
+@pytest.fixture
+def odd_files(write_tree) -> dict[str, str]:
+    """Files of many kinds, all named .jpg: those that can be read and those that cannot."""
+    image = noise(64, 64)
+    jpeg, grey = (tf.io.encode_jpeg(x).numpy() for x in (image, image[..., :1]))
+    png = tf.io.encode_png(image).numpy()
+    files = {
+        "good-grey.jpg": grey,
+        "good-cmyk.jpg": CMYK.read_bytes(),
+        "good-gif.jpg": GIF,
+        "good-png.jpg": png,
+        "good-alpha.jpg": tf.io.encode_png(noise(8, 32).reshape(8, 24, 4)).numpy(),
+        "good-bytes-after-the-end.jpg": jpeg + b"camera's notes",
+        "bad-half.jpg": jpeg[: len(jpeg) // 2],
+        "bad-png-half.jpg": png[: len(png) // 2],
+        "bad-empty.jpg": b"",
+        "bad-page.jpg": b"<html>404</html>",
+    }
+    root = write_tree(files)
+    return {name: f"{root}/{name}" for name in [*files, "bad-missing.jpg"]}
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_unreadable_files_are_found(odd_files, thorough):
+    images = from_classes(list(odd_files.values()), [0] * len(odd_files))
+    found = decoding.find_unreadable(images, thorough=thorough)
+    assert [list(odd_files)[i] for i in found] == [n for n in odd_files if n.startswith("bad")]
+
+
+def test_only_a_thorough_look_sees_damage_inside(tmp_path):
+    jpeg = bytearray(tf.io.encode_jpeg(noise(64, 64)).numpy())
+    jpeg[300:-2] = jpeg[300:600]
+    (tmp_path / "x.jpg").write_bytes(jpeg)
+    images = from_classes([str(tmp_path / "x.jpg")], [0])
+    assert decoding.find_unreadable(images, thorough=False) == []
+    assert decoding.find_unreadable(images, thorough=True) == [0]
+
+
+def test_odd_but_good_files_have_three_channels_and_a_size(odd_files):
+    for name, path in odd_files.items():
+        if name.startswith("good"):
+            image = decoding.decode(path)
+            assert image.shape[2:] == (3,)
+            assert decoding.size(path).numpy().tolist() == image.shape[:2]
+    assert decoding.decode(odd_files["good-cmyk.jpg"])[0, 0].numpy().tolist() == [0, 255, 255]
+
+
+def test_jpeg_is_decoded_as_other_libraries_do(pictures):
+    content = tf.io.read_file(pictures.images[5])
+    accurate = tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE").numpy()
+    assert not np.array_equal(accurate, tf.io.decode_jpeg(content).numpy())
+    np.testing.assert_array_equal(decoding.decode(pictures.images[5]), accurate)
+
+
+def cut(path: str) -> None:
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: len(content) // 2])
+
+
+def test_readable_names_bad_files_or_skips_and_counts_them(pictures):
+    assert decoding.readable(pictures, skip_unreadable=False) == (pictures, 0)
+    cut(pictures.images[5])
+    with pytest.raises(ValueError, match=r"(?s)1 of 12 images.*skip_unreadable=True.*/5.jpg: jpeg"):
+        decoding.readable(pictures, skip_unreadable=False)
+    kept, num_bad = decoding.readable(pictures, skip_unreadable=True)
+    assert num_bad == 1
+    assert kept.images.tolist() == pictures.images[[0, 1, 2, 3, 4, *range(6, 12)]].tolist()
+    assert kept.labels.tolist() == [0, 1, 2, 3, 0, 2, 3, 0, 1, 2, 3]
+    assert kept.class_names == pictures.class_names
+
+
+def test_a_class_must_keep_a_readable_image(pictures):
+    for i in (1, 5, 9):
+        cut(pictures.images[i])
+    with pytest.raises(ValueError, match=r"none in 1 classes, the first is '1'"):
+        decoding.readable(pictures, skip_unreadable=True)
+
+
+def test_images_in_memory_are_always_readable():
+    images = from_classes(np.zeros((2, 4, 4, 1), np.uint8), [0, 1])
+    assert decoding.readable(images, skip_unreadable=True) == (images, 0)
