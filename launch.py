@@ -16,6 +16,9 @@ _MODE = flags.DEFINE_enum(
 _WORKDIR = flags.DEFINE_list(
     "workdir", None, "Folder of the run, by default runs/NAME OF CONFIG; evaluate takes several."
 )
+_PROFILE = flags.DEFINE_bool(
+    "profile", False, "Trace steps 51 to 100 of a training, and say how long the devices idle."
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 
 # What ml_collections puts before the reason.
@@ -28,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.ERROR)
     _choose_platform()
+    _keep_compilations()
     try:
         {"train": _train, "evaluate": _evaluate}[_MODE.value](_config(), _workdirs())
     except (ValueError, OSError, FloatingPointError) as error:
@@ -43,7 +47,7 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
 
     if len(workdirs) > 1:
         raise ValueError(f"Training takes one --workdir, got {', '.join(workdirs)}.")
-    train(config, workdirs[0])
+    train(config, workdirs[0], profiled=_PROFILE.value)
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
@@ -67,6 +71,12 @@ def _choose_platform() -> None:
     """Keeps jax[cuda] quiet where there is no accelerator that it could look for."""
     if not any(list(pathlib.Path("/").glob(pattern[1:])) for pattern in _ACCELERATORS):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def _keep_compilations() -> None:
+    """Takes what XLA has compiled in an earlier run from a cache on disk."""
+    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "dcjax"))
 
 
 def _define_config(argv: Sequence[str]) -> None:

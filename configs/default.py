@@ -19,6 +19,9 @@ def get_config() -> ConfigDict:
     dataset.test_list = "large"  # vid: small, medium or large
     dataset.resize = 256  # pixels: shorter side before a crop
     dataset.crop = 224  # pixels: side of what the network sees
+    # none: files are read again in every epoch; device: once, into the memory of each device, at
+    # dataset.resize, so that random_resized crops are cut from the resized image, not the file.
+    dataset.cache = "none"
     dataset.skip_unreadable = False  # drop and count images that do not decode, not stop
     dataset.num_threads = 0  # that decode and augment; 0: as many as tf.data finds best
 
@@ -34,6 +37,7 @@ def get_config() -> ConfigDict:
     model.width = 64  # channels of the first stage; 64 is the published ResNet
     model.pretrained = ""  # safetensors file in torchvision's names; "": random weights
     model.batch_norm = "frozen"  # frozen running statistics, or train (from random weights)
+    model.convolution = "auto"  # xla, matmul (same numbers, fast on a CPU), auto: by device
     model.pooling = "average"  # average or max
     model.dropout = 0.01  # share of pooled features dropped in training
     model.embedding_dim = 512  # D

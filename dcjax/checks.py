@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets, devices, division, masks, sampling
+from dcjax import convolution, datasets, devices, division, masks, sampling
 
 # What may differ between a saved run and one that continues or evaluates it.
 _FREE = {
@@ -17,6 +17,7 @@ _FREE = {
     "dataset.num_threads",
     "dataset.root",
     "model.pretrained",
+    "model.convolution",
     "train.log_every_steps",
     "train.num_epochs",
     "eval.every_epochs",
@@ -33,6 +34,8 @@ _FREE = {
 }
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 _KNOWN = {
+    "dataset.cache": ("none", "device"),
+    "model.convolution": convolution.METHODS,
     "model.masks": masks.KINDS,
     "model.test_masks": masks.COMBINATIONS,
     "division.features": ("backbone", "embedding"),
@@ -80,6 +83,11 @@ def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
       ValueError: naming the setting, its value and what is allowed.
     """
     flat = flatten(config.to_dict())
+    if missing := sorted((_KNOWN.keys() | _RANGES.keys()) - flat.keys()):
+        raise ValueError(
+            f"Require every setting of configs/default.py, got none for {', '.join(missing)}; a "
+            "run that another version of dcjax has saved needs that version."
+        )
     for key, known in _KNOWN.items():
         if flat[key] not in known:
             raise ValueError(f"Unknown {key} {flat[key]!r}; known are {', '.join(known)}.")

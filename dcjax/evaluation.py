@@ -18,11 +18,9 @@ def embed(
     variables: Any,
     *,
     output: str,
+    read: Callable[[ImageSet], pipeline.Reader],
     sharding: jax.sharding.Sharding,
     batch_size: int,
-    resize: int,
-    crop: int,
-    num_threads: int | None,
 ) -> np.ndarray:
     """Embeds every image, in order.
 
@@ -31,11 +29,9 @@ def embed(
       step: jitted `steps.embed_step`.
       variables: the model's.
       output: "embedding" or "backbone", the features that are wanted.
+      read: gives the reader of the images.
       sharding: of a batch of images.
       batch_size: images embedded at a time.
-      resize: shorter side in pixels before the centre crop.
-      crop: side of the crop in pixels.
-      num_threads: decoding threads, None for tf.data's choice.
 
     Returns:
       float32 [N, D or F], rows L2-normalised.
@@ -43,11 +39,8 @@ def embed(
     Raises:
       FloatingPointError: if a value is not finite.
     """
-    batches = pipeline.eval_batches(
-        images, batch_size=batch_size, resize=resize, crop=crop, num_threads=num_threads
-    )
-    on_device = devices.prefetch((batch["image"] for batch in batches), sharding)
-    rows = list(_fetched(step(variables, batch)[output] for batch in on_device))
+    batches = devices.prefetch(read(images).eval_batches(batch_size), sharding)
+    rows = list(_fetched(step(variables, batch)[output] for batch in batches))
     embeddings = np.concatenate(rows)[: len(images)].astype(np.float32)
     if not np.all(np.isfinite(embeddings)):
         raise FloatingPointError(
@@ -66,12 +59,12 @@ def _fetched(outputs: Iterator[jax.Array]) -> Iterator[np.ndarray]:
     yield np.asarray(waiting)
 
 
-def pixels(images: ImageSet, *, batch_size: int, resize: int, crop: int) -> np.ndarray:
+def pixels(
+    images: ImageSet, *, read: Callable[[ImageSet], pipeline.Reader], batch_size: int
+) -> np.ndarray:
     """Returns the test images' own pixels as float32 [N, crop * crop * 3], a floor for scores."""
-    batches = pipeline.eval_batches(
-        images, batch_size=batch_size, resize=resize, crop=crop, num_threads=None
-    )
-    rows = [batch["image"].reshape(batch_size, -1) for batch in batches]
+    batches = read(images).eval_batches(batch_size)
+    rows = [np.asarray(batch).reshape(batch_size, -1) for batch in batches]
     return np.concatenate(rows)[: len(images)].astype(np.float32) / 255
 
 
@@ -91,11 +84,12 @@ def evaluate(
     """
     query = embed_images(splits.query)
     labels, everything = splits.query.labels, query
+    mesh = devices.create_mesh()
     if splits.gallery is None:
-        scores = retrieval.score(query, labels, ks=ks)
+        scores = retrieval.score(query, labels, ks=ks, mesh=mesh)
     else:
         gallery = embed_images(splits.gallery)
-        scores = retrieval.score(query, labels, gallery, splits.gallery.labels, ks=ks)
+        scores = retrieval.score(query, labels, gallery, splits.gallery.labels, ks=ks, mesh=mesh)
         labels = np.concatenate([labels, splits.gallery.labels])
         everything = np.concatenate([query, gallery])
     if nmi_runs:

@@ -11,8 +11,10 @@ import optax
 from ml_collections import ConfigDict
 
 from dcjax import (
-    augment,
+    crops,
     datasets,
+    decoding,
+    device_cache,
     devices,
     evaluation,
     losses,
@@ -25,12 +27,8 @@ from dcjax import (
 )
 
 EmbedImages = Callable[..., np.ndarray]
+ReadImages = Callable[[datasets.ImageSet], pipeline.Reader]
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
-
-
-def num_threads(config: ConfigDict) -> int | None:
-    """Returns the number of decoding threads, None for tf.data's choice."""
-    return config.dataset.num_threads or None
 
 
 def load_splits(config: ConfigDict) -> tuple[datasets.Splits, int]:
@@ -39,7 +37,7 @@ def load_splits(config: ConfigDict) -> tuple[datasets.Splits, int]:
     splits = datasets.load(config.dataset.name, root=config.dataset.root, **options)
     sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
     read = {
-        name: pipeline.readable(images, skip_unreadable=config.dataset.skip_unreadable)
+        name: decoding.readable(images, skip_unreadable=config.dataset.skip_unreadable)
         for name, images in sets.items()
         if images is not None
     }
@@ -55,6 +53,7 @@ def create_model(config: ConfigDict) -> models.MaskedEmbedder:
         num_stages=model.num_stages,
         width=model.width,
         batch_norm=model.batch_norm,
+        convolution=model.convolution,
         embedding_dim=model.embedding_dim,
         max_clusters=config.division.max_clusters,
         pooling=model.pooling,
@@ -125,9 +124,9 @@ def create_state(
     )
 
 
-def create_augment(config: ConfigDict) -> augment.Augment:
+def create_augment(config: ConfigDict) -> crops.Augmentation:
     """Builds the training augmentation."""
-    return augment.create(
+    return crops.Augmentation(
         config.augment.crop,
         size=config.dataset.crop,
         resize=config.dataset.resize,
@@ -137,8 +136,30 @@ def create_augment(config: ConfigDict) -> augment.Augment:
     )
 
 
+def create_reader(config: ConfigDict, images: datasets.ImageSet) -> pipeline.Stream:
+    """Builds the reader of a set that is read once or from files."""
+    return pipeline.Stream(
+        images,
+        create_augment(config),
+        seed=config.seed,
+        num_threads=config.dataset.num_threads or None,
+    )
+
+
+def create_readers(
+    config: ConfigDict, splits: datasets.Splits, mesh: jax.sharding.Mesh
+) -> ReadImages:
+    """Builds the readers of all sets of a training run, which are read again and again."""
+    sets = [x for x in (splits.train, splits.query, splits.gallery) if x is not None]
+    streams = [create_reader(config, images) for images in sets]
+    readers: dict[datasets.ImageSet, pipeline.Reader] = dict(zip(sets, streams, strict=True))
+    if config.dataset.cache == "device":
+        readers |= zip(sets, device_cache.create(streams, mesh), strict=True)
+    return readers.__getitem__
+
+
 def create_embed(
-    config: ConfigDict, model: models.MaskedEmbedder, mesh: jax.sharding.Mesh
+    config: ConfigDict, model: models.MaskedEmbedder, mesh: jax.sharding.Mesh, read: ReadImages
 ) -> EmbedImages:
     """Returns the function (images, variables, *, output) -> float32 [N, D or F]."""
     rows, whole = devices.rows_sharding(mesh), devices.replicated(mesh)
@@ -150,11 +171,9 @@ def create_embed(
     return functools.partial(
         evaluation.embed,
         step=step,
+        read=read,
         sharding=rows,
         batch_size=config.eval.batch_size,
-        resize=config.dataset.resize,
-        crop=config.dataset.crop,
-        num_threads=num_threads(config),
     )
 
 
@@ -184,9 +203,8 @@ def score_pixels(config: ConfigDict, splits: datasets.Splits) -> dict[str, float
     """Scores the images' own pixels."""
     pixels = functools.partial(
         evaluation.pixels,
+        read=functools.partial(create_reader, config),
         batch_size=config.eval.batch_size,
-        resize=config.dataset.resize,
-        crop=config.dataset.crop,
     )
     nmi_runs = config.eval.nmi_runs if config.eval.nmi != "never" else 0
     return evaluation.evaluate(pixels, splits, ks=config.eval.ks, nmi_runs=nmi_runs)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from dcjax import division, embedder, experiment, schedule
 from dcjax.datasets import ImageSet, Splits
+from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
 from dcjax.sampling import Plan
 from dcjax.state import TrainState
@@ -38,6 +39,8 @@ class Reporter:
         self._config = config
         self._workdir = pathlib.Path(workdir)
         self._console = Console()
+        self._started = time.monotonic()
+        self._spent: dict[str, float] = {}
         self._scalars = Scalars(workdir, step=step, size=progress.curves_size)
         if progress.epoch < config.train.num_epochs:
             (self._workdir / "config.json").write_text(
@@ -128,6 +131,15 @@ class Reporter:
         self._scalars.write(step, values, group="division")
 
     @contextlib.contextmanager
+    def spending(self, on: str) -> Iterator[None]:
+        """Counts the time spent on something, for the account at the end."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[on] = self._spent.get(on, 0.0) + time.monotonic() - started
+
+    @contextlib.contextmanager
     def epoch(self, epoch: int, plan: Plan, *, done: int) -> Iterator[StepLog]:
         """Follows the steps of an epoch with a bar, and sums them up in a line."""
         num_epochs = self._config.train.num_epochs
@@ -138,7 +150,10 @@ class Reporter:
         def rate() -> float:
             return len(log.losses) * per_step / (time.monotonic() - started)
 
-        with self._console.progress(label, total=len(plan.rows), done=done) as move:
+        with (
+            self.spending("training steps"),
+            self._console.progress(label, total=len(plan.rows), done=done) as move,
+        ):
             log = StepLog(
                 self._scalars,
                 every_steps=self._config.train.log_every_steps,
@@ -175,6 +190,7 @@ class Reporter:
             f"best epoch ({progress.best_epoch}), chosen on these classes": progress.best_scores,
         }
         self._table("Result on unseen classes", rows)
+        self._account()
         result = {
             "last": {"epoch": progress.epoch, **progress.scores},
             "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
@@ -183,6 +199,22 @@ class Reporter:
         path.write_text(json.dumps(result, indent=1) + "\n")
         for name in ("checkpoints", "scores.json", "metrics.jsonl", "tensorboard"):
             self._console.line(f"wrote     {self._workdir / name}")
+
+    def _account(self) -> None:
+        total = time.monotonic() - self._started
+        spent = {**self._spent, "other": total - sum(self._spent.values())}
+        told = ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in spent.items())
+        self._console.line(f"time      {total:.0f} s since the start: {told}")
+
+    def profile(self, profile: Profile) -> None:
+        """Says how long the devices idled, if a trace was wanted."""
+        if profile.num_steps:
+            self._console.line(
+                f"profile   devices idle {profile.idle_share():.1%} of {profile.num_steps} steps "
+                f"and of what lay between them; trace in {profile.folder}"
+            )
+        elif profile.folder:
+            self._console.line("profile   none, the run ended too early")
 
     def _table(self, title: str, rows: Mapping[str, Scores]) -> None:
         show_scores(self._console, title, rows, self._config.eval.best_by)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 from ml_collections import ConfigDict
@@ -10,27 +11,26 @@ from ml_collections import ConfigDict
 from dcjax import (
     checks,
     devices,
-    division,
+    epochs,
     experiment,
-    pipeline,
-    sampling,
     schedule,
     state,
     steps,
 )
 from dcjax.checkpoints import Checkpoints
-from dcjax.datasets import Splits
 from dcjax.preemption import StopRequest
+from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, not_finite
 from dcjax.reporting import Reporter
 
 
-def train(config: ConfigDict, workdir: str) -> Scores | None:
+def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores | None:
     """Trains, or continues a run that was stopped, and evaluates.
 
     Args:
       config: the experiment, see configs/default.py.
       workdir: folder for checkpoints, curves and scores; a run in it is continued.
+      profiled: whether to trace some steps into `workdir`, see `profiling.Profile`.
 
     Returns:
       The scores after the last epoch; None if the run was asked to stop before.
@@ -47,7 +47,7 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
     model = experiment.create_model(config)
     loss = experiment.create_loss(config, splits.train.num_classes)
     optimizer = experiment.create_optimizer(config)
-    augment = experiment.create_augment(config)
+    read = experiment.create_readers(config, splits, mesh)
     replicated, batch_shardings = devices.replicated(mesh), devices.batch_shardings(mesh)
 
     checkpoints = Checkpoints(
@@ -75,7 +75,7 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
         run, clusters = checkpoints.restore(latest, jax.device_put(run, replicated))
     step = int(run.step)
 
-    embed = experiment.create_embed(config, model, mesh)
+    embed = experiment.create_embed(config, model, mesh, read)
     train_step = jax.jit(
         functools.partial(
             steps.train_step,
@@ -92,15 +92,26 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
 
     report = Reporter(config, workdir, step, progress)
     report.start(splits, num_skipped, run, progress)
+    profile = Profile(f"{workdir}/profile" if profiled else None)
     all_finite = jax.jit(steps.is_finite)
-    with StopRequest() as stop, contextlib.closing(checkpoints), contextlib.closing(report):
+    with (
+        StopRequest() as stop,
+        ThreadPoolExecutor(1) as host,
+        contextlib.closing(checkpoints),
+        contextlib.closing(report),
+        contextlib.closing(profile),
+    ):
+        prepare = functools.partial(epochs.prepare, config, splits, read, embed, host)
+        upcoming = prepare(progress, clusters, run)
         if step == 0 and config.eval.at_start:
-            untrained = experiment.score_untrained(config, splits, embed, run.variables)
+            with report.spending("evaluation"):
+                untrained = experiment.score_untrained(config, splits, embed, run.variables)
             report.before_training(untrained)
         for epoch in range(progress.epoch, config.train.num_epochs):
-            if clusters is None or clusters.period < schedule.period(config, epoch):
-                previous = clusters
-                clusters = _divide(config, splits, epoch, previous, embed, run)
+            previous = clusters
+            with report.spending("waiting for division and plan"):
+                clusters, plan, batches = upcoming.result()
+            if clusters is not previous:
                 if clusters.num_clusters > run.num_clusters:
                     run = state.rebuild_masks(
                         run, optimizer, parents=clusters.parents, kind=config.model.masks
@@ -108,24 +119,13 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
                     run = jax.device_put(run, replicated)
                 report.division(step, clusters, previous)
 
-            plan = sampling.plan_epoch(
-                clusters, splits.train.labels, seed=config.seed, epoch=epoch, **config.sampling
-            )
-            batches = pipeline.train_batches(
-                splits.train,
-                plan,
-                augment=augment,
-                seed=config.seed,
-                epoch=epoch,
-                num_threads=experiment.num_threads(config),
-                first_step=progress.epoch_step,
-            )
             controls = jax.device_put(schedule.controls(config, epoch), replicated)
             with report.epoch(epoch, plan, done=progress.epoch_step) as log:
                 for batch in devices.prefetch(batches, batch_shardings):
                     run, metrics = train_step(run, batch, controls, key)
                     step += 1
                     log.add(step, metrics)
+                    profile.step(metrics)
                     if stop.requested:
                         break
 
@@ -136,8 +136,11 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
                 progress = dataclasses.replace(progress, epoch=epoch, epoch_step=log.done)
             else:
                 progress = dataclasses.replace(progress, epoch=epoch + 1, epoch_step=0)
+                if progress.epoch < config.train.num_epochs:
+                    upcoming = prepare(progress, clusters, run)
                 if schedule.is_due(config, config.eval.every_epochs, epoch):
-                    scores = experiment.score(config, splits, embed, run.variables, epoch)
+                    with report.spending("evaluation"):
+                        scores = experiment.score(config, splits, embed, run.variables, epoch)
                     progress = progress.evaluated(scores, config.eval.best_by)
                     report.evaluation(step, progress)
             is_best = scores is not None and progress.best_epoch == progress.epoch
@@ -157,33 +160,7 @@ def train(config: ConfigDict, workdir: str) -> Scores | None:
                 report.stopped(stop.requested, progress)
                 return None
         checkpoints.wait()
+        profile.close()
         report.finished(progress)
+        report.profile(profile)
     return progress.scores
-
-
-def _divide(
-    config: ConfigDict,
-    splits: Splits,
-    epoch: int,
-    previous: division.Division | None,
-    embed: experiment.EmbedImages,
-    run: state.TrainState,
-) -> division.Division:
-    """Divides the training set as the schedule says for this epoch."""
-    settings, labels = config.division, splits.train.labels
-    period = schedule.period(config, epoch)
-    num_clusters = schedule.num_clusters(config, epoch)
-    if num_clusters == 1:
-        return division.undivided(labels, period=period)
-    features = embed(splits.train, variables=run.variables, output=settings.features)
-    return division.divide(
-        features,
-        labels,
-        previous,
-        num_clusters=num_clusters,
-        period=period,
-        seed=config.seed,
-        matching=settings.matching,
-        num_trials=settings.num_trials,
-        num_iterations=settings.num_iterations,
-    )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcjax import clustering, datasets, devices, evaluation, models, steps
+from dcjax import clustering, crops, datasets, devices, evaluation, models, pipeline, steps
 from dcjax.datasets import ImageSet, Splits
 
 
@@ -18,14 +18,17 @@ def image_set(labels: list[int]) -> ImageSet:
     return ImageSet(pixels, np.array(labels, np.int32), names)
 
 
+def read(images: ImageSet) -> pipeline.Stream:
+    whole = crops.Augmentation("resize_then_random", 8, 8, (1.0, 1.0), (1.0, 1.0), flip=False)
+    return pipeline.Stream(images, whole, seed=0, num_threads=1)
+
+
 def embed(images: ImageSet, step: Any, variables: Any = None, **changes: Any) -> np.ndarray:
     options: dict[str, Any] = {
         "output": "embedding",
         "sharding": devices.rows_sharding(devices.create_mesh(jax.devices()[:1])),
+        "read": read,
         "batch_size": 8,
-        "resize": 8,
-        "crop": 8,
-        "num_threads": 1,
     }
     return evaluation.embed(images, step, variables, **options | changes)
 
@@ -60,6 +63,7 @@ def test_a_models_rows_do_not_depend_on_the_batch_size() -> None:
         num_stages=1,
         width=4,
         batch_norm="train",
+        convolution="auto",
         embedding_dim=6,
         max_clusters=2,
         pooling="average",
@@ -134,12 +138,12 @@ def test_nmi_is_the_mean_over_runs_and_left_out_without_any() -> None:
 def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
     splits = datasets.load("digits", root="")
     query = splits.query
-    rows = evaluation.pixels(query, batch_size=128, resize=8, crop=8)
+    rows = evaluation.pixels(query, read=read, batch_size=128)
     grey = query.images.reshape(len(query), 64).astype(np.float32) / 255
     np.testing.assert_allclose(rows, np.repeat(grey, 3, axis=1), rtol=1e-6)
     distances = ((grey[:, None] - grey[None]) ** 2).sum(axis=2)
     np.fill_diagonal(distances, np.inf)
     hits = query.labels[distances.argmin(axis=1)] == query.labels
-    pixels = functools.partial(evaluation.pixels, batch_size=128, resize=8, crop=8)
+    pixels = functools.partial(evaluation.pixels, read=read, batch_size=128)
     scores = evaluation.evaluate(pixels, splits, ks=[1], nmi_runs=0)
     assert scores["recall_at_1"] == pytest.approx(hits.mean())

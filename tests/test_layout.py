@@ -15,17 +15,25 @@ _MAX_LINES = 260
 
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
-    "concepts": "losses mining masks division sampling retrieval clustering",
-    "boundaries": "datasets pipeline augment models pretrained optimizers devices writers "
-    "preemption",
-    "joints": "state steps evaluation experiment checks schedule progress checkpoints reporting "
-    "embedder",
+    "concepts": "convolution losses mining masks division sampling ranking retrieval clustering crops",
+    "boundaries": "datasets decoding pipeline device_cache augment resnet models pretrained optimizers "
+    "devices writers preemption profiling",
+    "joints": "state steps evaluation experiment checks schedule epochs progress checkpoints "
+    "reporting embedder",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
-    "flax": {"models", "pretrained", "state"},
-    "ml_collections": {"train", "checks", "schedule", "experiment", "embedder", "reporting"},
+    "flax": {"models", "pretrained", "resnet", "state"},
+    "ml_collections": {
+        "train",
+        "checks",
+        "epochs",
+        "schedule",
+        "experiment",
+        "embedder",
+        "reporting",
+    },
     "optax": {"optimizers", "state", "steps", "experiment"},
     "orbax": {"checkpoints"},
     "rich": {"writers"},

@@ -154,8 +154,9 @@ def test_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_checkpoint(tmp_pa
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(run))
 
 
-def _start(workdir: Path) -> subprocess.Popen[str]:
-    flags = [f"--config.{key}={value}" for key, value in _TINY.items()]
+def _start(workdir: Path, cache: str) -> subprocess.Popen[str]:
+    settings = _TINY | {"dataset.cache": cache}
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
     command = [sys.executable, "launch.py", "--config=configs/digits.py", f"--workdir={workdir}"]
     return subprocess.Popen(
         command + flags,
@@ -183,12 +184,13 @@ def _steps_done(workdir: Path) -> int:
 
 
 def test_a_run_killed_in_an_epoch_and_in_a_save_equals_one_that_was_not(tmp_path: Path) -> None:
+    # Also, a run from the device cache, which is filled again each time, equals one from files.
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    output, _ = _start(whole).communicate()
+    output, _ = _start(whole, cache="none").communicate()
     steps_per_epoch = int(output.split("epochs of about ")[1].split()[0])
 
     def kill_when(condition: Callable[[], Any], number: int) -> str:
-        process = _start(broken)
+        process = _start(broken, cache="device")
         _wait_for(condition, process)
         process.send_signal(number)
         text = process.communicate()[0]
@@ -199,7 +201,7 @@ def test_a_run_killed_in_an_epoch_and_in_a_save_equals_one_that_was_not(tmp_path
     kill_when(lambda: list((broken / "checkpoints").glob("*tmp*")), signal.SIGKILL)
     text = kill_when(lambda: _steps_done(broken) > steps_per_epoch * 1.3, signal.SIGTERM)
     assert "Stopped by SIGTERM and saved" in text
-    process = _start(broken)
+    process = _start(broken, cache="device")
     text, _ = process.communicate()
     assert process.returncode == 0, text
 

@@ -1,0 +1,89 @@
+"""What an epoch trains on: its clusters, its plan, and batches that are read ahead of it."""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax import division, experiment, pipeline, sampling, schedule, state
+from dcjax.datasets import Splits
+from dcjax.progress import Progress
+
+
+class Epoch(NamedTuple):
+    """The clusters in force, the plan drawn from them, and the plan's batches."""
+
+    clusters: division.Division
+    plan: sampling.Plan
+    batches: Iterator[pipeline.Batch]
+
+
+def prepare(
+    config: ConfigDict,
+    splits: Splits,
+    read: experiment.ReadImages,
+    embed: experiment.EmbedImages,
+    host: Executor,
+    progress: Progress,
+    clusters: division.Division | None,
+    run: state.TrainState,
+) -> Future[Epoch]:
+    """Divides if it is due, plans the next epoch and begins to read its images.
+
+    The features to divide are made at once, by the devices; the rest is the host's, and goes on
+    while the devices do something else.
+
+    Args:
+      config: the experiment.
+      splits: its image sets.
+      read: gives the reader of an image set.
+      embed: function (images, variables, output) -> features.
+      host: runs what is the host's.
+      progress: says which epoch is next, and how much of it is done.
+      clusters: in force so far; None before the first epoch.
+      run: the network as it is.
+    """
+    labels, epoch = splits.train.labels, progress.epoch
+    period, num_clusters = schedule.period(config, epoch), schedule.num_clusters(config, epoch)
+    lasting = clusters if clusters is not None and clusters.period == period else None
+    features = None
+    if lasting is None and num_clusters > 1:
+        features = embed(splits.train, variables=run.variables, output=config.division.features)
+
+    def prepare() -> Epoch:
+        current = lasting or _divide(config, labels, features, clusters, epoch)
+        plan = sampling.plan_epoch(
+            current, labels, seed=config.seed, epoch=epoch, **config.sampling
+        )
+        batches = read(splits.train).train_batches(
+            plan, epoch=epoch, first_step=progress.epoch_step
+        )
+        return Epoch(current, plan, batches)
+
+    return host.submit(prepare)
+
+
+def _divide(
+    config: ConfigDict,
+    labels: np.ndarray,
+    features: np.ndarray | None,
+    previous: division.Division | None,
+    epoch: int,
+) -> division.Division:
+    """Divides the training set as the schedule says; without features it stays in one piece."""
+    settings, period = config.division, schedule.period(config, epoch)
+    if features is None:
+        return division.undivided(labels, period=period)
+    return division.divide(
+        features,
+        labels,
+        previous,
+        num_clusters=schedule.num_clusters(config, epoch),
+        period=period,
+        seed=config.seed,
+        matching=settings.matching,
+        num_trials=settings.num_trials,
+        num_iterations=settings.num_iterations,
+    )

@@ -1,0 +1,100 @@
+"""How busy the devices are: a trace of some steps, and the share of it in which they idle."""
+
+import collections
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+_WARM_UP_STEPS = 50  # not traced: compilation, first batches
+_NUM_STEPS = 50
+
+# What the executor of XLA on a CPU records for a run of a compiled function.
+_CPU_EXECUTION = "ThunkExecutor::Execute"
+# Lines of a device's plane whose events are kernels: of a GPU, of a TPU.
+_KERNEL_LINES = ("Stream", "XLA Ops")
+
+Interval = tuple[float, float]
+
+
+class Profile:
+    """Traces steps 51 to 100 of a run, counted from its start or continuation."""
+
+    def __init__(self, folder: str | None) -> None:
+        """Sets where the trace goes, which XProf and TensorBoard open; None: no trace."""
+        self.folder = folder
+        self.num_steps = 0
+        self._num_seen = 0
+        self._tracing = False
+
+    def step(self, output: Any) -> None:
+        """Counts a step that has been dispatched, and starts or ends the trace.
+
+        Args:
+          output: of the step; waited for at both ends, so that the trace holds whole steps.
+        """
+        if self.folder is None:
+            return
+        self._num_seen += 1
+        self.num_steps += self._tracing
+        if self._num_seen == _WARM_UP_STEPS:
+            jax.block_until_ready(output)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # tracing every Python call would slow the host
+            jax.profiler.start_trace(self.folder, profiler_options=options)
+            self._tracing = True
+        elif self.num_steps == _NUM_STEPS:
+            jax.block_until_ready(output)
+            self.close()
+
+    def close(self) -> None:
+        """Ends the trace if it runs."""
+        if self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+
+    def idle_share(self) -> float:
+        """Returns the share of the traced time in which a device ran nothing, their mean."""
+        newest = max(
+            pathlib.Path(self.folder or "").rglob("*.xplane.pb"),
+            key=lambda path: path.stat().st_mtime,
+        )
+        trace = jax.profiler.ProfileData.from_file(str(newest))
+        shares = [idle_share(intervals) for intervals in _executions(trace).values()]
+        return sum(shares) / len(shares)
+
+
+def idle_share(intervals: Sequence[Interval]) -> float:
+    """Returns the share of the time from first start to last end that no interval covers.
+
+    Args:
+      intervals: start and end of each, in any order; they may overlap.
+    """
+    covered, reached = 0.0, min(start for start, _ in intervals)
+    first = reached
+    for start, end in sorted(intervals):
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return 1 - covered / (reached - first) if reached > first else 0.0
+
+
+def _executions(trace: jax.profiler.ProfileData) -> dict[Any, list[Interval]]:
+    """Returns when each device ran something."""
+    found = collections.defaultdict(list)
+    for plane in trace.planes:
+        if plane.name.startswith("/device:"):
+            kernels = [line for line in plane.lines if line.name.startswith(_KERNEL_LINES)]
+            found[plane.name] = [_interval(event) for line in kernels for event in line.events]
+        else:
+            for event in _named(plane.lines, _CPU_EXECUTION):
+                found[dict(event.stats).get("device_ordinal", 0)].append(_interval(event))
+    return {device: intervals for device, intervals in found.items() if intervals}
+
+
+def _named(lines: Iterable[Any], start: str) -> Iterable[Any]:
+    return (event for line in lines for event in line.events if event.name.startswith(start))
+
+
+def _interval(event: Any) -> Interval:
+    return event.start_ns, event.start_ns + event.duration_ns
