@@ -16,12 +16,13 @@ endif
 # Stamps: installed once, and again when the requirements or the machine's device change.
 INSTALLED := .venv/.installed-$(REQUIREMENTS)
 INSTALLED_DEV := .venv/.installed-requirements-dev.txt
+INSTALLED_PEERS := .venv/.installed-benchmarks-requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test format clean
+.PHONY: help setup demo test benchmark format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## make .venv with what this machine needs
 
@@ -40,13 +41,19 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 	$(RUN) -m mypy
 	$(RUN) -m pytest
 
+benchmark: setup $(INSTALLED_PEERS) ## time training, scores, clustering and input beside their peers
+	PYTHONPATH=. $(RUN) benchmarks/training.py
+	PYTHONPATH=. $(RUN) benchmarks/retrieval.py
+	PYTHONPATH=. $(RUN) benchmarks/clustering.py
+	PYTHONPATH=. $(RUN) benchmarks/input.py
+
 format: setup $(INSTALLED_DEV) ## format the code, and mend what lint can mend
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
 clean: ## remove the demo's runs and the tools' caches; .venv and other runs stay
 	rm -rf runs/demo .mypy_cache .pytest_cache .ruff_cache
-	find configs dcjax tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks configs dcjax tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): $(REQUIREMENTS)
 	@command -v $(PYTHON) >/dev/null || { \
@@ -62,4 +69,8 @@ $(INSTALLED): $(REQUIREMENTS)
 
 $(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
 	@$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(INSTALLED_PEERS): benchmarks/requirements.txt $(INSTALLED)
+	@$(PIP) -r benchmarks/requirements.txt
 	@touch $@

@@ -1,0 +1,261 @@
+"""Times training steps and embedding of a ResNet beside PyTorch, on one device.
+
+Ours is the whole step of a run (margin loss with distance-weighted sampling, one cluster, Adam,
+frozen BatchNorm), with matrix products and with XLA's own convolutions. The peer is the same
+network (v1.5, channels_last) with pytorch-metric-learning's loss and miner. All get new images
+from the host at each step.
+
+About five minutes on two cores; other sizes and networks by arguments.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from compare import Job, compare
+from pytorch_metric_learning import losses as torch_losses
+from pytorch_metric_learning import miners
+from torch import nn
+
+from dcjax import losses, models, optimizers, resnet, state, steps
+
+_LEARNING_RATE = 1e-5
+_DIMENSION = 512
+_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+_GROUPS = ("backbone", "embedding", "masks", "loss")
+
+
+def main() -> None:
+    """Times each size in training, then in embedding."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="resnet50", choices=[*_BLOCKS, "resnet_small"])
+    parser.add_argument("--num_stages", type=int, default=0, help="0: all")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--size", type=int, nargs="+", default=[64, 224], help="pixels")
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[32, 16], help="per size")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", nargs="+", default=["train", "embed"])
+    parser.add_argument("--methods", nargs="+", default=["matmul", "xla"], help="of convolution")
+    arguments = parser.parse_args()
+    network = (arguments.backbone, arguments.num_stages, arguments.width)
+    prepare = {"train": (_ours_train, _peer_train), "embed": (_ours_embed, _peer_embed)}
+    for job in arguments.jobs:
+        ours, peer = prepare[job]
+        for size, batch_size in zip(arguments.size, arguments.batch_size, strict=True):
+            repeats = max(1, 64 * 64 * 128 // (size * size * batch_size))
+            options = {"size": size, "batch_size": batch_size, "repeats": repeats}
+            contestants: dict[str, Callable[[], Job]] = {
+                f"dcjax, {method}": functools.partial(ours, *network, method, **options)
+                for method in arguments.methods
+            }
+            if arguments.backbone in _BLOCKS and arguments.width == 64:
+                contestants["PyTorch"] = functools.partial(peer, *network[:2], **options)
+            compare(
+                f"{job}: {arguments.backbone}, {size} px, batches of {batch_size}",
+                contestants,
+                rounds=arguments.rounds,
+                work=repeats * batch_size,
+                unit="images",
+            )
+
+
+def _batches(size: int, batch_size: int, repeats: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns uint8 images [repeats, batch, size, size, 3] and labels, two of each class."""
+    images = np.random.default_rng(0).integers(0, 256, (repeats, batch_size, size, size, 3))
+    return images.astype(np.uint8), np.arange(batch_size) // 2
+
+
+def _model(backbone: str, num_stages: int, width: int, convolution: str) -> models.MaskedEmbedder:
+    return models.create(
+        backbone,
+        num_stages=num_stages or len(resnet.BACKBONES[backbone][1]),
+        width=width,
+        batch_norm="frozen",
+        convolution=convolution,
+        embedding_dim=_DIMENSION,
+        max_clusters=1,
+        pooling="average",
+        dropout=0.01,
+        test_masks="sum",
+    )
+
+
+def _ours_train(
+    backbone: str,
+    num_stages: int,
+    width: int,
+    convolution: str,
+    *,
+    size: int,
+    batch_size: int,
+    repeats: int,
+) -> Job:
+    images, labels = _batches(size, batch_size, repeats)
+    model = _model(backbone, num_stages, width, convolution)
+    loss = losses.create(
+        "margin",
+        num_classes=batch_size,
+        embedding_dim=_DIMENSION,
+        beta=1.2,
+        margin=0.2,
+        nu=0.0,
+        learn_beta="none",
+        dims="full",
+        cutoff=0.5,
+        upper_cutoff=1.4,
+    )
+    optimizer = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_GROUPS, 1e-4))
+    run = state.create(model, loss, optimizer, key=jax.random.key(0), image_size=size)
+    step = jax.jit(
+        functools.partial(
+            steps.train_step,
+            model=model,
+            loss=loss,
+            optimizer=optimizer,
+            orthogonality_weight=0.0,
+        ),
+        donate_argnums=0,
+    )
+    controls = {
+        "learning_rates": dict.fromkeys(_GROUPS, jnp.asarray(_LEARNING_RATE)),
+        "full_embedding": jnp.asarray(False),
+    }
+    key, label, cluster = jax.random.key(1), labels[None], np.zeros(1, np.int32)
+
+    def job() -> None:
+        nonlocal run
+        for batch in images:
+            inputs = {"image": batch[None], "label": label, "cluster": cluster}
+            run, metrics = step(run, inputs, controls, key)
+        jax.block_until_ready((run.params, metrics))
+
+    return job
+
+
+def _ours_embed(
+    backbone: str,
+    num_stages: int,
+    width: int,
+    convolution: str,
+    *,
+    size: int,
+    batch_size: int,
+    repeats: int,
+) -> Job:
+    images, _ = _batches(size, batch_size, repeats)
+    model = _model(backbone, num_stages, width, convolution)
+    variables = jax.jit(model.init)(jax.random.key(0), images[0])
+    step = jax.jit(functools.partial(steps.embed_step, model=model))
+
+    def job() -> None:
+        for batch in images:
+            np.asarray(step(variables, batch)["embedding"])
+
+    return job
+
+
+class _Block(nn.Module):
+    """A block of torchvision's ResNet v1.5, with two 3x3 convolutions or a bottleneck."""
+
+    def __init__(self, channels: int, width: int, stride: int, *, bottleneck: bool) -> None:
+        super().__init__()
+        layers = (
+            [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+            if bottleneck
+            else [(width, 3, stride), (width, 3, 1)]
+        )
+        modules: list[nn.Module] = []
+        out = channels
+        for features, size, step in layers:
+            modules += _conv_norm(out, features, size, step) + [nn.ReLU(inplace=True)]
+            out = features
+        self.residual = nn.Sequential(*modules[:-1])
+        same = stride == 1 and channels == out
+        self.shortcut = nn.Sequential(*([] if same else _conv_norm(channels, out, 1, stride)))
+        self.channels = out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu_(self.residual(x) + self.shortcut(x))
+
+
+def _conv_norm(channels: int, features: int, size: int, stride: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, features, size, stride, padding=size // 2, bias=False)
+    return [conv, nn.BatchNorm2d(features)]
+
+
+class _Embedder(nn.Module):
+    """The peer: uint8 images [n, h, w, 3] to L2-normalised embeddings."""
+
+    def __init__(self, backbone: str, num_stages: int) -> None:
+        super().__init__()
+        layers = [*_conv_norm(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)]
+        channels, blocks = 64, _BLOCKS[backbone]
+        for stage, number in enumerate(blocks[: num_stages or len(blocks)]):
+            for index in range(number):
+                stride = 2 if stage > 0 and index == 0 else 1
+                bottleneck = backbone == "resnet50"
+                block = _Block(channels, 64 * 2**stage, stride, bottleneck=bottleneck)
+                layers.append(block)
+                channels = block.channels
+        self.backbone = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(0.01)
+        self.embedding = nn.Linear(channels, _DIMENSION)
+        for name in ("mean", "std"):
+            values = getattr(models, f"IMAGE_{name.upper()}")
+            self.register_buffer(name, torch.tensor(values)[:, None, None])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        x = self.backbone(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
+        return nn.functional.normalize(self.embedding(self.dropout(x)))
+
+
+def _peer(backbone: str, num_stages: int) -> tuple[_Embedder, torch.device]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return _Embedder(backbone, num_stages).to(device, memory_format=torch.channels_last), device
+
+
+def _peer_train(backbone: str, num_stages: int, *, size: int, batch_size: int, repeats: int) -> Job:
+    images, labels = map(torch.from_numpy, _batches(size, batch_size, repeats))
+    model, device = _peer(backbone, num_stages)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()  # frozen statistics; scale and shift are trained, as ours
+    miner = miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4)
+    loss = torch_losses.MarginLoss(margin=0.2, beta=1.2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE, weight_decay=1e-4)
+    labels = labels.to(device)
+
+    def job() -> None:
+        for batch in images:
+            optimizer.zero_grad()
+            embeddings = model(batch.to(device))
+            value = loss(embeddings, labels, miner(embeddings, labels))
+            value.backward()
+            optimizer.step()
+        value.item()
+
+    return job
+
+
+def _peer_embed(backbone: str, num_stages: int, *, size: int, batch_size: int, repeats: int) -> Job:
+    images: Any = torch.from_numpy(_batches(size, batch_size, repeats)[0])
+    model, device = _peer(backbone, num_stages)
+    model.eval()
+
+    def job() -> None:
+        with torch.inference_mode():
+            for batch in images:
+                model(batch.to(device)).cpu().numpy()
+
+    return job
+
+
+if __name__ == "__main__":
+    main()
