@@ -19,9 +19,6 @@ METHODS = ("auto", "xla", "matmul")
 # convolution: the gradient of the input needs no patches of its argument, so it gains for longer.
 _PATCHES = 3
 _INPUT_GRADIENT_PATCHES = 7
-# XLA runs a convolution with a kernel of fewer numbers on one thread: several run side by side.
-_ONE_THREAD = 2**17
-_PIECES = 4
 
 
 def is_native(method: str) -> bool:
@@ -68,7 +65,7 @@ def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     if len(kernel) == 1 or _map_side(x, stride) <= _PATCHES:
         return _patches(x, len(kernel), stride) @ _as_matrix(kernel)
-    return _side_by_side(x, kernel, stride)
+    return _native(x, kernel, stride)
 
 
 def _forward(
@@ -94,7 +91,7 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, stride: int, dy: jax.Array)
             dy @ _as_matrix(kernel).T
         )
         return dx
-    return _side_by_side(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1)
+    return _native(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1)
 
 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, dy: jax.Array) -> jax.Array:
@@ -102,12 +99,8 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, dy: jax.Array
     if size == 1 or _map_side(x, stride) <= _PATCHES:
         patches = _patches(x, size, stride)
         return _outer(_rows(patches), _rows(dy)).reshape(kernel.shape)
-
-    def of_piece(x: jax.Array, dy: jax.Array) -> jax.Array:
-        (gradient,) = jax.linear_transpose(lambda kernel: _native(x, kernel, stride), kernel)(dy)
-        return gradient
-
-    return sum(map(of_piece, _split(x, kernel), _split(dy, kernel)), jnp.zeros_like(kernel))
+    (gradient,) = jax.linear_transpose(lambda kernel: _native(x, kernel, stride), kernel)(dy)
+    return gradient
 
 
 def _map_side(x: jax.Array, stride: int) -> int:
@@ -143,23 +136,6 @@ def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
     if a.shape[1] <= b.shape[1]:
         return a.T @ b
     return lax.optimization_barrier(b.T @ a).T  # else XLA turns it back
-
-
-def _side_by_side(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    pieces = [_native(piece, kernel, stride) for piece in _split(x, kernel)]
-    return jnp.stack(pieces, axis=1).reshape(-1, *pieces[0].shape[1:])
-
-
-def _split(x: jax.Array, kernel: jax.Array) -> list[jax.Array]:
-    """Splits a batch into pieces if XLA convolves with this kernel on one thread only.
-
-    Every fourth image makes a piece, so that a batch that is sharded over devices stays where
-    it is.
-    """
-    if kernel.size >= _ONE_THREAD or len(x) % _PIECES:
-        return [x]
-    x = x.reshape(-1, _PIECES, *x.shape[1:])
-    return [x[:, i] for i in range(_PIECES)]
 
 
 def _native_max_pool(x: jax.Array) -> jax.Array:

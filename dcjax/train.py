@@ -120,7 +120,9 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                 report.division(step, clusters, previous)
 
             controls = jax.device_put(schedule.controls(config, epoch), replicated)
-            with report.epoch(epoch, plan, done=progress.epoch_step) as log:
+            # No step may wait for an array to go to the devices or to come from them unasked.
+            waitless = jax.transfer_guard("disallow")
+            with report.epoch(epoch, plan, done=progress.epoch_step) as log, waitless:
                 for batch in devices.prefetch(batches, batch_shardings):
                     run, metrics = train_step(run, batch, controls, key)
                     step += 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import digits
-from dcjax import experiment
+from dcjax import devices, experiment
 from dcjax.checkpoints import Checkpoints
 from dcjax.train import train
 
@@ -76,8 +77,24 @@ def test_compiles_each_step_once_in_a_run(tmp_path: Path, caplog: pytest.LogCapt
     with jax.log_compiles(True):
         train(_config(eval__every_epochs=1, model__dropout=0.2), str(tmp_path))
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
-    assert sum("jit(train_step)" in message for message in compiled) == 1
-    assert sum("jit(embed_step)" in message for message in compiled) == 1
+    for name in ("train_step", "embed_step", "is_finite", "_rank"):
+        assert sum(f"jit({name})" in message for message in compiled) == 1
+
+
+def test_a_batch_that_is_not_on_the_devices_yet_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "prefetch", lambda batches, shardings: batches)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(_config(), str(tmp_path))
+
+
+def test_a_profile_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(_config(sampling__batch_size=8, train__num_epochs=1), str(tmp_path), profiled=True)
+    told = capsys.readouterr().out
+    assert re.search(r"profile   devices idle \d+\.\d% of 50 steps", told)
+    assert re.search(r"time      \d+ s since the start: .*training steps \d+\.\d%", told)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_learns_and_tells(finished: Any) -> None:
