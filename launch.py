@@ -53,6 +53,8 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.reporting import compare
 
+    if _PROFILE.value:
+        raise ValueError("--profile traces training steps; an evaluation has none.")
     compare(workdirs, config)
 
 

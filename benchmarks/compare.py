@@ -87,11 +87,11 @@ def compare(
             process.start()
             theirs.close()
             workers[name] = process, ours
-            prepared[name] = ours.recv()  # one after the other: nothing else runs meanwhile
+            prepared[name] = _answer(name, ours)  # one by one: nothing else runs meanwhile
         for _ in range(rounds):
             for name, (_, connection) in workers.items():
                 connection.send(True)
-                runs[name].append(connection.recv())
+                runs[name].append(_answer(name, connection))
     finally:
         for process, connection in workers.values():
             connection.close()
@@ -106,6 +106,15 @@ def compare(
     _show(subject, timings, work, unit)
     _append(subject, timings)
     return timings
+
+
+def _answer(name: str, connection: Connection) -> Any:
+    try:
+        return connection.recv()
+    except EOFError:
+        raise RuntimeError(
+            f"{name} ended before its answer: out of memory, or see above."
+        ) from None
 
 
 def _work(connection: Connection, prepare: Callable[[], Job], warm_up: bool) -> None:

@@ -3,6 +3,7 @@
 import math
 import os
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -83,11 +84,7 @@ def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
       ValueError: naming the setting, its value and what is allowed.
     """
     flat = flatten(config.to_dict())
-    if missing := sorted((_KNOWN.keys() | _RANGES.keys()) - flat.keys()):
-        raise ValueError(
-            f"Require every setting of configs/default.py, got none for {', '.join(missing)}; a "
-            "run that another version of dcjax has saved needs that version."
-        )
+    _check_complete(flat, _KNOWN.keys() | _RANGES.keys())
     for key, known in _KNOWN.items():
         if flat[key] not in known:
             raise ValueError(f"Unknown {key} {flat[key]!r}; known are {', '.join(known)}.")
@@ -212,6 +209,7 @@ def check_same(config: ConfigDict, saved: dict[str, Any], workdir: str) -> None:
       ValueError: listing the settings that differ.
     """
     now, then = flatten(config.to_dict()), flatten(saved)
+    _check_complete(then, now.keys())
     different = [
         f"{key}={now.get(key)!r} (saved: {then.get(key)!r})"
         for key in sorted(now | then)
@@ -221,6 +219,14 @@ def check_same(config: ConfigDict, saved: dict[str, Any], workdir: str) -> None:
         raise ValueError(
             f"{workdir} holds a run of another config; take another --workdir, or the same "
             f"settings. Different: {', '.join(different)}."
+        )
+
+
+def _check_complete(settings: dict[str, Any], needed: Iterable[str]) -> None:
+    if missing := sorted(set(needed) - settings.keys()):
+        raise ValueError(
+            f"Require every setting of configs/default.py, got none for {', '.join(missing)}; a "
+            "run that another version of dcjax has saved needs that version."
         )
 
 

@@ -4,9 +4,12 @@ K-means is Lloyd's, exactly, but leaves out distances that cannot change a label
 shapes differ from iteration to iteration, and each would have to be compiled.
 """
 
+import math
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,17 +20,19 @@ from threadpoolctl import threadpool_limits
 _POINTS_PER_BLOCK, _CENTROIDS_PER_BLOCK = 1024, 2048
 # Reading a point costs about as much as its distances to so many centroids.
 _COST_OF_A_POINT = 32
-# Rounding of a squared distance, relative to the norms in the product that it comes from.
-_ROUNDING = 2e-6
+# Rounding, relative to what is added: so much times the square root of how many there are.
+_ROUNDING = 2e-7
+_BLAS = threading.Lock()  # which is limited to one thread for the whole process
 
 
 class _Centroids(NamedTuple):
-    """Centroids c as distances need them: |x - c|^2 = |x - origin|^2 + slope . x + offset.
+    """Centroids c as distances need them: |x - c|^2 = |x - o|^2 + slope . (x - o) + offset.
+
+    The origin o lies amid the points, so that far from zero the terms do not cancel one another.
 
     Attributes:
-      slope: float32 [K, F], -2 (c - origin). The origin lies amid the points, so that far from
-        zero the products do not cancel one another.
-      offset: float32 [K], (c - origin) . (c + origin).
+      slope: float32 [K, F], -2 (c - o).
+      offset: float32 [K], |c - o|^2.
     """
 
     slope: np.ndarray
@@ -80,12 +85,8 @@ def kmeans(
         raise ValueError(f"Require 1 <= k <= number of points, got k={k} and {len(x)} points.")
     with np.errstate(over="ignore", invalid="ignore"):
         squared = np.einsum("nf,nf->n", x, x)
-    broken = np.flatnonzero(~np.isfinite(squared))
-    if broken.size:
-        raise ValueError(
-            "x must be finite, and so must its squared norms, got NaN or infinity in "
-            f"{broken.size} points, first in point {broken[0]}."
-        )
+    if not np.all(np.isfinite(squared)):
+        raise ValueError("x must be finite, and so must its squared norms, got NaN or infinity.")
     start = np.random.default_rng(seed).choice(len(x), k, replace=False)
     return lloyd(x, x[start], num_iterations=num_iterations)
 
@@ -107,7 +108,8 @@ def lloyd(
     """
     # Every thread works on points of its own: the bits do not depend on how many there are or on
     # which is first, as they might if BLAS split one product among several.
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+    one_thread = partial(threadpool_limits, limits=1, user_api="blas")
+    with _BLAS, one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
         origin = start.mean(axis=0)
         search = _searcher(x, origin, pool.map)
         centroids, at = start.copy(), _prepare(start, origin)
@@ -148,11 +150,12 @@ def _assign(search: Search, at: _Centroids, steps: np.ndarray, known: _Nearest) 
     moved = np.flatnonzero(steps)
     drop = _largest_other(steps)[known.label]
     own_moved = steps[known.label] > 0
-    known.at_most[:] += steps[known.label]
-    rest = np.flatnonzero(known.at_most >= known.others - drop)
+    known.at_most[:] = (known.at_most + steps[known.label]) * (1 + _ROUNDING)
+    others = (known.others - drop) * (1 - _ROUNDING)
+    rest = np.flatnonzero(known.at_most >= others)
     cost = len(rest) * (len(steps) + _COST_OF_A_POINT)
     if cost <= len(drop) * (len(moved) + _COST_OF_A_POINT):
-        known.others[:] -= drop
+        known.others[:] = others
     else:
         found = search(None, at.pick(moved))
         stays = ~own_moved & (found.at_least > known.at_most)
@@ -178,28 +181,23 @@ def _largest_other(steps: np.ndarray) -> np.ndarray:
 
 def _prepare(centroids: np.ndarray, origin: np.ndarray) -> _Centroids:
     shifted = centroids - origin
-    offset = np.einsum("kf,kf->k", shifted, centroids + origin)
-    return _Centroids(-2 * shifted, offset)
+    return _Centroids(-2 * shifted, np.einsum("kf,kf->k", shifted, shifted))
 
 
 def _searcher(
     x: np.ndarray, origin: np.ndarray, in_turn: Callable[..., Iterable[_Nearest]]
 ) -> Search:
     """Returns a function that finds the nearest centroids of points x[rows], or of all (None)."""
-    squares, norms = np.empty((2, len(x)), np.float32)
-    for start in range(0, len(x), _POINTS_PER_BLOCK):
-        block = slice(start, start + _POINTS_PER_BLOCK)
-        norms[block] = np.linalg.norm(x[block], axis=1)
-        squares[block] = np.sum((x[block] - origin) ** 2, axis=1)
+    relative = _ROUNDING * math.sqrt(x.shape[1])
 
     def search(rows: np.ndarray | None, at: _Centroids) -> _Nearest:
         count = len(x) if rows is None else len(rows)
-        reach = _ROUNDING * np.sqrt(np.max(np.sum(at.slope**2, axis=1), initial=0))
+        farthest = math.sqrt(np.max(at.offset, initial=0))
 
         def look(start: int) -> _Nearest:
             block: slice | np.ndarray = slice(start, start + _POINTS_PER_BLOCK)
             block = block if rows is None else rows[block]
-            return _look(x[block], squares[block], reach * norms[block], at)
+            return _look(x[block] - origin, farthest, relative, at)
 
         parts = list(in_turn(look, range(0, max(count, 1), _POINTS_PER_BLOCK)))
         return _Nearest(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -207,9 +205,15 @@ def _searcher(
     return search
 
 
-def _look(x: np.ndarray, squares: np.ndarray, rounding: np.ndarray, at: _Centroids) -> _Nearest:
-    """Compares a block of points [n, F] with the centroids [K], a part of them at a time."""
+def _look(x: np.ndarray, farthest: float, relative: float, at: _Centroids) -> _Nearest:
+    """Compares a block of points [n, F] with the centroids [K], a part of them at a time.
+
+    Points are given from the origin, and so is the farthest centroid; the rounding of a squared
+    distance is relative to the square of both together.
+    """
     every = np.arange(len(x))
+    squares = np.einsum("nf,nf->n", x, x)
+    rounding = relative * (np.sqrt(squares) + farthest) ** 2
     label = np.zeros(len(x), np.int64)
     first, second = np.full((2, len(x)), np.inf, np.float32)
     for start in range(0, len(at.offset), _CENTROIDS_PER_BLOCK):

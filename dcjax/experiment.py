@@ -28,6 +28,7 @@ from dcjax import (
 
 EmbedImages = Callable[..., np.ndarray]
 ReadImages = Callable[[datasets.ImageSet], pipeline.Reader]
+TrainStep = Callable[..., tuple[state.TrainState, steps.Metrics]]
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
 
 
@@ -177,9 +178,31 @@ def create_embed(
     )
 
 
-def orthogonality_weight(config: ConfigDict) -> float:
-    """Returns lambda of P21 eq. 7, 0 for masks that are not learned."""
-    return config.model.orthogonality_weight if config.model.masks == "learned" else 0.0
+def create_train_step(
+    config: ConfigDict,
+    model: models.MaskedEmbedder,
+    loss: losses.Loss,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: jax.sharding.Mesh,
+) -> TrainStep:
+    """Returns the function (state, batch, controls, key) -> (state, metrics); the state is used up.
+
+    Lambda of P21 eq. 7 is 0 for masks that are not learned.
+    """
+    whole, learned = devices.replicated(mesh), config.model.masks == "learned"
+    step = functools.partial(
+        steps.train_step,
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        orthogonality_weight=config.model.orthogonality_weight if learned else 0.0,
+    )
+    return jax.jit(
+        step,
+        in_shardings=(whole, devices.batch_shardings(mesh), whole, whole),
+        out_shardings=whole,
+        donate_argnums=0,
+    )
 
 
 def score(

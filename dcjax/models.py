@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dcjax import masks
+from dcjax.convolution import METHODS
 from dcjax.resnet import BACKBONES, ResNet
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet in RGB, as every published weight expects
@@ -124,6 +125,7 @@ def create(
         ("backbone", name, BACKBONES),
         ("batch_norm", batch_norm, BATCH_NORMS),
         ("pooling", options["pooling"], POOLINGS),
+        ("convolution", convolution, METHODS),
     ):
         if value not in known:
             raise ValueError(f"Unknown {setting} {value!r}; known are {', '.join(sorted(known))}.")

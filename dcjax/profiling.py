@@ -44,7 +44,7 @@ class Profile:
             options.python_tracer_level = 0  # tracing every Python call would slow the host
             jax.profiler.start_trace(self.folder, profiler_options=options)
             self._tracing = True
-        elif self.num_steps == _NUM_STEPS:
+        elif self._tracing and self.num_steps == _NUM_STEPS:
             jax.block_until_ready(output)
             self.close()
 
@@ -54,15 +54,18 @@ class Profile:
             jax.profiler.stop_trace()
             self._tracing = False
 
-    def idle_share(self) -> float:
-        """Returns the share of the traced time in which a device ran nothing, their mean."""
+    def idle_share(self) -> float | None:
+        """Returns the share of the traced time in which a device ran nothing, their mean.
+
+        None if the trace names nothing that is known to be a device's work.
+        """
         newest = max(
             pathlib.Path(self.folder or "").rglob("*.xplane.pb"),
             key=lambda path: path.stat().st_mtime,
         )
         trace = jax.profiler.ProfileData.from_file(str(newest))
         shares = [idle_share(intervals) for intervals in _executions(trace).values()]
-        return sum(shares) / len(shares)
+        return sum(shares) / len(shares) if shares else None
 
 
 def idle_share(intervals: Sequence[Interval]) -> float:

@@ -130,7 +130,9 @@ def _calls(num_queries: int, num_rows: int, block: int | None, num_devices: int)
     All calls have one shape, and each device gets as many blocks of a call as the others.
     """
     block = block or _BLOCK_MULTIPLE * max(1, _DISTANCES_PER_BLOCK // num_rows // _BLOCK_MULTIPLE)
-    block = min(block, math.ceil(num_queries / num_devices))
+    # Never a single one: XLA for CPUs multiplies a matrix and a vector in another way, in which
+    # equal rows may get different distances.
+    block = max(2, min(block, math.ceil(num_queries / num_devices)))
     num_calls = math.ceil(num_queries / (block * num_devices * _BLOCKS_PER_CALL))
     num_blocks = math.ceil(num_queries / (block * num_devices * num_calls)) * num_devices
     return np.resize(np.arange(num_queries), (num_calls, num_blocks, block))

@@ -204,14 +204,16 @@ class Reporter:
         total = time.monotonic() - self._started
         spent = {**self._spent, "other": total - sum(self._spent.values())}
         told = ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in spent.items())
-        self._console.line(f"time      {total:.0f} s since the start: {told}")
+        self._console.line(f"time      {total:.0f} s: {told}")
 
     def profile(self, profile: Profile) -> None:
         """Says how long the devices idled, if a trace was wanted."""
         if profile.num_steps:
+            share = profile.idle_share()
+            idle = "(share not found in the trace)" if share is None else f"{share:.1%}"
             self._console.line(
-                f"profile   devices idle {profile.idle_share():.1%} of {profile.num_steps} steps "
-                f"and of what lay between them; trace in {profile.folder}"
+                f"profile   devices idle {idle} of {profile.num_steps} steps and of what lay "
+                f"between them; trace in {profile.folder}"
             )
         elif profile.folder:
             self._console.line("profile   none, the run ended too early")

@@ -118,11 +118,11 @@ def _as_set(name: str, embeddings: ArrayLike, labels: ArrayLike) -> tuple[np.nda
             f"got shape {labels.shape} of {labels.dtype}."
         )
     with np.errstate(over="ignore", invalid="ignore"):
-        squared = np.einsum("nd,nd->n", embeddings, embeddings)
+        squared = 4 * np.einsum("nd,nd->n", embeddings, embeddings)  # as large as distances get
     broken = np.flatnonzero(~np.isfinite(squared))
     if broken.size:
         raise ValueError(
-            f"{name} must be finite, and so must their squared norms, got NaN or infinity in "
+            f"{name} must be finite, and so must their squared distances, got NaN or infinity in "
             f"{broken.size} rows, first in row {broken[0]}."
         )
     return embeddings, labels.astype(np.int64)

@@ -47,7 +47,6 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     model = experiment.create_model(config)
     loss = experiment.create_loss(config, splits.train.num_classes)
     optimizer = experiment.create_optimizer(config)
-    read = experiment.create_readers(config, splits, mesh)
     replicated, batch_shardings = devices.replicated(mesh), devices.batch_shardings(mesh)
 
     checkpoints = Checkpoints(
@@ -75,23 +74,17 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         run, clusters = checkpoints.restore(latest, jax.device_put(run, replicated))
     step = int(run.step)
 
-    embed = experiment.create_embed(config, model, mesh, read)
-    train_step = jax.jit(
-        functools.partial(
-            steps.train_step,
-            model=model,
-            loss=loss,
-            optimizer=optimizer,
-            orthogonality_weight=experiment.orthogonality_weight(config),
-        ),
-        in_shardings=(replicated, batch_shardings, replicated, replicated),
-        out_shardings=replicated,
-        donate_argnums=0,
-    )
-    key = jax.device_put(jax.random.fold_in(jax.random.key(config.seed), 1), replicated)
-
     report = Reporter(config, workdir, step, progress)
     report.start(splits, num_skipped, run, progress)
+    if progress.epoch == config.train.num_epochs:
+        with contextlib.closing(report), contextlib.closing(checkpoints):
+            report.finished(progress)
+        return progress.scores
+
+    read = experiment.create_readers(config, splits, mesh)
+    embed = experiment.create_embed(config, model, mesh, read)
+    train_step = experiment.create_train_step(config, model, loss, optimizer, mesh)
+    key = jax.device_put(jax.random.fold_in(jax.random.key(config.seed), 1), replicated)
     profile = Profile(f"{workdir}/profile" if profiled else None)
     all_finite = jax.jit(steps.is_finite)
     with (
@@ -102,14 +95,15 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         contextlib.closing(profile),
     ):
         prepare = functools.partial(epochs.prepare, config, splits, read, embed, host)
-        upcoming = prepare(progress, clusters, run)
+        with report.spending("division"):
+            upcoming = prepare(progress, clusters, run)
         if step == 0 and config.eval.at_start:
             with report.spending("evaluation"):
                 untrained = experiment.score_untrained(config, splits, embed, run.variables)
             report.before_training(untrained)
         for epoch in range(progress.epoch, config.train.num_epochs):
             previous = clusters
-            with report.spending("waiting for division and plan"):
+            with report.spending("division"):
                 clusters, plan, batches = upcoming.result()
             if clusters is not previous:
                 if clusters.num_clusters > run.num_clusters:
@@ -139,7 +133,8 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
             else:
                 progress = dataclasses.replace(progress, epoch=epoch + 1, epoch_step=0)
                 if progress.epoch < config.train.num_epochs:
-                    upcoming = prepare(progress, clusters, run)
+                    with report.spending("division"):
+                        upcoming = prepare(progress, clusters, run)
                 if schedule.is_due(config, config.eval.every_epochs, epoch):
                     with report.spending("evaluation"):
                         scores = experiment.score(config, splits, embed, run.variables, epoch)

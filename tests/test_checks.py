@@ -80,6 +80,7 @@ def test_names_the_value_and_what_is_allowed(
         ({"model__backbone": "vgg"}, experiment.create_model, "resnet101, resnet18"),
         ({"model__num_stages": 4}, experiment.create_model, "must be 1 to 3 for resnet_small"),
         ({"model__pooling": "sum"}, experiment.create_model, "known are average, max"),
+        ({"model__convolution": "fft"}, experiment.create_model, "known are auto, matmul, xla"),
         ({"model__batch_norm": "off"}, experiment.create_model, "known are frozen, train"),
         ({"optimizer__decay": "l1"}, experiment.create_optimizer, "known are coupled, decoupled"),
         ({"augment__crop": "five"}, experiment.create_augment, "random_resized"),
@@ -104,6 +105,13 @@ def test_a_run_may_only_differ_where_training_does_not() -> None:
     for key, value in {"seed": 7, "model.dropout": 0.5}.items():
         with pytest.raises(ValueError, match=rf"runs/a holds .*: {key}={value} \(saved: "):
             checks.check_same(_config(**{key.replace(".", "__"): value}), saved, "runs/a")
+
+
+def test_settings_that_a_saved_run_does_not_know_are_told_apart() -> None:
+    saved = digits.get_config().to_dict()
+    del saved["dataset"]["cache"]
+    with pytest.raises(ValueError, match=r"none for dataset.cache; .* another version"):
+        checks.check_same(_config(), saved, "runs/a")
 
 
 def test_the_schedule_freezes_backbone_and_masks_when_it_should() -> None:

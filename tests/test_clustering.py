@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -135,15 +136,34 @@ def test_bounds_hold_in_spite_of_rounding(place):
     np.testing.assert_allclose(found.others, second, rtol=1e-5 if place == 0 else 1e-2)
 
 
+@pytest.mark.parametrize("dim", [512, 4096])
+def test_rounding_does_not_change_labels_far_from_zero(dim):
+    # All points on one line, and their spread a thousandth of their distance from zero.
+    scale = 1 + 1e-3 * np.random.default_rng(0).normal(size=(300, 1))
+    x = (scale * np.full(dim, 0.1)).astype(np.float32)
+    labels, centroids = clustering.lloyd(x, _start(x, 20), num_iterations=100)
+    exact = _squared_distances(x.astype(np.float64), centroids.astype(np.float64))
+    np.testing.assert_array_equal(labels, exact.argmin(axis=1))
+
+
+def test_one_k_means_at_a_time_limits_blas():
+    x = _embeddings(6000, 600, 64)
+    before = [library["num_threads"] for library in threadpoolctl.threadpool_info()]
+    # The first to begin is the first to end: it must not lift the limit of the other.
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda n: clustering.kmeans(x, 300, seed=0, num_iterations=n), [4, 30]))
+    assert [library["num_threads"] for library in threadpoolctl.threadpool_info()] == before
+
+
 @pytest.mark.parametrize(("k", "dim", "part"), [(16, 64, 0.75), (700, 32, 0.5)])
 def test_most_distances_are_left_out(k, dim, part, monkeypatch):
     x = _embeddings(4000, 4 * k, dim)
     look, looks, rounds = clustering._look, [], []
     assign = clustering._assign
 
-    def counting_look(x, squares, rounding, at):
+    def counting_look(x, farthest, relative, at):
         looks.append(len(x) * len(at.offset))
-        return look(x, squares, rounding, at)
+        return look(x, farthest, relative, at)
 
     def counting_assign(*args):
         rounds.append(1)
@@ -273,7 +293,7 @@ def test_kmeans_names_what_is_wrong():
         clustering.kmeans(np.zeros((3, 2)), 4, seed=0)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         clustering.kmeans(np.zeros(3), 1, seed=0)
-    with pytest.raises(ValueError, match="in 2 points, first in point 1"):
+    with pytest.raises(ValueError, match="finite, and so must its squared norms"):
         clustering.kmeans(np.array([[0.0], [np.nan], [np.inf]]), 1, seed=0)
 
 

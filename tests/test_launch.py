@@ -60,6 +60,7 @@ def test_no_config_says_what_to_give() -> None:
         (["--config.dataset.name=moon"], ["moon", "cub", "digits"]),
         (["--config.dataset.name=cub", "--config.dataset.root=/nowhere"], ["/nowhere", "root"]),
         (["--mode=evaluate", "--workdir=/nowhere"], ["/nowhere", "--workdir"]),
+        (["--mode=evaluate", "--profile"], ["--profile", "training"]),
     ],
 )
 def test_bad_data_ends_in_one_line_with_code_1(

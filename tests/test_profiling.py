@@ -37,6 +37,21 @@ def test_a_trace_holds_the_steps_after_the_warm_up(tmp_path):
     assert len({run for run in runs if run is not None}) == 50
 
 
+def test_only_the_ends_of_the_trace_wait_for_a_step(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(jax, "block_until_ready", waits.append)
+    profile = profiling.Profile(str(tmp_path))
+    for step in range(1, 301):
+        profile.step(step)
+    assert waits == [50, 100]
+
+
+def test_a_trace_without_known_names_has_no_share(tmp_path):
+    with jax.profiler.trace(str(tmp_path)):
+        pass
+    assert profiling.Profile(str(tmp_path)).idle_share() is None
+
+
 def test_a_run_that_ends_early_is_traced_as_far_as_it_went(tmp_path):
     output = jnp.eye(3)
     profile = profiling.Profile(str(tmp_path))

@@ -70,6 +70,17 @@ def test_many_copies_of_an_image_go_by_index(num_same):
     _check(gallery, classes, gallery, classes, exclude_self=True)
 
 
+def test_equal_images_are_equally_near_in_blocks_of_one_query():
+    # The product of a matrix and a vector alone would not be the same for equal rows.
+    random = np.random.default_rng(1)
+    gallery = np.tile(random.normal(size=(204, 333)).astype(np.float32), (3, 1))
+    classes = np.repeat(np.arange(3, dtype=np.int32), 204)
+    queries = random.normal(size=(2000, 333)).astype(np.float32)
+    none = np.zeros(len(queries), np.int32)
+    ranked = ranking.rank(queries, none, gallery, classes, exclude_self=False, block=1)
+    assert not any(np.any(num_before) for _, num_before, _ in ranked)
+
+
 def test_nearest_takes_runs_with_the_lowest_minima_only():
     # Eight rows of a run are the nearest; the last rows, which fill no run, hold the next.
     distances = np.full((1003, 1), 9.0, np.float32)

@@ -138,8 +138,11 @@ def test_the_best_checkpoint_can_be_chosen(finished: Any) -> None:
     assert embedder.evaluate() == best
 
 
-def test_a_finished_run_is_not_trained_again(finished: Any) -> None:
+def test_a_finished_run_is_not_trained_again(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, workdir, scores = finished
+    monkeypatch.delattr(experiment, "create_readers")  # nor are its images read
     before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert train(config, str(workdir)) == scores
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
