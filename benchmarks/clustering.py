@@ -146,6 +146,7 @@ def main() -> None:
         },
         rounds=options.rounds,
         warm_up=False,
+        same_job=False,
     )
 
 

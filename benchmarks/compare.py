@@ -60,6 +60,7 @@ def compare(
     *,
     rounds: int = 5,
     warm_up: bool = True,
+    same_job: bool = True,
     work: float | None = None,
     unit: str = "",
 ) -> dict[str, Timing]:
@@ -70,6 +71,7 @@ def compare(
       contestants: name: preparation. Must be importable: a function of a module, or a `partial`.
       rounds: runs of each that count.
       warm_up: whether an uncounted run comes first (no: jobs of minutes without compilation).
+      same_job: whether all do the same, so that ratios mean something.
       work: what one run does, in units, for the column of the rate.
       unit: of the work: "images", "GFLOP".
 
@@ -103,7 +105,7 @@ def compare(
         timings[name] = Timing(
             list(seconds), list(cpu_seconds), spent, max(peaks) - base, results[-1]
         )
-    _show(subject, timings, work, unit)
+    _show(subject, timings, same_job, work, unit)
     _append(subject, timings)
     return timings
 
@@ -140,10 +142,13 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _show(subject: str, timings: Mapping[str, Timing], work: float | None, unit: str) -> None:
+def _show(
+    subject: str, timings: Mapping[str, Timing], same_job: bool, work: float | None, unit: str
+) -> None:
     first, *_ = timings.values()
     head = ["", "median s", "spread", "cpu s"] + ([f"{unit}/s"] if work else [])
-    head += ["ours is faster by", "spread", "peak MiB", "results"]
+    head += ["ours is faster by", "spread"] if same_job else []
+    head += ["peak MiB", "results"]
     rows = []
     for name, timing in timings.items():
         median = statistics.median(timing.seconds)
@@ -151,7 +156,8 @@ def _show(subject: str, timings: Mapping[str, Timing], work: float | None, unit:
         row = [name, f"{median:.4g}", _spread(timing.seconds)]
         row += [f"{statistics.median(timing.cpu_seconds):.4g}"]
         row += [f"{work / median:.4g}"] if work else []
-        row += [f"{statistics.median(ratios):.2f}", _spread(ratios), f"{timing.peak_mib:.0f}"]
+        row += [f"{statistics.median(ratios):.2f}", _spread(ratios)] if same_job else []
+        row += [f"{timing.peak_mib:.0f}"]
         results = timing.result or {}
         row += [", ".join(f"{key} {value:.6g}" for key, value in results.items())]
         rows.append(row)

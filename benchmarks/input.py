@@ -190,7 +190,8 @@ def main() -> None:
             "dcjax, device cache": functools.partial(cached, folder, args.images),
             "dcjax, filling it": functools.partial(filled, folder, args.images),
         }
-        compare(f"The same from the device cache at {RESIZE} pixels", contestants, **options)
+        title = f"The same from the device cache at {RESIZE} pixels"
+        compare(title, contestants, same_job=False, **options)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ METHODS = ("auto", "xla", "matmul")
 # convolution: the gradient of the input needs no patches of its argument, so it gains for longer.
 _PATCHES = 3
 _INPUT_GRADIENT_PATCHES = 7
+# Channels up to which a 1 x 1 convolution with a stride is as well left to XLA: its copy of every
+# second pixel takes longer than the product.
+_NARROW = 64
 
 
 def is_native(method: str) -> bool:
@@ -63,7 +66,8 @@ def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    if len(kernel) == 1 or _map_side(x, stride) <= _PATCHES:
+    is_product = len(kernel) == 1 and (stride == 1 or x.shape[-1] > _NARROW)
+    if is_product or _map_side(x, stride) <= _PATCHES:
         return _patches(x, len(kernel), stride) @ _as_matrix(kernel)
     return _native(x, kernel, stride)
 

@@ -55,9 +55,13 @@ def test_products_are_convolutions(size: int, stride: int, dtype: str) -> None:
             assert_same(found[0], slow_conv(x, kernel, stride).astype(dtype), EXACT[dtype])
 
 
-@pytest.mark.parametrize(("channels", "features"), [(3, 20), (20, 3), (20, 20)])
-def test_wide_and_narrow_kernels_agree(channels: int, features: int) -> None:
-    jobs = [functools.partial(convolution.convolve, stride=1, method=m) for m in ("xla", "matmul")]
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("channels", "features"), [(3, 20), (20, 3), (70, 3), (3, 70)])
+def test_wide_and_narrow_kernels_agree(channels: int, features: int, stride: int) -> None:
+    jobs = [
+        functools.partial(convolution.convolve, stride=stride, method=method)
+        for method in ("xla", "matmul")
+    ]
     for size in (1, 3):
         with jax.enable_x64(True):
             inputs = normal(3, 9, 9, channels), normal(size, size, channels, features)
