@@ -1,6 +1,6 @@
 """Retrieval scores beside the plain products of all pairs, and beside what peers take for them.
 
-By default 10,000 embeddings of 512 numbers and 2,000 classes retrieve each other: about 2 minutes
+By default 10,000 embeddings of 512 numbers and 2,000 classes retrieve each other: about 3 minutes
 on two cores. `--full` takes 60,502 in 11,316 classes, the size of Stanford Online Products' test
 set: about 20 minutes. `--million` scores the first 2,048 of a million queries against a gallery of
 a million, of 128 numbers, and says what all of them would take: about 2 minutes. All use all cores,

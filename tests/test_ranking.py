@@ -96,7 +96,7 @@ def test_blocks_of_any_size(block):
     _check(embeddings, classes, embeddings, classes, exclude_self=True, block=block)
 
 
-@pytest.mark.parametrize("block", [3, 17, None])
+@pytest.mark.parametrize("block", [1, 17, None])  # 1: two calls
 def test_devices_share_the_queries(block):
     embeddings, classes = _on_a_grid(203, 40, 5)
     mesh = devices.create_mesh()
@@ -112,6 +112,10 @@ def test_every_device_does_its_share():
     asking, asked = compiled.input_shardings[0]
     assert asking.embeddings.shard_shape((16, 64, 8)) == (2, 64, 8)
     assert asked.embeddings.is_fully_replicated
+
+
+def test_a_small_set_is_shared_too():
+    assert ranking._calls(100, 100, None, 8).shape == (1, 8, 13)
 
 
 def test_classes_may_differ_between_queries_and_gallery():
