@@ -93,7 +93,7 @@ def test_a_profile_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     train(_config(sampling__batch_size=8, train__num_epochs=1), str(tmp_path), profiled=True)
     told = capsys.readouterr().out
     assert re.search(r"profile   devices idle \d+\.\d% of 50 steps", told)
-    assert re.search(r"time      \d+ s since the start: .*training steps \d+\.\d%", told)
+    assert re.search(r"time      \d+ s: .*training steps \d+\.\d%", told)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
