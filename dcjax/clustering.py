@@ -67,7 +67,8 @@ def kmeans(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides points into k clusters by Lloyd's algorithm, started at k random points.
 
-    The same input gives the same bits on every run on a machine.
+    The same input gives the same bits on every run on a machine. Memory is twice that of the
+    points, which are moved to an origin amid them once.
 
     Args:
       x: points [N, F], used as float32.
@@ -188,7 +189,9 @@ def _searcher(
     x: np.ndarray, origin: np.ndarray, in_turn: Callable[..., Iterable[_Nearest]]
 ) -> Search:
     """Returns a function that finds the nearest centroids of points x[rows], or of all (None)."""
-    relative = _ROUNDING * math.sqrt(x.shape[1])
+    shifted, relative = x - origin, _ROUNDING * math.sqrt(x.shape[1])
+    squares = np.einsum("nf,nf->n", shifted, shifted)
+    norms = np.sqrt(squares)
 
     def search(rows: np.ndarray | None, at: _Centroids) -> _Nearest:
         count = len(x) if rows is None else len(rows)
@@ -197,7 +200,8 @@ def _searcher(
         def look(start: int) -> _Nearest:
             block: slice | np.ndarray = slice(start, start + _POINTS_PER_BLOCK)
             block = block if rows is None else rows[block]
-            return _look(x[block] - origin, farthest, relative, at)
+            rounding = relative * (norms[block] + farthest) ** 2
+            return _look(shifted[block], squares[block], rounding, at)
 
         parts = list(in_turn(look, range(0, max(count, 1), _POINTS_PER_BLOCK)))
         return _Nearest(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -205,15 +209,12 @@ def _searcher(
     return search
 
 
-def _look(x: np.ndarray, farthest: float, relative: float, at: _Centroids) -> _Nearest:
-    """Compares a block of points [n, F] with the centroids [K], a part of them at a time.
+def _look(x: np.ndarray, squares: np.ndarray, rounding: np.ndarray, at: _Centroids) -> _Nearest:
+    """Compares a block of points [n, F], from the origin, with parts of the centroids [K].
 
-    Points are given from the origin, and so is the farthest centroid; the rounding of a squared
-    distance is relative to the square of both together.
+    With the points come their squared norms, and the rounding of a squared distance.
     """
     every = np.arange(len(x))
-    squares = np.einsum("nf,nf->n", x, x)
-    rounding = relative * (np.sqrt(squares) + farthest) ** 2
     label = np.zeros(len(x), np.int64)
     first, second = np.full((2, len(x)), np.inf, np.float32)
     for start in range(0, len(at.offset), _CENTROIDS_PER_BLOCK):

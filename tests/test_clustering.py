@@ -161,9 +161,9 @@ def test_most_distances_are_left_out(k, dim, part, monkeypatch):
     look, looks, rounds = clustering._look, [], []
     assign = clustering._assign
 
-    def counting_look(x, farthest, relative, at):
+    def counting_look(x, squares, rounding, at):
         looks.append(len(x) * len(at.offset))
-        return look(x, farthest, relative, at)
+        return look(x, squares, rounding, at)
 
     def counting_assign(*args):
         rounds.append(1)
