@@ -53,7 +53,7 @@ def prepare(
         features = embed(splits.train, variables=run.variables, output=config.division.features)
 
     def prepare() -> Epoch:
-        current = lasting or _divide(config, labels, features, clusters, epoch)
+        current = lasting or _divide(config, labels, features, clusters, period, num_clusters)
         plan = sampling.plan_epoch(
             current, labels, seed=config.seed, epoch=epoch, **config.sampling
         )
@@ -70,17 +70,18 @@ def _divide(
     labels: np.ndarray,
     features: np.ndarray | None,
     previous: division.Division | None,
-    epoch: int,
+    period: int,
+    num_clusters: int,
 ) -> division.Division:
-    """Divides the training set as the schedule says; without features it stays in one piece."""
-    settings, period = config.division, schedule.period(config, epoch)
+    """Divides the training set; without features it stays in one piece."""
+    settings = config.division
     if features is None:
         return division.undivided(labels, period=period)
     return division.divide(
         features,
         labels,
         previous,
-        num_clusters=schedule.num_clusters(config, epoch),
+        num_clusters=num_clusters,
         period=period,
         seed=config.seed,
         matching=settings.matching,

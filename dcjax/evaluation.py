@@ -1,12 +1,12 @@
 """Embeds an image set and scores it by its protocol."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from dcjax import clustering, devices, pipeline, retrieval
+from dcjax import clustering, devices, pipeline, ranking, retrieval
 from dcjax.datasets import ImageSet, Splits
 
 Embed = Callable[[ImageSet], np.ndarray]
@@ -40,7 +40,7 @@ def embed(
       FloatingPointError: if a value is not finite.
     """
     batches = devices.prefetch(read(images).eval_batches(batch_size), sharding)
-    rows = list(_fetched(step(variables, batch)[output] for batch in batches))
+    rows = list(ranking.fetched(step(variables, batch)[output] for batch in batches))
     embeddings = np.concatenate(rows)[: len(images)].astype(np.float32)
     if not np.all(np.isfinite(embeddings)):
         raise FloatingPointError(
@@ -48,15 +48,6 @@ def embed(
             "earlier checkpoint, and lower optimizer.learning_rate."
         )
     return embeddings
-
-
-def _fetched(outputs: Iterator[jax.Array]) -> Iterator[np.ndarray]:
-    """Yields arrays on the host, each after the next one has been dispatched."""
-    waiting = next(outputs)
-    for output in outputs:
-        yield np.asarray(waiting)
-        waiting = output
-    yield np.asarray(waiting)
 
 
 def pixels(

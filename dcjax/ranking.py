@@ -5,7 +5,7 @@ needs, is a count of the images before it; the few nearest images lie in few run
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -107,7 +107,7 @@ def rank(
         for rows in calls
     )
     size = calls.shape[-1]
-    blocks = (block for output in _fetched(outputs) for block in zip(*output, strict=True))
+    blocks = (block for output in fetched(outputs) for block in zip(*output, strict=True))
     for start, (num_before, hits) in zip(range(0, len(queries), size), blocks, strict=False):
         num_left = len(queries) - start  # less than a block in the end: the others fill it up
         yield slice(start, start + size), num_before[:num_left], hits[:num_left]
@@ -138,13 +138,13 @@ def _calls(num_queries: int, num_rows: int, block: int | None, num_devices: int)
     return np.resize(np.arange(num_queries), (num_calls, num_blocks, block))
 
 
-def _fetched(outputs: Iterator[Sequence[Array]]) -> Iterator[list[np.ndarray]]:
-    """Yields arrays on the host, each after the next one has been dispatched."""
+def fetched(outputs: Iterator[Any]) -> Iterator[Any]:
+    """Yields trees of arrays on the host, each after the next one has been dispatched."""
     waiting = next(outputs)
     for output in outputs:
-        yield [np.asarray(part) for part in waiting]
+        yield jax.device_get(waiting)
         waiting = output
-    yield [np.asarray(part) for part in waiting]
+    yield jax.device_get(waiting)
 
 
 @partial(jax.jit, static_argnames=("mesh", "num_positives", "num_nearest"))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pictures import noise
 
 from dcjax import augment, crops
 from dcjax.augment import tf
@@ -20,10 +21,6 @@ def places(height: int, width: int) -> np.ndarray:
     """An image whose pixels say where they are: (row, column, 0)."""
     rows, columns = np.indices((height, width))
     return np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
-
-
-def noise(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
 def slow_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import noise, twelve_files
 
 from dcjax import decoding
 from dcjax.augment import tf
@@ -14,17 +15,9 @@ CMYK = Path(__file__).parent / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 
 
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
 @pytest.fixture
 def pictures(tmp_path: Path) -> ImageSet:
-    """Twelve JPEG files of four classes."""
-    paths = [str(tmp_path / f"{i}.jpg") for i in range(12)]
-    for i, path in enumerate(paths):
-        tf.io.write_file(path, tf.io.encode_jpeg(noise(20 + i, 30 - i, seed=i)))
-    return from_classes(paths, np.arange(12) % 4)
+    return twelve_files(tmp_path)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import noise, twelve_files
 
 from dcjax import augment, crops, datasets, decoding, pipeline
 from dcjax.augment import tf
@@ -13,18 +14,9 @@ from dcjax.datasets.image_set import ImageSet, from_classes
 from dcjax.sampling import Plan
 
 
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
 @pytest.fixture
 def pictures(tmp_path: Path) -> ImageSet:
-    """Twelve JPEG files of four classes; the first three take much longer to decode."""
-    paths = [str(tmp_path / f"{i}.jpg") for i in range(12)]
-    for i, path in enumerate(paths):
-        size = (400, 500) if i < 3 else (20 + i, 30 - i)
-        tf.io.write_file(path, tf.io.encode_jpeg(noise(*size, seed=i)))
-    return from_classes(paths, np.arange(12) % 4)
+    return twelve_files(tmp_path)
 
 
 @pytest.fixture

@@ -1,0 +1,21 @@
+"""Pictures of noise, as arrays and as files."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dcjax.augment import tf
+from dcjax.datasets.image_set import ImageSet, from_classes
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def twelve_files(folder: Path) -> ImageSet:
+    """Twelve JPEG files of four classes; the first three take much longer to decode."""
+    paths = [str(folder / f"{i}.jpg") for i in range(12)]
+    for i, path in enumerate(paths):
+        size = (400, 500) if i < 3 else (20 + i, 30 - i)
+        tf.io.write_file(path, tf.io.encode_jpeg(noise(*size, seed=i)))
+    return from_classes(paths, np.arange(12) % 4)
