@@ -125,9 +125,9 @@ class Stream:
         if self.images.in_memory:
             sizes = np.tile(np.array(self.images.images.shape[1:3]), (len(self.images), 1))
         else:
-            paths, rows = tf.constant(self.images.images), np.arange(len(self.images))
+            contents, rows = decoding.contents(self.images), np.arange(len(self.images))
             read = self._batches(
-                lambda row: decoding.size(paths[row]), rows, batch_size=_SIZES_AT_ONCE
+                lambda row: decoding.size(contents(row)), rows, batch_size=_SIZES_AT_ONCE
             )
             sizes = np.concatenate(list(read))
         return crops.resized(sizes, self.augmentation.resize)
@@ -162,12 +162,12 @@ class Stream:
 
     def _named(self, error: tf.errors.OpError, rows: npt.NDArray) -> ValueError:
         # TensorFlow does not say which file it was.
-        for path in [] if self.images.in_memory else self.images.images[rows]:
-            reason = decoding.unreadable_reason(path)
+        for row in [] if self.images.in_memory else rows:
+            reason = decoding.unreadable_reason(self.images, row)
             if reason:
                 return ValueError(
-                    f"Cannot read image {path}: {reason} Replace or remove it, or set "
-                    "dataset.skip_unreadable=True."
+                    f"Cannot read image {self.images.name(row)}: {reason} Replace or remove it, "
+                    "or set dataset.skip_unreadable=True."
                 )
         return ValueError(f"Cannot make a batch of images: {decoding.first_line(error)}")
 
@@ -179,9 +179,10 @@ def rows_to_embed(num_images: int, batch_size: int) -> npt.NDArray[np.int32]:
 
 
 def _source(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
-    source = tf.constant(images.images)
     if not images.in_memory:
-        return lambda row: decoding.decode(source[row])
+        contents = decoding.contents(images)
+        return lambda row: decoding.decode(contents(row))
+    source = tf.constant(images.images)
     if images.images.shape[-1] == 1:
         return lambda row: tf.image.grayscale_to_rgb(source[row])
     return lambda row: source[row]

@@ -4,12 +4,17 @@ from pathlib import Path
 
 import numpy as np
 
+from dcjax import decoding
 from dcjax.augment import tf
 from dcjax.datasets.image_set import ImageSet, from_classes
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def decoded(path: str) -> np.ndarray:
+    return decoding.decode(tf.io.read_file(path)).numpy()
 
 
 def twelve_files(folder: Path) -> ImageSet:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import noise, twelve_files
+from pictures import decoded, noise, twelve_files
 
 from dcjax import decoding
 from dcjax.augment import tf
-from dcjax.datasets.image_set import ImageSet, from_classes
+from dcjax.datasets.image_set import ImageSet, file_parts, from_classes
 
 CMYK = Path(__file__).parent / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
@@ -61,17 +61,42 @@ def test_only_a_thorough_look_sees_damage_inside(tmp_path):
 def test_odd_but_good_files_have_three_channels_and_a_size(odd_files):
     for name, path in odd_files.items():
         if name.startswith("good"):
-            image = decoding.decode(path)
+            image = decoded(path)
             assert image.shape[2:] == (3,)
-            assert decoding.size(path).numpy().tolist() == image.shape[:2]
-    assert decoding.decode(odd_files["good-cmyk.jpg"])[0, 0].numpy().tolist() == [0, 255, 255]
+            assert decoding.size(tf.io.read_file(path)).numpy().tolist() == list(image.shape[:2])
+    assert decoded(odd_files["good-cmyk.jpg"])[0, 0].tolist() == [0, 255, 255]
 
 
 def test_jpeg_is_decoded_as_other_libraries_do(pictures):
     content = tf.io.read_file(pictures.images[5])
     accurate = tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE").numpy()
     assert not np.array_equal(accurate, tf.io.decode_jpeg(content).numpy())
-    np.testing.assert_array_equal(decoding.decode(pictures.images[5]), accurate)
+    np.testing.assert_array_equal(decoded(pictures.images[5]), accurate)
+
+
+def joined(paths: list[str], into: Path) -> ImageSet:
+    """Returns the images of files that were written one after the other into one file."""
+    contents = [Path(path).read_bytes() for path in paths]
+    into.write_bytes(b"".join(contents))
+    lengths = [len(content) for content in contents]
+    offsets = np.cumsum(lengths) - lengths
+    parts = file_parts([str(into)] * len(paths), offsets.tolist(), lengths)
+    return from_classes(parts, np.zeros(len(paths)))
+
+
+def test_parts_of_a_file_are_images_like_files(pictures, odd_files, tmp_path):
+    good = pictures.images.tolist()
+    images = joined(good, tmp_path / "all")
+    read = decoding.contents(images.select([7, 2]))
+    for row, path in enumerate([good[7], good[2]]):
+        np.testing.assert_array_equal(decoding.decode(read(tf.constant(row))), decoded(path))
+    assert decoding.find_unreadable(images, thorough=False) == []
+    bad = joined([good[0], odd_files["bad-half.jpg"], good[1]], tmp_path / "bad")
+    assert decoding.find_unreadable(bad, thorough=False) == [1]
+    assert decoding.find_unreadable(bad, thorough=True) == [1]
+    place = f"{tmp_path}/bad, byte {Path(good[0]).stat().st_size}"
+    with pytest.raises(ValueError, match=rf"{place}: jpeg"):
+        decoding.readable(bad, skip_unreadable=False)
 
 
 def cut(path: str) -> None:

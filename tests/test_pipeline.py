@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import noise, twelve_files
+from pictures import decoded, noise, twelve_files
 
-from dcjax import augment, crops, datasets, decoding, pipeline
+from dcjax import augment, crops, datasets, pipeline
 from dcjax.augment import tf
 from dcjax.datasets.image_set import ImageSet, from_classes
 from dcjax.sampling import Plan
@@ -63,7 +63,7 @@ def test_batches_follow_the_plan(pictures, plan, monkeypatch):
         np.testing.assert_array_equal(batch["label"], pictures.labels[rows])
         np.testing.assert_array_equal(batch["cluster"], clusters)
         for c, b in np.ndindex(2, 3):
-            image = augment.center_crop(decoding.decode(pictures.images[rows[c, b]]), 8)
+            image = augment.center_crop(decoded(pictures.images[rows[c, b]]), 8)
             np.testing.assert_array_equal(batch["image"][c, b], image)
 
 
@@ -94,7 +94,7 @@ def test_pixels_are_those_of_the_draws(pictures, plan):
     draws, apply = crops.draw(CROP, plan.rows.shape, seed=0, epoch=3), augment.create(CROP)
     for step, batch in enumerate(read(pictures, plan)):
         for c, b in np.ndindex(2, 3):
-            image = decoding.decode(pictures.images[plan.rows[step, c, b]])
+            image = decoded(pictures.images[plan.rows[step, c, b]])
             one = crops.Draws(*(x[step, c, b] for x in draws))
             np.testing.assert_array_equal(batch["image"][c, b], apply(image, one))
 
@@ -171,7 +171,7 @@ def test_resized_images_come_whole_and_their_sizes_without_them(pictures):
     images = stream(pictures, resize=16)
     resized = list(images.resized_images())
     for image, path in zip(resized, pictures.images, strict=True):
-        expected = augment.resize_shorter_side(decoding.decode(path), 16)
+        expected = augment.resize_shorter_side(decoded(path), 16)
         np.testing.assert_array_equal(image, expected)
     sizes = images.resized_sizes()
     assert sizes.dtype == np.int32

@@ -7,28 +7,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_PART = ("file", "offset", "length")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images and their classes.
 
     Attributes:
-      images: str[N], paths of encoded images; or uint8[N, H, W, 1 or 3], the pixels themselves.
+      images: str[N], paths of encoded images; or `file_parts`[N], encoded images within larger
+        files; or uint8[N, H, W, 1 or 3], the pixels themselves.
       labels: int32[N], each in 0..num_classes-1.
       class_names: One name per label.
+      super_classes: The name of each class's super-class, None where there are none.
     """
 
     images: npt.NDArray[Any]
     labels: npt.NDArray[np.int32]
     class_names: tuple[str, ...]
+    super_classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Checks shapes, types and the range of the labels."""
         shape, kind = self.images.shape, self.images.dtype
         is_pixels = kind == np.uint8 and len(shape) == 4 and min(shape[1:]) and shape[3] in (1, 3)
-        if not (is_pixels or (kind.kind == "U" and len(shape) == 1)):
+        is_encoded = len(shape) == 1 and (kind.kind == "U" or kind.names == _PART)
+        if not (is_pixels or is_encoded):
             raise ValueError(
-                f"images must be str[N] or uint8[N, H, W, 1 or 3], got {kind} of shape {shape}."
+                "images must be str[N], file parts [N] or uint8[N, H, W, 1 or 3], got "
+                f"{kind} of shape {shape}."
             )
         if self.labels.dtype != np.int32 or self.labels.shape != shape[:1]:
             raise ValueError(
@@ -39,6 +46,11 @@ class ImageSet:
             raise ValueError(
                 f"labels must lie in 0..{self.num_classes - 1}, one per class name, got "
                 f"{np.min(self.labels)}..{np.max(self.labels)}."
+            )
+        if self.super_classes is not None and len(self.super_classes) != self.num_classes:
+            raise ValueError(
+                f"Require one super-class per class, {self.num_classes}, got "
+                f"{len(self.super_classes)}."
             )
 
     def __len__(self) -> int:
@@ -52,8 +64,13 @@ class ImageSet:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the images are pixels rather than paths."""
+        """Whether the images are pixels rather than encoded."""
         return self.images.dtype == np.uint8
+
+    def name(self, row: int) -> str:
+        """Returns where an encoded image is: a path, or a file and the place in it."""
+        image = self.images[row]
+        return str(image) if image.dtype.names is None else f"{image[0]}, byte {image[1]}"
 
     def select(self, rows: npt.ArrayLike) -> "ImageSet":
         """Returns the given rows (indices or a boolean mask); labels and class names stay."""
@@ -89,26 +106,38 @@ class Splits:
             raise ValueError("query and gallery must have the same class_names, got different.")
 
 
+def file_parts(
+    files: Sequence[str], offsets: Sequence[int], lengths: Sequence[int]
+) -> npt.NDArray[Any]:
+    """Returns where encoded images lie: paths, first bytes and numbers of bytes, each [N]."""
+    columns = np.array(files, np.str_), np.array(offsets, np.int64), np.array(lengths, np.int64)
+    kinds = [(name, column.dtype) for name, column in zip(_PART, columns, strict=True)]
+    return np.array(list(zip(*columns, strict=True)), dtype=kinds)
+
+
 def from_classes(
     images: Sequence[str] | npt.NDArray[Any],
     classes: npt.ArrayLike,
     *,
     among: npt.ArrayLike | None = None,
     names: Mapping[Any, str] | None = None,
+    super_classes: Mapping[Any, str] | None = None,
 ) -> ImageSet:
     """Labels images 0..C-1 in the sorted order of their classes' own ids.
 
     Args:
-      images: Paths or pixels, [N].
+      images: Paths, file parts or pixels, [N].
       classes: Ids (integers or strings) as the data set writes them, [N].
       among: Ids that count, where several splits share one labelling; None: `classes`.
       names: Class name of each id; an id without one is its own name.
+      super_classes: Name of the super-class of each id.
     """
     ids = np.unique(np.asarray(classes if among is None else among))
     labels = np.searchsorted(ids, np.asarray(classes)).astype(np.int32)
     class_names = tuple((names or {}).get(i, str(i)) for i in ids.tolist())
     array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
-    return ImageSet(array, labels, class_names)
+    above = None if super_classes is None else tuple(super_classes[i] for i in ids.tolist())
+    return ImageSet(array, labels, class_names, above)
 
 
 def split_by_class(
