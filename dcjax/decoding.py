@@ -121,7 +121,7 @@ def _looks_whole(image: np.str_ | np.void) -> bool:
     is_part = isinstance(image, np.void)
     start = int(image[1]) if is_part else 0
     try:
-        with open(image[0] if is_part else image, "rb") as file:
+        with open(str(image[0] if is_part else image), "rb") as file:
             file.seek(start)
             head = file.read(len(_PNG_START))
             end = start + int(image[2]) if is_part else file.seek(0, os.SEEK_END)
