@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from dcjax import convolution, datasets, devices, division, masks, sampling
 
-# What may differ between a saved run and one that continues or evaluates it.
+# What may differ between a saved run and one that continues or evaluates it,
 _FREE = {
     "dataset.skip_unreadable",  # the images that are left are compared
     "dataset.num_threads",
@@ -33,6 +33,8 @@ _FREE = {
     "checkpoint.keep_latest",
     "checkpoint.keep_best",
 }
+# and what only an evaluation may change: a run finds its best epoch by scores of one protocol.
+_FREE_IN_EVALUATION = {"dataset.test_list", "eval.protocol", "eval.gallery_draws"}
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 _KNOWN = {
     "dataset.cache": ("none", "device"),
@@ -42,6 +44,7 @@ _KNOWN = {
     "division.features": ("backbone", "embedding"),
     "division.hierarchy": division.HIERARCHIES,
     "division.matching": division.MATCHINGS,
+    "eval.protocol": ("all_vs_all", "gallery"),
     "eval.nmi": ("never", "last", "always"),
     "eval.select": ("last", "best_test"),
 }
@@ -70,6 +73,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.full_embedding_from_epoch": (-1, math.inf),
     "train.log_every_steps": (1, math.inf),
     "eval.every_epochs": (0, math.inf),
+    "eval.gallery_draws": (1, math.inf),
     "eval.nmi_runs": (1, math.inf),
     "checkpoint.every_epochs": (0, math.inf),
     "checkpoint.keep_latest": (1, math.inf),
@@ -139,11 +143,18 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
 
 def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
-    """Checks that there is something to retrieve, at every k.
+    """Checks that there is something to retrieve by the protocol, at every k.
 
     Raises:
       ValueError: naming the setting, its value and what is allowed.
     """
+    draws_gallery = config.eval.protocol == "gallery"
+    if draws_gallery and splits.gallery is not None:
+        raise ValueError(
+            "eval.protocol=gallery draws a gallery from the test images, but dataset "
+            f"{config.dataset.name!r} has one of its own, which its protocol fixes; take "
+            "eval.protocol=all_vs_all, with which queries search that gallery."
+        )
     gallery = splits.query if splits.gallery is None else splits.gallery
     found, counts = np.unique(gallery.labels, return_counts=True)
     answered = np.isin(splits.query.labels, found[counts > (splits.gallery is None)])
@@ -153,7 +164,7 @@ def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
             f"own class to find; got {len(found)} test classes, and {answered.sum()} of "
             f"{len(answered)} queries have one. Add test images or classes."
         )
-    searched = len(gallery) - (splits.gallery is None)
+    searched = len(found) if draws_gallery else len(gallery) - (splits.gallery is None)
     if max(config.eval.ks) > searched:
         raise ValueError(
             f"eval.ks must lie in 1 to {searched}, the images that a query searches, got "
@@ -202,23 +213,27 @@ def check_same_data(now: dict[str, int], saved: dict[str, int], workdir: str) ->
         )
 
 
-def check_same(config: ConfigDict, saved: dict[str, Any], workdir: str) -> None:
-    """Checks that a config makes the same run as the one saved in a workdir.
+def check_same(
+    config: ConfigDict, saved: dict[str, Any], workdir: str, *, evaluating: bool = False
+) -> None:
+    """Checks that a config makes the same run as the one saved in a workdir, or evaluates it.
 
     Raises:
       ValueError: listing the settings that differ.
     """
+    free = _FREE | _FREE_IN_EVALUATION if evaluating else _FREE
     now, then = flatten(config.to_dict()), flatten(saved)
     _check_complete(then, now.keys())
     different = [
         f"{key}={now.get(key)!r} (saved: {then.get(key)!r})"
         for key in sorted(now | then)
-        if now.get(key) != then.get(key) and key not in _FREE
+        if now.get(key) != then.get(key) and key not in free
     ]
     if different:
         raise ValueError(
             f"{workdir} holds a run of another config; take another --workdir, or the same "
-            f"settings. Different: {', '.join(different)}."
+            f"settings{'' if evaluating else ' (--mode=evaluate may change the protocol)'}. "
+            f"Different: {', '.join(different)}."
         )
 
 

@@ -83,7 +83,7 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
       path: the run's workdir, whose config says which checkpoint is meant (`eval.select`), or one
         checkpoint in it, workdir/checkpoints/STEP.
       config: in place of the saved one, from which it may differ only where the trained model
-        does not, as in dataset.root and eval.
+        does not, as in dataset.root, dataset.test_list and eval.
 
     Raises:
       FileNotFoundError: if there is no checkpoint.
@@ -98,7 +98,7 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
     if config is None:
         config = ConfigDict(saved)
     else:
-        checks.check_same(config, saved, str(folder))
+        checks.check_same(config, saved, str(folder), evaluating=True)
     mesh = devices.create_mesh()
     checks.check_evaluation(config, mesh)
     if chosen is None:

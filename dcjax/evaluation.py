@@ -60,15 +60,22 @@ def pixels(
 
 
 def evaluate(
-    embed_images: Embed, splits: Splits, *, ks: Sequence[int], nmi_runs: int
+    embed_images: Embed,
+    splits: Splits,
+    *,
+    ks: Sequence[int],
+    nmi_runs: int,
+    gallery_draws: int,
 ) -> dict[str, float]:
     """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
 
     Args:
       embed_images: function from an image set to its embeddings [N, D].
-      splits: whose query searches its gallery, or itself.
+      splits: whose query searches its gallery, or itself if there is none.
       ks: of recall at k.
       nmi_runs: K-means runs, with as many clusters as classes, whose mean NMI is "nmi"; 0: none.
+      gallery_draws: for a query that searches itself, how often a random image of each class is the
+        gallery of all others (`retrieval.score_one_per_class`); 0: each image searches all others.
 
     Returns:
       Score by name.
@@ -76,7 +83,11 @@ def evaluate(
     query = embed_images(splits.query)
     labels, everything = splits.query.labels, query
     mesh = devices.create_mesh()
-    if splits.gallery is None:
+    if splits.gallery is None and gallery_draws:
+        scores = retrieval.score_one_per_class(
+            query, labels, ks=ks, num_draws=gallery_draws, mesh=mesh
+        )
+    elif splits.gallery is None:
         scores = retrieval.score(query, labels, ks=ks, mesh=mesh)
     else:
         gallery = embed_images(splits.gallery)

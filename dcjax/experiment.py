@@ -217,8 +217,8 @@ def score(
     return evaluation.evaluate(
         functools.partial(embed, variables=variables, output="embedding"),
         splits,
-        ks=config.eval.ks,
         nmi_runs=config.eval.nmi_runs if with_nmi[config.eval.nmi] else 0,
+        **_protocol(config),
     )
 
 
@@ -230,7 +230,7 @@ def score_pixels(config: ConfigDict, splits: datasets.Splits) -> dict[str, float
         batch_size=config.eval.batch_size,
     )
     nmi_runs = config.eval.nmi_runs if config.eval.nmi != "never" else 0
-    return evaluation.evaluate(pixels, splits, ks=config.eval.ks, nmi_runs=nmi_runs)
+    return evaluation.evaluate(pixels, splits, nmi_runs=nmi_runs, **_protocol(config))
 
 
 def score_untrained(
@@ -241,6 +241,11 @@ def score_untrained(
     backbone = functools.partial(embed, variables=variables, output="backbone")
     nmi_runs = config.eval.nmi_runs if config.eval.nmi == "always" else 0
     scores["backbone features"] = evaluation.evaluate(
-        backbone, splits, ks=config.eval.ks, nmi_runs=nmi_runs
+        backbone, splits, nmi_runs=nmi_runs, **_protocol(config)
     )
     return scores
+
+
+def _protocol(config: ConfigDict) -> dict[str, Any]:
+    draws = config.eval.gallery_draws if config.eval.protocol == "gallery" else 0
+    return {"ks": config.eval.ks, "gallery_draws": draws}

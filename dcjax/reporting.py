@@ -234,6 +234,12 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
       config: in place of the saved ones, see `embedder.load`.
     """
     runs = {workdir: embedder.load(workdir, config) for workdir in workdirs}
+    protocols = {run.config.eval.protocol for run in runs.values()}
+    if len(protocols) > 1:
+        raise ValueError(
+            "Only scores by one protocol make one table, got runs with eval.protocol "
+            f"{' and '.join(sorted(protocols))}; give --config for all, or evaluate one by one."
+        )
     rows: dict[str, Scores] = {}
     labels = None
     for workdir, run in runs.items():

@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 
 from dcjax import ranking
 
+_STREAM = 4  # keeps the draws of galleries apart from those of plans and pixels, 1 to 3
+
 
 def score(
     queries: ArrayLike,
@@ -85,6 +87,55 @@ def score(
         name: _mean(values if name.startswith("recall_at_") else values[answerable])
         for name, values in scores.items()
     }
+
+
+def score_one_per_class(
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    *,
+    ks: Sequence[int],
+    num_draws: int,
+    block: int | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, float]:
+    """Scores how well images retrieve the one image of their class that is in the gallery.
+
+    The protocol of vehicle re-identification (Liu et al., CVPR 2016): a random image of
+    each class is the gallery, all others are queries; the scores (`score`) are means over draws. A
+    query has one image to find, R = 1, so that all scores but recall_at_k equal recall_at_1. The
+    image of a class that has no other is in every gallery, and nothing searches it.
+
+    The galleries are a function of the labels alone, so that all embeddings are scored on the same
+    ones: in draw i the classes, in sorted order, take images number `generator.integers(counts)` of
+    their own, where `counts` are their sizes and the generator is NumPy's Philox, seeded by (4, i).
+
+    Args:
+      embeddings: [N, D], used as float32; need not be normalised.
+      labels: integer classes [N].
+      ks: as in `score`, at most the number of classes.
+      num_draws: galleries to draw.
+      block: as in `score`.
+      mesh: as in `score`.
+
+    Returns:
+      recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
+    """
+    embeddings, labels = _as_set("embeddings", embeddings, labels)
+    by_class = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    if num_draws < 1 or max(counts) < 2:
+        raise ValueError(
+            "Require num_draws >= 1 and a class of two images, one that searches and one to find, "
+            f"got num_draws={num_draws} and {max(counts)} images in the largest class."
+        )
+    draws = []
+    for draw in range(num_draws):
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([_STREAM, draw])))
+        is_gallery = np.zeros(len(labels), bool)
+        is_gallery[by_class[starts + generator.integers(counts)]] = True
+        queries, gallery = ((embeddings[x], labels[x]) for x in (~is_gallery, is_gallery))
+        draws.append(score(*queries, *gallery, ks=ks, block=block, mesh=mesh))
+    return {name: float(np.mean([scores[name] for scores in draws])) for name in draws[0]}
 
 
 def _query_scores(

@@ -47,6 +47,9 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"sampling__sampler": "hard"}, "'hard'; known.* balanced, uniform"),
         ({"eval__batch_size": 100}, "eval.batch_size .*96 or 104 would do"),
         ({"eval__ks": (1, 900)}, "eval.ks must lie in 1 to 895"),
+        ({"eval__protocol": "gallery", "eval__ks": (1, 6)}, "eval.ks must lie in 1 to 5, the"),
+        ({"eval__protocol": "cmc"}, "eval.protocol 'cmc'; known are all_vs_all, gallery"),
+        ({"eval__gallery_draws": 0}, "eval.gallery_draws must be at least 1, got 0"),
         ({"eval__best_by": "accuracy"}, "'accuracy'; known are recall_at_1"),
         ({"model__masks": "soft"}, "'soft'; known are learned, fixed, none"),
         ({"model__test_masks": "mean"}, "'mean'; known are sum, sum_l1, none"),
@@ -105,6 +108,12 @@ def test_a_run_may_only_differ_where_training_does_not() -> None:
     for key, value in {"seed": 7, "model.dropout": 0.5}.items():
         with pytest.raises(ValueError, match=rf"runs/a holds .*: {key}={value} \(saved: "):
             checks.check_same(_config(**{key.replace(".", "__"): value}), saved, "runs/a")
+    scored_otherwise = _config(
+        dataset__test_list="small", eval__protocol="gallery", eval__gallery_draws=3
+    )
+    checks.check_same(scored_otherwise, saved, "runs/a", evaluating=True)
+    with pytest.raises(ValueError, match=r"evaluate may change .*list='small'.*draws=3.*protocol="):
+        checks.check_same(scored_otherwise, saved, "runs/a")
 
 
 def test_settings_that_a_saved_run_does_not_know_are_told_apart() -> None:
@@ -182,3 +191,11 @@ def test_test_images_must_have_something_to_find(splits: Splits) -> None:
         with pytest.raises(ValueError, match="Retrieval is scored on images of two classes"):
             checks.check_query(_config(eval__ks=(1,)), bad)
     checks.check_query(_config(eval__ks=(1,)), Splits(splits.train, alone, query))
+
+
+def test_a_gallery_is_drawn_where_there_is_none(splits: Splits) -> None:
+    drawing = _config(eval__protocol="gallery", eval__ks=(1, 5))
+    checks.check_query(drawing, splits)
+    given = Splits(splits.train, splits.query, splits.query)
+    with pytest.raises(ValueError, match=r"'digits' has one of its own, .*=all_vs_all"):
+        checks.check_query(drawing, given)

@@ -94,7 +94,9 @@ def test_embeddings_that_are_not_finite_stop_the_run() -> None:
 def test_queries_search_themselves_or_the_gallery() -> None:
     places = np.array([[0.0], [0.1], [5.0], [5.1], [5.2]])
     query, gallery = image_set([0, 0, 1, 1, 0]), image_set([1, 0, 0])
-    alone = evaluation.evaluate(given(places), Splits(query, query, None), ks=[1, 2], nmi_runs=0)
+    alone = evaluation.evaluate(
+        given(places), Splits(query, query, None), ks=[1, 2], nmi_runs=0, gallery_draws=0
+    )
     assert alone == pytest.approx(
         {
             "recall_at_1": 4 / 5,
@@ -107,7 +109,7 @@ def test_queries_search_themselves_or_the_gallery() -> None:
     # The query at 5.2 finds class 1 and then, at 9, its own.
     others = given(places, np.array([[5.0], [0.0], [9.0]]))
     splits = Splits(query, query, gallery)
-    searched = evaluation.evaluate(others, splits, ks=[1, 2], nmi_runs=0)
+    searched = evaluation.evaluate(others, splits, ks=[1, 2], nmi_runs=0, gallery_draws=0)
     assert searched["recall_at_1"] == pytest.approx(4 / 5)
     assert searched["recall_at_2"] == 1
     assert searched["map_at_r"] == pytest.approx((1 / 2 + 1 / 2 + 1 + 1 + 1 / 4) / 5)
@@ -117,7 +119,7 @@ def test_nmi_clusters_query_and_gallery_together() -> None:
     query, gallery = image_set([0, 1]), image_set([0, 1, 1])
     places, others = np.array([[0.0], [0.1]]), np.array([[0.2], [50.0], [50.1]])
     splits = Splits(query, query, gallery)
-    scores = evaluation.evaluate(given(places, others), splits, ks=[1], nmi_runs=3)
+    scores = evaluation.evaluate(given(places, others), splits, ks=[1], nmi_runs=3, gallery_draws=0)
     assert scores["nmi"] == pytest.approx(clustering.nmi([0, 1, 0, 1, 1], [0, 0, 0, 1, 1]))
 
 
@@ -130,9 +132,11 @@ def test_nmi_is_the_mean_over_runs_and_left_out_without_any() -> None:
         for seed in range(3)
     ]
     assert len(set(runs)) > 1
-    scores = evaluation.evaluate(given(places), splits, ks=[1], nmi_runs=3)
+    scores = evaluation.evaluate(given(places), splits, ks=[1], nmi_runs=3, gallery_draws=0)
     assert scores["nmi"] == pytest.approx(np.mean(runs))
-    assert "nmi" not in evaluation.evaluate(given(places), splits, ks=[1], nmi_runs=0)
+    assert "nmi" not in evaluation.evaluate(
+        given(places), splits, ks=[1], nmi_runs=0, gallery_draws=0
+    )
 
 
 def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
@@ -145,5 +149,5 @@ def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
     np.fill_diagonal(distances, np.inf)
     hits = query.labels[distances.argmin(axis=1)] == query.labels
     pixels = functools.partial(evaluation.pixels, read=read, batch_size=128)
-    scores = evaluation.evaluate(pixels, splits, ks=[1], nmi_runs=0)
+    scores = evaluation.evaluate(pixels, splits, ks=[1], nmi_runs=0, gallery_draws=0)
     assert scores["recall_at_1"] == pytest.approx(hits.mean())

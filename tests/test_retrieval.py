@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow_retrieval import slow_score
 
-from dcjax import devices, retrieval
+from dcjax import devices, ranking, retrieval
 
 _GOLDEN = np.load(Path(__file__).parent / "golden" / "retrieval.npz")
 
@@ -13,31 +14,6 @@ _GOLDEN = np.load(Path(__file__).parent / "golden" / "retrieval.npz")
 def _golden(case: str) -> dict[str, float]:
     names = [name for name in _GOLDEN.files if name.startswith(f"{case}/")]
     return {name.removeprefix(f"{case}/"): float(_GOLDEN[name]) for name in names}
-
-
-def _slow_score(queries, query_labels, gallery, gallery_labels, ks) -> dict[str, float]:
-    """Ranks each query by a stable sort of all its distances; gallery None excludes itself."""
-    found: dict[str, list[float]] = {}
-    for i, (query, label) in enumerate(zip(queries, query_labels, strict=True)):
-        others, labels = (
-            (gallery, gallery_labels)
-            if gallery is not None
-            else (
-                np.delete(queries, i, axis=0),
-                np.delete(query_labels, i),
-            )
-        )
-        order = np.argsort(np.sum((others - query) ** 2, axis=1), kind="stable")
-        hits = [int(labels[j] == label) for j in order]
-        for k in ks:
-            found.setdefault(f"recall_at_{k}", []).append(max(hits[:k]))
-        r = sum(hits)
-        if r:
-            total = sum(h * sum(hits[: j + 1]) / (j + 1) for j, h in enumerate(hits[:r]))
-            found.setdefault("map_at_r", []).append(total / r)
-            found.setdefault("marp_paper", []).append(total / max(1, sum(hits[:r])))
-            found.setdefault("r_precision", []).append(sum(hits[:r]) / r)
-    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _with_ties(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,10 +55,10 @@ def test_ties_go_by_index(seed):
     gallery, labels = _with_ties(70, 100 + seed)
     ks = (1, 2, 5, 39)
     assert retrieval.score(queries, query_labels, gallery, labels, ks=ks) == pytest.approx(
-        _slow_score(queries, query_labels, gallery, labels, ks), abs=1e-12
+        slow_score(queries, query_labels, gallery, labels, ks), abs=1e-12
     )
     assert retrieval.score(queries, query_labels, ks=ks) == pytest.approx(
-        _slow_score(queries, query_labels, None, None, ks), abs=1e-12
+        slow_score(queries, query_labels, None, None, ks), abs=1e-12
     )
 
 
@@ -147,6 +123,54 @@ def test_large_labels_stay_apart():
     embeddings = np.array([[0.0], [0.1], [5.0], [5.1]])
     labels = 2**53 + np.array([0, 1, 0, 1], dtype=np.int64)
     assert retrieval.score(embeddings, labels, ks=(1,))["recall_at_1"] == 0.0
+
+
+def test_one_per_class_searches_the_only_image_of_a_class_too():
+    # Classes 1 and 2 lie between the others, whose two images are a query and the gallery in turn.
+    embeddings = np.array([[0.0], [4.0], [1.0], [3.0]])
+    scores = retrieval.score_one_per_class(
+        embeddings, np.array([0, 0, 1, 2]), ks=(1, 2, 3), num_draws=5
+    )
+    assert scores == {
+        "recall_at_1": 0.0,
+        "recall_at_2": 0.0,
+        "recall_at_3": 1.0,
+        "map_at_r": 0.0,
+        "marp_paper": 0.0,
+        "r_precision": 0.0,
+    }
+
+
+def test_one_per_class_draws_every_image_as_often():
+    embeddings = np.array([[9.0], [0.0], [0.1], [0.2], [8.0]])
+    labels = np.array([0, 0, 0, 0, 1])
+    scores = retrieval.score_one_per_class(embeddings, labels, ks=(1,), num_draws=1000)
+    # All three queries miss image 0, which itself misses the others: a mean of 2/3 or, in one draw
+    # of four, 0; of 1000 draws it deviates by 0.29 / sqrt(1000).
+    assert scores["recall_at_1"] == pytest.approx(3 / 4 * 2 / 3, abs=3 * 0.29 / 1000**0.5)
+
+
+def test_one_compilation_serves_all_draws():
+    embeddings, labels = _with_ties(331, 8)
+    retrieval.score_one_per_class(embeddings, labels, ks=(1,), num_draws=1)
+    before = ranking._rank._cache_size()
+    retrieval.score_one_per_class(embeddings, labels, ks=(1,), num_draws=4)
+    assert ranking._rank._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([0, 0, 1, 1], {"num_draws": 0}, "num_draws >= 1 .*, got num_draws=0 and 2 images"),
+        ([0, 1, 2, 3], {}, "a class of two images, .*and 1 images in the largest class"),
+        ([0, 0, 1, 1], {"ks": (1, 3)}, "1 <= k <= 2, the images that a query can retrieve"),
+        ([0, 0, 1], {}, "Labels of embeddings must be 4 integers"),
+    ],
+)
+def test_one_per_class_names_what_is_wrong(labels, options, message):
+    options = {"ks": (1,), "num_draws": 2} | options
+    with pytest.raises(ValueError, match=message):
+        retrieval.score_one_per_class(np.zeros((4, 3)), np.array(labels), **options)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,241 @@
+"""Each benchmark's protocol against a slow version, and as a trained run is evaluated by it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from pictures import noise
+from slow_retrieval import slow_score, slow_score_one_per_class
+
+from configs import vid
+from dcjax import datasets, embedder, evaluation, reporting, retrieval
+from dcjax.augment import tf
+from dcjax.datasets import ImageSet, Splits
+from dcjax.train import train
+
+_ROOT = Path(__file__).parents[1]
+_LISTS = {"small": "800", "medium": "1600", "large": "2400"}
+
+
+def _on_a_grid(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Draws embeddings around those of their classes; all distances are exact, some are equal."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(-3, 4, (max(labels) + 1, 16))
+    return (centres[labels] + rng.integers(-3, 4, (len(labels), 16))).astype(np.float32)
+
+
+def _labels(sizes: np.ndarray, seed: int) -> np.ndarray:
+    """Returns so many labels of each class, in no order."""
+    return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+
+
+def _as_set(labels: np.ndarray, num_classes: int) -> ImageSet:
+    names = tuple(map(str, range(num_classes)))
+    return ImageSet(np.zeros((len(labels), 1, 1, 1), np.uint8), labels.astype(np.int32), names)
+
+
+def _given(*known: tuple[ImageSet, np.ndarray]) -> Callable[[ImageSet], np.ndarray]:
+    """Returns the function from these image sets to these embeddings."""
+    return dict(known).__getitem__
+
+
+# A test class of CUB and CARS has some 60 images, one of Stanford Online Products 2 to 12.
+@pytest.mark.parametrize(("num_classes", "smallest", "largest"), [(8, 20, 31), (70, 2, 12)])
+@pytest.mark.parametrize("gallery_draws", [0, 3])
+def test_cub_cars_and_sop(num_classes, smallest, largest, gallery_draws):
+    sizes = np.random.default_rng(0).integers(smallest, largest + 1, num_classes)
+    labels = _labels(sizes, seed=1)
+    embeddings, query = _on_a_grid(labels, seed=2), _as_set(labels, num_classes)
+    scores = evaluation.evaluate(
+        _given((query, embeddings)),
+        Splits(query, query),
+        ks=(1, 2, 4, 8),
+        nmi_runs=0,
+        gallery_draws=gallery_draws,
+    )
+    slow = (
+        slow_score_one_per_class(embeddings, labels, (1, 2, 4, 8), gallery_draws)
+        if gallery_draws
+        else slow_score(embeddings, labels, None, None, (1, 2, 4, 8))
+    )
+    assert scores == pytest.approx(slow, abs=1e-12)
+    assert 0.2 < scores["recall_at_1"] < scores["recall_at_8"]
+
+
+def test_inshop():
+    # Three or four images of an item in query and in gallery; some items are in the gallery alone.
+    rng = np.random.default_rng(0)
+    query_labels = _labels(rng.integers(3, 5, 40), seed=1)
+    gallery_labels = _labels(rng.integers(3, 5, 55), seed=2)
+    query, gallery = _as_set(query_labels, 55), _as_set(gallery_labels, 55)
+    both = _on_a_grid(np.concatenate([query_labels, gallery_labels]), seed=3)
+    queries, searched = np.split(both, [len(query)])
+    scores = evaluation.evaluate(
+        _given((query, queries), (gallery, searched)),
+        Splits(query, query, gallery),
+        ks=(1, 10, 20, 30, 50),
+        nmi_runs=0,
+        gallery_draws=0,
+    )
+    slow = slow_score(queries, query_labels, searched, gallery_labels, (1, 10, 20, 30, 50))
+    assert scores == pytest.approx(slow, abs=1e-12)
+    assert 0.2 < scores["recall_at_1"] < scores["recall_at_10"] < scores["recall_at_50"]
+
+
+def _write_vehicle_id(root: Path, num_train: int, num_test: dict[str, int]) -> None:
+    """Writes VehicleID: nested lists of vehicles with one to twelve pictures, in no order."""
+    rng = np.random.default_rng(0)
+    vehicles = rng.permutation(np.arange(1, 200))[: num_train + max(num_test.values())]
+    sizes = {vehicle: 1 + int(rng.integers(12)) for vehicle in vehicles[num_train:]}
+    sizes |= dict.fromkeys(vehicles[:num_train], 6)
+    rows = rng.permutation([vehicle for vehicle in vehicles for _ in range(sizes[vehicle])])
+    numbers = rng.permutation(len(rows))
+    for folder in ("train_test_split", "image"):
+        (root / folder).mkdir(parents=True)
+
+    def write_list(name: str, chosen: np.ndarray) -> None:
+        lines = [f"{i:07} {row}\n" for i, row in zip(numbers, rows, strict=True) if row in chosen]
+        (root / "train_test_split" / name).write_text("".join(lines))
+
+    write_list("train_list.txt", vehicles[:num_train])
+    for name, number in num_test.items():
+        write_list(f"test_list_{_LISTS[name]}.txt", vehicles[num_train:][:number])
+    for i in numbers:
+        picture = tf.io.encode_jpeg(noise(16, 20, seed=i)).numpy()
+        (root / "image" / f"{i:07}.jpg").write_bytes(picture)
+
+
+def _read_list(root: Path, name: str) -> tuple[list[int], np.ndarray]:
+    """Returns the numbers of images and vehicles of a test list."""
+    rows = np.loadtxt(f"{root}/train_test_split/test_list_{_LISTS[name]}.txt", dtype=int)
+    return rows[:, 0].tolist(), rows[:, 1]
+
+
+def test_vehicle_ids_lists_each_by_its_own_rows(tmp_path):
+    _write_vehicle_id(tmp_path, 2, {"small": 16, "medium": 32, "large": 48})
+    small, _ = _read_list(tmp_path, "small")
+    large, vehicles = _read_list(tmp_path, "large")
+    assert set(small) < set(_read_list(tmp_path, "medium")[0]) < set(large)
+    known = dict(zip(large, _on_a_grid(vehicles, seed=1), strict=True))
+    changed = {i: x if i in small else x[::-1] for i, x in known.items()}
+
+    def score(name: str, by_image: dict[int, np.ndarray], gallery_draws: int) -> dict[str, float]:
+        def embed(images: ImageSet) -> np.ndarray:
+            return np.stack([by_image[int(Path(path).stem)] for path in images.images])
+
+        splits = datasets.load("vid", root=str(tmp_path), test_list=name)
+        return evaluation.evaluate(
+            embed, splits, ks=(1, 5), nmi_runs=0, gallery_draws=gallery_draws
+        )
+
+    for name in _LISTS:
+        numbers, vehicles = _read_list(tmp_path, name)
+        embeddings = np.stack([known[number] for number in numbers])
+        slow = slow_score(embeddings, vehicles, None, None, (1, 5))
+        slow_drawn = slow_score_one_per_class(embeddings, vehicles, (1, 5), 10)
+        assert score(name, known, 0) == pytest.approx(slow, abs=1e-12)
+        assert score(name, known, 10) == pytest.approx(slow_drawn, abs=1e-12)
+        for draws in (0, 10):
+            same = score(name, known, draws) == score(name, changed, draws)
+            assert same == (name == "small")
+
+
+def _tiny(root: Path, **changes: Any) -> ConfigDict:
+    config = vid.get_config()
+    settings = {
+        "dataset.root": str(root),
+        "dataset.resize": 16,
+        "dataset.crop": 16,
+        "model.backbone": "resnet_small",
+        "model.num_stages": 1,
+        "model.width": 8,
+        "model.batch_norm": "train",
+        "model.embedding_dim": 8,
+        "division.max_clusters": 2,
+        "division.every_epochs": 1,
+        "division.freeze_backbone_epochs": 0,
+        "sampling.batch_size": 8,
+        "train.num_epochs": 2,
+        "train.full_embedding_from_epoch": -1,
+        "eval.at_start": False,
+        "eval.batch_size": 8,
+        "eval.nmi": "never",
+    }
+    config.update_from_flattened_dict(
+        settings | {key.replace("__", "."): value for key, value in changes.items()}
+    )
+    return config
+
+
+_DRAWING = {"eval__protocol": "gallery", "eval__gallery_draws": 3}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of VehicleID, and of runs on it by either protocol: all_vs_all/ and gallery/."""
+    root = tmp_path_factory.mktemp("vehicle_id")
+    _write_vehicle_id(root, 8, {"small": 6, "medium": 8, "large": 10})
+    train(_tiny(root), str(root / "all_vs_all"))
+    train(_tiny(root, **_DRAWING), str(root / "gallery"))
+    return root
+
+
+def _saved_scores(workdir: Path) -> dict[str, dict[str, float]]:
+    return json.loads((workdir / "scores.json").read_text())
+
+
+def _score_as_trained(trained: Path, name: str, protocol: str) -> dict[str, float]:
+    """Scores the first run by a list that is read here, and by a tested function."""
+    numbers, vehicles = _read_list(trained, name)
+    paths = [f"{trained}/image/{number:07}.jpg" for number in numbers]
+    embeddings = embedder.load(str(trained / "all_vs_all"))(paths)
+    if protocol == "gallery":
+        return retrieval.score_one_per_class(embeddings, vehicles, ks=(1, 5), num_draws=10)
+    return retrieval.score(embeddings, vehicles, ks=(1, 5))
+
+
+@pytest.mark.parametrize("name", _LISTS)
+@pytest.mark.parametrize("protocol", ["all_vs_all", "gallery"])
+def test_a_trained_run_is_evaluated_by_every_list_and_protocol(trained, name, protocol):
+    config = _tiny(trained, dataset__test_list=name, eval__protocol=protocol)
+    scores = embedder.load(str(trained / "all_vs_all"), config).evaluate()
+    assert scores == _score_as_trained(trained, name, protocol)
+    in_training = _saved_scores(trained / "all_vs_all")["last"] == {"epoch": 2, **scores}
+    assert in_training == ((name, protocol) == ("large", "all_vs_all"))
+
+
+def test_flags_choose_list_and_protocol(trained):
+    command = [sys.executable, "launch.py", "--mode=evaluate", f"--workdir={trained}/all_vs_all"]
+    flags = ["--config.dataset.test_list=small", "--config.eval.protocol=gallery"]
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(command + flags, cwd=_ROOT, env=env, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    told = [float(number) for number in re.findall(r"\d\.\d{4}", ended.stdout)]
+    scores = _score_as_trained(trained, "small", "gallery")
+    assert told == pytest.approx(list(scores.values()), abs=6e-5)
+
+
+def test_a_run_finds_its_best_epoch_by_its_own_protocol(trained):
+    workdir = str(trained / "gallery")
+    own = embedder.load(workdir, _tiny(trained, eval__select="best_test", **_DRAWING))
+    best = _saved_scores(trained / "gallery")["best_test"]
+    assert {"epoch": own.epoch, **own.evaluate()} == best
+    other = embedder.load(workdir, _tiny(trained, eval__select="best_test"))
+    assert other.epoch == own.epoch
+    assert other.evaluate() != own.evaluate()
+    with pytest.raises(ValueError, match=r"eval.protocol='all_vs_all' \(saved: 'gallery'\)"):
+        train(_tiny(trained), workdir)
+
+
+def test_scores_by_two_protocols_make_no_table(trained):
+    workdirs = [str(trained / name) for name in ("all_vs_all", "gallery")]
+    with pytest.raises(ValueError, match=r"one table, got .*protocol all_vs_all and gallery; give"):
+        reporting.compare(workdirs, None)
