@@ -15,6 +15,8 @@ def get_config() -> ConfigDict:
     config.dataset = dataset = ConfigDict()
     dataset.name = "folder"  # cars, cub, digits, folder, grocery, inshop, omniglot, sop or vid
     dataset.root = ""  # folder with the data
+    # fetch what is missing: images, and weights by a hub name; else say where to get it
+    dataset.download = False
     dataset.test_classes = 0.5  # folder: share of the classes held out, the last in sorted order
     dataset.test_list = "large"  # vid: small, medium or large
     dataset.resize = 256  # pixels: shorter side before a crop
@@ -35,7 +37,9 @@ def get_config() -> ConfigDict:
     model.backbone = "resnet50"  # resnet18, 34, 50, 101, or resnet_small for 8 to 64 pixels
     model.num_stages = 4  # stages kept; the rest is cut off
     model.width = 64  # channels of the first stage; 64 is the published ResNet
-    model.pretrained = ""  # safetensors file in torchvision's names; "": random weights
+    # A file (safetensors, torch.save or numpy.savez) in torchvision's, timm's or Hugging Face's
+    # names; or a repository on the Hugging Face hub, timm/resnet50.tv_in1k; "": random weights.
+    model.pretrained = ""
     model.batch_norm = "frozen"  # frozen running statistics, or train (from random weights)
     model.convolution = "auto"  # xla, matmul (same numbers, fast on a CPU), auto: by device
     model.pooling = "average"  # average or max

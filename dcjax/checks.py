@@ -15,6 +15,7 @@ from dcjax import convolution, datasets, devices, division, masks, sampling
 # What may differ between a saved run and one that continues or evaluates it,
 _FREE = {
     "dataset.skip_unreadable",  # the images that are left are compared
+    "dataset.download",
     "dataset.num_threads",
     "dataset.root",
     "model.pretrained",
@@ -136,7 +137,7 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if config.model.batch_norm == "frozen" and not config.model.pretrained:
         raise ValueError(
             "model.batch_norm=frozen keeps the statistics of published weights, but "
-            "model.pretrained is ''; give a safetensors file, or model.batch_norm=train."
+            "model.pretrained is ''; give a file or a hub name, or model.batch_norm=train."
         )
     if config.eval.select == "best_test" and not config.checkpoint.keep_best:
         raise ValueError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")

@@ -98,7 +98,10 @@ def load_pretrained(config: ConfigDict, model: models.MaskedEmbedder) -> Weights
         return None
     shapes = variable_shapes(config, model)
     return pretrained.load(
-        config.model.pretrained, shapes["params"]["backbone"], shapes["batch_stats"]["backbone"]
+        config.model.pretrained,
+        shapes["params"]["backbone"],
+        shapes["batch_stats"]["backbone"],
+        download=config.dataset.download,
     )
 
 

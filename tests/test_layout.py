@@ -17,8 +17,8 @@ _MAX_LINES = 260
 _LAYERS = {
     "concepts": "convolution crops losses mining masks division sampling ranking retrieval "
     "clustering",
-    "boundaries": "datasets decoding pipeline device_cache augment resnet models pretrained "
-    "optimizers devices writers preemption profiling",
+    "boundaries": "datasets decoding pipeline device_cache augment resnet models hub "
+    "torch_pickle weight_files pretrained optimizers devices writers preemption profiling",
     "joints": "state steps evaluation experiment checks schedule epochs progress checkpoints "
     "reporting embedder",
     "loop": "train",
@@ -26,6 +26,7 @@ _LAYERS = {
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
     "flax": {"models", "pretrained", "resnet", "state"},
+    "huggingface_hub": {"hub"},
     "ml_collections": {
         "train",
         "checks",
@@ -38,7 +39,7 @@ _DOORS = {
     "optax": {"optimizers", "state", "steps", "experiment"},
     "orbax": {"checkpoints"},
     "rich": {"writers"},
-    "safetensors": {"pretrained"},
+    "safetensors": {"weight_files"},
     "scipy": {"division", "datasets.cars"},
     "sklearn": {"clustering", "datasets.digits"},
     "tensorboardX": {"writers"},

@@ -1,0 +1,79 @@
+"""Weights by the name of a repository on the Hugging Face hub: from its cache, or downloaded."""
+
+import hashlib
+import pathlib
+import re
+import types
+
+# The first that a repository has is taken.
+_FILES = ("model.safetensors", "pytorch_model.bin")
+_SHA256 = {
+    # torchvision's first ResNet-50 (V1), which both papers start from.
+    (
+        "timm/resnet50.tv_in1k",
+        "model.safetensors",
+    ): "5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
+}
+_NAME = re.compile(r"(hf-hub:)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
+
+
+def is_name(name: str) -> bool:
+    """Returns whether a name has the form owner/name or hf-hub:owner/name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def find(name: str, *, download: bool) -> str:
+    """Returns the path of a repository's file of weights, in the hub's cache.
+
+    The cache is looked at first, without a network.
+
+    Args:
+      name: owner/name or hf-hub:owner/name.
+      download: whether a file that is not in the cache may be downloaded.
+
+    Raises:
+      FileNotFoundError: if it is not in the cache and may not be downloaded, or is not on the hub.
+      OSError: if the hub cannot be reached.
+      ValueError: if the download is not the file that was published.
+    """
+    import huggingface_hub  # by those alone who name a repository
+
+    repository = name.removeprefix("hf-hub:")
+    for file in _FILES:
+        cached = huggingface_hub.try_to_load_from_cache(repository, file)
+        if isinstance(cached, str):
+            return cached
+    if download:
+        return _download(huggingface_hub, repository)
+    url = huggingface_hub.hf_hub_url(repository, _FILES[0])
+    checksum = _SHA256.get((repository, _FILES[0]))
+    raise FileNotFoundError(
+        f"No weights at model.pretrained={name!r}: there is no such file, and the cache "
+        f"{huggingface_hub.constants.HF_HUB_CACHE} holds no such repository. Allow the download "
+        f"by --config.dataset.download=true, or fetch {url}"
+        f"{f' (SHA-256 {checksum})' if checksum else ''} and give its path as model.pretrained."
+    )
+
+
+def _download(hub: types.ModuleType, repository: str) -> str:
+    for file in _FILES:
+        url = hub.hf_hub_url(repository, file)
+        try:
+            path = pathlib.Path(hub.hf_hub_download(repository, file))
+        except hub.errors.RemoteEntryNotFoundError:
+            continue
+        except Exception as error:  # of the hub, its HTTP client, or the disk
+            reason = " ".join(str(error).split())[:300]
+            raise OSError(f"Cannot download {url}: {type(error).__name__}: {reason}") from None
+        # The cache calls a large file's bytes by their SHA-256, as the hub has told it.
+        blob = path.resolve()
+        expected = _SHA256.get((repository, file), blob.name)
+        with blob.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if len(expected) == len(found) and expected != found:
+            blob.unlink()
+            raise ValueError(
+                f"{url} should have SHA-256 {expected}, got {found}; the download is removed."
+            )
+        return str(path)
+    raise FileNotFoundError(f"The hub's {repository} has none of {', '.join(_FILES)}.")

@@ -1,0 +1,172 @@
+"""Files of weights: safetensors, PyTorch's two formats, and NumPy's npz.
+
+They come from strangers: no code in them is run, nothing is read from outside of what is there,
+and no more memory is taken than the file is long.
+"""
+
+import io
+import math
+import pathlib
+import struct
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from dcjax import torch_pickle
+
+Tensors = dict[str, np.ndarray]
+
+_ZIP = b"PK\x03\x04"
+_LEGACY = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # the number every such file starts with
+_LEGACY_VERSION = 1001
+# Where training scripts put a state dict beside other things; averaged weights, which are what is
+# evaluated and published, come first.
+_NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+_DAMAGED = (
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,  # an encrypted member
+    TypeError,
+    ValueError,
+    struct.error,
+    safetensors.SafetensorError,
+    zipfile.BadZipFile,
+)
+
+
+def read(path: str) -> Tensors:
+    """Reads all tensors of a file by their names; its first bytes tell the format.
+
+    Of a checkpoint that holds more than a state dict, the state dict is read: state_dict_ema,
+    model_ema, state_dict, model or model_state_dict, the first that is there.
+
+    Raises:
+      ValueError: naming the file, if it is damaged, of another format, or holds anything but
+        tensors.
+    """
+    with open(path, "rb") as file:
+        head = file.read(512)
+    try:
+        if head.startswith(_ZIP):
+            return _read_zip(pathlib.Path(path).read_bytes())
+        if _LEGACY in head[:32]:
+            return _read_legacy(pathlib.Path(path).read_bytes())
+        if head[8:9] == b"{":
+            return safetensors.numpy.load_file(path)
+        if head[257:262] == b"ustar":
+            raise ValueError(
+                "it is a tar archive, as torch.save wrote until 2017; load and save it with a "
+                "newer PyTorch, or take another file of the same weights"
+            )
+        raise ValueError(
+            "it is none of safetensors, torch.save and numpy.savez, and starts with "
+            f"{bytes(head[:16])!r}"
+        )
+    except _DAMAGED as error:
+        kind = "" if type(error) is ValueError else f"it is damaged, {type(error).__name__}: "
+        raise ValueError(f"Cannot read {path}: {kind}{str(error)[:300]}.") from None
+
+
+def _read_zip(data: bytes) -> Tensors:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("its members are compressed; save it with torch.save or numpy.savez")
+        if sum(member.file_size for member in members) > len(data):
+            raise ValueError("its members overlap")
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) == 1:
+            return _read_torch(archive, pickles[0].removesuffix("data.pkl"))
+        return {
+            name.removesuffix(".npy"): _read_npy(archive.read(name)) for name in archive.namelist()
+        }
+
+
+def _read_npy(data: bytes) -> np.ndarray:
+    """Reads one array after checking that it is as large as its header says."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format
+    read_header = header.read_array_header_1_0 if version < (2, 0) else header.read_array_header_2_0
+    shape, is_fortran, dtype = read_header(stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError(f"an array of {dtype} {shape} is not what its bytes are")
+    array = np.frombuffer(data, dtype, offset=stream.tell())
+    return array.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _read_torch(archive: zipfile.ZipFile, folder: str) -> Tensors:
+    machine = torch_pickle.Machine()
+    tensors = _state_dict(machine.run(io.BytesIO(archive.read(f"{folder}data.pkl"))))
+    storages = {
+        key: archive.read(f"{folder}data/{key}")
+        for key in {t.storage.key for t in tensors.values()}
+    }
+    names = archive.namelist()
+    if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") == b"big":
+        for key, raw in storages.items():
+            words = np.frombuffer(raw, f"u{machine.storages[key].dtype.itemsize}")
+            storages[key] = words.byteswap().tobytes()
+    return {name: _array(tensor, storages) for name, tensor in tensors.items()}
+
+
+def _read_legacy(data: bytes) -> Tensors:
+    """Reads three small pickles, that of the value, that of the keys, and a storage for each."""
+    stream = io.BytesIO(data)
+    _, version, _ = (torch_pickle.Machine().run(stream) for _ in range(3))
+    if version != _LEGACY_VERSION:
+        raise ValueError(f"require version {_LEGACY_VERSION} of the format")
+    machine = torch_pickle.Machine()
+    tensors = _state_dict(machine.run(stream))
+    storages = {}
+    for key in torch_pickle.Machine().run(stream):
+        (size,) = struct.unpack("<q", stream.read(8))
+        whole = machine.storages[key]
+        if size != whole.size:
+            raise ValueError(f"storage {key[:80]!r} is not of the size that its tensors say")
+        start, end = stream.tell(), stream.tell() + size * whole.dtype.itemsize
+        storages[key] = memoryview(data)[start:end]
+        stream.seek(end)
+    return {name: _array(tensor, storages) for name, tensor in tensors.items()}
+
+
+def _state_dict(value: Any) -> dict[str, torch_pickle.Tensor]:
+    found = value
+    if isinstance(value, dict):
+        inner = [value[name] for name in _NESTED if isinstance(value.get(name), dict)]
+        found = inner[0] if inner else value
+    if not isinstance(found, dict) or not found:
+        raise ValueError("it holds no state dict")
+    others = [
+        str(name)[:80]
+        for name, tensor in found.items()
+        if not isinstance(name, str) or not isinstance(tensor, torch_pickle.Tensor)
+    ]
+    if others:
+        raise ValueError(
+            f"require names of tensors, at the top or in one of {', '.join(_NESTED)}, got "
+            f"{', '.join(others[:8])}"
+        )
+    return found
+
+
+def _array(tensor: torch_pickle.Tensor, storages: Mapping[str, bytes | memoryview]) -> np.ndarray:
+    """Returns a view of the tensor's storage, which no element lies outside of."""
+    part = tensor.storage
+    size = part.dtype.itemsize
+    raw = storages[part.key][part.offset * size : (part.offset + part.size) * size]
+    if len(raw) != part.size * size:
+        raise ValueError(f"storage {part.key[:80]!r} is cut short")
+    if 0 in tensor.shape:
+        return np.zeros(tensor.shape, part.dtype)
+    steps = zip(tensor.shape, tensor.strides, strict=True)
+    if tensor.offset + sum((length - 1) * stride for length, stride in steps) >= part.size:
+        raise ValueError(f"a tensor lies outside of storage {part.key[:80]!r}")
+    strides = [stride * size for stride in tensor.strides]
+    return np.ndarray(tensor.shape, part.dtype, raw, tensor.offset * size, strides)
