@@ -9,15 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import benchmark_trees
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from pictures import noise
 from slow_retrieval import slow_score, slow_score_one_per_class
 
 from configs import vid
 from dcjax import datasets, embedder, evaluation, reporting, retrieval
-from dcjax.augment import tf
 from dcjax.datasets import ImageSet, Splits
 from dcjax.train import train
 
@@ -90,37 +89,15 @@ def test_inshop():
     assert 0.2 < scores["recall_at_1"] < scores["recall_at_10"] < scores["recall_at_50"]
 
 
-def _write_vehicle_id(root: Path, num_train: int, num_test: dict[str, int]) -> None:
-    """Writes VehicleID: nested lists of vehicles with one to twelve pictures, in no order."""
-    rng = np.random.default_rng(0)
-    vehicles = rng.permutation(np.arange(1, 200))[: num_train + max(num_test.values())]
-    sizes = {vehicle: 1 + int(rng.integers(12)) for vehicle in vehicles[num_train:]}
-    sizes |= dict.fromkeys(vehicles[:num_train], 6)
-    rows = rng.permutation([vehicle for vehicle in vehicles for _ in range(sizes[vehicle])])
-    numbers = rng.permutation(len(rows))
-    for folder in ("train_test_split", "image"):
-        (root / folder).mkdir(parents=True)
-
-    def write_list(name: str, chosen: np.ndarray) -> None:
-        lines = [f"{i:07} {row}\n" for i, row in zip(numbers, rows, strict=True) if row in chosen]
-        (root / "train_test_split" / name).write_text("".join(lines))
-
-    write_list("train_list.txt", vehicles[:num_train])
-    for name, number in num_test.items():
-        write_list(f"test_list_{_LISTS[name]}.txt", vehicles[num_train:][:number])
-    for i in numbers:
-        picture = tf.io.encode_jpeg(noise(16, 20, seed=i)).numpy()
-        (root / "image" / f"{i:07}.jpg").write_bytes(picture)
-
-
 def _read_list(root: Path, name: str) -> tuple[list[int], np.ndarray]:
     """Returns the numbers of images and vehicles of a test list."""
-    rows = np.loadtxt(f"{root}/train_test_split/test_list_{_LISTS[name]}.txt", dtype=int)
+    path = root / "VehicleID_V1.0" / "train_test_split" / f"test_list_{_LISTS[name]}.txt"
+    rows = np.loadtxt(path, dtype=int)
     return rows[:, 0].tolist(), rows[:, 1]
 
 
 def test_vehicle_ids_lists_each_by_its_own_rows(tmp_path):
-    _write_vehicle_id(tmp_path, 2, {"small": 16, "medium": 32, "large": 48})
+    benchmark_trees.write("vid", "original", tmp_path, num_test_classes=48)
     small, _ = _read_list(tmp_path, "small")
     large, vehicles = _read_list(tmp_path, "large")
     assert set(small) < set(_read_list(tmp_path, "medium")[0]) < set(large)
@@ -182,7 +159,7 @@ _DRAWING = {"eval__protocol": "gallery", "eval__gallery_draws": 3}
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of VehicleID, and of runs on it by either protocol: all_vs_all/ and gallery/."""
     root = tmp_path_factory.mktemp("vehicle_id")
-    _write_vehicle_id(root, 8, {"small": 6, "medium": 8, "large": 10})
+    benchmark_trees.write("vid", "original", root, num_test_classes=15)
     train(_tiny(root), str(root / "all_vs_all"))
     train(_tiny(root, **_DRAWING), str(root / "gallery"))
     return root
@@ -195,7 +172,7 @@ def _saved_scores(workdir: Path) -> dict[str, dict[str, float]]:
 def _score_as_trained(trained: Path, name: str, protocol: str) -> dict[str, float]:
     """Scores the first run by a list that is read here, and by a tested function."""
     numbers, vehicles = _read_list(trained, name)
-    paths = [f"{trained}/image/{number:07}.jpg" for number in numbers]
+    paths = [f"{trained}/VehicleID_V1.0/image/{number:07}.jpg" for number in numbers]
     embeddings = embedder.load(str(trained / "all_vs_all"))(paths)
     if protocol == "gallery":
         return retrieval.score_one_per_class(embeddings, vehicles, ks=(1, 5), num_draws=10)

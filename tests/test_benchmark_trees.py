@@ -1,0 +1,116 @@
+"""The trees that stand in for the benchmarks: every layout has the same pictures and classes."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import benchmark_pictures
+import benchmark_trees
+import pytest
+from scipy.io import loadmat
+
+from dcjax import datasets
+from dcjax.datasets import ImageSet
+
+_NAMES = ("cub", "cars", "sop", "inshop", "vid")
+
+
+def _labelled(images: ImageSet, ids: list[int]) -> Counter[tuple[bytes, int]]:
+    return Counter(
+        (Path(path).read_bytes(), ids[label])
+        for path, label in zip(images.images, images.labels, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_the_original_layout_loads_with_the_pictures_of_each_part(name, tmp_path):
+    pictures = benchmark_trees.write(name, "original", tmp_path)
+    options = {"test_list": "large"} if name == "vid" else {}
+    splits = datasets.load(name, root=str(tmp_path), **options)
+    for part in {picture.part for picture in pictures}:
+        wanted = Counter((p.jpeg, p.class_id) for p in pictures if p.part == part)
+        trains = part == "train"
+        ids = sorted({p.class_id for p in pictures if (p.part == "train") == trains})
+        assert _labelled(getattr(splits, part), ids) == wanted
+    assert (splits.gallery is None) == (name != "inshop")
+
+
+@pytest.mark.parametrize("name", benchmark_pictures.TEST_LISTS)
+def test_vehicle_ids_lists_are_nested(name, tmp_path):
+    pictures = benchmark_trees.write("vid", "original", tmp_path)
+    listed = [p for p in pictures if name in p.test_lists]
+    assert len({p.class_id for p in listed}) == {"small": 3, "medium": 6, "large": 8}[name]
+    splits = datasets.load("vid", root=str(tmp_path), test_list=name)
+    ids = sorted({p.class_id for p in listed})
+    assert _labelled(splits.query, ids) == Counter((p.jpeg, p.class_id) for p in listed)
+
+
+def _read_repacked(name: str, root: Path) -> Counter[tuple[bytes, int]]:
+    """Reads the pictures and class ids of a layout that is not the original one."""
+    if name == "cub":
+        paths = list(root.glob("images/*/*.jpg"))
+        rows = [(str(path), int(path.parent.name[:3])) for path in paths]
+    elif name == "cars":
+        lists = {"train": "devkit/cars_train_annos", "test": "cars_test_annos_withlabels"}
+        rows = [
+            (f"cars_{part}/{row['fname'].item()}", row["class"].item())
+            for part, path in lists.items()
+            for row in loadmat(str(root / f"{path}.mat"))["annotations"].ravel()
+        ]
+    elif name == "sop":
+        text = (root / "Info_Files" / "Ebay_info.txt").read_text().splitlines()[1:]
+        rows = [(f"images/{line.split()[3]}", int(line.split()[1])) for line in text]
+    else:
+        text = (root / "list_eval_partition.txt").read_text().splitlines()[2:]
+        rows = [(line.split()[0], int(line.split()[1][3:])) for line in text]
+    return Counter(((root / path).read_bytes(), class_id) for path, class_id in rows)
+
+
+@pytest.mark.parametrize("name", ["cub", "cars", "sop", "inshop"])
+def test_other_layouts_have_the_same_pictures(name, tmp_path):
+    (layout,) = set(benchmark_trees.layouts(name)) - {"original"}
+    benchmark_trees.write(name, layout, tmp_path)
+    pictures = benchmark_pictures.take(name)
+    assert _read_repacked(name, tmp_path) == Counter((p.jpeg, p.class_id) for p in pictures)
+
+
+_TEXTS = {
+    "cub/CUB_200_2011/images.txt": "cub200/images.txt",
+    "cub/CUB_200_2011/image_class_labels.txt": "cub200/image_class_labels.txt",
+    "cub/CUB_200_2011/classes.txt": "cub200/classes.txt",
+    "cub/CUB_200_2011/train_test_split.txt": "cub200/train_test_split.txt",
+    "cub/CUB_200_2011/bounding_boxes.txt": "cub200/bounding_boxes.txt",
+    "sop/Stanford_Online_Products/Ebay_train.txt": "sop_like/Ebay_train.txt",
+    "vid/VehicleID_V1.0/train_test_split/test_list_800.txt": "vehicleid/test_list_800.txt",
+}
+_MATS = {
+    "cars/cars_annos.mat": "cars_annos.mat",
+    "devkit/devkit/cars_meta.mat": "cars_meta.mat",
+    "devkit/devkit/cars_train_annos.mat": "cars_train_annos.mat",
+    "devkit/devkit/cars_test_annos.mat": "cars_test_annos.mat",
+    "devkit/cars_test_annos_withlabels.mat": "cars_test_annos_withlabels.mat",
+}
+
+
+def _forms(path: Path) -> list[str]:
+    """Returns the first three lines with any number as 0 and any word as a."""
+    lines = path.read_text().splitlines(keepends=True)[:3]
+    return [re.sub(r"\d+", "0", re.sub(r"[A-Za-z][\w-]*", "a", line)) for line in lines]
+
+
+def test_lists_have_the_form_of_the_real_ones(real_lists, tmp_path):
+    for name in ("cub", "cars", "sop", "vid"):
+        benchmark_trees.write(name, "original", tmp_path / name)
+    benchmark_trees.write("cars", "devkit", tmp_path / "devkit")
+    for ours, theirs in _TEXTS.items():
+        assert _forms(tmp_path / ours) == _forms(real_lists / theirs)
+    for ours, theirs in _MATS.items():
+        mine, real = loadmat(str(tmp_path / ours)), loadmat(str(real_lists / "cars196" / theirs))
+        assert mine.keys() == real.keys()
+        if "class_names" in real:
+            assert [x.item() for x in mine["class_names"][0]] == [
+                x.item() for x in real["class_names"][0]
+            ]
+        if "annotations" in real:
+            assert mine["annotations"].dtype == real["annotations"].dtype
+            assert mine["annotations"].shape[0] == real["annotations"].shape[0] == 1
