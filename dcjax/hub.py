@@ -3,18 +3,16 @@
 import hashlib
 import pathlib
 import re
-import types
 
 # The first that a repository has is taken.
 _FILES = ("model.safetensors", "pytorch_model.bin")
+# torchvision's first ResNet-50 (V1), which both papers start from.
 _SHA256 = {
-    # torchvision's first ResNet-50 (V1), which both papers start from.
-    (
-        "timm/resnet50.tv_in1k",
-        "model.safetensors",
-    ): "5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
+    "timm/resnet50.tv_in1k/model.safetensors": (
+        "5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888"
+    ),
 }
-_NAME = re.compile(r"(hf-hub:)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
+_NAME = re.compile(r"(hf-hub:)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_name(name: str) -> bool:
@@ -36,38 +34,40 @@ def find(name: str, *, download: bool) -> str:
       OSError: if the hub cannot be reached.
       ValueError: if the download is not the file that was published.
     """
-    import huggingface_hub  # by those alone who name a repository
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache  # only when needed
 
     repository = name.removeprefix("hf-hub:")
     for file in _FILES:
-        cached = huggingface_hub.try_to_load_from_cache(repository, file)
+        cached = try_to_load_from_cache(repository, file)
         if isinstance(cached, str):
             return cached
     if download:
-        return _download(huggingface_hub, repository)
-    url = huggingface_hub.hf_hub_url(repository, _FILES[0])
-    checksum = _SHA256.get((repository, _FILES[0]))
+        return _download(repository)
+    url = hf_hub_url(repository, _FILES[0])
+    checksum = _SHA256.get(f"{repository}/{_FILES[0]}")
     raise FileNotFoundError(
-        f"No weights at model.pretrained={name!r}: there is no such file, and the cache "
-        f"{huggingface_hub.constants.HF_HUB_CACHE} holds no such repository. Allow the download "
-        f"by --config.dataset.download=true, or fetch {url}"
+        f"No weights at model.pretrained={name!r}: there is no such file, and no such repository "
+        f"in the cache {constants.HF_HUB_CACHE}. Allow the download by "
+        f"--config.dataset.download=true, or fetch {url}"
         f"{f' (SHA-256 {checksum})' if checksum else ''} and give its path as model.pretrained."
     )
 
 
-def _download(hub: types.ModuleType, repository: str) -> str:
+def _download(repository: str) -> str:
+    from huggingface_hub import errors, hf_hub_download, hf_hub_url
+
     for file in _FILES:
-        url = hub.hf_hub_url(repository, file)
+        url = hf_hub_url(repository, file)
         try:
-            path = pathlib.Path(hub.hf_hub_download(repository, file))
-        except hub.errors.RemoteEntryNotFoundError:
+            path = pathlib.Path(hf_hub_download(repository, file))
+        except errors.RemoteEntryNotFoundError:
             continue
         except Exception as error:  # of the hub, its HTTP client, or the disk
             reason = " ".join(str(error).split())[:300]
             raise OSError(f"Cannot download {url}: {type(error).__name__}: {reason}") from None
-        # The cache calls a large file's bytes by their SHA-256, as the hub has told it.
+        # Where it can link, the cache calls a large file by the SHA-256 that the hub has told.
         blob = path.resolve()
-        expected = _SHA256.get((repository, file), blob.name)
+        expected = _SHA256.get(f"{repository}/{file}", blob.name)
         with blob.open("rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
         if len(expected) == len(found) and expected != found:

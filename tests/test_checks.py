@@ -53,7 +53,7 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"eval__best_by": "accuracy"}, "'accuracy'; known are recall_at_1"),
         ({"model__masks": "soft"}, "'soft'; known are learned, fixed, none"),
         ({"model__test_masks": "mean"}, "'mean'; known are sum, sum_l1, none"),
-        ({"model__batch_norm": "frozen"}, "give a safetensors file, or model.batch_norm=train"),
+        ({"model__batch_norm": "frozen"}, "give a file or a hub name, or model.batch_norm=train"),
         ({"dataset__cache": "disk"}, "dataset.cache 'disk'; known are none, device"),
         ({"dataset__crop": 16}, "dataset.crop <= dataset.resize, got 16 and 8"),
         ({"train__log_every_steps": 0}, "train.log_every_steps must be at least 1, got 0"),
@@ -103,7 +103,13 @@ def test_good_settings_pass(splits: Splits) -> None:
 
 def test_a_run_may_only_differ_where_training_does_not() -> None:
     saved = digits.get_config().to_dict()
-    free = _config(train__num_epochs=99, eval__nmi="never", dataset__root="elsewhere")
+    free = _config(
+        train__num_epochs=99,
+        eval__nmi="never",
+        dataset__root="elsewhere",
+        dataset__download=True,
+        model__pretrained="elsewhere/weights",
+    )
     checks.check_same(free, saved, "runs/a")
     for key, value in {"seed": 7, "model.dropout": 0.5}.items():
         with pytest.raises(ValueError, match=rf"runs/a holds .*: {key}={value} \(saved: "):

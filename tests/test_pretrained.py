@@ -1,30 +1,37 @@
 """Published weights land in the right place, each exactly once; what does not fit is named."""
 
+import functools
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import jax
 import jax.numpy as jnp
 import numpy as np
+import published
 import pytest
 import safetensors.numpy
+from torch_bytes import legacy_file, pickled, storage, tensor
 
 from dcjax import pretrained
-from dcjax.resnet import BasicBlock, ResNet
+from dcjax.resnet import BACKBONES, ResNet
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "weights" / "resnet18_layer3.safetensors"
 
 Tensors = dict[str, np.ndarray]
 
 
-def backbone(num_stages: int = 2, width: int = 4) -> tuple[Any, Any]:
-    """Returns a fresh ResNet-18, cut after a stage: parameters and running statistics."""
+@functools.cache
+def backbone(name: str = "resnet18", num_stages: int = 2, width: int = 4) -> tuple[Any, Any]:
+    """Returns a network, cut after a stage: shapes of its parameters and running statistics."""
+    block, stage_sizes, stem = BACKBONES[name]
     net = ResNet(
-        block=BasicBlock,
-        stage_sizes=(2,) * num_stages,
-        stem="imagenet",
+        block=block,
+        stage_sizes=stage_sizes[:num_stages],
+        stem=stem,
         width=width,
         frozen_statistics=True,
         convolution="auto",
@@ -34,34 +41,13 @@ def backbone(num_stages: int = 2, width: int = 4) -> tuple[Any, Any]:
     return shapes["params"], shapes["batch_stats"]
 
 
-def torchvision_shapes(num_stages: int) -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of torchvision's ResNet-18, of width 4."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def add(conv: str, norm: str, *shape: int) -> None:
-        shapes[f"{conv}.weight"] = shape
-        names = ("weight", "bias", "running_mean", "running_var")
-        shapes.update({f"{norm}.{name}": shape[:1] for name in names})
-
-    add("conv1", "bn1", 4, 3, 7, 7)
-    for stage, block in itertools.product(range(num_stages), range(2)):
-        name, width = f"layer{stage + 1}.{block}", 4 * 2**stage
-        into = width // 2 if stage and not block else width
-        add(f"{name}.conv1", f"{name}.bn1", width, into, 3, 3)
-        add(f"{name}.conv2", f"{name}.bn2", width, width, 3, 3)
-        if into < width:
-            add(f"{name}.downsample.0", f"{name}.downsample.1", width, into, 1, 1)
-    return shapes
-
-
-def tensors(num_stages: int = 2) -> Tensors:
+def tensors(name: str = "resnet18", num_stages: int = 2, **options: Any) -> Tensors:
     """Returns weights in which no value occurs twice."""
-    shapes = torchvision_shapes(num_stages)
+    options = {"width": 4, "counters": False, "head": False} | options
+    shapes = published.shapes(name, num_stages=num_stages, **options)
     values = itertools.count()
     return {
-        name: np.array(list(itertools.islice(values, int(np.prod(shape)))), np.float32).reshape(
-            shape
-        )
+        name: np.fromiter(values, np.float32, int(np.prod(shape))).reshape(shape)
         for name, shape in shapes.items()
     }
 
@@ -70,9 +56,10 @@ def tensors(num_stages: int = 2) -> Tensors:
 def load(tmp_path: Path) -> Callable[..., tuple[Any, Any]]:
     """Writes tensors to a file and fills a backbone from it."""
 
-    def load(weights: Tensors, **options: int) -> tuple[Any, Any]:
-        safetensors.numpy.save_file(weights, tmp_path / "weights.safetensors")
-        return pretrained.load(str(tmp_path / "weights.safetensors"), *backbone(**options))
+    def load(weights: Tensors, **options: Any) -> tuple[Any, Any]:
+        np.savez(tmp_path / "weights", **weights)
+        path = str(tmp_path / "weights.npz")
+        return pretrained.load(path, *backbone(**options), download=False)
 
     return load
 
@@ -81,18 +68,38 @@ def all_values(tree: Any) -> list[float]:
     return sorted(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).tolist())
 
 
-def test_every_leaf_is_filled_once_and_keeps_its_shape_and_type(load) -> None:
-    filled = load(tensors())
-    assert all_values(filled) == all_values(tensors())
-    for found, expected in zip(filled, backbone(), strict=True):
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
-            lambda x: (x.shape, x.dtype), expected
-        )
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "torchvision and timm": lambda name: name,
+    "parallel": lambda name: f"module.{name}",
+    "hugging face": published.hugging_face,
+    "hugging face's backbone": lambda name: published.hugging_face(name).removeprefix("resnet."),
+}
 
 
-def test_leaves_are_in_their_place_and_kernels_transposed(load) -> None:
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("counters", [True, False])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("name", published.BLOCKS)
+def test_every_leaf_is_filled_once_in_every_spelling(
+    name: str, spelling: str, counters: bool, head: bool, load
+) -> None:
+    weights = tensors(name, 4, counters=counters, head=head)
+    renamed = {SPELLINGS[spelling](key): value for key, value in weights.items()}
+    assert len(renamed) == len(weights)
+    filled = load(renamed, name=name, num_stages=4)
+    expected = [x for key, x in weights.items() if not re.search(r"^fc|num_batches", key)]
+    assert all_values(filled) == all_values(expected)
+    jax.tree.map(
+        lambda x, leaf: np.testing.assert_equal((x.shape, x.dtype), (leaf.shape, leaf.dtype)),
+        filled,
+        backbone(name, 4),
+    )
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_leaves_are_in_their_place_and_kernels_transposed(spelling: str, load) -> None:
     weights = tensors()
-    params, stats = load(weights)
+    params, stats = load({SPELLINGS[spelling](key): value for key, value in weights.items()})
     shortcut = params["layer2_0"]["downsample_0"]["kernel"]
     kernel = params["layer2_0"]["conv1"]["kernel"]
     for out, into, i, j in [(0, 0, 0, 0), (7, 3, 2, 1), (5, 0, 0, 2)]:
@@ -108,29 +115,63 @@ def test_leaves_are_in_their_place_and_kernels_transposed(load) -> None:
         np.testing.assert_array_equal(found, weights[name])
 
 
-def test_classifier_counters_and_later_stages_are_passed_over(load) -> None:
-    whole = tensors(num_stages=4) | {
-        "fc.weight": np.ones((10, 32), np.float32),
-        "fc.bias": np.ones(10, np.float32),
-        "bn1.num_batches_tracked": np.array(7),
-        "layer2.0.downsample.1.num_batches_tracked": np.array(7),
-    }
-    found, expected = load(whole), load(tensors())
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_classifier_counters_and_later_stages_are_passed_over(spelling: str, load) -> None:
+    whole = tensors(num_stages=4, counters=True, head=True)
+    renamed = {SPELLINGS[spelling](key): value for key, value in whole.items()}
+    cut = {key: value for key, value in whole.items() if key in tensors()}
+    jax.tree.map(np.testing.assert_array_equal, load(renamed), load(cut))
 
 
-def test_one_error_names_all_that_is_missing_left_over_and_misshaped(load) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_floats_become_the_trees(dtype: str, load, tmp_path: Path) -> None:
+    weights = {name: (x % 64).astype(jnp.dtype(dtype)) for name, x in tensors().items()}
+    safetensors.numpy.save_file(weights, tmp_path / "half")
+    params, _ = pretrained.load(str(tmp_path / "half"), *backbone(), download=False)
+    kernel = params["layer1_0"]["conv1"]["kernel"]
+    assert kernel.dtype == jnp.float32
+    np.testing.assert_array_equal(
+        kernel.transpose(3, 2, 0, 1), tensors()["layer1.0.conv1.weight"] % 64
+    )
+
+
+def test_a_checkpoint_of_pytorch_fills_the_same_leaves(load, tmp_path: Path) -> None:
+    program, storages = {}, []
+    for key, (name, value) in enumerate(tensors().items()):
+        strides = tuple(stride // 4 for stride in value.strides)
+        program[f"module.{name}"] = tensor(storage(str(key), value.size), 0, value.shape, strides)
+        storages.append((str(key), value.size, value.tobytes()))
+    (tmp_path / "weights.pth").write_bytes(legacy_file(pickled(program), storages))
+    found = pretrained.load(str(tmp_path / "weights.pth"), *backbone(), download=False)
+    jax.tree.map(np.testing.assert_array_equal, found, load(tensors()))
+
+
+def test_one_error_names_all_that_is_missing_left_over_twice_and_misshaped(load) -> None:
     weights = tensors()
     del weights["bn1.weight"], weights["layer2.1.bn2.running_var"]
     weights["layer1.2.conv1.weight"] = np.ones((4, 4, 3, 3), np.float32)  # of a deeper network
     weights["module.conv1.weight"] = weights["conv1.weight"]
     weights["layer1.0.conv2.weight"] = np.ones((8, 4, 3, 3), np.float32)
+    weights["layer1.0.bn2.bias"] = np.ones(4, np.int8)  # quantised
     with pytest.raises(ValueError, match="do not fit the backbone") as error:
         load(weights)
-    missing, left_over, wrong = str(error.value).split("backbone. ")[1].split(". ")
+    missing, left_over, twice, wrong = str(error.value).split("backbone. ")[1].split(". ")
     assert missing == "Missing: bn1.weight, layer2.1.bn2.running_var"
-    assert left_over == "Nothing takes: layer1.2.conv1.weight, module.conv1.weight"
-    assert wrong.startswith("Wrong shape: layer1.0.conv2.weight (need (4, 4, 3, 3), found")
+    assert left_over == "Nothing takes: layer1.2.conv1.weight"
+    assert twice == "Twice: conv1.weight and module.conv1.weight"
+    assert wrong == (
+        "Wrong shape or type: layer1.0.bn2.bias (need float (4,), found int8 (4,)), "
+        "layer1.0.conv2.weight (need float (4, 4, 3, 3), found float32 (8, 4, 3, 3))."
+    )
+
+
+@pytest.mark.parametrize(
+    ("published_name", "message"),
+    [("resnet34", "Nothing takes: layer1.2.bn1.bias"), ("resnet50", "Nothing takes: layer1.0.bn3")],
+)
+def test_weights_of_another_network_are_refused(published_name: str, message: str, load) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(tensors(published_name))
 
 
 def test_a_file_that_is_cut_short_of_the_networks_stages_is_refused(load) -> None:
@@ -139,20 +180,41 @@ def test_a_file_that_is_cut_short_of_the_networks_stages_is_refused(load) -> Non
 
 
 def test_a_missing_file_and_a_damaged_one_are_named(tmp_path: Path, load) -> None:
-    path = tmp_path / "weights.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"model\.pretrained='/nowhere/w\.safetensors'"):
-        pretrained.load("/nowhere/w.safetensors", *backbone())
     load(tensors())
-    whole = path.read_bytes()
-    for damaged in (b"", b"not weights at all", whole[: len(whole) // 2]):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"Cannot read {path}"):
-            pretrained.load(str(path), *backbone())
+    path = tmp_path / "weights.npz"
+    for missing in ("/nowhere/w.safetensors", "resnet50", str(tmp_path)):
+        with pytest.raises(FileNotFoundError, match=rf"model\.pretrained='{missing}'; give"):
+            pretrained.load(missing, *backbone(), download=True)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=rf"Cannot read {path}"):
+        pretrained.load(str(path), *backbone(), download=False)
+
+
+def test_a_hub_name_is_looked_up_unless_there_is_such_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"model\.pretrained='some/net': .*download=true"):
+        pretrained.load("some/net", *backbone(), download=False)
+    folder = tmp_path / "models--some--net"
+    for path, content in (
+        (folder / "refs" / "main", b"1234"),
+        (folder / "snapshots" / "1234" / "model.safetensors", safetensors.numpy.save(tensors())),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    found = pretrained.load("some/net", *backbone(), download=False)
+    jax.tree.map(np.testing.assert_array_equal, found, load(tensors()))
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "net").write_bytes(b"a file")
+    with pytest.raises(ValueError, match="Cannot read some/net"):
+        pretrained.load("some/net", *backbone(), download=False)
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"needs the real weights {REAL}")
 def test_real_weights_fill_resnet18_after_its_third_stage() -> None:
-    params, stats = pretrained.load(str(REAL), *backbone(num_stages=3, width=64))
+    params, stats = pretrained.load(str(REAL), *backbone(num_stages=3, width=64), download=False)
     published = safetensors.numpy.load_file(REAL)
     expected = [x for name, x in published.items() if not name.endswith("num_batches_tracked")]
     assert all_values((params, stats)) == all_values(expected)
