@@ -72,7 +72,7 @@ def load(source: str, params: Tree, batch_stats: Tree, *, download: bool) -> tup
         ],
     }
     if any(problems.values()):
-        told = [f"{what}: {', '.join(sorted(names))}." for what, names in problems.items() if names]
+        told = [f"{what}: {', '.join(sorted(x))}." for what, x in problems.items() if x]
         raise ValueError(f"The weights in {path} do not fit the backbone. {' '.join(told)}")
     filled = {
         leaf: jnp.asarray(_in_our_order(tensors[found[name][0]]), tree[leaf].dtype)
