@@ -13,17 +13,24 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random: weights, division, batches, pixels
 
     config.dataset = dataset = ConfigDict()
-    dataset.name = "folder"  # cars, cub, digits, folder, grocery, inshop, omniglot, sop or vid
-    dataset.root = ""  # folder with the data
-    # fetch what is missing: images, and weights by a hub name; else say where to get it
+    # cars, cub, digits, folder, grocery, inshop, manifest, omniglot, sop or vid
+    dataset.name = "folder"
+    dataset.root = ""  # folder with the data; for tfds: its data folder, "" its default
+    # Of cars, cub, inshop, sop and vid: folder (the extracted archive), tfds (what
+    # tensorflow-datasets prepared, or can prepare from archives in downloads/manual), auto: either.
+    dataset.source = "auto"
+    dataset.complete = True  # require the published numbers of images; False: a part will do
+    # Fetch what is missing: images, and weights by a hub name; else say where to get it.
     dataset.download = False
+    dataset.manifest = ""  # manifest: table of the images, .csv, .tsv or .parquet
     dataset.test_classes = 0.5  # folder: share of the classes held out, the last in sorted order
     dataset.test_list = "large"  # vid: small, medium or large
     dataset.resize = 256  # pixels: shorter side before a crop
     dataset.crop = 224  # pixels: side of what the network sees
-    # none: files are read again in every epoch; device: once, into the memory of each device, at
-    # dataset.resize, so that random_resized crops are cut from the resized image, not the file.
+    # Where the images are kept at dataset.resize, decoded: none (files are read again in every
+    # epoch), memory, disk (a file in cache_dir, made once), device (the memory of each device).
     dataset.cache = "none"
+    dataset.cache_dir = ""  # "": dcjax/images in the user's cache folder
     dataset.skip_unreadable = False  # drop and count images that do not decode, not stop
     dataset.num_threads = 0  # that decode and augment; 0: as many as tf.data finds best
 

@@ -34,7 +34,6 @@ def create(augmentation: Augmentation) -> Augment:
         if augmentation.crop == "random_resized":
             image = resize(cut(image, *random_resized_box(augmentation, image, draws)), size, size)
         else:
-            image = resize_shorter_side(image, augmentation.resize)
             sides = tf.constant([size, size])
             image = cut(image, _corner(draws.place, height_width(image) - sides), sides)
         return tf.cond(draws.flip, lambda: tf.reverse(image, [1]), lambda: image)

@@ -1,7 +1,6 @@
 """What can be checked before anything compiles."""
 
 import math
-import os
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -15,9 +14,14 @@ from dcjax import convolution, datasets, devices, division, masks, sampling
 # What may differ between a saved run and one that continues or evaluates it,
 _FREE = {
     "dataset.skip_unreadable",  # the images that are left are compared
+    "dataset.cache",
+    "dataset.cache_dir",
+    "dataset.complete",
     "dataset.download",
+    "dataset.manifest",
     "dataset.num_threads",
     "dataset.root",
+    "dataset.source",
     "model.pretrained",
     "model.convolution",
     "train.log_every_steps",
@@ -38,7 +42,8 @@ _FREE = {
 _FREE_IN_EVALUATION = {"dataset.test_list", "eval.protocol", "eval.gallery_draws"}
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 _KNOWN = {
-    "dataset.cache": ("none", "device"),
+    "dataset.cache": ("none", "memory", "disk", "device"),
+    "dataset.source": datasets.SOURCES,
     "model.convolution": convolution.METHODS,
     "model.masks": masks.KINDS,
     "model.test_masks": masks.COMBINATIONS,
@@ -186,16 +191,13 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
 
 def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
     """Returns what tells a training set from another one, wherever it lies."""
-    if images.in_memory:
-        content = zlib.crc32(np.ascontiguousarray(images.images).data)
-    else:
-        names = map(os.path.basename, images.images)
-        content = zlib.crc32("\0".join([*images.class_names, *names]).encode())
+    told = images.images if images.in_memory else datasets.num_bytes(images.images)
     return {
         "images": len(images),
         "classes": images.num_classes,
         "labels": zlib.crc32(np.ascontiguousarray(images.labels).data),
-        "content": content,
+        "names": zlib.crc32("\0".join(images.class_names).encode()),
+        "content": zlib.crc32(np.ascontiguousarray(told).data),
     }
 
 

@@ -55,6 +55,11 @@ class Augmentation:
             )
 
     @property
+    def crops_resized(self) -> bool:
+        """Whether crops are cut from the resized image, as caches hold it."""
+        return self.crop != "random_resized"
+
+    @property
     def most(self) -> tuple[float, float]:
         """The greatest height per width and width per height."""
         return 1 / self.ratio[0], self.ratio[1]

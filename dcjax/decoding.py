@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dcjax.augment import tf
 from dcjax.datasets import ImageSet
+from dcjax.datasets.files import read_bytes
 
 _SHOWN = 5  # bad files named in an error
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -23,7 +24,7 @@ def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
         return lambda row: tf.io.read_file(paths[row])
 
     def read(row: np.int32) -> bytes:
-        return _read_part(*images.images[row])
+        return read_bytes(images.images[row])
 
     # TensorFlow has no operation that reads a part of a file.
     return lambda row: tf.ensure_shape(tf.numpy_function(read, [row], tf.string), [])
@@ -131,12 +132,6 @@ def _looks_whole(image: np.str_ | np.void) -> bool:
         return False
     is_jpeg = head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9")
     return is_jpeg or (head == _PNG_START and tail == _PNG_END)
-
-
-def _read_part(path: str, offset: int, length: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        return file.read(length)
 
 
 def first_line(error: tf.errors.OpError) -> str:

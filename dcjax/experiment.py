@@ -17,6 +17,7 @@ from dcjax import (
     device_cache,
     devices,
     evaluation,
+    host_cache,
     losses,
     models,
     optimizers,
@@ -140,13 +141,16 @@ def create_augment(config: ConfigDict) -> crops.Augmentation:
     )
 
 
-def create_reader(config: ConfigDict, images: datasets.ImageSet) -> pipeline.Stream:
-    """Builds the reader of a set that is read once or from files."""
+def create_reader(
+    config: ConfigDict, images: datasets.ImageSet, resized: pipeline.Source | None = None
+) -> pipeline.Stream:
+    """Builds the reader of a set, from files unless its resized images are at hand."""
     return pipeline.Stream(
         images,
         create_augment(config),
         seed=config.seed,
         num_threads=config.dataset.num_threads or None,
+        resized=resized,
     )
 
 
@@ -159,6 +163,13 @@ def create_readers(
     readers: dict[datasets.ImageSet, pipeline.Reader] = dict(zip(sets, streams, strict=True))
     if config.dataset.cache == "device":
         readers |= zip(sets, device_cache.create(streams, mesh), strict=True)
+    elif config.dataset.cache != "none":
+        folder = config.dataset.cache_dir if config.dataset.cache == "disk" else None
+        sources = map(host_cache.source, host_cache.create(streams, folder))
+        readers |= {
+            images: create_reader(config, images, resized)
+            for images, resized in zip(sets, sources, strict=True)
+        }
     return readers.__getitem__
 
 

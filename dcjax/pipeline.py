@@ -17,6 +17,7 @@ from dcjax.datasets import ImageSet
 from dcjax.sampling import Plan
 
 Batch = dict[str, Any]
+Source = Callable[[tf.Tensor], tf.Tensor]  # from a row int32[] to its image, uint8[h, w, 3]
 
 _BATCHES_AHEAD = 2
 _SIZES_AT_ONCE = 256
@@ -59,6 +60,7 @@ class Stream:
         *,
         seed: int,
         num_threads: int | None,
+        resized: Source | None = None,
     ) -> None:
         """Reads nothing yet.
 
@@ -67,6 +69,7 @@ class Stream:
           augmentation: Of training crops; its `resize` and `size` are also those of centre crops.
           seed: Seed of the run.
           num_threads: Images decoded at once; None lets TensorFlow choose.
+          resized: The resized image of a row, where that is at hand; None: reads and resizes.
         """
         self.images = images
         self.augmentation = augmentation
@@ -74,14 +77,16 @@ class Stream:
         self._num_threads = num_threads
         read, apply = _source(images), augment.create(augmentation)
 
-        def cropped(row: tf.Tensor, draws: crops.Draws) -> tf.Tensor:
-            return apply(read(row), draws)
-
-        def resized(row: tf.Tensor) -> tf.Tensor:
+        def resize(row: tf.Tensor) -> tf.Tensor:
             return augment.resize_shorter_side(read(row), augmentation.resize)
 
+        small = resized or resize
+
+        def cropped(row: tf.Tensor, draws: crops.Draws) -> tf.Tensor:
+            return apply(small(row) if augmentation.crops_resized else read(row), draws)
+
         def centered(row: tf.Tensor) -> tf.Tensor:
-            return augment.center_crop(resized(row), augmentation.size)
+            return augment.center_crop(small(row), augmentation.size)
 
         row = tf.TensorSpec([], tf.int32)
         draws = crops.Draws(
@@ -90,7 +95,7 @@ class Stream:
             flip=tf.TensorSpec([], tf.bool),
         )
         self._cropped = tf.function(cropped, input_signature=[row, draws])
-        self._resized = tf.function(resized, input_signature=[row])
+        self._resized = tf.function(small, input_signature=[row])
         self._centered = tf.function(centered, input_signature=[row])
 
     def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -178,7 +183,7 @@ def rows_to_embed(num_images: int, batch_size: int) -> npt.NDArray[np.int32]:
     return np.minimum(np.arange(num_batches * batch_size), num_images - 1).astype(np.int32)
 
 
-def _source(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
+def _source(images: ImageSet) -> Source:
     if not images.in_memory:
         contents = decoding.contents(images)
         return lambda row: decoding.decode(contents(row))

@@ -1,5 +1,6 @@
 """Bad settings end before anything compiles, in an error that says what would do."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,13 +176,20 @@ def test_data_may_move_but_not_change(splits: Splits) -> None:
     ):
         with pytest.raises(ValueError, match="runs/a holds a run on other training images"):
             checks.check_same_data(checks.fingerprint(other), saved, "runs/a")
-    here, there = (
-        ImageSet(np.array([f"{root}/a.jpg", f"{root}/b.jpg"]), np.zeros(2, np.int32), ("x",))
-        for root in ("here", "there")
-    )
-    assert checks.fingerprint(here) == checks.fingerprint(there)
-    renamed = ImageSet(np.array(["here/a.jpg", "here/c.jpg"]), here.labels, ("x",))
-    assert checks.fingerprint(here) != checks.fingerprint(renamed)
+
+
+def test_files_are_the_same_wherever_they_lie(tmp_path: Path) -> None:
+    def fingerprint(folder: str, contents: dict[str, bytes], name: str = "x") -> dict[str, int]:
+        (tmp_path / folder).mkdir()
+        for file, content in contents.items():
+            (tmp_path / folder / file).write_bytes(content)
+        paths = np.array([str(tmp_path / folder / file) for file in contents])
+        return checks.fingerprint(ImageSet(paths, np.zeros(2, np.int32), (name,)))
+
+    saved = fingerprint("here", {"a.jpg": b"1", "b.jpg": b"22"})
+    assert fingerprint("there", {"1.jpg": b"1", "2.jpg": b"22"}) == saved
+    assert fingerprint("other", {"a.jpg": b"1", "b.jpg": b"333"}) != saved
+    assert fingerprint("renamed", {"a.jpg": b"1", "b.jpg": b"22"}, name="y") != saved
 
 
 def test_test_images_must_have_something_to_find(splits: Splits) -> None:

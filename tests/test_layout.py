@@ -17,14 +17,16 @@ _MAX_LINES = 260
 _LAYERS = {
     "concepts": "convolution crops losses mining masks division sampling ranking retrieval "
     "clustering",
-    "boundaries": "datasets decoding pipeline device_cache augment resnet models hub "
-    "torch_pickle weight_files pretrained optimizers devices writers preemption profiling",
+    "boundaries": "datasets decoding downloads pipeline device_cache host_cache augment resnet "
+    "models hub torch_pickle weight_files pretrained optimizers devices writers preemption "
+    "profiling",
     "joints": "state steps evaluation experiment checks schedule epochs progress checkpoints "
     "reporting embedder",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
+    "filelock": {"host_cache"},
     "flax": {"models", "pretrained", "resnet", "state"},
     "huggingface_hub": {"hub"},
     "ml_collections": {
@@ -38,12 +40,14 @@ _DOORS = {
     },
     "optax": {"optimizers", "state", "steps", "experiment"},
     "orbax": {"checkpoints"},
+    "pyarrow": {"datasets.manifest"},
     "rich": {"writers"},
     "safetensors": {"weight_files"},
     "scipy": {"division", "datasets.cars"},
     "sklearn": {"clustering", "datasets.digits"},
     "tensorboardX": {"writers"},
     "tensorflow": {"augment"},
+    "tensorflow_datasets": {"datasets.builders", "datasets.prepared"},
     "threadpoolctl": {"clustering"},
 }
 

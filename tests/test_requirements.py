@@ -18,6 +18,7 @@ _PACKAGES = {
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
     "tensorflow": "tensorflow-cpu",
+    "tensorflow_datasets": "tensorflow-datasets",
 }
 
 

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     """Returns the settings of this experiment."""
     config = default.get_config()
     config.dataset.name = "cub"
+    config.dataset.complete = False
     config.dataset.resize = 96
     config.dataset.crop = 96
     config.augment.scale = (0.4, 1.0)

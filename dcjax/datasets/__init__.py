@@ -5,9 +5,11 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+from dcjax.datasets.files import num_bytes
 from dcjax.datasets.image_set import ImageSet, Splits
+from dcjax.datasets.sources import SOURCES
 
-__all__ = ["ImageSet", "Splits", "known_options", "load"]
+__all__ = ["SOURCES", "ImageSet", "Splits", "known_options", "load", "num_bytes"]
 
 # Imported when asked for: scikit-learn and scipy.io take seconds that other data sets need not pay.
 _MODULES = {
@@ -17,6 +19,7 @@ _MODULES = {
     "folder": "dcjax.datasets.folder",
     "grocery": "dcjax.datasets.grocery",
     "inshop": "dcjax.datasets.inshop",
+    "manifest": "dcjax.datasets.manifest",
     "omniglot": "dcjax.datasets.omniglot",
     "sop": "dcjax.datasets.sop",
     "vid": "dcjax.datasets.vid",

@@ -1,32 +1,125 @@
-"""CARS196 (Krause et al. 2013): car models; classes 1-98 train, 99-196 test, as both papers do."""
+"""CARS196 (Krause et al. 2013): car models; classes 1-98 train, 99-196 test, as both papers do.
+
+The copies of this set number its images in different ways, so within a class they come in the
+order of their bytes. The lists' own train/test flag cuts every class in two: it is of no use here.
+"""
 
 from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
 
-from dcjax.datasets.files import find_root, require_present
-from dcjax.datasets.image_set import Splits, split_by_class
+from dcjax.datasets.files import order_by_content
+from dcjax.datasets.image_set import ImageArray, Splits, split_by_class
+from dcjax.datasets.sources import Found, Published
+from dcjax.datasets.sources import load as load_published
+from dcjax.downloads import Archive
 
-_LIST = "cars_annos.mat"
 _LAST_TRAIN_CLASS = 98
+COUNTS = {"train": (8054, 98), "query": (8131, 98)}
+# Once at ai.stanford.edu, which answers 404 since 2023.
+_ARCHIVES = (
+    Archive(
+        "cars_train.tgz",
+        url="",
+        size=979269282,
+        sha256="512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288",
+    ),
+    Archive(
+        "cars_test.tgz",
+        url="",
+        size=977350468,
+        sha256="bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243",
+    ),
+    Archive(
+        "car_devkit.tgz",
+        url="",
+        size=330960,
+        sha256="b97deb463af7d58b6bfaa18b2a4de9829f0f79e8ce663dfa9261bf7810e9accd",
+    ),
+    Archive(
+        "cars_test_annos_withlabels.mat",
+        url="",
+        size=185758,
+        sha256="790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05",
+    ),
+)
+_PARTS = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
 
 
-def load(root: str) -> Splits:
-    """Loads CARS196 from the folder of cars_annos.mat and car_ims/, or from the one above."""
-    folder = find_root(root, "cars", marker=_LIST, folders=("", "cars196", "stanford_cars"))
-    paths, classes, names = read_lists(folder / _LIST)
-    images = [str(folder / path) for path in paths]
-    require_present(images, "cars")
-    # The list's own train/test flag cuts every class in two, so it is of no use here.
-    return split_by_class(images, classes, classes <= _LAST_TRAIN_CLASS, names=names)
+def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
+    """Loads CARS196 from car_ims/ or cars_train/ and cars_test/, or from tensorflow-datasets."""
+    counts = COUNTS if complete else None
+    return load_published(_CARS, root, source=source, download=download, counts=counts)
 
 
-def read_lists(path: Path) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    """Returns paths, class ids [N] (from 1) and the name of each class id."""
-    data = loadmat(str(path))
-    rows = data["annotations"].ravel()
-    paths = [str(row[0].item()) for row in rows]
-    classes = np.array([int(row[5].item()) for row in rows])
-    names = [str(name.item()) for name in data["class_names"].ravel()]
-    return paths, classes, dict(enumerate(names, start=1))
+def read_annotations(path: Path) -> tuple[list[str], np.ndarray]:
+    """Returns the file names and the class ids [N], from 1, of a list of the devkit."""
+    rows = _mat(path)["annotations"].ravel()
+    name = "fname" if "fname" in rows[0].dtype.names else "relative_im_path"
+    return [str(row.item()) for row in rows[name]], np.array([int(c.item()) for c in rows["class"]])
+
+
+def read_class_names(path: Path) -> dict[int, str]:
+    """Returns the name of each class id of a list of the devkit."""
+    names = _mat(path)["class_names"].ravel()
+    return {i: str(name.item()) for i, name in enumerate(names, start=1)}
+
+
+def _mat(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"The list {path} is missing; extract the data set again.")
+    return loadmat(str(path))
+
+
+def _from_car_ims(folder: Path) -> Found:
+    """Reads the archive car_ims.tgz and its list cars_annos.mat."""
+    annotations = folder.parent / "cars_annos.mat"
+    paths, classes = read_annotations(annotations)
+    images = [str(folder.parent / path) for path in paths]
+    return _found(np.array(images, np.str_), classes, read_class_names(annotations), annotations)
+
+
+def _from_devkit(devkit: Path) -> Found:
+    """Reads the folders of the classification split, whose lists are in devkit/ or beside it."""
+    top, images, classes = devkit.parent, [], []
+    for name, annotations in _PARTS.items():
+        below = top / name / name if (top / name / name).is_dir() else top / name
+        beside = (top / annotations).is_file()
+        paths, ids = read_annotations((top if beside else devkit) / annotations)
+        images += [str(below / path) for path in paths]
+        classes.append(ids)
+    names = read_class_names(devkit / "cars_meta.mat")
+    return _found(np.array(images, np.str_), np.concatenate(classes), names, devkit)
+
+
+def _from_records(folder: Path) -> Found:
+    from dcjax.datasets import prepared
+
+    images, features = prepared.read(folder, ("train", "test"), ["label"])
+    names = dict(enumerate(prepared.class_names(folder, "label"), start=1))
+    return _found(images, features["label"] + 1, names, folder)
+
+
+def _found(images: ImageArray, classes: np.ndarray, names: dict[int, str], where: Path) -> Found:
+    order = order_by_content(images, classes)
+    classes = classes[order]
+    splits = split_by_class(images[order], classes, classes <= _LAST_TRAIN_CLASS, names=names)
+    return Found(splits, {"train": where, "query": where})
+
+
+_CARS = Published(
+    "cars",
+    home="https://www.kaggle.com/datasets/jessicali9530/stanford-cars-dataset",
+    archives=_ARCHIVES,
+    layouts={
+        "car_ims": _from_car_ims,
+        "cars196/car_ims": _from_car_ims,
+        "devkit": _from_devkit,
+        "stanford_cars/devkit": _from_devkit,
+    },
+    builder="cars196",
+    read_prepared=_from_records,
+    prepare_from=_ARCHIVES,
+    prepare_with={"PIL": "pillow"},
+)

@@ -1,32 +1,96 @@
-"""CUB200-2011 (Wah et al. 2011): birds; classes 1-100 train, 101-200 test, as both papers do."""
+"""CUB200-2011 (Wah et al. 2011): birds; classes 1-100 train, 101-200 test, as both papers do.
 
+Images come in the order of their paths, as in the papers' code.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dcjax.datasets.files import find_root, read_table, require_present
-from dcjax.datasets.image_set import Splits, split_by_class
+from dcjax.datasets.files import read_table
+from dcjax.datasets.image_set import ImageArray, Splits, split_by_class
+from dcjax.datasets.sources import Found, Published
+from dcjax.datasets.sources import load as load_published
+from dcjax.downloads import Archive
 
 _LAST_TRAIN_CLASS = 100
+COUNTS = {"train": (5864, 100), "query": (5924, 100)}
+_IMAGES = Archive(
+    "CUB_200_2011.tgz",
+    url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
+    size=1150585339,
+    sha256="0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+)
+_MASKS = Archive(
+    "segmentations.tgz",
+    url="https://data.caltech.edu/records/w9d68-gec53/files/segmentations.tgz?download=1",
+    size=39272883,
+    sha256="dc77f6cffea0cbe2e41d4201115c8f29a6320ecb04fffd2444f51b8066e4b84f",
+)
 
 
-def load(root: str) -> Splits:
-    """Loads CUB from its folder, or from the one that holds CUB_200_2011; subsets work too."""
-    folder = find_root(root, "cub", marker="images.txt", folders=("", "CUB_200_2011"))
-    paths, classes, names = read_lists(folder)
-    images = [str(folder / "images" / path) for path in paths]
-    require_present(images, "cub")
-    return split_by_class(images, classes, classes <= _LAST_TRAIN_CLASS, names=names)
+def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
+    """Loads CUB200-2011 from its folder, a folder of its class folders, or tensorflow-datasets."""
+    counts = COUNTS if complete else None
+    return load_published(_CUB, root, source=source, download=download, counts=counts)
 
 
-def read_lists(folder: Path) -> tuple[list[str], np.ndarray, dict[int, str]]:
-    """Returns paths below images/, class ids [N] (from 1) and the name of each class id."""
-    paths = dict(read_table(folder / "images.txt", 2))
+def read_lists(images_txt: Path) -> tuple[list[str], np.ndarray]:
+    """Returns paths below images/ and class ids [N], from 1, of the three lists of the archive."""
+    folder = images_txt.parent
+    paths = dict(read_table(images_txt, 2))
     classes = dict(read_table(folder / "image_class_labels.txt", 2))
     if paths.keys() != classes.keys():
         raise ValueError(
             f"{folder}: images.txt and image_class_labels.txt must hold the same image ids, "
             f"got {len(paths)} and {len(classes)}; extract the data set again."
         )
-    names = {int(i): name for i, name in read_table(folder / "classes.txt", 2)}
-    return list(paths.values()), np.array([int(classes[i]) for i in paths]), names
+    return list(paths.values()), np.array([int(classes[i]) for i in paths])
+
+
+def _from_lists(images_txt: Path) -> Found:
+    paths, classes = read_lists(images_txt)
+    images = [str(images_txt.parent / "images" / path) for path in paths]
+    return _found(np.array(images, np.str_), paths, classes, images_txt)
+
+
+def _from_class_folders(folder: Path) -> Found:
+    """Reads images/NNN.Name/*.jpg without lists; the class is the number NNN."""
+    files = sorted(path for path in folder.glob("[0-9][0-9][0-9].*/*.jpg") if path.name[0] != ".")
+    paths = [f"{path.parent.name}/{path.name}" for path in files]
+    classes = np.array([int(path[:3]) for path in paths])
+    return _found(np.array(list(map(str, files)), np.str_), paths, classes, folder)
+
+
+def _from_records(folder: Path) -> Found:
+    from dcjax.datasets import prepared
+
+    wanted = ("label", "image/filename")
+    images, features = prepared.read(folder, ("train", "test"), wanted)
+    paths = ["/".join(name.split("/")[-2:]) for name in features["image/filename"]]
+    return _found(images, paths, features["label"] + 1, folder)
+
+
+def _found(images: ImageArray, paths: Sequence[str], classes: np.ndarray, where: Path) -> Found:
+    order = np.argsort(paths)
+    names = {int(i): path.split("/")[0] for i, path in zip(classes, paths, strict=True)}
+    classes = classes[order]
+    splits = split_by_class(images[order], classes, classes <= _LAST_TRAIN_CLASS, names=names)
+    return Found(splits, {"train": where, "query": where})
+
+
+_CUB = Published(
+    "cub",
+    home="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    archives=(_IMAGES,),
+    layouts={
+        "images.txt": _from_lists,
+        "CUB_200_2011/images.txt": _from_lists,
+        "images": _from_class_folders,
+    },
+    builder="caltech_birds2011",
+    read_prepared=_from_records,
+    prepare_from=(_IMAGES, _MASKS),
+    prepare_with={"cv2": "opencv-python-headless"},
+)

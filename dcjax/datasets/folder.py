@@ -4,8 +4,8 @@ import math
 import os
 from pathlib import Path
 
-from dcjax.datasets.files import find_root
-from dcjax.datasets.image_set import Splits, from_classes
+from dcjax.datasets.files import require_folder
+from dcjax.datasets.image_set import Splits, from_classes, require_unseen
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
@@ -22,7 +22,7 @@ def load(root: str, *, test_classes: float) -> Splits:
       test_classes: Share of the classes to hold out, in (0, 1), rounded to whole classes, at
         least one; not used where the splits are given.
     """
-    top = find_root(root, "folder", marker="")
+    top = require_folder(root, "folder", holding="class folders")
     if (top / "train").is_dir() and _subfolders(top / "train"):
         return _given_splits(top)
     if not 0 < test_classes < 1:
@@ -37,15 +37,8 @@ def load(root: str, *, test_classes: float) -> Splits:
 
 def _given_splits(top: Path) -> Splits:
     train = from_classes(*_list(top / "train"))
-    for name in ("test", "query", "gallery"):
-        shared = set(_subfolders(top / name)) & set(train.class_names)
-        if shared:
-            raise ValueError(
-                f"Test classes must be unseen, but {len(shared)} folders of {top / name} are in "
-                f"{top / 'train'} too, the first is {min(shared)!r}; move or rename them."
-            )
     if (top / "test").is_dir():
-        return Splits(train=train, query=from_classes(*_list(top / "test")))
+        return require_unseen(Splits(train, from_classes(*_list(top / "test"))), top)
     for name in ("query", "gallery"):
         if not (top / name).is_dir():
             raise FileNotFoundError(
@@ -54,7 +47,8 @@ def _given_splits(top: Path) -> Splits:
             )
     query, gallery = _list(top / "query"), _list(top / "gallery")
     among = query[1] + gallery[1]
-    return Splits(train, from_classes(*query, among=among), from_classes(*gallery, among=among))
+    tested = (from_classes(*listed, among=among) for listed in (query, gallery))
+    return require_unseen(Splits(train, *tested), top)
 
 
 def _list(top: Path, names: list[str] | None = None) -> tuple[list[str], list[str]]:

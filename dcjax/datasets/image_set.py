@@ -1,11 +1,14 @@
 """What a data set is: images with integer labels, cut into splits whose classes differ."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+ImageArray = npt.NDArray[Any]  # see `ImageSet.images`
 
 _PART = ("file", "offset", "length")
 
@@ -22,7 +25,7 @@ class ImageSet:
       super_classes: The name of each class's super-class, None where there are none.
     """
 
-    images: npt.NDArray[Any]
+    images: ImageArray
     labels: npt.NDArray[np.int32]
     class_names: tuple[str, ...]
     super_classes: tuple[str, ...] | None = None
@@ -106,9 +109,7 @@ class Splits:
             raise ValueError("query and gallery must have the same class_names, got different.")
 
 
-def file_parts(
-    files: Sequence[str], offsets: Sequence[int], lengths: Sequence[int]
-) -> npt.NDArray[Any]:
+def file_parts(files: Sequence[str], offsets: Sequence[int], lengths: Sequence[int]) -> ImageArray:
     """Returns where encoded images lie: paths, first bytes and numbers of bytes, each [N]."""
     columns = np.array(files, np.str_), np.array(offsets, np.int64), np.array(lengths, np.int64)
     kinds = [(name, column.dtype) for name, column in zip(_PART, columns, strict=True)]
@@ -116,7 +117,7 @@ def file_parts(
 
 
 def from_classes(
-    images: Sequence[str] | npt.NDArray[Any],
+    images: Sequence[str] | ImageArray,
     classes: npt.ArrayLike,
     *,
     among: npt.ArrayLike | None = None,
@@ -141,7 +142,7 @@ def from_classes(
 
 
 def split_by_class(
-    images: Sequence[str] | npt.NDArray[Any],
+    images: Sequence[str] | ImageArray,
     classes: npt.ArrayLike,
     is_train: npt.NDArray[np.bool_],
     *,
@@ -152,3 +153,15 @@ def split_by_class(
     ids = np.asarray(classes)
     train, test = (from_classes(array[m], ids[m], names=names) for m in (is_train, ~is_train))
     return Splits(train=train, query=test)
+
+
+def require_unseen(splits: Splits, where: str | os.PathLike[str]) -> Splits:
+    """Returns the splits if no test class is a training class too, and raises otherwise."""
+    tested = splits.query if splits.gallery is None else splits.gallery
+    shared = sorted(set(splits.train.class_names) & set(tested.class_names))
+    if shared:
+        raise ValueError(
+            f"{where}: test classes must be unseen, but {len(shared)} are in train too, the first "
+            f"is {shared[0]!r}; move or rename them."
+        )
+    return splits

@@ -7,26 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from dcjax.datasets.files import find_root, read_table, require_present
-from dcjax.datasets.image_set import ImageSet, Splits, from_classes
+from dcjax.datasets.files import read_table
+from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
+from dcjax.datasets.sources import Found, Published
+from dcjax.datasets.sources import load as load_published
 
+COUNTS = {"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)}
+PARTS = ("train", "query", "gallery")
 _LIST = "list_eval_partition.txt"
-_PARTS = ("train", "query", "gallery")
 
 
-def load(root: str) -> Splits:
-    """Loads In-shop; its list is in root/Eval or root, its images below root/Img or root."""
-    folder = find_root(root, "inshop", marker=_LIST, folders=("Eval", ""))
-    paths, items, parts = read_list(folder / _LIST)
-    images = np.array(_locate(Path(root).expanduser(), paths), dtype=np.str_)
-    require_present(images.tolist(), "inshop")
-    is_train = parts == "train"
-
-    def take(part: str) -> ImageSet:
-        among = items[is_train == (part == "train")]
-        return from_classes(images[parts == part], items[parts == part], among=among)
-
-    return Splits(train=take("train"), query=take("query"), gallery=take("gallery"))
+def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
+    """Loads In-shop from its folder, or from what `builders.Inshop` has prepared."""
+    counts = COUNTS if complete else None
+    return load_published(INSHOP, root, source=source, download=download, counts=counts)
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -39,12 +33,51 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
             "rows; copy the list again, or correct that line."
         )
     for row in rows:
-        if row[2] not in _PARTS:
-            raise ValueError(f"{path}: {row[0]} must be in one of {_PARTS}, got {row[2]!r}.")
+        if row[2] not in PARTS:
+            raise ValueError(f"{path}: {row[0]} must be in one of {PARTS}, got {row[2]!r}.")
     return [r[0] for r in rows], np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
 
 
-def _locate(root: Path, paths: list[str]) -> list[str]:
+def locate(list_path: Path, paths: list[str]) -> list[str]:
+    """Returns where the images of a list are: below Img/ or beside its folder or it."""
+    top = list_path.parent.parent if list_path.parent.name == "Eval" else list_path.parent
     # Looks for the first image's folder, not for "Img": some file systems take "img" for "Img".
-    below = [base for base in (root / "Img", root) if (base / paths[0]).parent.is_dir()]
-    return [str((below or [root])[0] / path) for path in paths]
+    below = [base for base in (top / "Img", top) if (base / paths[0]).parent.is_dir()]
+    return [str((below or [top])[0] / path) for path in paths]
+
+
+def _from_list(path: Path) -> Found:
+    paths, items, parts = read_list(path)
+    return _found(np.array(locate(path, paths), np.str_), items, parts, path)
+
+
+def _from_records(folder: Path) -> Found:
+    from dcjax.datasets import prepared
+
+    read = {part: prepared.read(folder, [part], ["item"]) for part in PARTS}
+    return _found(
+        np.concatenate([images for images, _ in read.values()]),
+        np.concatenate([features["item"] for _, features in read.values()]),
+        np.repeat(PARTS, [len(images) for images, _ in read.values()]),
+        folder,
+    )
+
+
+def _found(images: ImageArray, items: np.ndarray, parts: np.ndarray, where: Path) -> Found:
+    is_train = parts == "train"
+
+    def take(part: str) -> ImageSet:
+        among = items[is_train == (part == "train")]
+        return from_classes(images[parts == part], items[parts == part], among=among)
+
+    return Found(Splits(**{part: take(part) for part in PARTS}), dict.fromkeys(PARTS, where))
+
+
+INSHOP = Published(
+    "inshop",
+    home="http://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
+    archives=(),
+    layouts={f"Eval/{_LIST}": _from_list, _LIST: _from_list},
+    builder="inshop",
+    read_prepared=_from_records,
+)

@@ -1,27 +1,87 @@
-"""Stanford Online Products (Song et al. 2016): 11,318 products train, 11,316 others test."""
+"""Stanford Online Products (Song et al. 2016): 11,318 products train, 11,316 others test.
+
+tensorflow-datasets keeps no names of files, so within a class images come in the order of their
+bytes.
+"""
 
 from pathlib import Path
 
-from dcjax.datasets.files import find_root, read_table, require_present
-from dcjax.datasets.image_set import ImageSet, Splits, from_classes
+import numpy as np
+
+from dcjax.datasets.files import order_by_content, read_table
+from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
+from dcjax.datasets.sources import Found, Published
+from dcjax.datasets.sources import load as load_published
+from dcjax.downloads import Archive
+
+COUNTS = {"train": (59551, 11318), "query": (60502, 11316)}
+_SUPER_CLASSES = (
+    *("bicycle", "cabinet", "chair", "coffee_maker", "fan", "kettle"),
+    *("lamp", "mug", "sofa", "stapler", "table", "toaster"),
+)
+_LISTS = {"train": "Ebay_train.txt", "query": "Ebay_test.txt"}
+_ZIP = Archive(
+    "Stanford_Online_Products.zip",
+    url="ftp://cs.stanford.edu/cs/cvgl/Stanford_Online_Products.zip",
+    size=3083860082,
+    sha256="b04fa78210e69fab050ce73939550e1cd0f96890bdd98ec9fee732c3b756ef48",
+)
 
 
-def load(root: str) -> Splits:
-    """Loads SOP from its folder, or from the one that holds Stanford_Online_Products."""
-    folder = find_root(
-        root, "sop", marker="Ebay_train.txt", folders=("", "Stanford_Online_Products")
-    )
-    return Splits(train=_read(folder, "Ebay_train.txt"), query=_read(folder, "Ebay_test.txt"))
+def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
+    """Loads Stanford Online Products from its folder, or from tensorflow-datasets."""
+    counts = COUNTS if complete else None
+    return load_published(_SOP, root, source=source, download=download, counts=counts)
 
 
-def read_list(path: Path) -> tuple[list[str], list[int]]:
-    """Returns paths and class ids of a list "image_id class_id super_class_id path"."""
+def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Returns paths, class ids and super-class ids [N], both from 1, of an Ebay list."""
     rows = read_table(path, 4, skip=1)
-    return [row[3] for row in rows], [int(row[1]) for row in rows]
+    classes, above = np.array([row[1:3] for row in rows], np.int64).reshape(-1, 2).T
+    return [row[3] for row in rows], classes, above
 
 
-def _read(folder: Path, name: str) -> ImageSet:
-    paths, classes = read_list(folder / name)
-    images = [str(folder / path) for path in paths]
-    require_present(images, "sop")
-    return from_classes(images, classes)
+def _from_lists(train: Path) -> Found:
+    """Reads the lists beside the images, or in Info_Files/ with the images in images/."""
+    lists = {split: train.parent / name for split, name in _LISTS.items()}
+    top = train.parent
+    below = top.parent / "images" if top.name == "Info_Files" else top
+    sets = {}
+    for split, path in lists.items():
+        paths, classes, above = read_list(path)
+        images = np.array([str(below / image) for image in paths], np.str_)
+        sets[split] = _image_set(images, classes, above)
+    return Found(Splits(**sets), lists)
+
+
+def _from_records(folder: Path) -> Found:
+    from dcjax.datasets import prepared
+
+    sets = {}
+    for split, part in {"train": "train", "query": "test"}.items():
+        images, features = prepared.read(folder, [part], ["class_id", "super_class_id"])
+        sets[split] = _image_set(images, features["class_id"] + 1, features["super_class_id"] + 1)
+    return Found(Splits(**sets), dict.fromkeys(_LISTS, folder))
+
+
+def _image_set(images: ImageArray, classes: np.ndarray, above: np.ndarray) -> ImageSet:
+    order = order_by_content(images, classes)
+    names = {
+        c: _SUPER_CLASSES[i - 1] for c, i in zip(classes.tolist(), above.tolist(), strict=True)
+    }
+    return from_classes(images[order], classes[order], super_classes=names)
+
+
+_SOP = Published(
+    "sop",
+    home="https://cvgl.stanford.edu/projects/lifted_struct/",
+    archives=(_ZIP,),
+    layouts={
+        "Ebay_train.txt": _from_lists,
+        "Stanford_Online_Products/Ebay_train.txt": _from_lists,
+        "Info_Files/Ebay_train.txt": _from_lists,
+    },
+    builder="stanford_online_products",
+    read_prepared=_from_records,
+    prepare_from=(_ZIP,),
+)

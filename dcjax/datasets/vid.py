@@ -1,38 +1,85 @@
-"""PKU VehicleID (Liu et al. 2016): 13,164 vehicles train; three nested lists of others test."""
+"""PKU VehicleID (Liu et al. 2016): 13,164 vehicles train; 800, 1,600 or 2,400 others test."""
 
+import functools
 from pathlib import Path
 
-from dcjax.datasets.files import find_root, read_table, require_present
+import numpy as np
+
+from dcjax.datasets.files import read_table
 from dcjax.datasets.image_set import ImageSet, Splits, from_classes
+from dcjax.datasets.sources import Counts, Found, Published
+from dcjax.datasets.sources import load as load_published
 
-_TEST_LISTS = {
-    "small": "test_list_800.txt",
-    "medium": "test_list_1600.txt",
-    "large": "test_list_2400.txt",
-}
-
-
-def load(root: str, *, test_list: str) -> Splits:
-    """Loads VehicleID; `test_list` is "small", "medium" or "large" (800, 1600, 2400 vehicles)."""
-    if test_list not in _TEST_LISTS:
-        raise ValueError(f"Unknown test_list {test_list!r}; known are {', '.join(_TEST_LISTS)}.")
-    marker = "train_test_split/train_list.txt"
-    folder = find_root(root, "vid", marker=marker, folders=("", "VehicleID_V1.0", "VehicleID"))
-    lists = folder / "train_test_split"
-    return Splits(
-        train=_read(folder, lists / "train_list.txt"),
-        query=_read(folder, lists / _TEST_LISTS[test_list]),
-    )
+# As the files are distributed; both papers name other numbers.
+_TRAIN = (113346, 13164)
+_TESTS = {"small": (6493, 800), "medium": (13377, 1600), "large": (19777, 2400)}
+TEST_LISTS = {name: f"test_list_{vehicles}.txt" for name, (_, vehicles) in _TESTS.items()}
+TRAIN_LIST = "train_list.txt"
 
 
-def read_list(path: Path) -> tuple[list[str], list[int]]:
-    """Returns image names without extension and vehicle ids of a list "image vehicle"."""
+def load(root: str, *, test_list: str, source: str, complete: bool, download: bool) -> Splits:
+    """Loads VehicleID from its folder, or from what `builders.VehicleId` has prepared.
+
+    Args:
+      root: see `sources.load`.
+      test_list: "small", "medium" or "large" (800, 1,600, 2,400 vehicles).
+      source: see `sources.load`.
+      complete: whether the published numbers of images are required.
+      download: see `sources.load`.
+    """
+    if test_list not in _TESTS:
+        raise ValueError(f"Unknown test_list {test_list!r}; known are {', '.join(_TESTS)}.")
+    required = counts(test_list) if complete else None
+    data = published(test_list)
+    return load_published(data, root, source=source, download=download, counts=required)
+
+
+def counts(test_list: str) -> Counts:
+    """Returns the numbers of images and vehicles of each split, with this test list."""
+    return {"train": _TRAIN, "query": _TESTS[test_list]}
+
+
+def read_list(path: Path) -> tuple[list[str], np.ndarray]:
+    """Returns image names without extension and vehicle ids [N] of a list "image vehicle"."""
     rows = read_table(path, 2)
-    return [row[0] for row in rows], [int(row[1]) for row in rows]
+    return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
 
 
-def _read(folder: Path, path: Path) -> ImageSet:
-    names, vehicles = read_list(path)
-    images = [str(folder / "image" / f"{name}.jpg") for name in names]
-    require_present(images, "vid")
-    return from_classes(images, vehicles)
+def locate(list_path: Path, names: list[str]) -> list[str]:
+    """Returns the paths of the images that a list names."""
+    return [str(list_path.parent.parent / "image" / f"{name}.jpg") for name in names]
+
+
+def _from_lists(train: Path, test_list: str) -> Found:
+    lists = {"train": train, "query": train.parent / TEST_LISTS[test_list]}
+    sets: dict[str, ImageSet] = {}
+    for split, path in lists.items():
+        names, vehicles = read_list(path)
+        sets[split] = from_classes(locate(path, names), vehicles)
+    return Found(Splits(**sets), lists)
+
+
+def _from_records(folder: Path, test_list: str) -> Found:
+    from dcjax.datasets import prepared
+
+    images, features = prepared.read(folder, ["train"], ["vehicle"])
+    train = from_classes(images, features["vehicle"])
+    images, features = prepared.read(folder, ["test"], ["vehicle", test_list])
+    listed = np.flatnonzero(features[test_list] >= 0)
+    order = listed[np.argsort(features[test_list][listed])]
+    query = from_classes(images[order], features["vehicle"][order])
+    return Found(Splits(train, query), {"train": folder, "query": folder})
+
+
+def published(test_list: str) -> Published:
+    """Returns where VehicleID with this test list comes from."""
+    read = functools.partial(_from_lists, test_list=test_list)
+    folders = ("", "VehicleID_V1.0/", "VehicleID/")
+    return Published(
+        "vid",
+        home="https://www.pkuml.org/resources/pku-vehicleid.html",
+        archives=(),
+        layouts={f"{folder}train_test_split/{TRAIN_LIST}": read for folder in folders},
+        builder="vehicle_id",
+        read_prepared=functools.partial(_from_records, test_list=test_list),
+    )

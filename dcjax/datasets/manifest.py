@@ -1,0 +1,96 @@
+"""Images listed in a table, CSV or Parquet: path, label, split and, if wanted, super_class."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+
+from dcjax.datasets.image_set import ImageSet, Splits, from_classes, require_unseen
+
+_COLUMNS = ("path", "label", "split")
+_ABOVE = "super_class"
+_SPLITS = ("train", "test", "query", "gallery")
+_HEAD = 2  # number of the first row of a CSV file, behind its header
+
+
+def load(root: str, *, manifest: str) -> Splits:
+    """Loads the images of a table.
+
+    Its rows are in one split each: train and test, or train, query and gallery; classes to test
+    are not in train. Further columns are passed over.
+
+    Args:
+      root: Folder that relative paths start from; "": that of the table.
+      manifest: Path of the table: .csv or .tsv with a header line, or .parquet.
+    """
+    if not manifest:
+        raise ValueError(
+            "Dataset 'manifest' needs a table, got an empty dataset.manifest; set "
+            "--config.dataset.manifest=/path/to/table.csv (or .tsv, .parquet)."
+        )
+    path = Path(manifest).expanduser()
+    table = _read(path)
+    folder = Path(root).expanduser() if root else path.parent
+    images = np.array([str(folder / image) for image in table["path"]], np.str_)
+    used = set(table["split"].tolist())
+    tested = used - {"train"}
+    if "train" not in used or tested not in ({"test"}, {"query", "gallery"}):
+        raise ValueError(
+            f"{path}: require the splits train and test, or train, query and gallery, got "
+            f"{', '.join(sorted(used)) or 'no rows'}."
+        )
+    is_train = table["split"] == "train"
+    above = _super_classes(table, path) if _ABOVE in table else None
+
+    def take(split: str) -> ImageSet:
+        rows = table["split"] == split
+        among = table["label"][is_train == (split == "train")]
+        return from_classes(images[rows], table["label"][rows], among=among, super_classes=above)
+
+    sets = {"query" if split == "test" else split: take(split) for split in sorted(used)}
+    return require_unseen(Splits(**sets), path)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Returns the columns that count, str[N] each, without an empty value."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no table {path}; correct dataset.manifest.")
+    try:
+        if path.suffix == ".parquet":
+            table = pyarrow.parquet.read_table(path)
+        else:
+            parsing = pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+            kinds = dict.fromkeys((*_COLUMNS, _ABOVE), pyarrow.string())
+            converting = pyarrow.csv.ConvertOptions(column_types=kinds)
+            table = pyarrow.csv.read_csv(path, None, parsing, converting)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"Cannot read the table {path}: {str(error).splitlines()[0]}") from None
+    if missing := [name for name in _COLUMNS if name not in table.column_names]:
+        raise ValueError(
+            f"{path}: require the columns {', '.join(_COLUMNS)}, got "
+            f"{', '.join(table.column_names)}; there is no {' and no '.join(missing)}."
+        )
+    columns = {}
+    for name in (*_COLUMNS, *({_ABOVE} & set(table.column_names))):
+        values = table[name].cast(pyarrow.string()).to_pylist()
+        for row, value in enumerate(values, start=_HEAD):
+            if not value or (name == "split" and value not in _SPLITS):
+                known = f" ({', '.join(_SPLITS)})" if name == "split" else ""
+                raise ValueError(
+                    f"{path}, row {row}: require a {name}{known}, got {value or ''!r}."
+                )
+        columns[name] = np.array(values, np.str_)
+    return columns
+
+
+def _super_classes(table: dict[str, np.ndarray], path: Path) -> dict[str, str]:
+    above = dict(zip(table["label"].tolist(), table[_ABOVE].tolist(), strict=True))
+    for label, name in zip(table["label"].tolist(), table[_ABOVE].tolist(), strict=True):
+        if above[label] != name:
+            raise ValueError(
+                f"{path}: all rows of a label must have the same {_ABOVE}, got {name!r} and "
+                f"{above[label]!r} for {label!r}."
+            )
+    return above

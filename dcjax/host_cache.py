@@ -1,0 +1,154 @@
+"""Decoded images on the host, at the resize size: in its memory, or in a file that is mapped.
+
+No image is decoded twice: the memory is filled at the start of a run, the file once for all runs.
+"""
+
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+
+from dcjax import pipeline
+from dcjax.augment import tf
+from dcjax.datasets import ImageSet
+from dcjax.writers import Console
+
+_FORMAT = 1  # of the file; to be counted up when other pixels come out of the same files
+_PIXELS, _SIZES = "pixels", "sizes.npy"
+
+
+class Decoded(NamedTuple):
+    """Images one behind the other.
+
+    Attributes:
+      pixels: uint8 [bytes].
+      first: int64 [N], first byte of each image.
+      sizes: int32 [N, 2], height and width.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    first: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int32]
+
+    def image(self, row: int) -> npt.NDArray[np.uint8]:
+        """Returns one image, uint8 [h, w, 3]."""
+        (height, width), start = self.sizes[row], self.first[row]
+        return self.pixels[start : start + 3 * height * width].reshape(height, width, 3)
+
+
+def source(decoded: Decoded) -> pipeline.Source:
+    """Returns the source of the images for a stream."""
+
+    def read(row: np.int32) -> npt.NDArray[np.uint8]:
+        # TensorFlow may work in place on what it is given, so it is given a copy.
+        return decoded.image(int(row)).copy()
+
+    return lambda row: tf.ensure_shape(tf.numpy_function(read, [row], tf.uint8), [None, None, 3])
+
+
+def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decoded]:
+    """Decodes all images of some streams, or finds them decoded.
+
+    Args:
+      streams: their images and resize size; other ones make another file.
+      folder: holds the files of all sets; "": dcjax/images in the user's cache folder; None: the
+        images are kept in memory.
+
+    Raises:
+      ValueError: before an image is decoded, if they do not fit.
+    """
+    if folder is not None:
+        return [_on_disk(stream, folder) for stream in streams]
+    sizes = [stream.resized_sizes() for stream in streams]
+    needed = sum(map(_num_bytes, sizes))
+    if needed > (available := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        raise ValueError(
+            f"dataset.cache=memory needs {needed / 2**20:,.0f} MiB for {sum(map(len, sizes))} "
+            f"images at {streams[0].augmentation.resize} pixels, and this machine has "
+            f"{available / 2**20:,.0f} MiB; set dataset.cache=disk or none, or a smaller "
+            "dataset.resize."
+        )
+    return [
+        _filled(_arranged(np.empty(_num_bytes(size), np.uint8), size), stream)
+        for stream, size in zip(streams, sizes, strict=True)
+    ]
+
+
+def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
+    """Maps the file of all images of a stream, and writes it if there is none yet.
+
+    It is written under another name, so that an interrupted run leaves none that looks whole.
+    """
+    caches = pathlib.Path(folder or _default_folder()).expanduser()
+    place = caches / _key(stream.images, stream.augmentation.resize)
+    caches.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{place}.lock"):  # a run beside this one waits for the file
+        if not place.is_dir():
+            _write(stream, place)
+    return _arranged(np.memmap(place / _PIXELS, np.uint8, "r"), np.load(place / _SIZES))
+
+
+def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
+    sizes = stream.resized_sizes()
+    unfinished = place.with_name(f"{place.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    needed, free = _num_bytes(sizes), shutil.disk_usage(place.parent).free
+    if needed > free:
+        raise ValueError(
+            f"dataset.cache=disk needs {needed / 2**20:,.0f} MiB in {place.parent} for "
+            f"{len(sizes)} images at {stream.augmentation.resize} pixels, and there are "
+            f"{free / 2**20:,.0f} MiB; set dataset.cache_dir to another disk, or a smaller "
+            "dataset.resize."
+        )
+    unfinished.mkdir()
+    np.save(unfinished / _SIZES, sizes)
+    pixels = np.memmap(unfinished / _PIXELS, np.uint8, "w+", shape=(needed,))
+    _filled(_arranged(pixels, sizes), stream)
+    pixels.flush()
+    unfinished.rename(place)
+
+
+def _filled(decoded: Decoded, stream: pipeline.Stream) -> Decoded:
+    with Console().progress("decoding", total=len(decoded.sizes), done=0) as move:
+        for row, image in enumerate(stream.resized_images()):
+            decoded.image(row)[...] = image
+            move("images")
+    return decoded
+
+
+def _arranged(pixels: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int32]) -> Decoded:
+    lengths = 3 * np.prod(sizes, axis=1, dtype=np.int64)
+    return Decoded(pixels, np.cumsum(lengths) - lengths, sizes)
+
+
+def _num_bytes(sizes: npt.NDArray[np.int32]) -> int:
+    return 3 * int(np.prod(sizes, axis=1, dtype=np.int64).sum())
+
+
+def _default_folder() -> pathlib.Path:
+    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return caches / "dcjax" / "images"
+
+
+def _key(images: ImageSet, resize: int) -> str:
+    """Returns a name that tells these images, as they are now, at this size from all others."""
+    digest = hashlib.sha256(f"{_FORMAT} {resize}".encode())
+    told = images.images
+    if not images.in_memory:
+        files = told if told.dtype.names is None else told["file"]
+        paths, which = np.unique(files, return_inverse=True)
+        found = [os.stat(path) for path in paths]
+        states = [
+            (os.path.abspath(path), state.st_size, state.st_mtime_ns)
+            for path, state in zip(paths, found, strict=True)
+        ]
+        digest.update(repr(states).encode())
+        told = which if told.dtype.names is None else told["offset"]
+    digest.update(np.ascontiguousarray(told).data)
+    return digest.hexdigest()[:32]

@@ -1,0 +1,101 @@
+"""Where a published set comes from: what is found first, what is missing, what is too little."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dcjax import datasets
+from dcjax.datasets import sources
+
+CUB = {
+    "CUB_200_2011/images.txt": "1 007.Auk/b.jpg\n2 007.Auk/a.jpg\n3 101.Pelican/c.jpg\n",
+    "CUB_200_2011/image_class_labels.txt": "1 7\n2 7\n3 101\n",
+    "CUB_200_2011/images/007.Auk/a.jpg": None,
+    "CUB_200_2011/images/007.Auk/b.jpg": None,
+    "CUB_200_2011/images/101.Pelican/c.jpg": None,
+}
+
+
+def load(root: str, **changes: object) -> datasets.Splits:
+    options = {"source": "auto", "complete": False, "download": False}
+    return datasets.load("cub", root=root, **options | changes)
+
+
+def test_lists_and_class_folders_give_the_same_images(write_tree, tmp_path):
+    listed = load(write_tree(CUB))
+    for path in (tmp_path / "CUB_200_2011").glob("*.txt"):
+        path.unlink()
+    packed_anew = load(f"{tmp_path}/CUB_200_2011")
+    for split in ("train", "query"):
+        one, other = getattr(listed, split), getattr(packed_anew, split)
+        assert one.images.tolist() == other.images.tolist() == sorted(one.images)
+        assert one.labels.tolist() == other.labels.tolist()
+        assert one.class_names == other.class_names
+
+
+def test_too_few_images_name_the_list_what_is_needed_and_what_was_found(write_tree):
+    told = r"images.txt: cub has 5,864 images of 100 classes in its split 'train', found 2 of 1; "
+    with pytest.raises(ValueError, match=rf"{told}.*dataset.complete=False"):
+        load(write_tree(CUB), complete=True)
+
+
+def test_a_source_is_one_that_is_known():
+    with pytest.raises(ValueError, match=r"'web'; known sources are auto, folder, tfds"):
+        load("", source="web")
+
+
+@pytest.mark.parametrize(
+    ("source", "looked"),
+    [
+        ("folder", ["none of images.txt, CUB_200_2011/images.txt, images is in {root}"]),
+        ("tfds", ["tensorflow-datasets has prepared no caltech_birds2011 in {root}"]),
+        ("auto", ["none of images.txt", "prepared no caltech_birds2011 in {root}"]),
+    ],
+)
+def test_what_is_missing_is_said_with_all_that_helps(
+    tmp_path: Path, source: str, looked: list[str]
+) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        load(str(tmp_path), source=source)
+    place = tmp_path / "downloads" / "manual" if source == "tfds" else tmp_path
+    archives = ["CUB_200_2011.tgz", "segmentations.tgz"][: 2 if source == "tfds" else 1]
+    facts = [
+        *(text.format(root=tmp_path) for text in looked),
+        "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+        "https://data.caltech.edu/",
+        str(place),
+        "--config.dataset.download=true",
+        *archives,
+    ]
+    assert all(fact in str(caught.value) for fact in facts)
+
+
+@pytest.mark.parametrize("name", ["inshop", "vid"])
+def test_what_must_be_asked_for_names_the_page(tmp_path: Path, name: str) -> None:
+    options = {"source": "auto", "complete": False, "download": True}
+    options |= {"test_list": "small"} if name == "vid" else {}
+    with pytest.raises(FileNotFoundError, match=r"https?://.*by hand"):
+        datasets.load(name, root=str(tmp_path), **options)
+
+
+def test_the_newest_prepared_version_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("1.0.0", "10.0.0", "9.1.0"):
+        folder = tmp_path / "birds" / version
+        folder.mkdir(parents=True)
+        (folder / "dataset_info.json").touch()
+    read: list[Path] = []
+
+    def refuse(folder: Path) -> sources.Found:
+        read.append(folder)
+        raise ValueError("read")
+
+    layouts: dict[str, Callable[[Path], sources.Found]] = {"never": refuse}
+    birds = sources.Published("birds", "", (), layouts, "birds", refuse)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for root in (str(tmp_path), ""):
+        with pytest.raises(ValueError, match="read"):
+            sources.load(birds, root, source="auto", download=False, counts=None)
+    assert read == [tmp_path / "birds" / "10.0.0"] * 2
