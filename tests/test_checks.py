@@ -55,7 +55,7 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"model__masks": "soft"}, "'soft'; known are learned, fixed, none"),
         ({"model__test_masks": "mean"}, "'mean'; known are sum, sum_l1, none"),
         ({"model__batch_norm": "frozen"}, "give a file or a hub name, or model.batch_norm=train"),
-        ({"dataset__cache": "disk"}, "dataset.cache 'disk'; known are none, device"),
+        ({"dataset__cache": "tape"}, "dataset.cache 'tape'; known are none, memory, disk, device"),
         ({"dataset__crop": 16}, "dataset.crop <= dataset.resize, got 16 and 8"),
         ({"train__log_every_steps": 0}, "train.log_every_steps must be at least 1, got 0"),
         ({"model__dropout": 1.5}, "model.dropout must be at least 0 and at most 0.99, got 1.5"),
