@@ -85,6 +85,7 @@ def test_cub_trains_and_is_evaluated_at_a_small_size_by_flags_alone(write_tree, 
     workdir = tmp_path / "run"
     small = {
         "dataset.root": root,
+        "dataset.complete": "false",
         "dataset.resize": 16,
         "dataset.crop": 16,
         "model.backbone": "resnet_small",
