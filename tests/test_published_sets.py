@@ -1,0 +1,84 @@
+"""The five sets through the command line: trained and evaluated, the same from either source."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import benchmark_trees
+import pytest
+import tfds_archives
+
+_ROOT = Path(__file__).parents[1]
+_SMALL = {
+    "dataset.complete": "false",
+    "dataset.resize": 20,
+    "dataset.crop": 16,
+    "model.backbone": "resnet_small",
+    "model.num_stages": 1,
+    "model.width": 4,
+    "model.batch_norm": "train",
+    "model.embedding_dim": 16,
+    "division.every_epochs": 1,
+    "division.freeze_backbone_epochs": 0,
+    "division.max_clusters": 2,
+    "sampling.batch_size": 16,
+    "train.num_epochs": 2,
+    "train.full_embedding_from_epoch": -1,
+    "eval.batch_size": 16,
+    "eval.ks": "1,2,4",
+    "eval.nmi_runs": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def compilations(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of what XLA has compiled, for all runs of this module."""
+    return str(tmp_path_factory.mktemp("compilations"))
+
+
+def _launch(compilations: str, *flags: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "launch.py", *flags],
+        cwd=_ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": compilations},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["cub", "cars", "sop", "inshop", "vid"])
+def test_both_sources_train_and_score_alike(name: str, tmp_path: Path, compilations: str) -> None:
+    roots = {source: tmp_path / source for source in ("folder", "tfds")}
+    pictures = benchmark_trees.write(name, "original", roots["folder"])
+    manual = roots["tfds"] / "downloads" / "manual"
+    if name in tfds_archives.BUILDERS:
+        tfds_archives.pack(name, manual)
+        tfds_archives.prepare(name, manual, roots["tfds"])
+    else:  # prepared by the run, since its manual download lies there
+        benchmark_trees.write(name, "original", manual)
+
+    results = {}
+    for source, root in roots.items():
+        workdir = tmp_path / "runs" / source
+        settings = _SMALL | {"dataset.root": root, "dataset.source": source}
+        flags = [f"--config.{key}={value}" for key, value in settings.items()]
+        told = _launch(compilations, f"--config=configs/{name}.py", f"--workdir={workdir}", *flags)
+        num_trained = sum(picture.part == "train" for picture in pictures)
+        assert f"train {num_trained} images of 12 classes" in told
+        assert "K = 2" in told
+        results[source] = json.loads((workdir / "scores.json").read_text())
+    assert results["folder"] == results["tfds"]
+    assert results["folder"]["last"]["recall_at_4"] > 0.5  # half as much is chance
+
+    both = ",".join(str(tmp_path / "runs" / source) for source in roots)
+    table = _launch(compilations, "--mode=evaluate", f"--workdir={both}")
+    rows = [found for line in table.splitlines() if (found := re.findall(r"\d\.\d{4}", line))]
+    assert len(rows) == 2
+    assert rows[0] == rows[1]
+    assert f"{results['folder']['last']['recall_at_1']:.4f}" in rows[0]
