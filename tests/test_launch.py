@@ -1,7 +1,6 @@
 """The command line: what is wrong is said in one line, what is right runs to the end."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path

@@ -43,10 +43,19 @@ def prepare(builder: str, data_dir: Path, manual: Path) -> None:
       builder: name of the builder, in tensorflow-datasets or in `builders`.
       data_dir: where to.
       manual: holds the archives, under the names that the builder knows, or the data set itself.
+
+    Raises:
+      ValueError: if what lies there is not the data set.
     """
     importlib.import_module("dcjax.datasets.builders")  # makes them known
     config = tfds.download.DownloadConfig(manual_dir=manual)
-    tfds.builder(builder, data_dir=data_dir).download_and_prepare(download_config=config)
+    try:
+        tfds.builder(builder, data_dir=data_dir).download_and_prepare(download_config=config)
+    except Exception as error:  # whatever a builder stumbles over in files that are not its own
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"tensorflow-datasets cannot prepare {builder} from {manual}: {reason}"
+        ) from error
 
 
 def class_names(folder: Path, feature: str) -> list[str]:

@@ -1,0 +1,89 @@
+"""What tensorflow-datasets prepared is read in any order; what cannot be read is said."""
+
+from pathlib import Path
+
+import benchmark_trees
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import tfds_archives
+
+from dcjax import datasets
+from dcjax.datasets import builders, prepared
+from dcjax.datasets.files import read_bytes
+
+_PART = {"source": "tfds", "complete": False, "download": False}
+
+
+@pytest.fixture
+def inshop(tmp_path: Path) -> Path:
+    """A data folder whose manual download is In-shop."""
+    benchmark_trees.write("inshop", "original", tmp_path / "downloads" / "manual")
+    return tmp_path
+
+
+def test_places_of_images_are_those_of_their_bytes(inshop):
+    from_records = datasets.load("inshop", root=str(inshop), **_PART)
+    folder = datasets.load(
+        "inshop", root=f"{inshop}/downloads/manual", **_PART | {"source": "folder"}
+    )
+    assert from_records.gallery is not None
+    assert folder.gallery is not None
+    for one, other in (
+        (from_records.train, folder.train),
+        (from_records.query, folder.query),
+        (from_records.gallery, folder.gallery),
+    ):
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert one.class_names == other.class_names
+        for row in np.random.default_rng(0).permutation(len(one)):
+            assert read_bytes(one.images[row]) == read_bytes(other.images[row])
+        assert one.name(0).startswith(f"{inshop}/inshop/1.0.0/inshop-")
+
+
+def test_an_image_is_found_though_another_feature_begins_alike(tmp_path):
+    head = b"\xff\xd8" + bytes(80)
+    example = prepared.tf.train.Example()
+    example.features.feature["a"].bytes_list.value.append(head + b"not an image")
+    example.features.feature["image"].bytes_list.value.append(head + b"the image")
+    path = str(tmp_path / "one.tfrecord")
+    with prepared.tf.io.TFRecordWriter(path) as writer:
+        writer.write(example.SerializeToString())
+    ((_, offset, length),) = prepared._rows(path, ())
+    assert Path(path).read_bytes()[offset : offset + length] == head + b"the image"
+
+
+def test_vehicles_lists_keep_their_own_order(tmp_path):
+    manual = tmp_path / "downloads" / "manual"
+    benchmark_trees.write("vid", "original", manual)
+    for name in ("small", "medium", "large"):
+        splits = datasets.load("vid", root=str(tmp_path), test_list=name, **_PART)
+        folder = datasets.load(
+            "vid", root=str(manual), test_list=name, **_PART | {"source": "folder"}
+        )
+        found = [read_bytes(image) for image in splits.query.images]
+        assert found == [read_bytes(image) for image in folder.query.images]
+    _, tested = prepared.read(tmp_path / "vehicle_id" / "1.0.0", ["test"], ["large"])
+    assert (tested["large"] >= 0).sum() == len(found)  # an image of several lists is there once
+
+
+def test_records_of_another_format_are_refused(inshop):
+    config = tfds.download.DownloadConfig(manual_dir=inshop / "downloads" / "manual")
+    builder = builders.Inshop(data_dir=inshop, file_format="array_record")
+    builder.download_and_prepare(download_config=config)
+    with pytest.raises(ValueError, match=r"tfrecord, .*default, got array_record in .*/1.0.0"):
+        datasets.load("inshop", root=str(inshop), **_PART)
+
+
+def test_archives_that_are_not_the_published_ones_are_refused(tmp_path):
+    tfds_archives.pack("sop", tmp_path / "downloads" / "manual")
+    told = r"cannot prepare stanford_online_products from .*/manual: .*wrong checksum"
+    with pytest.raises(ValueError, match=told):
+        datasets.load("sop", root=str(tmp_path), **_PART)
+
+
+def test_what_preparing_takes_is_said_before_it_begins(tmp_path, monkeypatch):
+    tfds_archives.pack("cub", tmp_path / "downloads" / "manual")
+    monkeypatch.setattr("dcjax.datasets.sources.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install opencv-python-headless"):
+        datasets.load("cub", root=str(tmp_path), **_PART)
