@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, devices, experiment
+from dcjax import checks, devices, experiment, inputs
 from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import ImageSet, Splits
 
@@ -64,13 +64,13 @@ class Embedder:
     def embed(self) -> experiment.EmbedImages:
         """The function from an image set to embeddings, compiled when it is first called."""
         model = experiment.create_model(self.config)
-        read = functools.partial(experiment.create_reader, self.config)
+        read = functools.partial(inputs.create_reader, self.config)
         return experiment.create_embed(self.config, model, devices.create_mesh(), read)
 
     def evaluate(self, splits: Splits | None = None) -> dict[str, float]:
         """Scores the test classes of the run, or of these splits."""
         if splits is None:
-            splits, _ = experiment.load_splits(self.config)
+            splits, _ = inputs.load_splits(self.config)
         checks.check_query(self.config, splits)
         last_epoch = self.config.train.num_epochs - 1  # whose NMI is wanted, even in training
         return experiment.score(self.config, splits, self.embed, self._variables, last_epoch)

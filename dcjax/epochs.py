@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import division, experiment, pipeline, sampling, schedule, state
+from dcjax import division, experiment, inputs, pipeline, sampling, schedule, state
 from dcjax.datasets import Splits
 from dcjax.progress import Progress
 
@@ -23,7 +23,7 @@ class Epoch(NamedTuple):
 def prepare(
     config: ConfigDict,
     splits: Splits,
-    read: experiment.ReadImages,
+    read: inputs.ReadImages,
     embed: experiment.EmbedImages,
     host: Executor,
     progress: Progress,

@@ -11,40 +11,21 @@ import optax
 from ml_collections import ConfigDict
 
 from dcjax import (
-    crops,
     datasets,
-    decoding,
-    device_cache,
     devices,
     evaluation,
-    host_cache,
+    inputs,
     losses,
     models,
     optimizers,
-    pipeline,
     pretrained,
     state,
     steps,
 )
 
 EmbedImages = Callable[..., np.ndarray]
-ReadImages = Callable[[datasets.ImageSet], pipeline.Reader]
 TrainStep = Callable[..., tuple[state.TrainState, steps.Metrics]]
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
-
-
-def load_splits(config: ConfigDict) -> tuple[datasets.Splits, int]:
-    """Loads the image sets and counts the images left out because they cannot be read."""
-    options = {name: config.dataset[name] for name in datasets.known_options(config.dataset.name)}
-    splits = datasets.load(config.dataset.name, root=config.dataset.root, **options)
-    sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
-    read = {
-        name: decoding.readable(images, skip_unreadable=config.dataset.skip_unreadable)
-        for name, images in sets.items()
-        if images is not None
-    }
-    kept = datasets.Splits(**{name: images for name, (images, _) in read.items()})
-    return kept, sum(count for _, count in read.values())
 
 
 def create_model(config: ConfigDict) -> models.MaskedEmbedder:
@@ -129,52 +110,11 @@ def create_state(
     )
 
 
-def create_augment(config: ConfigDict) -> crops.Augmentation:
-    """Builds the training augmentation."""
-    return crops.Augmentation(
-        config.augment.crop,
-        size=config.dataset.crop,
-        resize=config.dataset.resize,
-        scale=tuple(config.augment.scale),
-        ratio=tuple(config.augment.ratio),
-        flip=config.augment.flip,
-    )
-
-
-def create_reader(
-    config: ConfigDict, images: datasets.ImageSet, resized: pipeline.Source | None = None
-) -> pipeline.Stream:
-    """Builds the reader of a set, from files unless its resized images are at hand."""
-    return pipeline.Stream(
-        images,
-        create_augment(config),
-        seed=config.seed,
-        num_threads=config.dataset.num_threads or None,
-        resized=resized,
-    )
-
-
-def create_readers(
-    config: ConfigDict, splits: datasets.Splits, mesh: jax.sharding.Mesh
-) -> ReadImages:
-    """Builds the readers of all sets of a training run, which are read again and again."""
-    sets = [x for x in (splits.train, splits.query, splits.gallery) if x is not None]
-    streams = [create_reader(config, images) for images in sets]
-    readers: dict[datasets.ImageSet, pipeline.Reader] = dict(zip(sets, streams, strict=True))
-    if config.dataset.cache == "device":
-        readers |= zip(sets, device_cache.create(streams, mesh), strict=True)
-    elif config.dataset.cache != "none":
-        folder = config.dataset.cache_dir if config.dataset.cache == "disk" else None
-        sources = map(host_cache.source, host_cache.create(streams, folder))
-        readers |= {
-            images: create_reader(config, images, resized)
-            for images, resized in zip(sets, sources, strict=True)
-        }
-    return readers.__getitem__
-
-
 def create_embed(
-    config: ConfigDict, model: models.MaskedEmbedder, mesh: jax.sharding.Mesh, read: ReadImages
+    config: ConfigDict,
+    model: models.MaskedEmbedder,
+    mesh: jax.sharding.Mesh,
+    read: inputs.ReadImages,
 ) -> EmbedImages:
     """Returns the function (images, variables, *, output) -> float32 [N, D or F]."""
     rows, whole = devices.rows_sharding(mesh), devices.replicated(mesh)
@@ -240,7 +180,7 @@ def score_pixels(config: ConfigDict, splits: datasets.Splits) -> dict[str, float
     """Scores the images' own pixels."""
     pixels = functools.partial(
         evaluation.pixels,
-        read=functools.partial(create_reader, config),
+        read=functools.partial(inputs.create_reader, config),
         batch_size=config.eval.batch_size,
     )
     nmi_runs = config.eval.nmi_runs if config.eval.nmi != "never" else 0

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import division, embedder, experiment, schedule
+from dcjax import division, embedder, experiment, inputs, schedule
 from dcjax.datasets import ImageSet, Splits
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
@@ -243,7 +243,7 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
     rows: dict[str, Scores] = {}
     labels = None
     for workdir, run in runs.items():
-        splits, _ = experiment.load_splits(run.config)
+        splits, _ = inputs.load_splits(run.config)
         if labels is None:
             labels = splits.query.labels
             if run.config.eval.pixels:

@@ -13,6 +13,7 @@ from dcjax import (
     devices,
     epochs,
     experiment,
+    inputs,
     schedule,
     state,
     steps,
@@ -41,7 +42,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     """
     mesh = devices.create_mesh()
     checks.check_training(config, mesh)
-    splits, num_skipped = experiment.load_splits(config)
+    splits, num_skipped = inputs.load_splits(config)
     checks.check_data(config, splits)
     data = checks.fingerprint(splits.train)
     model = experiment.create_model(config)
@@ -81,7 +82,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
             report.finished(progress)
         return progress.scores
 
-    read = experiment.create_readers(config, splits, mesh)
+    read = inputs.create_readers(config, splits, mesh)
     embed = experiment.create_embed(config, model, mesh, read)
     train_step = experiment.create_train_step(config, model, loss, optimizer, mesh)
     key = jax.device_put(jax.random.fold_in(jax.random.key(config.seed), 1), replicated)

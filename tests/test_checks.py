@@ -8,13 +8,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from dcjax import checks, devices, experiment, schedule
+from dcjax import checks, devices, experiment, inputs, schedule
 from dcjax.datasets import ImageSet, Splits
 
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    return experiment.load_splits(digits.get_config())[0]
+    return inputs.load_splits(digits.get_config())[0]
 
 
 def _config(**changes: Any) -> ConfigDict:
@@ -87,7 +87,7 @@ def test_names_the_value_and_what_is_allowed(
         ({"model__convolution": "fft"}, experiment.create_model, "known are auto, matmul, xla"),
         ({"model__batch_norm": "off"}, experiment.create_model, "known are frozen, train"),
         ({"optimizer__decay": "l1"}, experiment.create_optimizer, "known are coupled, decoupled"),
-        ({"augment__crop": "five"}, experiment.create_augment, "random_resized"),
+        ({"augment__crop": "five"}, inputs.create_augment, "random_resized"),
         ({"loss__name": "arc"}, lambda c: experiment.create_loss(c, 5), "known losses are margin"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dcjax import checks, datasets, devices, experiment
+from dcjax import checks, datasets, devices, experiment, inputs
 from dcjax.datasets import ImageSet, Splits
 
 _FOLDER = Path(__file__).parents[1] / "configs"
@@ -49,7 +49,7 @@ def test_can_be_built(name):
     checks.check_data(config, Splits(train=image_set, query=image_set))
     loss = experiment.create_loss(config, num_classes=200)
     model = experiment.create_model(config)
-    experiment.create_augment(config)
+    inputs.create_augment(config)
     state = jax.eval_shape(
         lambda: experiment.create_state(
             config, model, loss, experiment.create_optimizer(config), None

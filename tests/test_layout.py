@@ -20,8 +20,8 @@ _LAYERS = {
     "boundaries": "datasets decoding downloads pipeline device_cache host_cache augment resnet "
     "models hub torch_pickle weight_files pretrained optimizers devices writers preemption "
     "profiling",
-    "joints": "state steps evaluation experiment checks schedule epochs progress checkpoints "
-    "reporting embedder",
+    "joints": "state steps evaluation inputs experiment checks schedule epochs progress "
+    "checkpoints reporting embedder",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
@@ -35,6 +35,7 @@ _DOORS = {
         "epochs",
         "schedule",
         "experiment",
+        "inputs",
         "embedder",
         "reporting",
     },

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import digits
-from dcjax import devices, experiment
+from dcjax import devices, experiment, inputs
 from dcjax.checkpoints import Checkpoints
 from dcjax.train import train
 
@@ -114,7 +114,7 @@ def test_a_loaded_model_scores_as_in_training(finished: Any) -> None:
 
 def test_a_loaded_model_embeds_arrays(finished: Any) -> None:
     config, workdir, _ = finished
-    splits, _ = experiment.load_splits(config)
+    splits, _ = inputs.load_splits(config)
     embedder = dcjax.load(str(workdir))
     embeddings = embedder(splits.query.images[:3])
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
