@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import convolution, datasets, devices, division, masks, sampling
+from dcjax import convolution, crops, datasets, devices, division, masks, sampling, strategies
 
 # What may differ between a saved run and one that continues or evaluates it.
 _FREE = {
@@ -36,6 +36,8 @@ _FREE = {
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 _KNOWN = {
     "dataset.cache": ("none", "device"),
+    "augment.strategy": tuple(strategies.STRATEGIES),
+    "augment.crop": crops.CROPS,
     "model.convolution": convolution.METHODS,
     "model.masks": masks.KINDS,
     "model.test_masks": masks.COMBINATIONS,
@@ -133,6 +135,18 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         raise ValueError(
             "model.batch_norm=frozen keeps the statistics of published weights, but "
             "model.pretrained is ''; give a safetensors file, or model.batch_norm=train."
+        )
+    cache, augment = config.dataset.cache, config.augment
+    if cache != "none" and augment.crop == "random_resized":
+        raise ValueError(
+            f"dataset.cache={cache} holds images at dataset.resize: require augment.crop="
+            "resize_then_random or resize_then_random_resized, or dataset.cache=none, got "
+            f"augment.crop={augment.crop}."
+        )
+    if cache == "device" and augment.strategy != "standard":
+        raise ValueError(
+            "dataset.cache=device makes crops and flips only: require augment.strategy=standard, "
+            f"or dataset.cache=none, got augment.strategy={augment.strategy}."
         )
     if config.eval.select == "best_test" and not config.checkpoint.keep_best:
         raise ValueError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")

@@ -52,6 +52,19 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"model__test_masks": "mean"}, "'mean'; known are sum, sum_l1, none"),
         ({"model__batch_norm": "frozen"}, "give a safetensors file, or model.batch_norm=train"),
         ({"dataset__cache": "disk"}, "dataset.cache 'disk'; known are none, device"),
+        (
+            {"augment__strategy": "mild"},
+            "'mild'; known are standard, geom, geom_color, color_heavy",
+        ),
+        ({"augment__crop": "five"}, "'five'; known are random_resized, resize_then_random, "),
+        (
+            {"dataset__cache": "device", "augment__crop": "random_resized"},
+            "cache=device .* augment.crop=resize_then_random or .* got augment.crop=random_resized",
+        ),
+        (
+            {"dataset__cache": "device", "augment__strategy": "geom"},
+            "strategy=standard, or dataset.cache=none, got augment.strategy=geom",
+        ),
         ({"dataset__crop": 16}, "dataset.crop <= dataset.resize, got 16 and 8"),
         ({"train__log_every_steps": 0}, "train.log_every_steps must be at least 1, got 0"),
         ({"model__dropout": 1.5}, "model.dropout must be at least 0 and at most 0.99, got 1.5"),
@@ -94,8 +107,17 @@ def test_unknown_names_list_the_known_ones(
         create(_config(**changes))
 
 
-def test_good_settings_pass(splits: Splits) -> None:
-    _check(_config(), splits)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"dataset__cache": "device"},
+        {"dataset__cache": "device", "augment__crop": "resize_then_random_resized"},
+        {"augment__strategy": "geom", "augment__crop": "random_resized"},
+    ],
+)
+def test_good_settings_pass(changes: dict[str, Any], splits: Splits) -> None:
+    _check(_config(**changes), splits)
 
 
 def test_a_run_may_only_differ_where_training_does_not() -> None:

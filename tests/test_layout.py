@@ -15,10 +15,10 @@ _MAX_LINES = 260
 
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
-    "concepts": "convolution crops losses mining masks division sampling ranking retrieval "
-    "clustering",
-    "boundaries": "datasets decoding pipeline device_cache augment resnet models pretrained "
-    "optimizers devices writers preemption profiling",
+    "concepts": "convolution strategies crops losses mining masks division sampling ranking "
+    "retrieval clustering",
+    "boundaries": "datasets quiet_tensorflow decoding pipeline device_cache augment distortions "
+    "resnet models pretrained optimizers devices writers preemption profiling",
     "joints": "state steps evaluation experiment checks schedule epochs progress checkpoints "
     "reporting embedder",
     "loop": "train",
@@ -42,7 +42,7 @@ _DOORS = {
     "scipy": {"division", "datasets.cars"},
     "sklearn": {"clustering", "datasets.digits"},
     "tensorboardX": {"writers"},
-    "tensorflow": {"augment"},
+    "tensorflow": {"quiet_tensorflow"},
     "threadpoolctl": {"clustering"},
 }
 
