@@ -25,7 +25,7 @@ BATCH = 80
 
 def write_images(folder: pathlib.Path, number: int) -> None:
     """Writes JPEG files with the spectrum of photographs, amplitude 1 / frequency."""
-    from dcjax.augment import tf
+    from dcjax.quiet_tensorflow import tf
 
     generator = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(375)[:, None], np.fft.rfftfreq(500))
@@ -47,12 +47,14 @@ def paths(folder: pathlib.Path, number: int) -> list[str]:
     return [files[i % len(files)] for i in range(number)]
 
 
-def stream(folder: pathlib.Path, number: int) -> tuple[Any, Any]:
+def stream(folder: pathlib.Path, number: int, crop: str) -> tuple[Any, Any]:
     """Returns our pipeline and the plan of an epoch."""
     from dcjax import crops, pipeline, sampling
     from dcjax.datasets.image_set import from_classes
 
-    augmentation = crops.Augmentation("random_resized", SIZE, RESIZE, SCALE, RATIO, flip=True)
+    augmentation = crops.Augmentation(
+        crop, SIZE, RESIZE, SCALE, RATIO, flip=True, strategy="standard"
+    )
     images = from_classes(paths(folder, number), np.zeros(number))
     rows = np.random.default_rng(0).permutation(number).astype(np.int32).reshape(-1, 1, BATCH)
     plan = sampling.Plan(rows, np.zeros(rows.shape[:2], np.int32))
@@ -66,7 +68,7 @@ def look_at_all(batches: Iterator[Any]) -> dict[str, float]:
 
 def ours(folder: pathlib.Path, number: int) -> Job:
     """Prepares epochs of our pipeline."""
-    reader, plan = stream(folder, number)
+    reader, plan = stream(folder, number, "random_resized")
     return lambda: look_at_all(x["image"] for x in reader.train_batches(plan, epoch=0))
 
 
@@ -74,7 +76,7 @@ def cached(folder: pathlib.Path, number: int) -> Job:
     """Prepares epochs of our device cache; images are not brought back to the host."""
     from dcjax import device_cache, devices
 
-    reader, plan = stream(folder, number)
+    reader, plan = stream(folder, number, "resize_then_random_resized")
     mesh = devices.create_mesh()
     (cache,) = device_cache.create([reader], mesh)
 
@@ -92,7 +94,7 @@ def filled(folder: pathlib.Path, number: int) -> Job:
 
     from dcjax import device_cache, devices
 
-    reader, _ = stream(folder, number)
+    reader, _ = stream(folder, number, "resize_then_random_resized")
     mesh = devices.create_mesh()
 
     def job() -> None:
@@ -103,7 +105,7 @@ def filled(folder: pathlib.Path, number: int) -> Job:
 
 def plain(folder: pathlib.Path, number: int, antialias: bool) -> Job:
     """Prepares epochs of a pipeline as a user of tf.data would write it."""
-    from dcjax.augment import tf
+    from dcjax.quiet_tensorflow import tf
 
     def load(path: Any, seed: Any) -> Any:
         image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)

@@ -28,16 +28,20 @@ def get_config() -> ConfigDict:
     dataset.resize = 256  # pixels: shorter side before a crop
     dataset.crop = 224  # pixels: side of what the network sees
     # Where the images are kept at dataset.resize, decoded: none (files are read again in every
-    # epoch), memory, disk (a file in cache_dir, made once), device (the memory of each device).
+    # epoch), memory, disk (a file in cache_dir, made once), device (the memory of each device; for
+    # the strategy standard). All but none are for crops that begin with the resize.
     dataset.cache = "none"
     dataset.cache_dir = ""  # "": dcjax/images in the user's cache folder
     dataset.skip_unreadable = False  # drop and count images that do not decode, not stop
     dataset.num_threads = 0  # that decode and augment; 0: as many as tf.data finds best
 
     config.augment = augment = ConfigDict()
-    augment.crop = "random_resized"  # random_resized or resize_then_random (method in the papers)
-    augment.scale = (0.08, 1.0)  # random_resized: share of the image's area
-    augment.ratio = (3 / 4, 4 / 3)  # random_resized: width / height
+    augment.strategy = "standard"  # standard, geom, geom_color or color_heavy (P21, Table V)
+    # random_resized; resize_then_random, as the papers say; or resize_then_random_resized, which
+    # cuts random_resized crops from the image at dataset.resize.
+    augment.crop = "random_resized"
+    augment.scale = (0.08, 1.0)  # of a crop that is resized: share of the image's area
+    augment.ratio = (3 / 4, 4 / 3)  # of a crop that is resized: width / height
     augment.flip = True  # left to right, with probability 0.5
 
     config.model = model = ConfigDict()

@@ -1,48 +1,92 @@
-"""Cuts, resizes and mirrors images in TensorFlow, one by one, as `crops` has drawn.
+"""Augments images in TensorFlow, one by one, as `crops` and `strategies` have drawn.
 
-Images are uint8[h, w, 3] in, uint8[size, size, 3] out. This is also the module that imports
-TensorFlow for the pipeline, so that it is quieted in one place.
+Images are uint8[h, w, 3] in, uint8[size, size, 3] out.
 """
 
-import contextlib
-import os
 from collections.abc import Callable
+from typing import Any
 
-from dcjax.crops import Augmentation, Draws
+from dcjax import crops, distortions, strategies
+from dcjax.quiet_tensorflow import tf
 
-# Before the import: TensorFlow greets at length, and tells of errors that are raised anyway.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
-import tensorflow as tf
-
-# The devices belong to JAX. A caller who has used TensorFlow before has made his choice.
-with contextlib.suppress(RuntimeError):
-    tf.config.set_visible_devices([], "GPU")
-
+Draws = dict[str, Any]
 Augment = Callable[[tf.Tensor, Draws], tf.Tensor]
 
+_STEPS: dict[str, Callable[[tf.Tensor, Any], tf.Tensor]] = {
+    "flip": lambda image, draws: tf.reverse(image, [1]),
+    "shift_rotate": distortions.shift_rotate,
+    "holes": distortions.holes,
+    "blur": distortions.blur,
+    "brightness_contrast": distortions.brightness_contrast,
+    "color_jitter": distortions.color_jitter,
+    "grey": distortions.grey,
+}
 
-def create(augmentation: Augmentation) -> Augment:
-    """Returns the function (image, draws) -> image that crops and then flips.
 
-    The draws are those of one image: factors float32[10, 2], place float32[2], flip bool[].
+def draw(
+    augmentation: crops.Augmentation, shape: tuple[int, ...], *, seed: int, epoch: int
+) -> Draws:
+    """Draws for an epoch whose plan has this shape, [S, C, B].
+
+    Returns:
+      For each step of the strategy a named tuple of arrays that begin with the plan's shape.
     """
-    size = augmentation.size
+    name, size = augmentation.strategy, augmentation.size
+    crop = crops.draw(augmentation, shape, seed=seed, epoch=epoch)
+    others = strategies.draw(name, shape, size=size, seed=seed, epoch=epoch)
+    return {"crop": crop, "flip": strategies.Switch(crop.flip), **others}
+
+
+def create(augmentation: crops.Augmentation) -> Augment:
+    """Returns the function (image, draws) -> image that takes the steps of the strategy.
+
+    The image is that of the file, or the resized one if `augmentation.crops_resized`; the draws
+    are those that `draw` has made for it. Steps that are not to be applied cost nothing.
+    """
+    steps = strategies.STRATEGIES[augmentation.strategy]
+    first, size = steps.index("crop"), augmentation.size
 
     def augment(image: tf.Tensor, draws: Draws) -> tf.Tensor:
-        if augmentation.crop == "random_resized":
-            image = resize(cut(image, *random_resized_box(augmentation, image, draws)), size, size)
+        corner, sides = _box(augmentation, image, draws["crop"])
+        if "shift_rotate" in steps[:first]:
+            image = _turned_box(image, draws["shift_rotate"], corner, sides)
         else:
-            sides = tf.constant([size, size])
-            image = cut(image, _corner(draws.place, height_width(image) - sides), sides)
-        return tf.cond(draws.flip, lambda: tf.reverse(image, [1]), lambda: image)
+            image = cut(image, corner, sides)
+        if augmentation.crop != "resize_then_random":
+            image = resize(image, size, size)
+        for step in steps[first + 1 :]:
+            image = _taken(step, image, draws[step])
+        return image
 
     return augment
 
 
+def _taken(step: str, image: tf.Tensor, draws: Any) -> tf.Tensor:
+    return tf.cond(draws.applied, lambda: _STEPS[step](image, draws), lambda: image)
+
+
+def _turned_box(
+    image: tf.Tensor, draws: strategies.ShiftRotate, corner: tf.Tensor, sides: tf.Tensor
+) -> tf.Tensor:
+    # Of a turned image only what its crop shows is made.
+    return tf.cond(
+        draws.applied,
+        lambda: distortions.shift_rotate_box(image, draws, corner, sides),
+        lambda: cut(image, corner, sides),
+    )
+
+
+def _box(
+    augmentation: crops.Augmentation, image: tf.Tensor, draws: crops.Draws
+) -> tuple[tf.Tensor, tf.Tensor]:
+    if augmentation.crop != "resize_then_random":
+        return random_resized_box(augmentation, image, draws)
+    sides = tf.constant([augmentation.size, augmentation.size])
+    return _corner(draws.place, height_width(image) - sides), sides
+
+
 def random_resized_box(
-    augmentation: Augmentation, image: tf.Tensor, draws: Draws
+    augmentation: crops.Augmentation, image: tf.Tensor, draws: crops.Draws
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns corner int32[2] and sides int32[2] of a random area of random aspect.
 

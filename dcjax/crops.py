@@ -12,23 +12,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-CROPS = ("random_resized", "resize_then_random")
+from dcjax import strategies
 
-_STREAM = 3  # keeps the draws of pixels apart from those of plans, 1 and 2
+CROPS = ("random_resized", "resize_then_random", "resize_then_random_resized")
+
+_STREAM = 3  # keeps the draws of pixels apart from those of plans, 1 and 2, and of distortions, 4
 _ATTEMPTS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The Standard recipe (PAMI 2021, section 4.2): a random crop, then a random flip.
+    """A random crop, a random flip, and what else the strategy does (P21, section 4.2).
 
     Attributes:
-      crop: "random_resized" (as both releases do) or "resize_then_random" (as both papers say).
+      crop: "random_resized" (as both releases do), "resize_then_random" (as both papers say), or
+        "resize_then_random_resized" (the first one, of an image that was resized).
       size: Side of the output in pixels.
-      resize: Shorter side in pixels before a "resize_then_random" or a centre crop.
-      scale: Least and greatest area of a "random_resized" crop, as a share of the image.
-      ratio: Least and greatest width / height of a "random_resized" crop.
+      resize: Shorter side in pixels before a crop that begins so, or a centre crop.
+      scale: Least and greatest area of a crop that is resized, as a share of the image.
+      ratio: Least and greatest width / height of a crop that is resized.
       flip: Whether to mirror every second image, left to right.
+      strategy: One of `strategies.STRATEGIES`.
     """
 
     crop: str
@@ -37,11 +41,14 @@ class Augmentation:
     scale: tuple[float, float]
     ratio: tuple[float, float]
     flip: bool
+    strategy: str
 
     def __post_init__(self) -> None:
         """Checks that such crops can be made."""
         if self.crop not in CROPS:
             raise ValueError(f"Unknown crop {self.crop!r}; known crops are {', '.join(CROPS)}.")
+        if self.strategy not in (known := strategies.STRATEGIES):
+            raise ValueError(f"Unknown strategy {self.strategy!r}; known are {', '.join(known)}.")
         scale, ratio = self.scale, self.ratio
         if len(scale) != 2 or len(ratio) != 2:
             raise ValueError(f"Require two numbers each, got scale={scale} and ratio={ratio}.")
@@ -56,7 +63,7 @@ class Augmentation:
 
     @property
     def crops_resized(self) -> bool:
-        """Whether crops are cut from the resized image, as caches hold it."""
+        """Whether crops are cut from the image with its shorter side resized, not as it is."""
         return self.crop != "random_resized"
 
     @property
@@ -102,8 +109,8 @@ def boxes(augmentation: Augmentation, sizes: np.ndarray, draws: Draws) -> np.nda
 
     Args:
       augmentation: the recipe.
-      sizes: int32 [..., 2], height and width of the images; of the resized ones for
-        "resize_then_random".
+      sizes: int32 [..., 2], height and width of the images; of the resized ones if
+        `augmentation.crops_resized`.
       draws: one for each of them.
 
     Returns:

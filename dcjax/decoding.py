@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from dcjax.augment import tf
 from dcjax.datasets import ImageSet
 from dcjax.datasets.files import read_bytes
+from dcjax.quiet_tensorflow import tf
 
 _SHOWN = 5  # bad files named in an error
 _PNG_START = b"\x89PNG\r\n\x1a\n"

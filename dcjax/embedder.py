@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, devices, experiment, inputs
+from dcjax import checks, devices, experiment, inputs, resuming
 from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import ImageSet, Splits
 
@@ -98,7 +98,7 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
     if config is None:
         config = ConfigDict(saved)
     else:
-        checks.check_same(config, saved, str(folder), evaluating=True)
+        resuming.check_same(config, saved, str(folder), evaluating=True)
     mesh = devices.create_mesh()
     checks.check_evaluation(config, mesh)
     if chosen is None:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dcjax import pipeline
-from dcjax.augment import tf
 from dcjax.datasets import ImageSet
+from dcjax.quiet_tensorflow import tf
 from dcjax.writers import Console
 
 _FORMAT = 1  # of the file; to be counted up when other pixels come out of the same files

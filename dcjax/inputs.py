@@ -33,6 +33,7 @@ def create_augment(config: ConfigDict) -> crops.Augmentation:
         scale=tuple(config.augment.scale),
         ratio=tuple(config.augment.ratio),
         flip=config.augment.flip,
+        strategy=config.augment.strategy,
     )
 
 

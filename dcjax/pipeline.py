@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dcjax import augment, crops, decoding
-from dcjax.augment import tf
 from dcjax.datasets import ImageSet
+from dcjax.quiet_tensorflow import tf
 from dcjax.sampling import Plan
 
 Batch = dict[str, Any]
@@ -82,29 +82,23 @@ class Stream:
 
         small = resized or resize
 
-        def cropped(row: tf.Tensor, draws: crops.Draws) -> tf.Tensor:
+        def augmented(row: tf.Tensor, draws: augment.Draws) -> tf.Tensor:
             return apply(small(row) if augmentation.crops_resized else read(row), draws)
 
         def centered(row: tf.Tensor) -> tf.Tensor:
             return augment.center_crop(small(row), augmentation.size)
 
-        row = tf.TensorSpec([], tf.int32)
-        draws = crops.Draws(
-            factors=tf.TensorSpec([None, 2], tf.float32),
-            place=tf.TensorSpec([2], tf.float32),
-            flip=tf.TensorSpec([], tf.bool),
+        self._augmented, self._resized, self._centered = (
+            tf.function(load) for load in (augmented, small, centered)
         )
-        self._cropped = tf.function(cropped, input_signature=[row, draws])
-        self._resized = tf.function(small, input_signature=[row])
-        self._centered = tf.function(centered, input_signature=[row])
 
     def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Returns the batches of one epoch, on the host."""
-        draws = crops.draw(self.augmentation, plan.rows.shape, seed=self.seed, epoch=epoch)
+        draws = augment.draw(self.augmentation, plan.rows.shape, seed=self.seed, epoch=epoch)
         rows, clusters = plan.rows[first_step:], plan.clusters[first_step:]
-        flat = crops.Draws(*(x[first_step:].reshape(-1, *x.shape[3:]) for x in draws))
+        flat = tf.nest.map_structure(lambda x: x[first_step:].reshape(-1, *x.shape[3:]), draws)
         size = math.prod(rows.shape[1:])
-        pixels = self._batches(self._cropped, rows.reshape(-1), flat, batch_size=size)
+        pixels = self._batches(self._augmented, rows.reshape(-1), flat, batch_size=size)
         return (
             {
                 "image": image.reshape(*step_rows.shape, *image.shape[1:]),
@@ -141,7 +135,7 @@ class Stream:
         self,
         load: Callable[..., tf.Tensor],
         rows: npt.NDArray,
-        *draws: crops.Draws,
+        *draws: augment.Draws,
         batch_size: int,
     ) -> Iterator[npt.NDArray]:
         options = tf.data.Options()

@@ -14,6 +14,7 @@ from dcjax import (
     epochs,
     experiment,
     inputs,
+    resuming,
     schedule,
     state,
     steps,
@@ -44,7 +45,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     checks.check_training(config, mesh)
     splits, num_skipped = inputs.load_splits(config)
     checks.check_data(config, splits)
-    data = checks.fingerprint(splits.train)
+    data = resuming.fingerprint(splits.train)
     model = experiment.create_model(config)
     loss = experiment.create_loss(config, splits.train.num_classes)
     optimizer = experiment.create_optimizer(config)
@@ -63,8 +64,8 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         run = jax.device_put(run, replicated)
     else:
         meta = checkpoints.meta(latest)
-        checks.check_same(config, meta["config"], workdir)
-        checks.check_same_data(data, meta["data"], workdir)
+        resuming.check_same(config, meta["config"], workdir)
+        resuming.check_same_data(data, meta["data"], workdir)
         progress = Progress(**meta["progress"])
         if progress.epoch > config.train.num_epochs:
             raise ValueError(

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from dcjax import decoding
-from dcjax.augment import tf
 from dcjax.datasets.image_set import ImageSet, from_classes
+from dcjax.quiet_tensorflow import tf
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

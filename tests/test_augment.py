@@ -1,11 +1,13 @@
-"""Crops, resizing and flips against slow NumPy versions and against what they promise."""
+"""Crops, resizing and whole strategies against slow NumPy versions and what they promise."""
 
 import numpy as np
 import pytest
+import slow_distortions
 from pictures import noise
 
 from dcjax import augment, crops
-from dcjax.augment import tf
+from dcjax.quiet_tensorflow import tf
+from dcjax.strategies import STRATEGIES
 
 MAKE = {
     "crop": "random_resized",
@@ -14,6 +16,16 @@ MAKE = {
     "scale": (0.2, 1.0),
     "ratio": (0.75, 4 / 3),
     "flip": True,
+    "strategy": "standard",
+}
+CHANGES = {
+    "shift_rotate": slow_distortions.shift_rotate,
+    "flip": slow_distortions.flip,
+    "holes": slow_distortions.holes,
+    "blur": slow_distortions.blur,
+    "brightness_contrast": slow_distortions.brightness_contrast,
+    "color_jitter": slow_distortions.color_jitter,
+    "grey": slow_distortions.grey,
 }
 
 
@@ -41,10 +53,18 @@ def recipe(**changes) -> crops.Augmentation:
     return crops.Augmentation(**MAKE | changes)
 
 
-def draws(augmentation: crops.Augmentation, n: int) -> list[crops.Draws]:
+def draws(augmentation: crops.Augmentation, n: int) -> list[augment.Draws]:
     """The draws of n images, one by one."""
-    drawn = crops.draw(augmentation, (n,), seed=0, epoch=0)
-    return [crops.Draws(*one) for one in zip(*drawn, strict=True)]
+    drawn = augment.draw(augmentation, (n,), seed=0, epoch=0)
+    return [{step: type(x)(*(y[i] for y in x)) for step, x in drawn.items()} for i in range(n)]
+
+
+def slow_crop(augmentation: crops.Augmentation, image: np.ndarray, one: crops.Draws) -> np.ndarray:
+    """The crop that was drawn, resized unless it is of the right size."""
+    sizes = np.array(image.shape[:2], np.int32)
+    top, left, height, width = crops.boxes(augmentation, sizes, one)
+    box = image[top : top + height, left : left + width]
+    return np.round(slow_resize(box, augmentation.size, augmentation.size)).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 50), (61, 20), (20, 20), (8, 11)])
@@ -96,21 +116,42 @@ def test_random_resized_boxes_are_exactly_those_of_crops(scale, ratio):
     np.testing.assert_array_equal(boxes, crops.boxes(augmentation, sizes, drawn))
 
 
-def test_random_resized_cuts_its_box_then_resizes_then_mirrors():
-    augmentation, image = recipe(), noise(40, 30)
+@pytest.mark.parametrize("crop", crops.CROPS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_images_go_through_the_steps_of_their_strategy_in_order(strategy, crop):
+    augmentation, source = recipe(crop=crop, strategy=strategy, size=12, resize=16), noise(18, 25)
+    apply, steps = augment.create(augmentation), STRATEGIES[strategy]
+    apart = []
+    for one in draws(augmentation, 16):
+        image = source
+        for step in steps:
+            if step == "crop":
+                image = slow_crop(augmentation, image, one["crop"])
+            elif one[step].applied:
+                image = CHANGES[step](image, one[step])
+        apart.append(np.abs(apply(source, one).numpy().astype(int) - image))
+    # Sums that lie close to a half, hues that are a step on, and what comes of them.
+    assert np.mean(np.array(apart) > 1) < 0.005
+    assert np.max(apart) < 20
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_step_shows_where_it_is_applied_and_only_there(strategy):
+    augmentation, source = recipe(strategy=strategy), noise(18, 25)
     apply = augment.create(augmentation)
-    for one in draws(augmentation, 10):
-        top, left, height, width = crops.boxes(augmentation, np.array([40, 30], np.int32), one)
-        expected = slow_resize(image[top : top + height, left : left + width], 8, 8)
-        expected = expected[:, ::-1] if one.flip else expected
-        np.testing.assert_allclose(apply(image, one), expected, atol=0.51)
+    (one,) = draws(augmentation, 1)
+    off = {step: x._replace(applied=False) for step, x in one.items() if step != "crop"}
+    plain = apply(source, off | {"crop": one["crop"]}).numpy()
+    np.testing.assert_array_equal(plain, slow_crop(augmentation, source, one["crop"]))
+    for step, x in off.items():
+        changed = off | {step: x._replace(applied=True), "crop": one["crop"]}
+        assert not np.array_equal(apply(source, changed), plain)
 
 
-def test_resize_then_random_resizes_then_cuts_then_mirrors():
-    augmentation, image = recipe(crop="resize_then_random"), noise(24, 36)
-    apply, full = augment.create(augmentation), slow_resize(image, 10, 15)
-    for one in draws(augmentation, 10):
-        top, left, *_ = crops.boxes(augmentation, np.array([10, 15], np.int32), one)
-        expected = full[top : top + 8, left : left + 8]
-        expected = expected[:, ::-1] if one.flip else expected
-        np.testing.assert_allclose(apply(image, one), expected, atol=0.51)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_strategy_leaves_crops_and_flips_as_they_are(strategy):
+    drawn = augment.draw(recipe(strategy=strategy), (2, 3, 4), seed=1, epoch=2)
+    expected = crops.draw(recipe(), (2, 3, 4), seed=1, epoch=2)
+    for x, y in zip(drawn["crop"], expected, strict=True):
+        np.testing.assert_array_equal(x, y)
+    np.testing.assert_array_equal(drawn["flip"].applied, expected.flip)

@@ -104,6 +104,27 @@ def test_recalls_of_the_papers_tables(name, ks):
     assert _config(name).eval.ks == ks
 
 
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("cub", "geom_color"),
+        ("cars", "color_heavy"),
+        ("inshop", "geom"),
+        ("sop", "standard"),
+        ("vid", "standard"),
+    ],
+)
+def test_augmentations_of_the_papers_scores(name, strategy):
+    """P21 Table V: the best of four, with which the other tables are made."""
+    config = _config(name)
+    assert config.augment.strategy == strategy
+    words = strategy.replace("geom_color", "geom+color").replace("_", " ").title()
+    docstring = " ".join(str(importlib.import_module(f"configs.{name}").__doc__).split())
+    assert f"augmentation {words}, as here" in docstring
+    assert config.augment.crop == "random_resized"
+    assert config.augment.scale == (0.08, 1.0)
+
+
 @pytest.mark.parametrize("name", ["cub", "cars", "inshop", "vid"])
 def test_guesses_are_marked(name):
     source = (_FOLDER / f"{name}.py").read_text()

@@ -14,6 +14,7 @@ MAKE = {
     "scale": (0.1, 0.5),
     "ratio": (0.5, 2.0),
     "flip": True,
+    "strategy": "standard",
 }
 
 
@@ -59,6 +60,16 @@ def test_draws_depend_on_seed_epoch_and_place_in_the_plan():
     for other in (epoch, seed):
         assert not (first.place == other.place).any()
         assert not (first.factors == other.factors).any()
+
+
+def test_draws_are_those_of_runs_that_were_begun_before():
+    augmentation = recipe(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+    draws = crops.draw(augmentation, (2, 1, 2), seed=3, epoch=5)
+    np.testing.assert_allclose(draws.factors[1, 0, 1, 0], [0.6616283, 0.5526678], rtol=1e-6)
+    np.testing.assert_allclose(
+        draws.place[1, 0], [[0.6240396, 0.3088217], [0.5853788, 0.0776590]], rtol=1e-6
+    )
+    assert draws.flip.tolist() == [[[False, False]], [[True, False]]]
 
 
 def test_flips_only_when_asked():
@@ -143,6 +154,17 @@ def test_center_boxes_halve_the_rest_as_the_papers_transform(height, width, top,
     assert boxes.tolist() == [[top, left, 4, 4]]
 
 
+def test_crops_of_resized_images_are_those_of_images_of_that_size():
+    sizes = some_sizes(50, high=60)
+    augmentation, resized = recipe(crop="resize_then_random_resized"), crops.resized(sizes, 10)
+    assert augmentation.crops_resized
+    assert recipe(crop="resize_then_random").crops_resized
+    assert not recipe().crops_resized
+    draws = draw(augmentation, 50)
+    expected = crops.boxes(recipe(), resized, draws)
+    np.testing.assert_array_equal(crops.boxes(augmentation, resized, draws), expected)
+
+
 def test_resized_makes_the_shorter_side_so_long():
     sizes = np.array([[37, 50], [61, 20], [20, 20], [8, 11]], np.int32)
     assert crops.resized(sizes, 20).tolist() == [[20, 27], [61, 20], [20, 20], [20, 27]]
@@ -165,6 +187,8 @@ def test_no_box_is_longer_than_the_bound_which_is_close(change):
 def test_augmentation_states_its_requirements():
     with pytest.raises(ValueError, match=r"'centre'; known crops are random_resized, resize_then"):
         recipe(crop="centre")
+    with pytest.raises(ValueError, match=r"'mild'; known are standard, geom, geom_color, color_h"):
+        recipe(strategy="mild")
     with pytest.raises(ValueError, match=r"resize >= size, got resize=7 and size=8"):
         recipe(resize=7)
     with pytest.raises(ValueError, match=r"got scale=\(0.0, 1.0\)"):

@@ -8,8 +8,8 @@ import pytest
 from pictures import decoded, noise, twelve_files
 
 from dcjax import decoding
-from dcjax.augment import tf
 from dcjax.datasets.image_set import ImageSet, file_parts, from_classes
+from dcjax.quiet_tensorflow import tf
 
 CMYK = Path(__file__).parent / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")

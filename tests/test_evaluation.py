@@ -19,7 +19,9 @@ def image_set(labels: list[int]) -> ImageSet:
 
 
 def read(images: ImageSet) -> pipeline.Stream:
-    whole = crops.Augmentation("resize_then_random", 8, 8, (1.0, 1.0), (1.0, 1.0), flip=False)
+    whole = crops.Augmentation(
+        "resize_then_random", 8, 8, (1.0, 1.0), (1.0, 1.0), flip=False, strategy="standard"
+    )
     return pipeline.Stream(images, whole, seed=0, num_threads=1)
 
 

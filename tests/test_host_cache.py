@@ -17,7 +17,13 @@ from dcjax.datasets.image_set import ImageSet, from_classes
 from dcjax.sampling import Plan
 
 CROP = crops.Augmentation(
-    "resize_then_random", size=8, resize=10, scale=(0.2, 1.0), ratio=(0.75, 1.5), flip=True
+    "resize_then_random",
+    size=8,
+    resize=10,
+    scale=(0.2, 1.0),
+    ratio=(0.75, 1.5),
+    flip=True,
+    strategy="geom_color",
 )
 PLAN = Plan(
     rows=np.random.default_rng(0).integers(0, 12, (5, 2, 3)).astype(np.int32),

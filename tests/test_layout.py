@@ -15,13 +15,13 @@ _MAX_LINES = 260
 
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
-    "concepts": "convolution crops losses mining masks division sampling ranking retrieval "
-    "clustering",
-    "boundaries": "datasets decoding downloads pipeline device_cache host_cache augment resnet "
-    "models hub torch_pickle weight_files pretrained optimizers devices writers preemption "
-    "profiling",
-    "joints": "state steps evaluation inputs experiment checks schedule epochs progress "
-    "checkpoints reporting embedder",
+    "concepts": "convolution strategies crops losses mining masks division sampling ranking "
+    "retrieval clustering",
+    "boundaries": "datasets downloads quiet_tensorflow decoding pipeline device_cache host_cache "
+    "augment distortions resnet models hub torch_pickle weight_files pretrained optimizers devices "
+    "writers preemption profiling",
+    "joints": "state steps evaluation inputs experiment resuming checks schedule epochs "
+    "progress checkpoints reporting embedder",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
@@ -36,6 +36,7 @@ _DOORS = {
         "schedule",
         "experiment",
         "inputs",
+        "resuming",
         "embedder",
         "reporting",
     },
@@ -47,7 +48,7 @@ _DOORS = {
     "scipy": {"division", "datasets.cars"},
     "sklearn": {"clustering", "datasets.digits"},
     "tensorboardX": {"writers"},
-    "tensorflow": {"augment"},
+    "tensorflow": {"quiet_tensorflow"},
     "tensorflow_datasets": {"datasets.builders", "datasets.prepared"},
     "threadpoolctl": {"clustering"},
 }

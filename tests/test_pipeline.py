@@ -9,9 +9,10 @@ import pytest
 from pictures import decoded, noise, twelve_files
 
 from dcjax import augment, crops, datasets, pipeline
-from dcjax.augment import tf
 from dcjax.datasets.image_set import ImageSet, from_classes
+from dcjax.quiet_tensorflow import tf
 from dcjax.sampling import Plan
+from dcjax.strategies import STRATEGIES
 
 
 @pytest.fixture
@@ -28,7 +29,13 @@ def plan() -> Plan:
 
 
 CROP = crops.Augmentation(
-    "random_resized", size=8, resize=10, scale=(0.2, 1.0), ratio=(0.75, 1.5), flip=True
+    "random_resized",
+    size=8,
+    resize=10,
+    scale=(0.2, 1.0),
+    ratio=(0.75, 1.5),
+    flip=True,
+    strategy="standard",
 )
 
 
@@ -67,14 +74,22 @@ def test_batches_follow_the_plan(pictures, plan, monkeypatch):
             np.testing.assert_array_equal(batch["image"][c, b], image)
 
 
-@pytest.mark.parametrize("num_threads", [1, 8, None])
-def test_pixels_do_not_depend_on_the_number_of_threads(pictures, plan, num_threads):
-    assert_same(read(pictures, plan), read(pictures, plan, num_threads=num_threads))
+@pytest.mark.parametrize(
+    ("num_threads", "strategy"),
+    [(1, "standard"), (8, "standard"), (None, "geom"), (8, "geom_color"), (1, "color_heavy")],
+)
+def test_pixels_do_not_depend_on_the_number_of_threads(pictures, plan, num_threads, strategy):
+    batches = read(pictures, plan, strategy=strategy)
+    assert_same(batches, read(pictures, plan, strategy=strategy, num_threads=num_threads))
 
 
-@pytest.mark.parametrize("first_step", [1, 4, 5])
-def test_reading_may_begin_at_any_step(pictures, plan, first_step):
-    assert_same(read(pictures, plan)[first_step:], read(pictures, plan, first_step=first_step))
+@pytest.mark.parametrize(
+    ("first_step", "strategy"),
+    [(1, "standard"), (5, "standard"), (4, "geom"), (1, "geom_color"), (4, "color_heavy")],
+)
+def test_reading_may_begin_at_any_step(pictures, plan, first_step, strategy):
+    batches = read(pictures, plan, strategy=strategy)[first_step:]
+    assert_same(batches, read(pictures, plan, strategy=strategy, first_step=first_step))
 
 
 @pytest.mark.parametrize("change", [{"epoch": 4}, {"seed": 1}])
@@ -90,12 +105,25 @@ def test_an_image_that_comes_twice_is_cropped_twice(pictures):
     assert len(np.unique(crops.reshape(8, -1), axis=0)) == 8
 
 
-def test_pixels_are_those_of_the_draws(pictures, plan):
-    draws, apply = crops.draw(CROP, plan.rows.shape, seed=0, epoch=3), augment.create(CROP)
-    for step, batch in enumerate(read(pictures, plan)):
+@pytest.mark.parametrize(
+    ("strategy", "crop"),
+    [
+        *((strategy, "random_resized") for strategy in STRATEGIES),
+        ("standard", "resize_then_random"),
+        ("geom", "resize_then_random_resized"),
+    ],
+)
+def test_pixels_are_those_of_the_draws(pictures, plan, strategy, crop):
+    changes = {"strategy": strategy, "crop": crop}
+    augmentation = dataclasses.replace(CROP, **changes)
+    draws = augment.draw(augmentation, plan.rows.shape, seed=0, epoch=3)
+    apply = augment.create(augmentation)
+    for step, batch in enumerate(read(pictures, plan, **changes)):
         for c, b in np.ndindex(2, 3):
             image = decoded(pictures.images[plan.rows[step, c, b]])
-            one = crops.Draws(*(x[step, c, b] for x in draws))
+            if crop != "random_resized":
+                image = augment.resize_shorter_side(image, CROP.resize)
+            one = tf.nest.map_structure(lambda x, at=(step, c, b): x[at], draws)
             np.testing.assert_array_equal(batch["image"][c, b], apply(image, one))
 
 

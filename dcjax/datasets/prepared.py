@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow_datasets as tfds
 
-from dcjax.augment import tf
 from dcjax.datasets.image_set import file_parts
+from dcjax.quiet_tensorflow import tf
 
 # Around a record: its length and a checksum before, another checksum behind.
 _LENGTH, _HEADER, _FOOTER = struct.Struct("<Q"), 12, 4

@@ -1,0 +1,115 @@
+"""Whether a run that continues or evaluates a saved one is the same run."""
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax import datasets
+
+# What may differ between a saved run and one that continues or evaluates it,
+_FREE = {
+    "dataset.skip_unreadable",  # the images that are left are compared
+    "dataset.cache",
+    "dataset.cache_dir",
+    "dataset.complete",
+    "dataset.download",
+    "dataset.manifest",
+    "dataset.num_threads",
+    "dataset.root",
+    "dataset.source",
+    "model.pretrained",
+    "model.convolution",
+    "train.log_every_steps",
+    "train.num_epochs",
+    "eval.every_epochs",
+    "eval.at_start",
+    "eval.ks",
+    "eval.nmi",
+    "eval.nmi_runs",
+    "eval.pixels",
+    "eval.best_by",
+    "eval.select",
+    "checkpoint.every_epochs",
+    "checkpoint.keep_latest",
+    "checkpoint.keep_best",
+}
+# and what only an evaluation may change: a run finds its best epoch by scores of one protocol.
+_FREE_IN_EVALUATION = {"dataset.test_list", "eval.protocol", "eval.gallery_draws"}
+
+
+def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
+    """Returns what tells a training set from another one, wherever it lies."""
+    told = images.images if images.in_memory else datasets.num_bytes(images.images)
+    return {
+        "images": len(images),
+        "classes": images.num_classes,
+        "labels": zlib.crc32(np.ascontiguousarray(images.labels).data),
+        "names": zlib.crc32("\0".join(images.class_names).encode()),
+        "content": zlib.crc32(np.ascontiguousarray(told).data),
+    }
+
+
+def check_same_data(now: dict[str, int], saved: dict[str, int], workdir: str) -> None:
+    """Checks that a run goes on with the images that it began with.
+
+    Raises:
+      ValueError: if these are others.
+    """
+    if now != saved:
+        raise ValueError(
+            f"{workdir} holds a run on other training images: now {now['images']} images of "
+            f"{now['classes']} classes, then {saved['images']} of {saved['classes']}"
+            f"{' with other names or labels' if now['images'] == saved['images'] else ''}; "
+            "take another --workdir, or restore the images."
+        )
+
+
+def check_same(
+    config: ConfigDict, saved: dict[str, Any], workdir: str, *, evaluating: bool = False
+) -> None:
+    """Checks that a config makes the same run as the one saved in a workdir, or evaluates it.
+
+    Raises:
+      ValueError: listing the settings that differ.
+    """
+    free = _FREE | _FREE_IN_EVALUATION if evaluating else _FREE
+    now, then = flatten(config.to_dict()), flatten(saved)
+    check_complete(then, now.keys())
+    different = [
+        f"{key}={now.get(key)!r} (saved: {then.get(key)!r})"
+        for key in sorted(now | then)
+        if now.get(key) != then.get(key) and key not in free
+    ]
+    if different:
+        raise ValueError(
+            f"{workdir} holds a run of another config; take another --workdir, or the same "
+            f"settings{'' if evaluating else ' (--mode=evaluate may change the protocol)'}. "
+            f"Different: {', '.join(different)}."
+        )
+
+
+def check_complete(settings: dict[str, Any], needed: Iterable[str]) -> None:
+    """Checks that settings, by dotted key, are all there.
+
+    Raises:
+      ValueError: naming those that are not.
+    """
+    if missing := sorted(set(needed) - settings.keys()):
+        raise ValueError(
+            f"Require every setting of configs/default.py, got none for {', '.join(missing)}; a "
+            "run that another version of dcjax has saved needs that version."
+        )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted key, sequences as lists."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat

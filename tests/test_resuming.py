@@ -1,0 +1,74 @@
+"""A saved run is gone on with, and evaluated, only as the run that it is."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import digits
+from dcjax import datasets, resuming
+from dcjax.datasets import ImageSet
+
+
+def _config(**changes: Any) -> ConfigDict:
+    config = digits.get_config()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+def test_a_run_may_only_differ_where_training_does_not() -> None:
+    saved = digits.get_config().to_dict()
+    free = _config(
+        train__num_epochs=99,
+        eval__nmi="never",
+        dataset__root="elsewhere",
+        dataset__download=True,
+        model__pretrained="elsewhere/weights",
+    )
+    resuming.check_same(free, saved, "runs/a")
+    for key, value in {"seed": 7, "model.dropout": 0.5}.items():
+        with pytest.raises(ValueError, match=rf"runs/a holds .*: {key}={value} \(saved: "):
+            resuming.check_same(_config(**{key.replace(".", "__"): value}), saved, "runs/a")
+    scored_otherwise = _config(
+        dataset__test_list="small", eval__protocol="gallery", eval__gallery_draws=3
+    )
+    resuming.check_same(scored_otherwise, saved, "runs/a", evaluating=True)
+    with pytest.raises(ValueError, match=r"evaluate may change .*list='small'.*draws=3.*protocol="):
+        resuming.check_same(scored_otherwise, saved, "runs/a")
+
+
+def test_settings_that_a_saved_run_does_not_know_are_told_apart() -> None:
+    saved = digits.get_config().to_dict()
+    del saved["dataset"]["cache"]
+    with pytest.raises(ValueError, match=r"none for dataset.cache; .* another version"):
+        resuming.check_same(_config(), saved, "runs/a")
+
+
+def test_data_may_move_but_not_change() -> None:
+    train = datasets.load("digits", root="").train
+    saved = resuming.fingerprint(train)
+    resuming.check_same_data(
+        resuming.fingerprint(train.select(np.arange(len(train)))), saved, "runs/a"
+    )
+    for other in (
+        train.select(np.arange(len(train) - 1)),
+        train.select(np.arange(len(train))[::-1]),
+    ):
+        with pytest.raises(ValueError, match="runs/a holds a run on other training images"):
+            resuming.check_same_data(resuming.fingerprint(other), saved, "runs/a")
+
+
+def test_files_are_the_same_wherever_they_lie(tmp_path: Path) -> None:
+    def fingerprint(folder: str, contents: dict[str, bytes], name: str = "x") -> dict[str, int]:
+        (tmp_path / folder).mkdir()
+        for file, content in contents.items():
+            (tmp_path / folder / file).write_bytes(content)
+        paths = np.array([str(tmp_path / folder / file) for file in contents])
+        return resuming.fingerprint(ImageSet(paths, np.zeros(2, np.int32), (name,)))
+
+    saved = fingerprint("here", {"a.jpg": b"1", "b.jpg": b"22"})
+    assert fingerprint("there", {"1.jpg": b"1", "2.jpg": b"22"}) == saved
+    assert fingerprint("other", {"a.jpg": b"1", "b.jpg": b"333"}) != saved
+    assert fingerprint("renamed", {"a.jpg": b"1", "b.jpg": b"22"}, name="y") != saved
