@@ -18,7 +18,7 @@ _LAYERS = {
     "concepts": "convolution crops losses mining masks division sampling ranking retrieval "
     "clustering",
     "boundaries": "datasets decoding pipeline device_cache augment resnet models pretrained "
-    "optimizers devices writers preemption profiling",
+    "optimizers devices writers preemption profiling headers",
     "joints": "state steps evaluation experiment checks schedule epochs progress checkpoints "
     "reporting embedder",
     "loop": "train",
