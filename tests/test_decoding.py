@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import decoded, noise, twelve_files
+from pictures import bmp, decoded, exif, noise, twelve_files
 
 from dcjax import decoding
 from dcjax.datasets.image_set import ImageSet, file_parts, from_classes
@@ -13,6 +13,23 @@ from dcjax.quiet_tensorflow import tf
 
 CMYK = Path(__file__).parent / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+RAMP = (np.arange(18).reshape(2, 3, 3) * 14).astype(np.uint8)
+RAMPS = {  # RAMP, its first channel where grey, without loss, by libwebp, libjxl, Pillow
+    "webp": "UklGRjAAAABXRUJQVlA4TCQAAAAvAkAAAC8gEEgMAtnfcIlROYfK/Ce2oaZtAzbU+ZdTI/of0ws=",
+    "webp, alpha": "UklGRjAAAABXRUJQVlA4TCQAAAAvAkAAEC8gEEgMAtnfcIlROYfKACa2oaZtAzbU+ZdTI/of0ws=",
+    "jxl": "/woIQBAJCAQBAHwASxiLFUIZti1s7wJhAGTUqFGjRnVeb12WdCnSqwAVAA==",
+    "jxl, alpha": "/woIQLASCBAQAJgASxiLFQodu9MWJp5fQAwAWFlZWVnVaLsqS7oEaetLk9nTqwdBZhI=",
+    "jxl, grey": "/woIQBAUNwIIBAEANABLGIsVCh0ng08UNUtp",
+    "png, palette": "iVBORw0KGgoAAAANSUhEUgAAAAMAAAACBAMAAABvWnspAAAAElBMVEXS4O6otsR+jJpUYnAqOEYA"
+    "Dhxjlae8AAAADklEQVR4nGMMucOgyAAABWIBU7z9z9YAAAAASUVORK5CYII=",
+    "gif, two frames, grey": "R0lGODdhAwACAIIAAAAAACoqKlRUVH5+fqioqNLS0gAAAAAAACwAAAAAAwACAAAICQABB"
+    "BAwgECBgAAh+QQBAAAGACwAAAAAAwACAIItLS1XV1eBgYGrq6vV1dX///8AAAAAAAAICQALEBggIACAgAA7",
+}
+ANIMATED_WEBP = base64.b64decode(
+    "UklGRrAAAABXRUJQVlA4WAoAAAACAAAAAgAAAQAAQU5JTQYAAAAAAAAAAABBTk1GPAAAAAAAAAAAAAIAAAEAAAAAAAJW"
+    "UDhMJAAAAC8CQAAALyAQSAwC2d9wiVE5h8r8J7ahpm0DNtT5l1Mj+h/TC0FOTUZAAAAAAAAAAAAAAgAAAQAAAAAAAFZQ"
+    "OEwnAAAALwJAAAAvIBZMUPbnb5iEQgABUOTTPEJl/tNGg0CAMlY88ElE/+MdAA=="
+)
 
 
 @pytest.fixture
@@ -37,6 +54,8 @@ def odd_files(write_tree) -> dict[str, str]:
         "bad-png-half.jpg": png[: len(png) // 2],
         "bad-empty.jpg": b"",
         "bad-page.jpg": b"<html>404</html>",
+        "bad-animated-webp.jpg": ANIMATED_WEBP,
+        "bad-palette.jpg": bmp(image[..., :1], palette=noise(16, 16).reshape(256, 3)),
     }
     root = write_tree(files)
     return {name: f"{root}/{name}" for name in [*files, "bad-missing.jpg"]}
@@ -65,6 +84,51 @@ def test_odd_but_good_files_have_three_channels_and_a_size(odd_files):
             assert image.shape[2:] == (3,)
             assert decoding.size(tf.io.read_file(path)).numpy().tolist() == list(image.shape[:2])
     assert decoded(odd_files["good-cmyk.jpg"])[0, 0].tolist() == [0, 255, 255]
+
+
+def in_pipeline(function, contents: list[bytes]) -> list[np.ndarray]:
+    """Returns what a function gives of encoded images in a graph."""
+    return list(tf.data.Dataset.from_tensor_slices(contents).map(function).as_numpy_iterator())
+
+
+def test_one_pipeline_decodes_every_format():
+    files = {name: base64.b64decode(text) for name, text in RAMPS.items()} | {
+        "png, 16 bits": tf.io.encode_png(RAMP * np.uint16(256) + np.uint16(200)).numpy(),
+        "png, alpha": tf.io.encode_png(np.pad(RAMP, ((0, 0), (0, 0), (0, 1)))).numpy(),
+        "bmp": bmp(RAMP[..., ::-1]),
+        "bmp, alpha": bmp(np.pad(RAMP[..., ::-1], ((0, 0), (0, 0), (0, 1)))),
+        "bmp, grey": bmp(RAMP[..., :1]),
+    }
+    images = in_pipeline(decoding.decode, list(files.values()))
+    for name, image in zip(files, images, strict=True):
+        expected = RAMP[..., :1].repeat(3, axis=-1) if "grey" in name else RAMP
+        np.testing.assert_array_equal(image, expected, err_msg=name)
+    assert [x.tolist() for x in in_pipeline(decoding.size, list(files.values()))] == [
+        [2, 3] for _ in files
+    ]
+
+
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns by the words of the standard: where row 0 and column 0 of the stored pixels belong."""
+    row_0, column_0 = [
+        "top left", "top right", "bottom right", "bottom left",
+        "left top", "right top", "right bottom", "left bottom",
+    ][orientation - 1].split()  # fmt: skip
+    if row_0 in ("left", "right"):
+        image, row_0, column_0 = image.swapaxes(0, 1), column_0, row_0
+    image = image if row_0 == "top" else image[::-1]
+    return image if column_0 == "left" else image[:, ::-1]
+
+
+def test_photographs_are_turned_upright():
+    stored = tf.io.encode_jpeg(noise(24, 40)).numpy()
+    image = in_pipeline(decoding.decode, [stored])[0]
+    turned = [stored[:2] + exif(o, ">") + stored[2:] for o in range(1, 9)]
+    images, sizes = in_pipeline(decoding.decode, turned), in_pipeline(decoding.size, turned)
+    for i in range(8):
+        np.testing.assert_array_equal(images[i], upright(image, i + 1))
+        assert sizes[i].tolist() == list(images[i].shape[:2])
+        np.testing.assert_array_equal(decoding.decode(tf.constant(turned[i])), images[i])
 
 
 def test_jpeg_is_decoded_as_other_libraries_do(pictures):
@@ -97,6 +161,21 @@ def test_parts_of_a_file_are_images_like_files(pictures, odd_files, tmp_path):
     place = f"{tmp_path}/bad, byte {Path(good[0]).stat().st_size}"
     with pytest.raises(ValueError, match=rf"{place}: jpeg"):
         decoding.readable(bad, skip_unreadable=False)
+    (tmp_path / "bad").unlink()
+    assert decoding.find_unreadable(bad, thorough=True) == [0, 1, 2]
+    assert "No such file" in str(decoding.unreadable_reason(bad, 0))
+
+
+def test_what_tensorflow_would_misread_says_why(odd_files):
+    reasons = {
+        name: decoding.unreadable_reason(from_classes([path], [0]), 0)
+        for name, path in odd_files.items()
+    }
+    assert "animated WebP" in str(reasons["bad-animated-webp.jpg"])
+    assert "BMP with a palette" in str(reasons["bad-palette.jpg"])
+    assert [n for n, reason in reasons.items() if reason is None] == [
+        n for n in reasons if n.startswith("good")
+    ]
 
 
 def cut(path: str) -> None:

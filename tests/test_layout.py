@@ -17,9 +17,9 @@ _MAX_LINES = 260
 _LAYERS = {
     "concepts": "convolution strategies crops losses mining masks division sampling ranking "
     "retrieval clustering",
-    "boundaries": "datasets downloads quiet_tensorflow decoding pipeline device_cache host_cache "
-    "augment distortions resnet models hub torch_pickle weight_files pretrained optimizers devices "
-    "writers preemption profiling",
+    "boundaries": "datasets downloads quiet_tensorflow headers decoding pipeline device_cache "
+    "host_cache augment distortions resnet models hub torch_pickle weight_files pretrained "
+    "optimizers devices writers preemption profiling",
     "joints": "state steps evaluation inputs experiment resuming checks schedule epochs "
     "progress checkpoints reporting embedder",
     "loop": "train",

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from dcjax.datasets.files import require_folder
 from dcjax.datasets.image_set import Splits, from_classes, require_unseen
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+from dcjax.headers import FORMATS
 
 
 def load(root: str, *, test_classes: float) -> Splits:
@@ -58,7 +57,7 @@ def _list(top: Path, names: list[str] | None = None) -> tuple[list[str], list[st
         found = sorted(f for f in os.listdir(top / name) if _is_image(f))
         if not found:
             raise ValueError(
-                f"Require an image ({', '.join(_SUFFIXES)}) in every class folder, got none in "
+                f"Require an image ({', '.join(FORMATS)}) in every class folder, got none in "
                 f"{top / name}; add images or remove the folder."
             )
         paths.extend(str(top / name / f) for f in found)
@@ -67,7 +66,7 @@ def _list(top: Path, names: list[str] | None = None) -> tuple[list[str], list[st
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
+    return name.lower().endswith(tuple(FORMATS)) and not name.startswith(".")
 
 
 def _subfolders(top: Path) -> list[str]:
