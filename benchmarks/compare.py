@@ -32,6 +32,7 @@ _PACKAGES = (
     "torch",
     "pytorch-metric-learning",
     "faiss-cpu",
+    "pillow",
 )
 
 
