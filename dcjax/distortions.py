@@ -11,7 +11,7 @@ from dcjax.quiet_tensorflow import tf
 
 
 def shift_rotate(image: tf.Tensor, draws: strategies.ShiftRotate) -> tf.Tensor:
-    """Turns about the centre and then shifts; `shift_rotate_box` of the whole."""
+    """Turns an image about its centre and then shifts it; `shift_rotate_box` of the whole."""
     return shift_rotate_box(image, draws, tf.constant([0, 0]), tf.shape(image)[:2])
 
 
@@ -20,7 +20,7 @@ def shift_rotate_box(
 ) -> tf.Tensor:
     """Turns an image about its centre, then shifts it, bilinearly, and returns a box of that.
 
-    Beyond its edges the image goes on as in a mirror that stands on the outermost pixels.
+    Beyond its edges the image goes on reflected, the outermost pixels not repeated (reflect-101).
 
     Args:
       image: uint8[h, w, 3].
@@ -57,17 +57,17 @@ def holes(image: tf.Tensor, draws: strategies.Holes) -> tf.Tensor:
     """Makes the pixels in boxes black."""
     top, left, height, width = tf.unstack(draws.boxes[..., None], axis=1)
     row, column = (tf.range(side) for side in tf.unstack(tf.shape(image)[:2]))
-    rows = (row >= top) & (row < top + height)
-    columns = (column >= left) & (column < left + width)
-    inside = tf.reduce_any(rows[:, :, None] & columns[:, None], axis=0)
-    return tf.where(inside[..., None], tf.constant(0, tf.uint8), image)
+    rows = tf.cast((row >= top) & (row < top + height), tf.float32)
+    columns = tf.cast((column >= left) & (column < left + width), tf.float32)
+    num_holes = tf.matmul(rows, columns, transpose_a=True)  # at each pixel
+    return image * tf.cast(num_holes == 0, tf.uint8)[..., None]
 
 
 def blur(image: tf.Tensor, draws: strategies.Blur) -> tf.Tensor:
-    """Takes means over squares around each pixel, rounded; beyond the edges as `shift_rotate`."""
+    """Takes means over squares around each pixel, rounded; edges as in `shift_rotate_box`."""
     height, width = tf.unstack(tf.shape(image)[:2])
 
-    # As sums of slices: tf.nn.avg_pool2d and tf.nn.depthwise_conv2d take five times as long.
+    # As sums of slices: tf.nn.depthwise_conv2d and tf.nn.avg_pool2d take four times as long.
     def means(kernel: int) -> tf.Tensor:
         reach = kernel // 2
         window = _window(image, [-reach, -reach], [height + reach, width + reach])
@@ -145,7 +145,7 @@ def _bytes(pixels: tf.Tensor) -> tf.Tensor:
 def _window(
     image: tf.Tensor, start: tf.Tensor | list[int], stop: tf.Tensor | list[tf.Tensor]
 ) -> tf.Tensor:
-    """Returns the lines and columns from `start` to `stop`, also those that a mirror shows."""
+    """Returns the pixels from `start` to `stop`, rows and columns, those reflected included."""
     for axis in (0, 1):
         last = tf.shape(image)[axis] - 1
         index = tf.range(start[axis], stop[axis]) % tf.maximum(2 * last, 1)

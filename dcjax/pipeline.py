@@ -1,4 +1,4 @@
-"""From a plan of indices to batches of pixels: reads, decodes and crops in parallel.
+"""From a plan of indices to batches of pixels: reads, decodes and augments in parallel.
 
 The pixels of an image depend on the seed, the epoch and the image's place in the epoch's plan,
 never on the number of threads or of processes, nor on where a run was taken up again.

@@ -18,15 +18,6 @@ MAKE = {
     "flip": True,
     "strategy": "standard",
 }
-CHANGES = {
-    "shift_rotate": slow_distortions.shift_rotate,
-    "flip": slow_distortions.flip,
-    "holes": slow_distortions.holes,
-    "blur": slow_distortions.blur,
-    "brightness_contrast": slow_distortions.brightness_contrast,
-    "color_jitter": slow_distortions.color_jitter,
-    "grey": slow_distortions.grey,
-}
 
 
 def places(height: int, width: int) -> np.ndarray:
@@ -128,7 +119,7 @@ def test_images_go_through_the_steps_of_their_strategy_in_order(strategy, crop):
             if step == "crop":
                 image = slow_crop(augmentation, image, one["crop"])
             elif one[step].applied:
-                image = CHANGES[step](image, one[step])
+                image = getattr(slow_distortions, step)(image, one[step])
         apart.append(np.abs(apply(source, one).numpy().astype(int) - image))
     # Sums that lie close to a half, hues that are a step on, and what comes of them.
     assert np.mean(np.array(apart) > 1) < 0.005

@@ -20,8 +20,10 @@ def even(counts) -> bool:
 
 
 def uniform(values: np.ndarray, low: float, high: float) -> bool:
-    """Whether the values lie between the two, everywhere as many."""
-    inside = values.min() >= low - 1e-6 and values.max() <= high + 1e-6
+    """Whether the values reach from one to the other and no farther, everywhere as many."""
+    ends, near = [values.min(), values.max()], (high - low) / 400
+    np.testing.assert_allclose(ends, [low, high], atol=near)
+    inside = low - 1e-5 < ends[0] and ends[1] < high + 1e-5
     return bool(inside) and even(np.histogram(values, bins=20, range=(low, high))[0])
 
 
