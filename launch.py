@@ -11,7 +11,10 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate"], "What to do; evaluate needs no --config."
+    "mode",
+    "train",
+    ["train", "evaluate", "check_data"],
+    "What to do; evaluate needs no --config.",
 )
 _WORKDIR = flags.DEFINE_list(
     "workdir", None, "Folder of the run, by default runs/NAME OF CONFIG; evaluate takes several."
@@ -31,9 +34,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     logging.set_verbosity(logging.ERROR)
     _choose_platform()
+    _keep_quiet()
     _keep_compilations()
     try:
-        {"train": _train, "evaluate": _evaluate}[_MODE.value](_config(), _workdirs())
+        modes = {"train": _train, "evaluate": _evaluate, "check_data": _check_data}
+        modes[_MODE.value](_config(), _workdirs())
     except (ValueError, OSError, FloatingPointError) as error:
         if _TRACEBACK.value:
             raise
@@ -58,6 +63,15 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     compare(workdirs, config)
 
 
+def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
+    from dcjax.data_check import check_data
+
+    if _PROFILE.value:
+        raise ValueError("--profile traces training steps; a look at the data has none.")
+    if not check_data(config, workdirs[0]):
+        sys.exit(1)
+
+
 def _config() -> ConfigDict | None:
     return flags.FLAGS.config
 
@@ -73,6 +87,11 @@ def _choose_platform() -> None:
     """Keeps jax[cuda] quiet where there is no accelerator that it could look for."""
     if not any(list(pathlib.Path("/").glob(pattern[1:])) for pattern in _ACCELERATORS):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def _keep_quiet() -> None:
+    """Keeps TensorFlow from telling of errors that are raised, or counted, anyway."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX would set it when it is imported
 
 
 def _keep_compilations() -> None:
@@ -104,7 +123,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if (config := _config()) is not None:
             config.to_dict()
-        elif _WORKDIR.value is None or _MODE.value == "train":
+        elif _WORKDIR.value is None or _MODE.value != "evaluate":
             raise flags.Error("Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run.")
         if rest[1:]:
             raise flags.Error(f"Unexpected argument {rest[1]!r}; settings are --config.KEY=VALUE.")

@@ -10,10 +10,15 @@ from dcjax import crops, datasets, decoding, device_cache, host_cache, pipeline
 ReadImages = Callable[[datasets.ImageSet], pipeline.Reader]
 
 
+def load_index(config: ConfigDict) -> datasets.Splits:
+    """Loads the image sets as their lists say, without a look at the images."""
+    options = {name: config.dataset[name] for name in datasets.known_options(config.dataset.name)}
+    return datasets.load(config.dataset.name, root=config.dataset.root, **options)
+
+
 def load_splits(config: ConfigDict) -> tuple[datasets.Splits, int]:
     """Loads the image sets and counts the images left out because they cannot be read."""
-    options = {name: config.dataset[name] for name in datasets.known_options(config.dataset.name)}
-    splits = datasets.load(config.dataset.name, root=config.dataset.root, **options)
+    splits = load_index(config)
     sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
     read = {
         name: decoding.readable(images, skip_unreadable=config.dataset.skip_unreadable)

@@ -32,15 +32,25 @@ class Console:
         self._console.print(text, soft_wrap=True)
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-        """Prints scores by name, one row for each entry; labels wrap, numbers never."""
+        """Prints scores by name, one row for each entry."""
+        headed = {
+            label: {
+                _HEADINGS.get(name, name.replace("recall_at_", "R@")): f"{score:.4f}"
+                for name, score in row.items()
+            }
+            for label, row in rows.items()
+        }
+        self.facts(title, headed)
+
+    def facts(self, title: str, rows: Mapping[str, Mapping[str, str]]) -> None:
+        """Prints texts by heading, one row for each entry; labels wrap, texts never."""
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.add_column(title, overflow="fold")
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
         for name in columns:
-            heading = _HEADINGS.get(name, name.replace("recall_at_", "R@"))
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(name, justify="right", no_wrap=True)
         for label, row in rows.items():
-            table.add_row(label, *(f"{row[name]:.4f}" if name in row else "" for name in columns))
+            table.add_row(label, *(row.get(name, "") for name in columns))
         options = self._console.options
         needed = rich.measure.Measurement.get(self._console, options.update(width=1000), table)
         width = max(options.max_width, needed.minimum)

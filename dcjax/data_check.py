@@ -1,0 +1,244 @@
+"""What is in the images of an experiment, and what is wrong with them, before anything trains."""
+
+import csv
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax import checks, devices, headers, inputs, inspection
+from dcjax.datasets import ImageSet, Splits
+from dcjax.inspection import Inspection
+from dcjax.writers import Console
+
+_SHOWN = 20  # images of a kind that are listed; the file has all
+_FILE = "check_data.csv"
+
+
+class Kind(NamedTuple):
+    """A kind of problem: what it is, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+class Problem(NamedTuple):
+    """A problem of one image; `detail` may be empty."""
+
+    kind: Kind
+    split: str
+    label: str
+    image: str
+    detail: str
+
+
+_UNREADABLE = Kind(
+    "cannot be read", "replace or remove them, or leave them out by dataset.skip_unreadable=True"
+)
+_IN_TWO_SPLITS = Kind(
+    "the same picture is in two splits", "take it out of one: what was trained on is no test"
+)
+_IN_TWO_CLASSES = Kind("the same picture has two classes", "take it out of one of them")
+_ALONE = Kind(
+    "the only image of its class", "add another one, or remove the class; it has nothing to find"
+)
+_UNANSWERED = Kind(
+    "a query without an image of its class in the gallery", "add one; it counts as missed"
+)
+_DEEP = Kind("more than 8 bits a channel", "nothing, if 8 of them will do: these are read")
+_MISNAMED = Kind("the name says another format", "rename it, for the sake of other programs")
+_SMALL = Kind(
+    "a side is shorter than dataset.crop", "nothing, if enlarging it will do; or a smaller crop"
+)
+
+
+def check_data(config: ConfigDict, workdir: str) -> bool:
+    """Looks at every image of an experiment, and tells what is there and what is wrong.
+
+    Args:
+      config: the experiment.
+      workdir: gets the list of all problems, `check_data.csv`.
+
+    Returns:
+      Whether training could begin.
+
+    Raises:
+      ValueError: for settings with which no data could be trained on.
+      FileNotFoundError: if the data set is not there.
+    """
+    console = Console()
+    checks.check_training(config, devices.create_mesh())
+    splits = inputs.load_index(config)
+    sets = {name: images for name, images in vars(splits).items() if images is not None}
+    total = sum(map(len, sets.values()))
+    with console.progress("looking", total=total, done=0) as move:
+
+        def moved(count: int) -> None:
+            for _ in range(count):
+                move("images")
+
+        found = {name: inspection.inspect(images, moved) for name, images in sets.items()}
+    console.facts(config.dataset.name, {name: _facts(sets[name], found[name]) for name in sets})
+    problems = list(_problems(splits, sets, found, config.dataset.crop))
+    fails = not config.dataset.skip_unreadable and any(x.reasons for x in found.values())
+    for kind, alike in itertools.groupby(problems, key=lambda problem: problem.kind):
+        is_error = kind is _UNREADABLE and not config.dataset.skip_unreadable
+        _tell(console, kind, list(alike), "error" if is_error else "warning")
+    reason = _refusal(config, sets, found)
+    if reason:
+        console.line(f"error     {reason}")
+    if problems:
+        console.line(f"wrote     {_write(problems, workdir)}")
+    ending = "training would fail" if fails or reason else "training can begin"
+    kinds = len({problem.kind for problem in problems})
+    console.line(f"result    {ending}; {f'{kinds} kinds of problems' if kinds else 'all is well'}")
+    return not (fails or reason)
+
+
+def _facts(images: ImageSet, found: Inspection) -> dict[str, str]:
+    """Returns the row of a split in the table."""
+    counts = np.bincount(images.labels, minlength=images.num_classes)
+    counts = counts[counts > 0]
+    is_read = found.sizes[:, 0] > 0
+    short, long = (side(found.sizes[is_read], axis=1) for side in (np.min, np.max))
+    channels = np.unique(found.channels[is_read]).tolist()
+    facts = {
+        "images": f"{len(images):,}",
+        "unreadable": f"{len(found.reasons):,}",
+        "classes": f"{len(counts):,}",
+        "per class, least": str(counts.min()),
+        "median": f"{np.median(counts):g}",
+        "most": str(counts.max()),
+        "sides": f"{short.min()}-{long.max()}" if is_read.any() else "",
+        "channels": ", ".join(str(n or "?") for n in channels),
+    }
+    if images.super_classes is not None:
+        facts["super-classes"] = str(len(set(images.super_classes)))
+    return facts
+
+
+def _problems(
+    splits: Splits, sets: Mapping[str, ImageSet], found: Mapping[str, Inspection], crop: int
+) -> Iterator[Problem]:
+    """Yields what is wrong with single images, kind by kind."""
+
+    def each(
+        kind: Kind, rows: Callable[[str], Iterable[int]], detail: Callable[[str, int], str]
+    ) -> Iterator[Problem]:
+        for name in sets:
+            for row in rows(name):
+                yield _problem(kind, name, sets[name], row, detail(name, row))
+
+    yield from each(_UNREADABLE, lambda name: found[name].reasons, lambda n, i: found[n].reasons[i])
+    copies = list(_copies(sets, found))
+    for kind in (_IN_TWO_SPLITS, _IN_TWO_CLASSES):
+        yield from (problem for problem in copies if problem.kind is kind)
+    alone = {"train": splits.train, "query": splits.query if splits.gallery is None else None}
+    yield from each(_ALONE, lambda name: _alone(alone.get(name)), lambda n, i: "")
+    if splits.gallery is not None:
+        missed = ~np.isin(splits.query.labels, splits.gallery.labels)
+        for row in np.flatnonzero(missed).tolist():
+            yield _problem(_UNANSWERED, "query", splits.query, row, "")
+    yield from each(
+        _DEEP,
+        lambda name: np.flatnonzero(found[name].bits > 8),
+        lambda name, row: f"{found[name].bits[row]} bits",
+    )
+    yield from each(
+        _MISNAMED,
+        lambda name: _misnamed(sets[name], found[name]),
+        lambda name, row: f"it is {found[name].formats[row]}",
+    )
+    yield from each(
+        _SMALL,
+        lambda name: np.flatnonzero(
+            (found[name].sizes.min(axis=1) < crop) & (found[name].sizes[:, 0] > 0)
+        ),
+        lambda name, row: "{} x {}".format(*found[name].sizes[row][::-1]),
+    )
+
+
+def _copies(sets: Mapping[str, ImageSet], found: Mapping[str, Inspection]) -> Iterator[Problem]:
+    """Yields images with the pixels of one that comes before, in another split or class."""
+    places = [(name, row) for name in sets for row in range(len(sets[name]))]
+    prints = np.concatenate([found[name].fingerprints for name in sets])
+    is_read = np.concatenate([found[name].sizes[:, 0] > 0 for name in sets])
+    _, which, counts = np.unique(prints, return_inverse=True, return_counts=True)
+    candidates = np.flatnonzero((counts[which] > 1) & is_read)
+    candidates = candidates[np.argsort(which[candidates], kind="stable")]
+    for _, alike in itertools.groupby(candidates.tolist(), key=lambda place: which[place]):
+        group = list(alike)
+        first_name, first_row = places[group[0]]
+        first = sets[first_name]
+        for place in group[1:]:
+            name, row = places[place]
+            images = sets[name]
+            classes = [x.class_names[x.labels[i]] for x, i in ((first, first_row), (images, row))]
+            if name == first_name and classes[0] == classes[1]:
+                continue
+            if inspection.same_pixels(first, first_row, images, row):
+                kind = _IN_TWO_SPLITS if name != first_name else _IN_TWO_CLASSES
+                told = f"like {_name(first, first_row)} ({first_name}, {classes[0]})"
+                yield _problem(kind, name, images, row, told)
+
+
+def _alone(images: ImageSet | None) -> list[int]:
+    if images is None:
+        return []
+    counts = np.bincount(images.labels, minlength=images.num_classes)
+    return np.flatnonzero(counts[images.labels] == 1).tolist()
+
+
+def _misnamed(images: ImageSet, found: Inspection) -> list[int]:
+    if images.in_memory or images.images.dtype.names is not None:
+        return []
+    suffixes = (os.path.splitext(path)[1].lower() for path in images.images)
+    named = np.array([headers.FORMATS.get(suffix, "") for suffix in suffixes])
+    return np.flatnonzero((named != found.formats) & (named != "") & (found.formats != "")).tolist()
+
+
+def _problem(kind: Kind, split: str, images: ImageSet, row: int, detail: str) -> Problem:
+    label = images.class_names[images.labels[row]]
+    return Problem(kind, split, label, _name(images, row), detail)
+
+
+def _name(images: ImageSet, row: int) -> str:
+    return f"image {row}" if images.in_memory else images.name(row)
+
+
+def _refusal(
+    config: ConfigDict, sets: Mapping[str, ImageSet], found: Mapping[str, Inspection]
+) -> str:
+    """Returns why training would refuse the images that can be read, "" if it would not."""
+    try:
+        kept = {
+            name: images.select(np.setdiff1d(np.arange(len(images)), list(found[name].reasons)))
+            for name, images in sets.items()
+        }
+        checks.check_data(config, Splits(**kept))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _tell(console: Console, kind: Kind, problems: list[Problem], severity: str) -> None:
+    console.line(f"{severity:9} {len(problems):,} images: {kind.what}; {kind.remedy}")
+    for problem in problems[:_SHOWN]:
+        detail = f": {problem.detail}" if problem.detail else ""
+        console.line(f"          {problem.image} ({problem.split}, {problem.label}){detail}")
+    if len(problems) > _SHOWN:
+        console.line(f"          ... and {len(problems) - _SHOWN:,} more")
+
+
+def _write(problems: list[Problem], workdir: str) -> pathlib.Path:
+    path = pathlib.Path(workdir) / _FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "split", "class", "problem", "detail"])
+        writer.writerows([p.image, p.split, p.label, p.kind.what, p.detail] for p in problems)
+    return path
