@@ -17,8 +17,8 @@ _MAX_LINES = 260
 _LAYERS = {
     "concepts": "convolution crops losses mining masks division sampling ranking retrieval "
     "clustering",
-    "boundaries": "datasets decoding downloads pipeline device_cache host_cache augment resnet "
-    "models hub torch_pickle weight_files pretrained optimizers devices writers preemption "
+    "boundaries": "datasets archives downloads decoding pipeline device_cache host_cache augment "
+    "resnet models hub torch_pickle weight_files pretrained optimizers devices writers preemption "
     "profiling",
     "joints": "state steps evaluation experiment checks schedule epochs progress checkpoints "
     "reporting embedder",
@@ -26,7 +26,7 @@ _LAYERS = {
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
-    "filelock": {"host_cache"},
+    "filelock": {"datasets.sources", "host_cache"},
     "flax": {"models", "pretrained", "resnet", "state"},
     "huggingface_hub": {"hub"},
     "ml_collections": {
