@@ -30,8 +30,7 @@ def extract(path: Path, folder: Path) -> None:
     """
     if path.suffix not in (".tgz", ".zip"):
         return
-    aside = folder / f"{path.name}.extracting"
-    sizes = _read_sizes(path, aside)
+    sizes = _read_sizes(path)
     lacking = _top_names(sizes) - _whole(sizes, folder)
     for name in sorted(lacking):
         if os.path.lexists(folder / name):
@@ -43,6 +42,7 @@ def extract(path: Path, folder: Path) -> None:
         return
     require_space(folder, sum(filter(None, sizes.values())))
     # Moved in place only when complete: what looks whole is whole, even after a kill.
+    aside = folder / f"{path.name}.extracting"
     shutil.rmtree(aside, ignore_errors=True)
     try:
         with _errors_named(path):
@@ -63,7 +63,7 @@ def require_space(folder: Path, num_bytes: int) -> None:
         )
 
 
-def _read_sizes(path: Path, folder: Path) -> dict[str, int | None]:
+def _read_sizes(path: Path) -> dict[str, int | None]:
     """Returns the size of each file in the archive by its name, None for folders and links."""
     with _errors_named(path):
         if path.suffix == ".zip":
@@ -75,8 +75,6 @@ def _read_sizes(path: Path, folder: Path) -> dict[str, int | None]:
                 members = archive.getmembers()
                 while content.read(_BLOCK):  # up to the checksum at its end
                     pass
-                for member in members:
-                    tarfile.data_filter(member, str(folder))  # raises before anything is written
                 sizes = {m.name: m.size if m.isfile() else None for m in members}
     for name in sizes:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:

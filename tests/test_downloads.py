@@ -103,6 +103,13 @@ def test_what_only_lacks_its_name_is_not_asked_for(web, tmp_path: Path) -> None:
     assert not web.ranges
 
 
+def test_of_what_begins_anew_nothing_old_is_kept(web, tmp_path: Path) -> None:
+    web.faults = ["whole cut"]
+    begin(tmp_path, bytes(80_000))
+    assert fetch(web.url, tmp_path) == CONTENT
+    assert web.ranges == ["bytes=80000-", f"bytes={HALF}-"]
+
+
 def test_a_part_that_is_too_long_is_nothing(web, tmp_path: Path) -> None:
     begin(tmp_path, bytes(len(CONTENT) + 1))
     assert fetch(web.url, tmp_path) == CONTENT

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import archive_servers
@@ -11,7 +12,7 @@ import pytest
 import tfds_archives
 
 from dcjax import datasets, downloads
-from dcjax.datasets import cars, cub, sources
+from dcjax.datasets import cars, cub, prepared, sources
 
 CUB = {
     "CUB_200_2011/images.txt": "1 007.Auk/b.jpg\n2 007.Auk/a.jpg\n3 101.Pelican/c.jpg\n",
@@ -150,9 +151,42 @@ def test_without_permission_what_lies_there_is_not_gone_on_with(web, tmp_path, s
         (tmp_path / name).write_bytes(there)
         with pytest.raises(FileNotFoundError, match=r"dataset.download=true does that"):
             load(str(tmp_path), source=source)
-    assert not (tmp_path / "CUB_200_2011").exists()
+    names = {"packed", "CUB_200_2011.tgz", "CUB_200_2011.tgz.part"}
+    assert {path.name for path in tmp_path.iterdir()} == names
     assert len(load(str(tmp_path), source=source, download=True).train)
     assert not web.ranges
+
+
+def test_two_runs_at_once_download_once(web, tmp_path: Path) -> None:
+    roots = [str(tmp_path / "new")] * 3
+    with ThreadPoolExecutor(len(roots)) as runs:
+        found = list(runs.map(lambda root: load(root, download=True), roots))
+    assert len({tuple(splits.train.images) for splits in found}) == 1
+    assert web.ranges == [None]
+
+
+def test_what_is_to_be_prepared_is_downloaded_when_all_packages_are_there(
+    web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[tuple[str, Path, list[str]]] = []
+
+    def note(builder: str, data_dir: Path, manual: Path) -> None:
+        held.append((builder, data_dir, [path.name for path in manual.iterdir()]))
+
+    monkeypatch.setattr(prepared, "prepare", note)
+    for packages in ({"no_such_module": "no-such-package"}, {}):
+        birds = dataclasses.replace(cub._CUB, prepare_from=cub._CUB.archives, prepare_with=packages)
+        assert not web.ranges
+        told = "has prepared no" if not packages else "pip install no-such-package"
+        with pytest.raises((FileNotFoundError, ValueError), match=told):
+            sources.load(birds, str(tmp_path), source="tfds", download=True, counts=None)
+    assert held == [("caltech_birds2011", tmp_path, ["CUB_200_2011.tgz"])]
+
+
+def test_the_extracted_set_is_what_preparing_takes_of_a_set_without_archives(tmp_path) -> None:
+    told = f"InShopRetrieval.html: get it by hand, put it into {tmp_path}/downloads/manual and extr"
+    with pytest.raises(FileNotFoundError, match=told):
+        datasets.load("inshop", root=str(tmp_path), source="tfds", complete=True, download=True)
 
 
 def test_archives_got_by_hand_are_extracted(tmp_path: Path, monkeypatch) -> None:

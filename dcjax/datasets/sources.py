@@ -76,10 +76,8 @@ def load(
         top = _data_dir(root)
         top.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(top / f"{data.name}.lock"):  # a run beside this one waits for it
-            found = _find(data, root, source)
-            if found is None:
-                _get(data, root, source, download)
-                found = _find(data, root, source)
+            _get(data, root, source, download)
+        found = _find(data, root, source)
     if found is None:
         raise FileNotFoundError(_absent(data, root, source))
     if counts is not None:
@@ -122,7 +120,10 @@ def _can_get(data: Published, root: str, source: str, download: bool) -> bool:
 
 
 def _get(data: Published, root: str, source: str, download: bool) -> None:
-    """Prepares what is missing, or extracts it, downloaded if that is allowed."""
+    """Prepares what is missing, or extracts it, downloaded if that is allowed.
+
+    Does nothing that is done already.
+    """
     published, folder = _sought(data, root, source)
     if source == "tfds":
         _require_packages(data)
