@@ -168,13 +168,15 @@ def test_the_exit_code_tells_whether_training_would_fail(tmp_path, content, code
     flags = ["--config.dataset.name=manifest", f"--config.dataset.manifest={table}"]
     flags += ["--config.sampling.batch_size=8", "--config.sampling.images_per_class=2"]
     flags += ["--config.eval.ks=1,2", f"--workdir={tmp_path}"]
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX has set it in this process
     ended = subprocess.run(
         [sys.executable, "launch.py", "--mode=check_data", "--config=configs/digits.py", *flags],
         cwd=_ROOT,
         text=True,
         capture_output=True,
         check=False,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=env,
     )
     assert ended.returncode == code, ended.stderr
     assert ("x.png" in ended.stdout) == (code == 1)

@@ -57,7 +57,7 @@ def test_no_config_says_what_to_give() -> None:
     ("flags", "words"),
     [
         (["--config.dataset.name=moon"], ["moon", "cub", "digits"]),
-        (["--config.dataset.name=cub", "--config.dataset.root=/nowhere"], ["/nowhere", "root"]),
+        (["--config.dataset.name=cub", "--config.dataset.root=/nowhere"], ["/nowhere", ".tgz"]),
         (["--mode=evaluate", "--workdir=/nowhere"], ["/nowhere", "--workdir"]),
         (["--mode=evaluate", "--profile"], ["--profile", "training"]),
     ],

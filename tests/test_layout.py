@@ -17,16 +17,16 @@ _MAX_LINES = 260
 _LAYERS = {
     "concepts": "convolution strategies crops losses mining masks division sampling ranking "
     "retrieval clustering",
-    "boundaries": "datasets downloads quiet_tensorflow headers decoding inspection pipeline "
-    "device_cache host_cache augment distortions resnet models hub torch_pickle weight_files "
-    "pretrained optimizers devices writers preemption profiling",
+    "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection "
+    "pipeline device_cache host_cache augment distortions resnet models hub torch_pickle "
+    "weight_files pretrained optimizers devices writers preemption profiling",
     "joints": "state steps evaluation inputs experiment resuming checks schedule epochs "
     "progress checkpoints reporting embedder data_check",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
-    "filelock": {"host_cache"},
+    "filelock": {"datasets.sources", "host_cache"},
     "flax": {"models", "pretrained", "resnet", "state"},
     "huggingface_hub": {"hub"},
     "ml_collections": {

@@ -1,12 +1,18 @@
 """Where a published set comes from: what is found first, what is missing, what is too little."""
 
-from collections.abc import Callable
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import archive_servers
+import benchmark_pictures
 import pytest
+import tfds_archives
 
-from dcjax import datasets
-from dcjax.datasets import sources
+from dcjax import datasets, downloads
+from dcjax.datasets import cars, cub, prepared, sources
 
 CUB = {
     "CUB_200_2011/images.txt": "1 007.Auk/b.jpg\n2 007.Auk/a.jpg\n3 101.Pelican/c.jpg\n",
@@ -99,3 +105,104 @@ def test_the_newest_prepared_version_is_taken(
         with pytest.raises(ValueError, match="read"):
             sources.load(birds, root, source="auto", download=False, counts=None)
     assert read == [tmp_path / "birds" / "10.0.0"] * 2
+
+
+def published(archive: Path, url: str) -> downloads.Archive:
+    """Returns an archive that is published at an address."""
+    content = archive.read_bytes()
+    return downloads.Archive(archive.name, url, len(content), hashlib.sha256(content).hexdigest())
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[archive_servers.HttpServer]:
+    """Serves the archive of a small CUB, of which the data set knows."""
+    packed = tmp_path / "packed"
+    tfds_archives.pack("cub", packed)
+    archive = packed / "CUB_200_2011.tgz"
+    with archive_servers.running(server := archive_servers.HttpServer(archive.read_bytes())):
+        archives = (published(archive, server.url),)
+        monkeypatch.setattr(cub, "_CUB", dataclasses.replace(cub._CUB, archives=archives))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
+
+
+def test_what_is_missing_is_downloaded_once_and_only_if_allowed(web, tmp_path: Path) -> None:
+    root = tmp_path / "new"
+    with pytest.raises(FileNotFoundError, match=f"{web.url}.*dataset.download=true does that"):
+        load(str(root))
+    assert not web.ranges
+    assert not root.exists()
+    splits = load(str(root), download=True)
+    pictures = benchmark_pictures.take("cub")
+    for split in ("train", "query"):
+        expected = [picture.jpeg for picture in pictures if picture.part == split]
+        found = [Path(image).read_bytes() for image in getattr(splits, split).images]
+        assert sorted(found) == sorted(expected)
+    for download in (True, False):
+        again = load(str(root), download=download)
+        assert again.train.images.tolist() == splits.train.images.tolist()
+    assert web.ranges == [None]
+
+
+@pytest.mark.parametrize("source", ["auto", "folder"])
+def test_without_permission_what_lies_there_is_not_gone_on_with(web, tmp_path, source) -> None:
+    content = web.content
+    for name, there in {"CUB_200_2011.tgz.part": content[:99], "CUB_200_2011.tgz": content}.items():
+        (tmp_path / name).write_bytes(there)
+        with pytest.raises(FileNotFoundError, match=r"dataset.download=true does that"):
+            load(str(tmp_path), source=source)
+    names = {"packed", "CUB_200_2011.tgz", "CUB_200_2011.tgz.part"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert len(load(str(tmp_path), source=source, download=True).train)
+    assert not web.ranges
+
+
+def test_two_runs_at_once_download_once(web, tmp_path: Path) -> None:
+    roots = [str(tmp_path / "new")] * 3
+    with ThreadPoolExecutor(len(roots)) as runs:
+        found = list(runs.map(lambda root: load(root, download=True), roots))
+    assert len({tuple(splits.train.images) for splits in found}) == 1
+    assert web.ranges == [None]
+
+
+def test_what_is_to_be_prepared_is_downloaded_when_all_packages_are_there(
+    web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[tuple[str, Path, list[str]]] = []
+
+    def note(builder: str, data_dir: Path, manual: Path) -> None:
+        held.append((builder, data_dir, [path.name for path in manual.iterdir()]))
+
+    monkeypatch.setattr(prepared, "prepare", note)
+    for packages in ({"no_such_module": "no-such-package"}, {}):
+        birds = dataclasses.replace(cub._CUB, prepare_from=cub._CUB.archives, prepare_with=packages)
+        assert not web.ranges
+        told = "has prepared no" if not packages else "pip install no-such-package"
+        with pytest.raises((FileNotFoundError, ValueError), match=told):
+            sources.load(birds, str(tmp_path), source="tfds", download=True, counts=None)
+    assert held == [("caltech_birds2011", tmp_path, ["CUB_200_2011.tgz"])]
+
+
+def test_the_extracted_set_is_what_preparing_takes_of_a_set_without_archives(tmp_path) -> None:
+    told = f"InShopRetrieval.html: get it by hand, put it into {tmp_path}/downloads/manual and extr"
+    with pytest.raises(FileNotFoundError, match=told):
+        datasets.load("inshop", root=str(tmp_path), source="tfds", complete=True, download=True)
+
+
+def test_archives_got_by_hand_are_extracted(tmp_path: Path, monkeypatch) -> None:
+    tfds_archives.pack("cars", tmp_path)
+    archives = tuple(published(tmp_path / a.name, "") for a in cars._CARS.archives)
+    monkeypatch.setattr(cars, "_CARS", dataclasses.replace(cars._CARS, archives=archives))
+    options = {"source": "auto", "complete": False, "download": True}
+    last = tmp_path / archives[-1].name
+    last.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=f"Get {last.name} .* by hand"):
+        datasets.load("cars", root=str(tmp_path), **options)
+    assert not (tmp_path / "devkit").exists()
+    (tmp_path / "elsewhere").rename(last)
+    assert len(datasets.load("cars", root=str(tmp_path), **options).query)
+
+
+def test_without_a_folder_the_message_asks_for_one() -> None:
+    with pytest.raises(FileNotFoundError, match=r"Then set --config.dataset.root=FOLDER"):
+        load("", source="folder", download=True)

@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import numpy as np
 
-from dcjax import downloads
+from dcjax import archives, downloads
 from dcjax.datasets.image_set import ImageSet, Splits
 from dcjax.writers import Console
 
@@ -71,7 +72,11 @@ def load(
     if source not in SOURCES:
         raise ValueError(f"Unknown source {source!r}; known sources are {', '.join(SOURCES)}.")
     found = _find(data, root, source)
-    if found is None and _get(data, root, source, download):
+    if found is None and _can_get(data, root, source, download):
+        top = _data_dir(root)
+        top.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(top / f"{data.name}.lock"):  # a run beside this one waits for it
+            _get(data, root, source, download)
         found = _find(data, root, source)
     if found is None:
         raise FileNotFoundError(_absent(data, root, source))
@@ -102,42 +107,52 @@ def _data_dir(root: str) -> Path:
     return Path(given).expanduser()
 
 
-def _manual_dir(root: str) -> Path:
-    return _data_dir(root) / "downloads" / "manual"
-
-
-def _get(data: Published, root: str, source: str, download: bool) -> bool:
-    """Downloads, extracts or prepares what is missing, and returns whether there is hope."""
-    if source == "tfds":
-        return _prepare(data, root, download)
-    if not (download and root and data.archives):
+def _can_get(data: Published, root: str, source: str, download: bool) -> bool:
+    """Returns whether what is missing can be downloaded, or made of what is there."""
+    published, folder = _sought(data, root, source)
+    if source == "tfds" and data.prepare_from is None:
+        return any(True for pattern in data.layouts for _ in folder.glob(pattern))
+    if source != "tfds" and not (root and download and published):
         return False
-    top = Path(root).expanduser()
-    for archive in data.archives:
-        downloads.extract(downloads.fetch(archive, top, say=Console().line), top)
-    return True
+    return all(
+        (folder / archive.name).is_file() or (download and archive.url) for archive in published
+    )
 
 
-def _prepare(data: Published, root: str, download: bool) -> bool:
-    manual = _manual_dir(root)
-    if data.prepare_from is None:
-        ready = any(True for pattern in data.layouts for _ in manual.glob(pattern))
-    else:
-        if download:
-            for archive in data.prepare_from:
-                downloads.fetch(archive, manual, say=Console().line)
-        ready = all((manual / archive.name).is_file() for archive in data.prepare_from)
-    if ready:
-        lacking = [pip for name, pip in data.prepare_with.items() if not find_spec(name)]
-        if lacking:
-            raise ValueError(
-                f"To prepare {data.builder} tensorflow-datasets needs {' and '.join(lacking)}; "
-                f"pip install {' '.join(lacking)}."
-            )
+def _get(data: Published, root: str, source: str, download: bool) -> None:
+    """Prepares what is missing, or extracts it, downloaded if that is allowed.
+
+    Does nothing that is done already.
+    """
+    published, folder = _sought(data, root, source)
+    if source == "tfds":
+        _require_packages(data)
+    say = Console().line
+    paths = [downloads.fetch(archive, folder, say=say) for archive in published if download]
+    if source == "tfds":
         from dcjax.datasets import prepared
 
-        prepared.prepare(data.builder, _data_dir(root), manual)
-    return ready
+        prepared.prepare(data.builder, _data_dir(root), folder)
+    else:
+        for path in paths:
+            say(f"Extracts {path}.")
+            archives.extract(path, folder)
+
+
+def _sought(data: Published, root: str, source: str) -> tuple[tuple[downloads.Archive, ...], Path]:
+    """Returns the archives that a source takes, and the folder that they belong into."""
+    if source == "tfds":
+        return data.prepare_from or (), _data_dir(root) / "downloads" / "manual"
+    return data.archives, Path(root or "FOLDER").expanduser()
+
+
+def _require_packages(data: Published) -> None:
+    lacking = [pip for name, pip in data.prepare_with.items() if not find_spec(name)]
+    if lacking:
+        raise ValueError(
+            f"To prepare {data.builder} tensorflow-datasets needs {' and '.join(lacking)}; "
+            f"pip install {' '.join(lacking)}."
+        )
 
 
 def _absent(data: Published, root: str, source: str) -> str:
@@ -147,13 +162,11 @@ def _absent(data: Published, root: str, source: str) -> str:
         looked.append(f"none of {', '.join(data.layouts)} is in {where}")
     if source != "folder":
         looked.append(f"tensorflow-datasets has prepared no {data.builder} in {_data_dir(root)}")
-    prepares = source == "tfds"
-    folder = _manual_dir(root) if prepares else Path(root or "FOLDER")
-    archives = data.prepare_from if prepares and data.prepare_from else data.archives
-    return (
-        f"Dataset {data.name!r} is not there: {'; '.join(looked)}. "
-        f"{downloads.how_to_get(archives, home=data.home, folder=folder, extracted=not prepares)}"
-    )
+    published, folder = _sought(data, root, source)
+    extracted = source != "tfds" or data.prepare_from is None
+    advice = downloads.how_to_get(published, home=data.home, folder=folder, extracted=extracted)
+    named = "" if root or source == "tfds" else f" Then set --config.dataset.root={folder}."
+    return f"Dataset {data.name!r} is not there: {'; '.join(looked)}. {advice}{named}"
 
 
 def _check_counts(name: str, found: Found, counts: Counts) -> None:

@@ -1,0 +1,162 @@
+"""Archives: extracted whole or not at all, and never outside of the folder."""
+
+import io
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcjax import archives
+
+FILES = {"set/lists/a.txt": b"list", "set/images/b.jpg": bytes(9000), "readme": b"", "set/e/": None}
+KINDS = ("a.tgz", "a.zip")
+
+
+def pack(path: Path, files: Mapping[str, bytes | None]) -> Path:
+    """Packs files, and folders (None)."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content or b"")
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
+                member.size = len(content or b"")
+                archive.addfile(member, io.BytesIO(content or b""))
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Returns what lies below a folder, without the archives in it."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+        if path.name not in KINDS
+    }
+
+
+@pytest.fixture(params=KINDS)
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return pack(tmp_path / request.param, FILES)
+
+
+def test_it_holds_what_was_packed(archive: Path, tmp_path: Path) -> None:
+    archives.extract(archive, tmp_path)
+    folders = dict.fromkeys(["set", "set/e", "set/images", "set/lists"])
+    packed = {name: content for name, content in FILES.items() if content is not None}
+    assert tree(tmp_path) == dict(sorted((packed | folders).items()))
+
+
+def test_a_tar_of_the_folder_itself(tmp_path: Path) -> None:
+    files = {"./": None, "./set/": None, "./set/a.txt": b"list"}
+    archives.extract(pack(tmp_path / "a.tgz", files), tmp_path)
+    assert tree(tmp_path) == {"set": None, "set/a.txt": b"list"}
+
+
+def test_another_file_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "lists.mat"
+    path.write_bytes(b"lists")
+    archives.extract(path, tmp_path)
+    assert tree(tmp_path) == {"lists.mat": b"lists"}
+
+
+def test_what_is_there_needs_no_space(archive: Path, tmp_path: Path, monkeypatch) -> None:
+    archives.extract(archive, tmp_path)
+    inodes = {path: path.stat().st_ino for path in tmp_path.rglob("*")}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    archives.extract(archive, tmp_path)
+    assert inodes == {path: path.stat().st_ino for path in tmp_path.rglob("*")}
+
+
+def test_a_kill_leaves_nothing_that_looks_whole(archive, tmp_path: Path, monkeypatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # of a killed process nothing is cleared away
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(os, "rename", stop)
+        with pytest.raises(KeyboardInterrupt):
+            archives.extract(archive, tmp_path)
+    aside = tmp_path / f"{archive.name}.extracting"
+    assert set(tmp_path.iterdir()) == {archive, aside}
+    (aside / "set" / "leftover").touch()
+    archives.extract(archive, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {archive.name, "set", "readme"}
+    assert not (tmp_path / "set" / "leftover").exists()
+
+
+@pytest.mark.parametrize("moved", ["set", "readme"])
+def test_a_kill_between_two_moves_is_made_good(archive: Path, tmp_path: Path, moved: str) -> None:
+    archives.extract(archive, tmp_path)
+    whole = tree(tmp_path)
+    if moved == "set":
+        (tmp_path / "readme").unlink()
+    else:
+        shutil.rmtree(tmp_path / "set")
+    archives.extract(archive, tmp_path)
+    assert tree(tmp_path) == whole
+
+
+def test_what_a_user_has_put_there_is_left_alone(archive: Path, tmp_path: Path) -> None:
+    archives.extract(archive, tmp_path)
+    (tmp_path / "set" / "lists" / "a.txt").write_bytes(b"my own list")
+    before = tree(tmp_path)
+    with pytest.raises(FileExistsError, match=f"{tmp_path}/set is there, .*{archive}.* move it"):
+        archives.extract(archive, tmp_path)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["../out.txt", "set/../../out.txt", "/dcjax_out.txt"])
+def test_nothing_is_written_outside(tmp_path: Path, kind: str, name: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = pack(folder / kind, {"set/good.txt": b"good", name: b"evil"})
+    with pytest.raises(ValueError, match=f"{path} would write outside of its folder"):
+        archives.extract(path, folder)
+    assert [file.name for file in tmp_path.rglob("*.*")] == [kind]
+    assert not Path("/dcjax_out.txt").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("target", ["/etc", "../.."])
+def test_links_stay_inside(tmp_path: Path, kind: bytes, target: str) -> None:
+    path = tmp_path / "a.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        link = tarfile.TarInfo("set")
+        link.type, link.linkname = kind, target
+        archive.addfile(link)
+    with pytest.raises(ValueError, match=f"{path} would write outside of its folder"):
+        archives.extract(path, tmp_path)
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "page"])
+def test_a_damaged_archive_is_named(tmp_path: Path, kind: str, damage: str) -> None:
+    noise = np.random.default_rng(0).bytes(20_000)
+    path = pack(tmp_path / kind, {"set/a": noise, "set/b": noise[::-1]})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(
+        {"cut": content[:-9000], "flipped": content, "empty": b"", "page": b"<html>"}[damage]
+    )
+    with pytest.raises(ValueError, match=f"{path} is damaged .*get it again"):
+        archives.extract(path, tmp_path)
+    assert tree(tmp_path) == {}
+
+
+def test_a_full_disk_is_found_before_anything_is_written(archive, tmp_path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=9003))
+    with pytest.raises(OSError, match=f"Require 9,004 bytes free in {tmp_path}, found 9,003;"):
+        archives.extract(archive, tmp_path)
+    assert tree(tmp_path) == {}
