@@ -115,7 +115,7 @@ def how_to_get(archives: Sequence[Archive], *, home: str, folder: Path, extracte
     if not missing:
         names = ", ".join(archive.name for archive in archives)
         return f"Extract {names} in {folder}; {itself} does that."
-    wanted = " and ".join(map(str, missing))
+    wanted = ", ".join(map(str, missing))
     if all(archive.url for archive in missing):
         return f"Put {wanted} {there}; {itself} does that."
     extracts = f", which {itself} does" if extracted else ""

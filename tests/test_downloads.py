@@ -97,12 +97,6 @@ def test_an_interrupted_one_is_kept_and_goes_on_with_the_next_command(web, tmp_p
     assert web.ranges == [None, f"bytes={len(kept)}-"]
 
 
-def test_what_only_lacks_its_name_is_not_asked_for(web, tmp_path: Path) -> None:
-    begin(tmp_path, CONTENT)
-    assert fetch(web.url, tmp_path) == CONTENT
-    assert not web.ranges
-
-
 def test_of_what_begins_anew_nothing_old_is_kept(web, tmp_path: Path) -> None:
     web.faults = ["whole cut"]
     begin(tmp_path, bytes(80_000))
@@ -110,10 +104,13 @@ def test_of_what_begins_anew_nothing_old_is_kept(web, tmp_path: Path) -> None:
     assert web.ranges == ["bytes=80000-", f"bytes={HALF}-"]
 
 
-def test_a_part_that_is_too_long_is_nothing(web, tmp_path: Path) -> None:
-    begin(tmp_path, bytes(len(CONTENT) + 1))
+@pytest.mark.parametrize(
+    ("begun", "ranges"), [(CONTENT, []), (bytes(len(CONTENT) + 1), [None])], ids=["whole", "long"]
+)
+def test_a_part_that_lacks_nothing(web, tmp_path: Path, begun: bytes, ranges: list) -> None:
+    begin(tmp_path, begun)
     assert fetch(web.url, tmp_path) == CONTENT
-    assert web.ranges == [None]
+    assert web.ranges == ranges
 
 
 @pytest.mark.parametrize("faults", [[], ["endless"]])
@@ -250,7 +247,7 @@ ITSELF = "--config.dataset.download=true"
             [ONE, TWO],
             "",
             False,
-            f"Get {ONE_TOLD} and {TWO_TOLD} by hand, from HOME or another copy, and put it into "
+            f"Get {ONE_TOLD}, {TWO_TOLD} by hand, from HOME or another copy, and put it into "
             "FOLDER.",
         ),
     ],
