@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer with venv, and make. `make PYTHON=python3.12 ...` picks a Python.
+# Needs Python 3.11.4 or newer with venv, and make. `make PYTHON=python3.12 ...` picks a Python.
 PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
@@ -57,11 +57,11 @@ clean: ## remove the demo's runs and the tools' caches; .venv and other runs sta
 
 $(INSTALLED): $(REQUIREMENTS)
 	@command -v $(PYTHON) >/dev/null || { \
-	  echo "Found no $(PYTHON); install Python 3.11 or newer, or name one: make PYTHON=python3.12"; \
+	  echo "Found no $(PYTHON); install Python 3.11.4 or newer, or name one: make PYTHON=python3.12"; \
 	  exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-	  "dcjax needs Python 3.11 or newer, found %d.%d; name one: make PYTHON=python3.12" \
-	  % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and \
+	  "dcjax needs Python 3.11.4 or newer, found %d.%d.%d; name one: make PYTHON=python3.12" \
+	  % sys.version_info[:3])'
 	@echo "Found $(FOUND): installing $(REQUIREMENTS) into .venv; this takes a few minutes."
 	@$(PYTHON) -m venv .venv
 	@$(PIP) -r $(REQUIREMENTS)
