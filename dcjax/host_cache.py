@@ -115,7 +115,9 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
 
 
 def _filled(decoded: Decoded, stream: pipeline.Stream) -> Decoded:
-    with Console().progress("decoding", total=len(decoded.sizes), done=0) as move:
+    console = Console()
+    console.line(f"cache     decodes {len(decoded.sizes):,} images")
+    with console.progress("decoding", total=len(decoded.sizes), done=0) as move:
         for row, image in enumerate(stream.resized_images()):
             decoded.image(row)[...] = image
             move("images")

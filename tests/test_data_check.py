@@ -106,6 +106,11 @@ def test_every_problem_is_named_with_what_to_do(tmp_path, capsys):
     assert "result    training would fail" in told
 
 
+def test_no_weights_are_needed(tmp_path):
+    table = write_table(tmp_path, good())
+    assert data_check.check_data(config(table, **{"model.batch_norm": "frozen"}), str(tmp_path))
+
+
 def test_what_is_left_out_is_no_error(tmp_path, capsys):
     bad = {"empty.png": (b"", "t1", "train")}
     table = write_table(tmp_path, good() | bad)
