@@ -4,13 +4,14 @@ import csv
 import itertools
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, devices, headers, inputs, inspection
+from dcjax import checks, decoding, devices, headers, inputs, inspection
 from dcjax.datasets import ImageSet, Splits
 from dcjax.inspection import Inspection
 from dcjax.writers import Console
@@ -74,7 +75,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     checks.check_evaluation(config, devices.create_mesh())  # needs no weights
     splits = inputs.load_index(config)
     sets = {name: images for name, images in vars(splits).items() if images is not None}
-    total = sum(map(len, sets.values()))
+    total, started = sum(map(len, sets.values())), time.monotonic()
     with console.progress("looking", total=total, done=0) as move:
 
         def moved(count: int) -> None:
@@ -82,6 +83,10 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
                 move("images")
 
         found = {name: inspection.inspect(images, moved) for name, images in sets.items()}
+    seconds = time.monotonic() - started
+    console.line(
+        f"looked    at {total:,} images in {seconds:.0f} s, {total / seconds:.0f} a second"
+    )
     console.facts(config.dataset.name, {name: _facts(sets[name], found[name]) for name in sets})
     problems = list(_problems(splits, sets, found, config.dataset.crop))
     fails = not config.dataset.skip_unreadable and any(x.reasons for x in found.values())
@@ -216,7 +221,7 @@ def _refusal(
     """Returns why training would refuse the images that can be read, "" if it would not."""
     try:
         kept = {
-            name: images.select(np.setdiff1d(np.arange(len(images)), list(found[name].reasons)))
+            name: decoding.without(images, list(found[name].reasons))
             for name, images in sets.items()
         }
         checks.check_data(config, Splits(**kept))

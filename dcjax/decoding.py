@@ -3,7 +3,7 @@
 import concurrent.futures
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,15 @@ def readable(images: ImageSet, *, skip_unreadable: bool) -> tuple[ImageSet, int]
             f"{len(bad)} of {len(images)} images cannot be read; replace or remove them, or set "
             "dataset.skip_unreadable=True. The first are\n  " + "\n  ".join(shown)
         )
+    return without(images, bad), len(bad)
+
+
+def without(images: ImageSet, bad: Sequence[int]) -> ImageSet:
+    """Returns the images but for the bad ones; labels stay as they are.
+
+    Raises:
+      ValueError: if a class is left without an image.
+    """
     kept = images.select(np.delete(np.arange(len(images)), bad))
     emptied = np.setdiff1d(images.labels, kept.labels)
     if len(emptied):
@@ -140,7 +149,7 @@ def readable(images: ImageSet, *, skip_unreadable: bool) -> tuple[ImageSet, int]
             f"Require a readable image in every class, got none in {len(emptied)} classes, the "
             f"first is {images.class_names[emptied[0]]!r}; replace its images or remove the class."
         )
-    return kept, len(bad)
+    return kept
 
 
 def find_unreadable(images: ImageSet, *, thorough: bool) -> list[int]:
