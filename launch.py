@@ -56,7 +56,7 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
-    from dcjax.reporting import compare
+    from dcjax.comparison import compare
 
     if _PROFILE.value:
         raise ValueError("--profile traces training steps; an evaluation has none.")

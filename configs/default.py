@@ -110,8 +110,8 @@ def get_config() -> ConfigDict:
     evaluation.every_epochs = 1  # 0: only at the end
     evaluation.at_start = True  # score the untrained network first
     evaluation.batch_size = 128  # images embedded at a time
-    # all_vs_all: each test image searches all others, or the gallery that the data set has; gallery
-    # (not where it has one): a random image of each test class is searched by all others.
+    # all_vs_all: each test image searches all others, or queries search the data set's gallery if
+    # it has one; gallery, where it has none: one random image a class, searched by all others.
     evaluation.protocol = "all_vs_all"
     evaluation.gallery_draws = 10  # protocol gallery: draws whose scores are averaged
     evaluation.ks = (1, 2, 4, 8)  # of recall at k

@@ -122,7 +122,8 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     if config.model.batch_norm == "frozen" and not config.model.pretrained:
         raise ValueError(
             "model.batch_norm=frozen keeps the statistics of published weights, but "
-            "model.pretrained is ''; give a file or a hub name, or model.batch_norm=train."
+            "model.pretrained is ''; give a file or a name on the hub as timm/resnet50.tv_in1k, or "
+            "model.batch_norm=train."
         )
     cache, augment = config.dataset.cache, config.augment
     if cache != "none" and augment.crop == "random_resized":

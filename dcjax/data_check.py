@@ -41,9 +41,12 @@ _UNREADABLE = Kind(
     "cannot be read", "replace or remove them, or leave them out by dataset.skip_unreadable=True"
 )
 _IN_TWO_SPLITS = Kind(
-    "the same picture is in two splits", "take it out of one: what was trained on is no test"
+    "the same picture is in two splits", "take it out of one: it makes the scores too good"
 )
 _IN_TWO_CLASSES = Kind("the same picture has two classes", "take it out of one of them")
+_TWICE = Kind(
+    "the same picture is there twice", "take one out: in a test, a copy is found without fail"
+)
 _ALONE = Kind(
     "the only image of its class", "add another one, or remove the class; it has nothing to find"
 )
@@ -89,19 +92,16 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     )
     console.facts(config.dataset.name, {name: _facts(sets[name], found[name]) for name in sets})
     problems = list(_problems(splits, sets, found, config.dataset.crop))
-    fails = not config.dataset.skip_unreadable and any(x.reasons for x in found.values())
+    fatal = set() if config.dataset.skip_unreadable else {_UNREADABLE}
     for kind, alike in itertools.groupby(problems, key=lambda problem: problem.kind):
-        is_error = kind is _UNREADABLE and not config.dataset.skip_unreadable
-        _tell(console, kind, list(alike), "error" if is_error else "warning")
-    reason = _refusal(config, sets, found)
-    if reason:
+        _tell(console, kind, list(alike), _severity(kind, fatal))
+    if reason := _refusal(config, sets, found):
         console.line(f"error     {reason}")
-    if problems:
-        console.line(f"wrote     {_write(problems, workdir)}")
-    ending = "training would fail" if fails or reason else "training can begin"
-    kinds = len({problem.kind for problem in problems})
-    console.line(f"result    {ending}; {f'{kinds} kinds of problems' if kinds else 'all is well'}")
-    return not (fails or reason)
+    console.line(f"wrote     {_write(problems, fatal, workdir)}")
+    fails = bool(reason) or any(problem.kind in fatal for problem in problems)
+    well = "" if problems or reason else "; all is well"
+    console.line(f"result    training {'would fail' if fails else 'can begin'}{well}")
+    return not fails
 
 
 def _facts(images: ImageSet, found: Inspection) -> dict[str, str]:
@@ -140,7 +140,7 @@ def _problems(
 
     yield from each(_UNREADABLE, lambda name: found[name].reasons, lambda n, i: found[n].reasons[i])
     copies = list(_copies(sets, found))
-    for kind in (_IN_TWO_SPLITS, _IN_TWO_CLASSES):
+    for kind in (_IN_TWO_SPLITS, _IN_TWO_CLASSES, _TWICE):
         yield from (problem for problem in copies if problem.kind is kind)
     alone = {"train": splits.train, "query": splits.query if splits.gallery is None else None}
     yield from each(_ALONE, lambda name: _alone(alone.get(name)), lambda n, i: "")
@@ -168,7 +168,7 @@ def _problems(
 
 
 def _copies(sets: Mapping[str, ImageSet], found: Mapping[str, Inspection]) -> Iterator[Problem]:
-    """Yields images with the pixels of one that comes before, in another split or class."""
+    """Yields images with the pixels of one that comes before."""
     places = [(name, row) for name in sets for row in range(len(sets[name]))]
     prints = np.concatenate([found[name].fingerprints for name in sets])
     is_read = np.concatenate([found[name].sizes[:, 0] > 0 for name in sets])
@@ -176,19 +176,18 @@ def _copies(sets: Mapping[str, ImageSet], found: Mapping[str, Inspection]) -> It
     candidates = np.flatnonzero((counts[which] > 1) & is_read)
     candidates = candidates[np.argsort(which[candidates], kind="stable")]
     for _, alike in itertools.groupby(candidates.tolist(), key=lambda place: which[place]):
-        group = list(alike)
-        first_name, first_row = places[group[0]]
-        first = sets[first_name]
-        for place in group[1:]:
-            name, row = places[place]
-            images = sets[name]
-            classes = [x.class_names[x.labels[i]] for x, i in ((first, first_row), (images, row))]
-            if name == first_name and classes[0] == classes[1]:
+        name, row = places[next(alike)]
+        like, label = (
+            f"like {_name(sets[name], row)}",
+            sets[name].class_names[sets[name].labels[row]],
+        )
+        pixels = inspection.pixels(sets[name], row)
+        for other, i in (places[place] for place in alike):
+            if not np.array_equal(pixels, inspection.pixels(sets[other], i)):
                 continue
-            if inspection.same_pixels(first, first_row, images, row):
-                kind = _IN_TWO_SPLITS if name != first_name else _IN_TWO_CLASSES
-                told = f"like {_name(first, first_row)} ({first_name}, {classes[0]})"
-                yield _problem(kind, name, images, row, told)
+            same_class = label == sets[other].class_names[sets[other].labels[i]]
+            kind = _IN_TWO_SPLITS if name != other else _TWICE if same_class else _IN_TWO_CLASSES
+            yield _problem(kind, other, sets[other], i, f"{like} ({name}, {label})")
 
 
 def _alone(images: ImageSet | None) -> list[int]:
@@ -230,8 +229,13 @@ def _refusal(
     return ""
 
 
+def _severity(kind: Kind, fatal: set[Kind]) -> str:
+    return "error" if kind in fatal else "warning"
+
+
 def _tell(console: Console, kind: Kind, problems: list[Problem], severity: str) -> None:
-    console.line(f"{severity:9} {len(problems):,} images: {kind.what}; {kind.remedy}")
+    images = f"{len(problems):,} image{'' if len(problems) == 1 else 's'}"
+    console.line(f"{severity:9} {images}: {kind.what}; {kind.remedy}")
     for problem in problems[:_SHOWN]:
         detail = f": {problem.detail}" if problem.detail else ""
         console.line(f"          {problem.image} ({problem.split}, {problem.label}){detail}")
@@ -239,11 +243,14 @@ def _tell(console: Console, kind: Kind, problems: list[Problem], severity: str) 
         console.line(f"          ... and {len(problems) - _SHOWN:,} more")
 
 
-def _write(problems: list[Problem], workdir: str) -> pathlib.Path:
+def _write(problems: list[Problem], fatal: set[Kind], workdir: str) -> pathlib.Path:
     path = pathlib.Path(workdir) / _FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", "split", "class", "problem", "detail"])
-        writer.writerows([p.image, p.split, p.label, p.kind.what, p.detail] for p in problems)
+        writer.writerow(["image", "split", "class", "severity", "problem", "detail"])
+        for problem in problems:
+            kind, severity = problem.kind, _severity(problem.kind, fatal)
+            place = problem.image, problem.split, problem.label
+            writer.writerow([*place, severity, kind.what, problem.detail])
     return path

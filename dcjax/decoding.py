@@ -131,7 +131,8 @@ def readable(images: ImageSet, *, skip_unreadable: bool) -> tuple[ImageSet, int]
         shown = [f"{images.name(row)}: {unreadable_reason(images, row)}" for row in bad[:_SHOWN]]
         raise ValueError(
             f"{len(bad)} of {len(images)} images cannot be read; replace or remove them, or set "
-            "dataset.skip_unreadable=True. The first are\n  " + "\n  ".join(shown)
+            "dataset.skip_unreadable=True; --mode=check_data lists all. The first are\n  "
+            + "\n  ".join(shown)
         )
     return without(images, bad), len(bad)
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import filelock
@@ -74,10 +74,7 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
             f"{available / 2**20:,.0f} MiB; set dataset.cache=disk or none, or a smaller "
             "dataset.resize."
         )
-    return [
-        _filled(_arranged(np.empty(_num_bytes(size), np.uint8), size), stream)
-        for stream, size in zip(streams, sizes, strict=True)
-    ]
+    return [_in_memory(stream, size) for stream, size in zip(streams, sizes, strict=True)]
 
 
 def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
@@ -87,17 +84,28 @@ def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
     """
     caches = pathlib.Path(folder or _default_folder()).expanduser()
     place = caches / _key(stream.images, stream.augmentation.resize)
-    caches.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{place}.lock"):  # a run beside this one waits for the file
-        if not place.is_dir():
-            _write(stream, place)
+    if not _is_whole(place, len(stream.images)):
+        caches.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{place}.lock"):  # a run beside this one waits for the file
+            if not _is_whole(place, len(stream.images)):
+                _write(stream, place)
     return _arranged(np.memmap(place / _PIXELS, np.uint8, "r"), np.load(place / _SIZES))
+
+
+def _is_whole(place: pathlib.Path, num_images: int) -> bool:
+    try:
+        sizes = np.load(place / _SIZES)
+        length = os.stat(place / _PIXELS).st_size
+    except (OSError, ValueError, EOFError):
+        return False
+    return sizes.shape == (num_images, 2) and _num_bytes(sizes) == length
 
 
 def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
     sizes = stream.resized_sizes()
     unfinished = place.with_name(f"{place.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    for leftover in (unfinished, place):  # of a run that was killed, or damaged since
+        shutil.rmtree(leftover, ignore_errors=True)
     needed, free = _num_bytes(sizes), shutil.disk_usage(place.parent).free
     if needed > free:
         raise ValueError(
@@ -108,20 +116,27 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
         )
     unfinished.mkdir()
     np.save(unfinished / _SIZES, sizes)
-    pixels = np.memmap(unfinished / _PIXELS, np.uint8, "w+", shape=(needed,))
-    _filled(_arranged(pixels, sizes), stream)
-    pixels.flush()
+    with open(unfinished / _PIXELS, "wb") as file:
+        for image in _told(stream, str(place)):
+            file.write(image.tobytes())
     unfinished.rename(place)
 
 
-def _filled(decoded: Decoded, stream: pipeline.Stream) -> Decoded:
-    console = Console()
-    console.line(f"cache     decodes {len(decoded.sizes):,} images")
-    with console.progress("decoding", total=len(decoded.sizes), done=0) as move:
-        for row, image in enumerate(stream.resized_images()):
-            decoded.image(row)[...] = image
-            move("images")
+def _in_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded:
+    decoded = _arranged(np.empty(_num_bytes(sizes), np.uint8), sizes)
+    for row, image in enumerate(_told(stream, "memory")):
+        decoded.image(row)[...] = image
     return decoded
+
+
+def _told(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yields all resized images, and tells of it."""
+    console, total = Console(), len(stream.images)
+    console.line(f"cache     decodes {total:,} images into {where}")
+    with console.progress("decoding", total=total, done=0) as move:
+        for image in stream.resized_images():
+            yield image
+            move("images")
 
 
 def _arranged(pixels: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int32]) -> Decoded:
@@ -140,17 +155,17 @@ def _default_folder() -> pathlib.Path:
 
 def _key(images: ImageSet, resize: int) -> str:
     """Returns a name that tells these images, as they are now, at this size from all others."""
-    digest = hashlib.sha256(f"{_FORMAT} {resize}".encode())
     told = images.images
+    digest = hashlib.sha256(f"{_FORMAT} {resize} {told.shape}".encode())
     if not images.in_memory:
-        files = told if told.dtype.names is None else told["file"]
-        paths, which = np.unique(files, return_inverse=True)
+        is_part = told.dtype.names is not None
+        paths, which = np.unique(told["file"] if is_part else told, return_inverse=True)
         found = [os.stat(path) for path in paths]
         states = [
             (os.path.abspath(path), state.st_size, state.st_mtime_ns)
             for path, state in zip(paths, found, strict=True)
         ]
         digest.update(repr(states).encode())
-        told = which if told.dtype.names is None else told["offset"]
+        told = np.stack([which, told["offset"]]) if is_part else which
     digest.update(np.ascontiguousarray(told).data)
     return digest.hexdigest()[:32]

@@ -58,12 +58,8 @@ def inspect(images: ImageSet, move: Callable[[int], None]) -> Inspection:
     return Inspection(reasons, facts[:, :2], formats, facts[:, 3], facts[:, 4], fingerprints)
 
 
-def same_pixels(images: ImageSet, row: int, others: ImageSet, other: int) -> bool:
-    """Returns whether two images that can be read are equal in every pixel."""
-    return np.array_equal(_pixels(images, row), _pixels(others, other))
-
-
-def _pixels(images: ImageSet, row: int) -> npt.NDArray[np.uint8]:
+def pixels(images: ImageSet, row: int) -> npt.NDArray[np.uint8]:
+    """Returns the pixels of an image that can be read, [h, w, channels]."""
     if images.in_memory:
         return images.images[row]
     one = images.select([row])

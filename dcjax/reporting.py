@@ -4,13 +4,13 @@ import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import division, embedder, experiment, inputs, schedule
+from dcjax import datasets, division, schedule
 from dcjax.datasets import ImageSet, Splits
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
@@ -61,7 +61,8 @@ class Reporter:
         config, line = self._config, self._console.line
         sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
         told = ", ".join(_told(name, images) for name, images in sets.items() if images)
-        line(f"data      {config.dataset.name}: {told}")
+        part = "" if _is_complete(config) else " (may be a part of it: dataset.complete=False)"
+        line(f"data      {config.dataset.name}{part}: {told}")
         if num_skipped:
             line(f"          {num_skipped} unreadable images are left out")
         size = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
@@ -222,37 +223,10 @@ class Reporter:
         show_scores(self._console, title, rows, self._config.eval.best_by)
 
 
+def _is_complete(config: ConfigDict) -> bool:
+    name, dataset = config.dataset.name, config.dataset
+    return "complete" not in datasets.known_options(name) or dataset.complete
+
+
 def _told(name: str, images: ImageSet) -> str:
     return f"{name} {len(images)} images of {len(np.unique(images.labels))} classes"
-
-
-def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
-    """Evaluates the runs of these workdirs, and shows their scores in one table.
-
-    Args:
-      workdirs: of runs on the same data.
-      config: in place of the saved ones, see `embedder.load`.
-    """
-    runs = {workdir: embedder.load(workdir, config) for workdir in workdirs}
-    protocols = {run.config.eval.protocol for run in runs.values()}
-    if len(protocols) > 1:
-        raise ValueError(
-            "Only scores by one protocol make one table, got runs with eval.protocol "
-            f"{' and '.join(sorted(protocols))}; give --config for all, or evaluate one by one."
-        )
-    rows: dict[str, Scores] = {}
-    labels = None
-    for workdir, run in runs.items():
-        splits, _ = inputs.load_splits(run.config)
-        if labels is None:
-            labels = splits.query.labels
-            if run.config.eval.pixels:
-                rows["raw pixels"] = experiment.score_pixels(run.config, splits)
-        elif not np.array_equal(labels, splits.query.labels):
-            raise ValueError(
-                "Only runs on the same test images make one table, but those of "
-                f"{workdir} and {workdirs[0]} differ; evaluate them one by one."
-            )
-        rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
-    best_by = runs[workdirs[0]].config.eval.best_by
-    show_scores(Console(), "Unseen classes", rows, best_by)

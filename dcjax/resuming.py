@@ -41,7 +41,10 @@ _FREE_IN_EVALUATION = {"dataset.test_list", "eval.protocol", "eval.gallery_draws
 
 
 def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
-    """Returns what tells a training set from another one, wherever it lies."""
+    """Returns what tells a training set from another one, wherever and however it lies.
+
+    Of encoded images the sizes in bytes count, not the contents.
+    """
     told = images.images if images.in_memory else datasets.num_bytes(images.images)
     return {
         "images": len(images),

@@ -53,7 +53,10 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"eval__best_by": "accuracy"}, "'accuracy'; known are recall_at_1"),
         ({"model__masks": "soft"}, "'soft'; known are learned, fixed, none"),
         ({"model__test_masks": "mean"}, "'mean'; known are sum, sum_l1, none"),
-        ({"model__batch_norm": "frozen"}, "give a file or a hub name, or model.batch_norm=train"),
+        (
+            {"model__batch_norm": "frozen"},
+            "give a file or a name on the hub as timm/.*, or model.batch_norm=train",
+        ),
         ({"dataset__cache": "tape"}, "dataset.cache 'tape'; known are none, memory, disk, device"),
         (
             {"augment__strategy": "mild"},

@@ -65,11 +65,12 @@ def config(table: str, **changes: Any) -> ConfigDict:
 
 
 def listed(workdir: Path) -> dict[str, tuple[str, str, str, str]]:
-    """Returns split, class, problem and detail by name of the file."""
+    """Returns split, class, problem and detail by name of the file; only reading fails."""
     with (workdir / "check_data.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["image", "split", "class", "problem", "detail"]
-    return {Path(row[0]).name: tuple(row[1:]) for row in rows[1:]}
+    assert rows[0] == ["image", "split", "class", "severity", "problem", "detail"]
+    assert all((row[3] == "error") == (row[4] == "cannot be read") for row in rows[1:])
+    return {Path(row[0]).name: tuple(row[1:3] + row[4:]) for row in rows[1:]}
 
 
 def test_every_problem_is_named_with_what_to_do(tmp_path, capsys):
@@ -85,6 +86,7 @@ def test_every_problem_is_named_with_what_to_do(tmp_path, capsys):
         "copy.png": (good()["t0_0.png"][0], "u0", "test"),
         "two_classes.png": (good()["t1_1.png"][0], "t2", "train"),
         "tiny.png": (png(noise(6, 20, seed=901)), "t3", "train"),
+        "twice.png": (good()["u1_0.png"][0], "u1", "test"),
     }
     table = write_table(tmp_path, good() | bad)
     assert not data_check.check_data(config(table), str(tmp_path / "run"))
@@ -99,6 +101,7 @@ def test_every_problem_is_named_with_what_to_do(tmp_path, capsys):
     assert found["copy.png"][2] == "the same picture is in two splits"
     assert found["copy.png"][3].endswith("t0_0.png (train, t0)")
     assert found["two_classes.png"][2] == "the same picture has two classes"
+    assert found["twice.png"][2] == "the same picture is there twice"
     assert found["tiny.png"][2:] == ("a side is shorter than dataset.crop", "20 x 6")
     told = capsys.readouterr().out
     assert all(name in told for name in bad)
@@ -117,8 +120,15 @@ def test_what_is_left_out_is_no_error(tmp_path, capsys):
     settings = {"dataset.skip_unreadable": True}
     assert data_check.check_data(config(table, **settings), str(tmp_path))
     told = capsys.readouterr().out
-    assert "warning   1 images: cannot be read" in told
-    assert "result    training can begin; 1 kinds of problems" in told
+    assert "warning   1 image: cannot be read" in told
+    assert "result    training can begin\n" in told
+
+
+def test_a_class_without_a_readable_image_is_an_error(tmp_path, capsys):
+    rows = good() | {f"t0_{i}.png": (b"", "t0", "train") for i in range(3)}
+    settings = {"dataset.skip_unreadable": True}
+    assert not data_check.check_data(config(write_table(tmp_path, rows), **settings), str(tmp_path))
+    assert "none in 1 classes, the first is 't0'" in capsys.readouterr().out
 
 
 def test_good_data_are_told_so_in_a_table(tmp_path, capsys):
@@ -129,13 +139,15 @@ def test_good_data_are_told_so_in_a_table(tmp_path, capsys):
     assert rows["train"] == ["12", "0", "4", "3", "3", "3", "12-16", "3"]
     assert rows["query"] == ["9", "0", "3", "3", "3", "3", "12-16", "3"]
     assert "result    training can begin; all is well" in told
-    assert not (tmp_path / "check_data.csv").exists()
+    assert listed(tmp_path) == {}
 
 
 def test_what_training_refuses_is_an_error(tmp_path, capsys):
     table = write_table(tmp_path, good(num_train=2))
     assert not data_check.check_data(config(table), str(tmp_path))
-    assert "error     Every cluster needs two classes with two images" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "error     Every cluster needs two classes with two images" in told
+    assert "result    training would fail\n" in told
 
 
 def test_a_query_without_an_answer_is_named(tmp_path):

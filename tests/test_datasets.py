@@ -221,6 +221,26 @@ def test_a_broken_line_and_lists_that_disagree_are_named(write_tree):
         datasets.load("cub", root=root, **PART)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("cub", {"image_class_labels.txt": "1 x\n"}, r"labels.txt, line 1: .* column 2, got 'x'"),
+        ("sop", {"Ebay_train.txt": "h\n1 5 13 mug/a.JPG\n"}, r"must be 1 to 12, got 13 to 13"),
+        ("inshop", {"Eval/list_eval_partition.txt": ""}, r"number of rows, got  and 0 rows"),
+    ],
+)
+def test_lists_that_make_no_sense_are_named(write_tree, name, changes, message):
+    tree = {"cub": CUB, "sop": SOP, "inshop": {}}[name]
+    with pytest.raises(ValueError, match=message):
+        datasets.load(name, root=write_tree(tree | changes), **PART)
+
+
+def test_a_list_that_a_library_cannot_read_is_named(write_tree, tmp_path):
+    root = write_tree({"car_ims/1.jpg": None, "cars_annos.mat": ""})
+    with pytest.raises(ValueError, match=r"car_ims cannot be read as data set 'cars'"):
+        datasets.load("cars", root=root, **PART)
+
+
 def test_a_split_without_images_is_an_error(write_tree):
     root = write_tree({**CUB, "image_class_labels.txt": "1 7\n2 7\n3 7\n4 7\n"})
     with pytest.raises(ValueError, match=r"got 0 in query"):

@@ -13,7 +13,7 @@ import pytest
 from pictures import noise, twelve_files
 
 from dcjax import crops, host_cache, pipeline
-from dcjax.datasets.image_set import ImageSet, from_classes
+from dcjax.datasets.image_set import ImageSet, file_parts, from_classes
 from dcjax.sampling import Plan
 
 CROP = crops.Augmentation(
@@ -131,6 +131,48 @@ t.host_cache.create([reader], {str(tmp_path / "cache")!r})
     ]
     assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
     assert [path.suffix for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [""]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("sizes.npy", b""), ("sizes.npy", b"junk"), ("pixels", b"short")]
+)
+def test_a_damaged_file_is_made_anew(pictures, tmp_path, name, content):
+    cached(pictures, tmp_path / "cache")
+    (place,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    (place / name).write_bytes(content)
+    assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
+
+
+def test_a_whole_file_needs_no_right_to_write(pictures, tmp_path, monkeypatch):
+    cached(pictures, tmp_path / "cache")
+    monkeypatch.delattr(host_cache.filelock, "FileLock")
+    assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
+
+
+def test_a_disk_that_fills_up_is_an_error_that_leaves_nothing_whole(
+    pictures, tmp_path, monkeypatch
+):
+    reader = stream(pictures)
+
+    def full():
+        yield np.zeros((10, 12, 3), np.uint8)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reader, "resized_images", full)
+    with pytest.raises(OSError, match="No space left"):
+        host_cache.create([reader], str(tmp_path / "cache"))
+    assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
+
+
+def test_files_are_told_apart_by_order_and_pixels_by_shape():
+    def key(images: ImageSet) -> str:
+        return host_cache._key(images, 8)
+
+    here, there = __file__, dataclasses.__file__
+    parts = [file_parts(files, [0, 0], [9, 9]) for files in ([here, there], [there, here])]
+    assert key(from_classes(parts[0], [0, 1])) != key(from_classes(parts[1], [0, 1]))
+    pixels = [np.zeros((1, *shape, 1), np.uint8) for shape in ((8, 8), (4, 16))]
+    assert key(from_classes(pixels[0], [0])) != key(from_classes(pixels[1], [0]))
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

@@ -21,7 +21,7 @@ _LAYERS = {
     "pipeline device_cache host_cache augment distortions resnet models hub torch_pickle "
     "weight_files pretrained optimizers devices writers preemption profiling",
     "joints": "state steps evaluation inputs experiment resuming checks schedule epochs "
-    "progress checkpoints reporting embedder data_check",
+    "progress checkpoints reporting embedder comparison data_check",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
@@ -32,6 +32,7 @@ _DOORS = {
     "ml_collections": {
         "train",
         "checks",
+        "comparison",
         "data_check",
         "epochs",
         "schedule",

@@ -62,9 +62,9 @@ def test_paths_may_start_elsewhere_or_at_the_top(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({0: ("", "7", "train", "birds")}, "row 2: require a path, got ''"),
-        ({2: ("a/3.jpg", "", "train", "birds")}, "row 4: require a label, got ''"),
-        ({1: ("a/2.jpg", "10", "val", "x")}, r"row 3: require a split \(train, .*, got 'val'"),
+        ({0: ("", "7", "train", "birds")}, "image 1: require a path, got ''"),
+        ({2: ("a/3.jpg", "", "train", "birds")}, "image 3: require a label, got ''"),
+        ({1: ("a/2.jpg", "10", "val", "x")}, r"image 2: require a split \(train, .*, got 'val'"),
         ({3: ROWS[0]}, "test, or train, query and gallery, got gallery, train"),
         ({3: ("b/4.jpg", "8", "test", "birds")}, "got gallery, test, train"),
         ({5: ("b/6.jpg", "10", "gallery", "cats")}, "1 are in train too, the first is '10'"),
@@ -91,6 +91,17 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", [row[:2] for row in ROWS], ("path", "class"))
     with pytest.raises(ValueError, match=r"got path, class; there is no label and no split"):
         datasets.load("manifest", root="", manifest=table)
+    table = write(tmp_path / "twice.csv", ROWS, ("path", "label", "split", "label"))
+    with pytest.raises(ValueError, match=r"twice.csv: require one column label, got 2"):
+        datasets.load("manifest", root="", manifest=table)
+    table = write(tmp_path / "t.txt", ROWS)
+    with pytest.raises(ValueError, match=r"a table .csv, .tsv or .parquet, got '.txt'"):
+        datasets.load("manifest", root="", manifest=table)
+    for labels in ([1.0], [[1, 2]]):
+        columns = {"path": ["a"], "label": labels, "split": ["train"]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+        with pytest.raises(ValueError, match=r"x.parquet: .*label"):
+            datasets.load("manifest", root="", manifest=f"{tmp_path}/x.parquet")
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"Cannot read the table .*/t.parquet"):
         datasets.load("manifest", root="", manifest=f"{tmp_path}/t.parquet")

@@ -75,6 +75,15 @@ def test_records_of_another_format_are_refused(inshop):
         datasets.load("inshop", root=str(inshop), **_PART)
 
 
+@pytest.mark.parametrize("num_bytes", [0, 5, 12, 3000])
+def test_a_damaged_file_is_named(inshop, num_bytes):
+    datasets.load("inshop", root=str(inshop), **_PART)
+    shard = next((inshop / "inshop" / "1.0.0").glob("*train*tfrecord*"))
+    shard.write_bytes(shard.read_bytes()[:num_bytes])
+    with pytest.raises(ValueError, match=r"inshop/1.0.0"):
+        datasets.load("inshop", root=str(inshop), **_PART)
+
+
 def test_archives_that_are_not_the_published_ones_are_refused(tmp_path):
     tfds_archives.pack("sop", tmp_path / "downloads" / "manual")
     told = r"cannot prepare stanford_online_products from .*/manual: .*wrong checksum"

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from slow_retrieval import slow_score, slow_score_one_per_class
 
 from configs import vid
-from dcjax import datasets, embedder, evaluation, reporting, retrieval
+from dcjax import comparison, datasets, embedder, evaluation, retrieval
 from dcjax.datasets import ImageSet, Splits
 from dcjax.train import train
 
@@ -218,4 +218,4 @@ def test_a_run_finds_its_best_epoch_by_its_own_protocol(trained):
 def test_scores_by_two_protocols_make_no_table(trained):
     workdirs = [str(trained / name) for name in ("all_vs_all", "gallery")]
     with pytest.raises(ValueError, match=r"one table, got .*protocol all_vs_all and gallery; give"):
-        reporting.compare(workdirs, None)
+        comparison.compare(workdirs, None)

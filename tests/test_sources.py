@@ -88,7 +88,7 @@ def test_what_must_be_asked_for_names_the_page(tmp_path: Path, name: str) -> Non
 def test_the_newest_prepared_version_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for version in ("1.0.0", "10.0.0", "9.1.0"):
+    for version in ("1.0.0", "10.0.0", "9.1.0", "incomplete.AB_11.0.0", "12.0.0 (copy)"):
         folder = tmp_path / "birds" / version
         folder.mkdir(parents=True)
         (folder / "dataset_info.json").touch()
@@ -205,4 +205,6 @@ def test_archives_got_by_hand_are_extracted(tmp_path: Path, monkeypatch) -> None
 
 def test_without_a_folder_the_message_asks_for_one() -> None:
     with pytest.raises(FileNotFoundError, match=r"Then set --config.dataset.root=FOLDER"):
+        load("", source="folder")
+    with pytest.raises(FileNotFoundError, match=r"root to the folder that it is to be downloaded"):
         load("", source="folder", download=True)

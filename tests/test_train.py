@@ -142,7 +142,7 @@ def test_a_finished_run_is_not_trained_again(
     finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, workdir, scores = finished
-    monkeypatch.delattr(experiment, "create_readers")  # nor are its images read
+    monkeypatch.delattr(inputs, "create_readers")  # nor are its images read
     before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert train(config, str(workdir)) == scores
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.io import loadmat
 
 from dcjax.datasets.files import order_by_content
-from dcjax.datasets.image_set import ImageArray, Splits, split_by_class
-from dcjax.datasets.sources import Found, Published
+from dcjax.datasets.image_set import ImageArray, Splits
+from dcjax.datasets.sources import Found, Published, cut
 from dcjax.datasets.sources import load as load_published
 from dcjax.downloads import Archive
 
@@ -68,7 +68,7 @@ def read_class_names(path: Path) -> dict[int, str]:
 
 def _mat(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise FileNotFoundError(f"The list {path} is missing; extract the data set again.")
+        raise FileNotFoundError(f"The list {path} is missing; get it from the data set's archives.")
     return loadmat(str(path))
 
 
@@ -102,15 +102,13 @@ def _from_records(folder: Path) -> Found:
 
 
 def _found(images: ImageArray, classes: np.ndarray, names: dict[int, str], where: Path) -> Found:
-    order = order_by_content(images, classes)
-    classes = classes[order]
-    splits = split_by_class(images[order], classes, classes <= _LAST_TRAIN_CLASS, names=names)
-    return Found(splits, {"train": where, "query": where})
+    order, last = order_by_content(images, classes), _LAST_TRAIN_CLASS
+    return cut(images, classes, order, last_train_class=last, names=names, where=where)
 
 
 _CARS = Published(
     "cars",
-    home="https://www.kaggle.com/datasets/jessicali9530/stanford-cars-dataset",
+    home="https://github.com/pytorch/vision/issues/7545",
     archives=_ARCHIVES,
     layouts={
         "car_ims": _from_car_ims,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from dcjax.datasets.files import read_table
-from dcjax.datasets.image_set import ImageArray, Splits, split_by_class
-from dcjax.datasets.sources import Found, Published
+from dcjax.datasets.image_set import ImageArray, Splits
+from dcjax.datasets.sources import Found, Published, cut
 from dcjax.datasets.sources import load as load_published
 from dcjax.downloads import Archive
 
@@ -40,7 +40,7 @@ def read_lists(images_txt: Path) -> tuple[list[str], np.ndarray]:
     """Returns paths below images/ and class ids [N], from 1, of the three lists of the archive."""
     folder = images_txt.parent
     paths = dict(read_table(images_txt, 2))
-    classes = dict(read_table(folder / "image_class_labels.txt", 2))
+    classes = dict(read_table(folder / "image_class_labels.txt", 2, numbers=[1]))
     if paths.keys() != classes.keys():
         raise ValueError(
             f"{folder}: images.txt and image_class_labels.txt must hold the same image ids, "
@@ -73,11 +73,9 @@ def _from_records(folder: Path) -> Found:
 
 
 def _found(images: ImageArray, paths: Sequence[str], classes: np.ndarray, where: Path) -> Found:
-    order = np.argsort(paths)
     names = {int(i): path.split("/")[0] for i, path in zip(classes, paths, strict=True)}
-    classes = classes[order]
-    splits = split_by_class(images[order], classes, classes <= _LAST_TRAIN_CLASS, names=names)
-    return Found(splits, {"train": where, "query": where})
+    order, last = np.argsort(paths), _LAST_TRAIN_CLASS
+    return cut(images, classes, order, last_train_class=last, names=names, where=where)
 
 
 _CUB = Published(

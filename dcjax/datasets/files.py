@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_HINT = "Download and extract the data set, then set --config.dataset.root=/path/to/it."
+_HINT = "Set --config.dataset.root to the folder of its files."
 
 
 def require_folder(root: str, dataset: str, *, holding: str) -> Path:
@@ -40,13 +40,26 @@ def find_root(root: str, dataset: str, *, marker: str, folders: Sequence[str] = 
 
 
 def read_table(
-    path: Path, columns: int, *, skip: int = 0, separator: str | None = None
+    path: Path,
+    columns: int,
+    *,
+    skip: int = 0,
+    separator: str | None = None,
+    numbers: Sequence[int] = (),
 ) -> list[list[str]]:
-    """Reads a text list, one row of `columns` words per line, without its first `skip` lines."""
+    """Reads a text list, one row of words per line.
+
+    Args:
+      path: of the list, in UTF-8.
+      columns: words of a row.
+      skip: lines before the first row.
+      separator: between words; None: white space.
+      numbers: columns that must hold whole numbers.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"The list {path} is missing. {_HINT}")
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if number <= skip or not line.strip():
                 continue
@@ -56,6 +69,12 @@ def read_table(
                     f"{path}, line {number}: require {columns} columns, got {len(row)} in "
                     f"{line.strip()!r}; extract the data set again."
                 )
+            for column in numbers:
+                if not row[column].isdecimal():
+                    raise ValueError(
+                        f"{path}, line {number}: require a whole number in column {column + 1}, "
+                        f"got {row[column]!r}; extract the data set again."
+                    )
             rows.append(row)
     return rows
 

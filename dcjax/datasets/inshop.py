@@ -26,8 +26,8 @@ def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Returns paths, item ids str[N] and parts str[N] (train, query or gallery)."""
     rows = read_table(path, 3, skip=2)
-    announced = path.read_text(encoding="utf-8").split(maxsplit=1)[0]
-    if announced != str(len(rows)):
+    announced = path.read_text(encoding="utf-8").partition("\n")[0].strip()
+    if not rows or announced != str(len(rows)):
         raise ValueError(
             f"{path}: the first line must be the number of rows, got {announced} and {len(rows)} "
             "rows; copy the list again, or correct that line."

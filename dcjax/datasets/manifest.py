@@ -12,7 +12,7 @@ from dcjax.datasets.image_set import ImageSet, Splits, from_classes, require_uns
 _COLUMNS = ("path", "label", "split")
 _ABOVE = "super_class"
 _SPLITS = ("train", "test", "query", "gallery")
-_HEAD = 2  # number of the first row of a CSV file, behind its header
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def load(root: str, *, manifest: str) -> Splits:
@@ -57,15 +57,18 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Returns the columns that count, str[N] each, without an empty value."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}; correct dataset.manifest.")
+    suffix = path.suffix.lower()
+    if suffix not in (*_DELIMITERS, ".parquet"):
+        raise ValueError(f"{path}: require a table .csv, .tsv or .parquet, got {path.suffix!r}.")
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             table = pyarrow.parquet.read_table(path)
         else:
-            parsing = pyarrow.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",")
+            parsing = pyarrow.csv.ParseOptions(delimiter=_DELIMITERS[suffix])
             kinds = dict.fromkeys((*_COLUMNS, _ABOVE), pyarrow.string())
             converting = pyarrow.csv.ConvertOptions(column_types=kinds)
             table = pyarrow.csv.read_csv(path, None, parsing, converting)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"Cannot read the table {path}: {str(error).splitlines()[0]}") from None
     if missing := [name for name in _COLUMNS if name not in table.column_names]:
         raise ValueError(
@@ -74,15 +77,26 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         )
     columns = {}
     for name in (*_COLUMNS, *({_ABOVE} & set(table.column_names))):
-        values = table[name].cast(pyarrow.string()).to_pylist()
-        for row, value in enumerate(values, start=_HEAD):
+        if (count := table.column_names.count(name)) > 1:
+            raise ValueError(f"{path}: require one column {name}, got {count}.")
+        values = _texts(path, name, table[name])
+        for row, value in enumerate(values, start=1):
             if not value or (name == "split" and value not in _SPLITS):
                 known = f" ({', '.join(_SPLITS)})" if name == "split" else ""
                 raise ValueError(
-                    f"{path}, row {row}: require a {name}{known}, got {value or ''!r}."
+                    f"{path}, image {row}: require a {name}{known}, got {value or ''!r}."
                 )
         columns[name] = np.array(values, np.str_)
     return columns
+
+
+def _texts(path: Path, name: str, column: pyarrow.ChunkedArray) -> list[str | None]:
+    if pyarrow.types.is_floating(column.type):
+        raise ValueError(f"{path}: require text or whole numbers as {name}, got {column.type}.")
+    try:
+        return column.cast(pyarrow.string()).to_pylist()
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot read {name} as text: {error}") from None
 
 
 def _super_classes(table: dict[str, np.ndarray], path: Path) -> dict[str, str]:

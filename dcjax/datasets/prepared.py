@@ -86,6 +86,8 @@ def read(folder: Path, splits: Sequence[str], features: Sequence[str]) -> Record
 
 def _rows(path: str, features: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Yields path, offset and length of each image of a file, and its features."""
+    if not os.path.getsize(path):
+        raise ValueError(f"{path} is empty; prepare the data set again.")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         end = 0
         while end < len(content):

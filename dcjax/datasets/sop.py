@@ -36,8 +36,13 @@ def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Returns paths, class ids and super-class ids [N], both from 1, of an Ebay list."""
-    rows = read_table(path, 4, skip=1)
+    rows = read_table(path, 4, skip=1, numbers=[1, 2])
     classes, above = np.array([row[1:3] for row in rows], np.int64).reshape(-1, 2).T
+    if not np.all((above >= 1) & (above <= len(_SUPER_CLASSES))):
+        raise ValueError(
+            f"{path}: super-classes must be 1 to {len(_SUPER_CLASSES)}, got "
+            f"{above.min()} to {above.max()}; extract the data set again."
+        )
     return [row[3] for row in rows], classes, above
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ import filelock
 import numpy as np
 
 from dcjax import archives, downloads
-from dcjax.datasets.image_set import ImageSet, Splits
+from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, split_by_class
 from dcjax.writers import Console
 
 SOURCES = ("auto", "folder", "tfds")
@@ -52,6 +53,30 @@ class Published:
     prepare_from: tuple[downloads.Archive, ...] | None = None
 
 
+def cut(
+    images: ImageArray,
+    classes: np.ndarray,
+    order: np.ndarray,
+    *,
+    last_train_class: int,
+    names: Mapping[int, str],
+    where: Path,
+) -> Found:
+    """Cuts images by their class ids: up to one they train, the others test.
+
+    Args:
+      images: [N].
+      classes: ids [N], from 1.
+      order: in which the images come, [N].
+      last_train_class: the greatest id to train on.
+      names: of the ids.
+      where: the file or folder that says all this.
+    """
+    classes = classes[order]
+    splits = split_by_class(images[order], classes, classes <= last_train_class, names=names)
+    return Found(splits, {"train": where, "query": where})
+
+
 def load(
     data: Published, root: str, *, source: str, download: bool, counts: Counts | None
 ) -> Splits:
@@ -79,7 +104,7 @@ def load(
             _get(data, root, source, download)
         found = _find(data, root, source)
     if found is None:
-        raise FileNotFoundError(_absent(data, root, source))
+        raise FileNotFoundError(_absent(data, root, source, download))
     if counts is not None:
         _check_counts(data.name, found, counts)
     return found.splits
@@ -89,16 +114,32 @@ def _find(data: Published, root: str, source: str) -> Found | None:
     if source != "tfds" and root:
         for pattern, read in data.layouts.items():
             for place in sorted(Path(root).expanduser().glob(pattern))[:1]:
-                return read(place)
+                return _read(data.name, read, place)
     if source != "folder" and (folder := _prepared(data, root)):
-        return data.read_prepared(folder)
+        return _read(data.name, data.read_prepared, folder)
     return None
+
+
+def _read(name: str, read: Callable[[Path], Found], place: Path) -> Found:
+    try:
+        return read(place)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever a library stumbles over in a damaged file
+        raise ValueError(
+            f"{place} cannot be read as data set {name!r}; get or prepare it again "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
 def _prepared(data: Published, root: str) -> Path | None:
     """Returns the folder of the newest version that tensorflow-datasets prepared."""
     found = [path.parent for path in _data_dir(root).glob(f"{data.builder}/*/dataset_info.json")]
-    versions = {tuple(map(int, folder.name.split("."))): folder for folder in found}
+    versions = {
+        tuple(map(int, folder.name.split("."))): folder
+        for folder in found
+        if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)  # not one that was left half prepared
+    }
     return versions[max(versions)] if versions else None
 
 
@@ -155,18 +196,26 @@ def _require_packages(data: Published) -> None:
         )
 
 
-def _absent(data: Published, root: str, source: str) -> str:
+def _absent(data: Published, root: str, source: str, download: bool) -> str:
     looked = []
     if source != "tfds":
         where = Path(root).expanduser() if root else "dataset.root, which is empty"
-        looked.append(f"none of {', '.join(data.layouts)} is in {where}")
+        exists = not root or Path(root).expanduser().is_dir()
+        looked.append(
+            f"none of {', '.join(data.layouts)} is in {where}"
+            f"{'' if exists else ', which does not exist'}"
+        )
     if source != "folder":
         looked.append(f"tensorflow-datasets has prepared no {data.builder} in {_data_dir(root)}")
     published, folder = _sought(data, root, source)
     extracted = source != "tfds" or data.prepare_from is None
     advice = downloads.how_to_get(published, home=data.home, folder=folder, extracted=extracted)
-    named = "" if root or source == "tfds" else f" Then set --config.dataset.root={folder}."
-    return f"Dataset {data.name!r} is not there: {'; '.join(looked)}. {advice}{named}"
+    if not root and source != "tfds":
+        if download and all(archive.url for archive in published) and published:
+            advice = "Set --config.dataset.root to the folder that it is to be downloaded to."
+        else:
+            advice += f" Then set --config.dataset.root={folder}."
+    return f"Dataset {data.name!r} is not there: {'; '.join(looked)}. {advice}"
 
 
 def _check_counts(name: str, found: Found, counts: Counts) -> None:

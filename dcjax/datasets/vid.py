@@ -41,7 +41,7 @@ def counts(test_list: str) -> Counts:
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray]:
     """Returns image names without extension and vehicle ids [N] of a list "image vehicle"."""
-    rows = read_table(path, 2)
+    rows = read_table(path, 2, numbers=[1])
     return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
 
 

@@ -1,0 +1,50 @@
+"""Evaluates finished runs, side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax import embedder, experiment, inputs
+from dcjax.progress import Scores
+from dcjax.reporting import show_scores
+from dcjax.writers import Console
+
+
+def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
+    """Evaluates the runs of these workdirs, and shows their scores in one table.
+
+    Args:
+      workdirs: of runs on the same data.
+      config: in place of the saved ones, see `embedder.load`.
+    """
+    runs = {workdir: embedder.load(workdir, config) for workdir in workdirs}
+    protocols = {run.config.eval.protocol for run in runs.values()}
+    if len(protocols) > 1:
+        raise ValueError(
+            "Only scores by one protocol make one table, got runs with eval.protocol "
+            f"{' and '.join(sorted(protocols))}; give --config for all, or evaluate one by one."
+        )
+    rows: dict[str, Scores] = {}
+    labels = None
+    for workdir, run in runs.items():
+        splits, _ = inputs.load_splits(run.config)
+        if labels is None:
+            labels = splits.query.labels
+            if run.config.eval.pixels:
+                rows["raw pixels"] = experiment.score_pixels(run.config, splits)
+        elif not np.array_equal(labels, splits.query.labels):
+            raise ValueError(
+                "Only runs on the same test images make one table, but those of "
+                f"{workdir} and {workdirs[0]} differ; evaluate them one by one."
+            )
+        rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
+    best_by = runs[workdirs[0]].config.eval.best_by
+    show_scores(Console(), f"Unseen classes{_protocol(runs[workdirs[0]].config)}", rows, best_by)
+
+
+def _protocol(config: ConfigDict) -> str:
+    """Returns what a title says of a protocol that is not the usual one."""
+    if config.eval.protocol == "all_vs_all":
+        return ""
+    return f", a gallery of one image each, mean of {config.eval.gallery_draws}"
