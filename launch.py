@@ -50,9 +50,7 @@ def main(argv: Sequence[str]) -> None:
 def _train(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.train import train
 
-    if len(workdirs) > 1:
-        raise ValueError(f"Training takes one --workdir, got {', '.join(workdirs)}.")
-    train(config, workdirs[0], profiled=_PROFILE.value)
+    train(config, _only(workdirs), profiled=_PROFILE.value)
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
@@ -68,8 +66,14 @@ def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
 
     if _PROFILE.value:
         raise ValueError("--profile traces training steps; a look at the data has none.")
-    if not check_data(config, workdirs[0]):
+    if not check_data(config, _only(workdirs)):
         sys.exit(1)
+
+
+def _only(workdirs: list[str]) -> str:
+    if len(workdirs) > 1:
+        raise ValueError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(workdirs)}.")
+    return workdirs[0]
 
 
 def _config() -> ConfigDict | None:

@@ -60,6 +60,8 @@ def test_no_config_says_what_to_give() -> None:
         (["--config.dataset.name=cub", "--config.dataset.root=/nowhere"], ["/nowhere", ".tgz"]),
         (["--mode=evaluate", "--workdir=/nowhere"], ["/nowhere", "--workdir"]),
         (["--mode=evaluate", "--profile"], ["--profile", "training"]),
+        (["--mode=check_data", "--profile"], ["--profile", "training"]),
+        (["--mode=check_data", "--workdir=runs/a,runs/b"], ["one --workdir", "runs/b"]),
     ],
 )
 def test_bad_data_ends_in_one_line_with_code_1(

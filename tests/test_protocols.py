@@ -198,6 +198,9 @@ def test_flags_choose_list_and_protocol(trained):
     env = os.environ | {"JAX_PLATFORMS": "cpu"}
     ended = subprocess.run(command + flags, cwd=_ROOT, env=env, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+    assert "Unseen classes, a gallery of one image each, mean of 10" in " ".join(
+        ended.stdout.split()
+    )
     told = [float(number) for number in re.findall(r"\d\.\d{4}", ended.stdout)]
     scores = _score_as_trained(trained, "small", "gallery")
     assert told == pytest.approx(list(scores.values()), abs=6e-5)

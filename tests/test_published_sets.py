@@ -71,6 +71,7 @@ def test_both_sources_train_and_score_alike(name: str, tmp_path: Path, compilati
         told = _launch(compilations, f"--config=configs/{name}.py", f"--workdir={workdir}", *flags)
         num_trained = sum(picture.part == "train" for picture in pictures)
         assert f"train {num_trained} images of 12 classes" in told
+        assert f"{name} (may be a part of it: dataset.complete=False)" in told
         assert "K = 2" in told
         results[source] = json.loads((workdir / "scores.json").read_text())
     assert results["folder"] == results["tfds"]
