@@ -1,6 +1,7 @@
 """What is in the images of an experiment, and what is wrong with them, before anything trains."""
 
 import csv
+import functools
 import itertools
 import os
 import pathlib
@@ -80,11 +81,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     sets = {name: images for name, images in vars(splits).items() if images is not None}
     total, started = sum(map(len, sets.values())), time.monotonic()
     with console.progress("looking", total=total, done=0) as move:
-
-        def moved(count: int) -> None:
-            for _ in range(count):
-                move("images")
-
+        moved = functools.partial(move, "images")
         found = {name: inspection.inspect(images, moved) for name, images in sets.items()}
     seconds = time.monotonic() - started
     console.line(
@@ -108,9 +105,8 @@ def _facts(images: ImageSet, found: Inspection) -> dict[str, str]:
     """Returns the row of a split in the table."""
     counts = np.bincount(images.labels, minlength=images.num_classes)
     counts = counts[counts > 0]
-    is_read = found.sizes[:, 0] > 0
-    short, long = (side(found.sizes[is_read], axis=1) for side in (np.min, np.max))
-    channels = np.unique(found.channels[is_read]).tolist()
+    short, long = (side(found.sizes[found.is_read], axis=1) for side in (np.min, np.max))
+    channels = np.unique(found.channels[found.is_read]).tolist()
     facts = {
         "images": f"{len(images):,}",
         "unreadable": f"{len(found.reasons):,}",
@@ -118,7 +114,7 @@ def _facts(images: ImageSet, found: Inspection) -> dict[str, str]:
         "per class, least": str(counts.min()),
         "median": f"{np.median(counts):g}",
         "most": str(counts.max()),
-        "sides": f"{short.min()}-{long.max()}" if is_read.any() else "",
+        "sides": f"{short.min()}-{long.max()}" if found.is_read.any() else "",
         "channels": ", ".join(str(n or "?") for n in channels),
     }
     if images.super_classes is not None:
@@ -160,9 +156,7 @@ def _problems(
     )
     yield from each(
         _SMALL,
-        lambda name: np.flatnonzero(
-            (found[name].sizes.min(axis=1) < crop) & (found[name].sizes[:, 0] > 0)
-        ),
+        lambda name: np.flatnonzero(found[name].is_read & (found[name].sizes.min(axis=1) < crop)),
         lambda name, row: "{} x {}".format(*found[name].sizes[row][::-1]),
     )
 
@@ -171,23 +165,21 @@ def _copies(sets: Mapping[str, ImageSet], found: Mapping[str, Inspection]) -> It
     """Yields images with the pixels of one that comes before."""
     places = [(name, row) for name in sets for row in range(len(sets[name]))]
     prints = np.concatenate([found[name].fingerprints for name in sets])
-    is_read = np.concatenate([found[name].sizes[:, 0] > 0 for name in sets])
+    is_read = np.concatenate([found[name].is_read for name in sets])
     _, which, counts = np.unique(prints, return_inverse=True, return_counts=True)
     candidates = np.flatnonzero((counts[which] > 1) & is_read)
     candidates = candidates[np.argsort(which[candidates], kind="stable")]
     for _, alike in itertools.groupby(candidates.tolist(), key=lambda place: which[place]):
         name, row = places[next(alike)]
-        like, label = (
-            f"like {_name(sets[name], row)}",
-            sets[name].class_names[sets[name].labels[row]],
-        )
+        label = _label(sets[name], row)
+        like = f"like {_name(sets[name], row)} ({name}, {label})"
         pixels = inspection.pixels(sets[name], row)
         for other, i in (places[place] for place in alike):
             if not np.array_equal(pixels, inspection.pixels(sets[other], i)):
                 continue
-            same_class = label == sets[other].class_names[sets[other].labels[i]]
+            same_class = label == _label(sets[other], i)
             kind = _IN_TWO_SPLITS if name != other else _TWICE if same_class else _IN_TWO_CLASSES
-            yield _problem(kind, other, sets[other], i, f"{like} ({name}, {label})")
+            yield _problem(kind, other, sets[other], i, like)
 
 
 def _alone(images: ImageSet | None) -> list[int]:
@@ -206,8 +198,11 @@ def _misnamed(images: ImageSet, found: Inspection) -> list[int]:
 
 
 def _problem(kind: Kind, split: str, images: ImageSet, row: int, detail: str) -> Problem:
-    label = images.class_names[images.labels[row]]
-    return Problem(kind, split, label, _name(images, row), detail)
+    return Problem(kind, split, _label(images, row), _name(images, row), detail)
+
+
+def _label(images: ImageSet, row: int) -> str:
+    return images.class_names[images.labels[row]]
 
 
 def _name(images: ImageSet, row: int) -> str:

@@ -90,7 +90,7 @@ def create(streams: Sequence[pipeline.Stream], mesh: Mesh) -> list[Cache]:
       ValueError: before an image is decoded, if they do not fit.
     """
     sizes = [stream.resized_sizes() for stream in streams]
-    needed = sum(3 * int(np.prod(size, axis=1, dtype=np.int64).sum()) for size in sizes)
+    needed = sum(int(pipeline.num_bytes(size).sum()) for size in sizes)
     if needed > (free := free_bytes(mesh)):
         raise ValueError(
             f"dataset.cache=device needs {needed / 2**20:,.0f} MiB of each device's memory for "

@@ -66,7 +66,7 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
     if folder is not None:
         return [_on_disk(stream, folder) for stream in streams]
     sizes = [stream.resized_sizes() for stream in streams]
-    needed = sum(map(_num_bytes, sizes))
+    needed = sum(map(_total, sizes))
     if needed > (available := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
         raise ValueError(
             f"dataset.cache=memory needs {needed / 2**20:,.0f} MiB for {sum(map(len, sizes))} "
@@ -98,7 +98,7 @@ def _is_whole(place: pathlib.Path, num_images: int) -> bool:
         length = os.stat(place / _PIXELS).st_size
     except (OSError, ValueError, EOFError):
         return False
-    return sizes.shape == (num_images, 2) and _num_bytes(sizes) == length
+    return sizes.shape == (num_images, 2) and _total(sizes) == length
 
 
 def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
@@ -106,7 +106,7 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
     unfinished = place.with_name(f"{place.name}.unfinished")
     for leftover in (unfinished, place):  # of a run that was killed, or damaged since
         shutil.rmtree(leftover, ignore_errors=True)
-    needed, free = _num_bytes(sizes), shutil.disk_usage(place.parent).free
+    needed, free = _total(sizes), shutil.disk_usage(place.parent).free
     if needed > free:
         raise ValueError(
             f"dataset.cache=disk needs {needed / 2**20:,.0f} MiB in {place.parent} for "
@@ -123,7 +123,7 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
 
 
 def _in_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded:
-    decoded = _arranged(np.empty(_num_bytes(sizes), np.uint8), sizes)
+    decoded = _arranged(np.empty(_total(sizes), np.uint8), sizes)
     for row, image in enumerate(_told(stream, "memory")):
         decoded.image(row)[...] = image
     return decoded
@@ -140,12 +140,12 @@ def _told(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]
 
 
 def _arranged(pixels: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int32]) -> Decoded:
-    lengths = 3 * np.prod(sizes, axis=1, dtype=np.int64)
+    lengths = pipeline.num_bytes(sizes)
     return Decoded(pixels, np.cumsum(lengths) - lengths, sizes)
 
 
-def _num_bytes(sizes: npt.NDArray[np.int32]) -> int:
-    return 3 * int(np.prod(sizes, axis=1, dtype=np.int64).sum())
+def _total(sizes: npt.NDArray[np.int32]) -> int:
+    return int(pipeline.num_bytes(sizes).sum())
 
 
 def _default_folder() -> pathlib.Path:

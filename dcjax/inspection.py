@@ -33,6 +33,11 @@ class Inspection(NamedTuple):
     bits: npt.NDArray[np.int32]
     fingerprints: npt.NDArray[np.uint64]
 
+    @property
+    def is_read(self) -> npt.NDArray[np.bool_]:
+        """Whether an image can be read, [N]."""
+        return self.sizes[:, 0] > 0
+
 
 def inspect(images: ImageSet, move: Callable[[int], None]) -> Inspection:
     """Decodes every image of a set.

@@ -171,6 +171,11 @@ class Stream:
         return ValueError(f"Cannot make a batch of images: {decoding.first_line(error)}")
 
 
+def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Returns what each decoded image takes, int64[N], by its height and width, int32[N, 2]."""
+    return 3 * np.prod(sizes, axis=1, dtype=np.int64)
+
+
 def rows_to_embed(num_images: int, batch_size: int) -> npt.NDArray[np.int32]:
     """Returns all rows in order, the last one repeated until the last batch is full."""
     num_batches = -(-num_images // batch_size)

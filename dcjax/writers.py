@@ -57,11 +57,11 @@ class Console:
         self._console.print(table, width=width, crop=False)
 
     @contextlib.contextmanager
-    def progress(self, label: str, *, total: int, done: int) -> Iterator[Callable[[str], None]]:
+    def progress(self, label: str, *, total: int, done: int) -> Iterator[Callable[..., None]]:
         """Shows a bar with the time left while the block runs, on a terminal only.
 
         Yields:
-          A function that moves the bar on by one step and shows its text.
+          A function (text, steps=1) that moves the bar on by so many steps and shows a text.
         """
         bar = rich.progress.Progress(
             "{task.description}",
@@ -75,7 +75,7 @@ class Console:
         )
         with bar:
             task = bar.add_task(label, total=total, completed=done, text="")
-            yield lambda text: bar.update(task, advance=1, text=text)
+            yield lambda text, steps=1: bar.update(task, advance=steps, text=text)
 
 
 class Scalars:

@@ -274,11 +274,11 @@ def check_counts(counts, **classes):
 
 def test_real_lists_have_the_papers_counts(real_lists):
     _, classes = cub.read_lists(real_lists / "cub200" / "images.txt")
-    check_counts(cub.COUNTS, train=classes[classes <= 100], query=classes[classes > 100])
+    check_counts(cub.CUB.counts, train=classes[classes <= 100], query=classes[classes > 100])
     folder = real_lists / "cars196"
     paths, classes = cars.read_annotations(folder / "cars_annos.mat")
     assert paths[0] == "car_ims/000001.jpg"
-    check_counts(cars.COUNTS, train=classes[classes <= 98], query=classes[classes > 98])
+    check_counts(cars.CARS.counts, train=classes[classes <= 98], query=classes[classes > 98])
     parts = ("cars_train_annos.mat", "cars_test_annos_withlabels.mat")
     again = np.concatenate([cars.read_annotations(folder / part)[1] for part in parts])
     np.testing.assert_array_equal(np.bincount(classes), np.bincount(again))
@@ -287,7 +287,7 @@ def test_real_lists_have_the_papers_counts(real_lists):
     assert (names[1], names[196]) == ("AM General Hummer SUV 2000", "smart fortwo Convertible 2012")
     for test_list, file in {"small": "800", "medium": "1600", "large": "2400"}.items():
         path = real_lists / "vehicleid" / f"test_list_{file}.from_json.txt"
-        check_counts(vid.counts(test_list), query=vid.read_list(path)[1])
+        check_counts(vid.published(test_list).counts, query=vid.read_list(path)[1])
     assert len(sop.read_list(real_lists / "sop_like" / "Ebay_test.txt")[0]) == 9091
 
 

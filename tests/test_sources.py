@@ -99,11 +99,11 @@ def test_the_newest_prepared_version_is_taken(
         raise ValueError("read")
 
     layouts: dict[str, Callable[[Path], sources.Found]] = {"never": refuse}
-    birds = sources.Published("birds", "", (), layouts, "birds", refuse)
+    birds = sources.Published("birds", "", {}, (), layouts, "birds", refuse)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for root in (str(tmp_path), ""):
         with pytest.raises(ValueError, match="read"):
-            sources.load(birds, root, source="auto", download=False, counts=None)
+            sources.load(birds, root, source="auto", complete=False, download=False)
     assert read == [tmp_path / "birds" / "10.0.0"] * 2
 
 
@@ -121,7 +121,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[archive_ser
     archive = packed / "CUB_200_2011.tgz"
     with archive_servers.running(server := archive_servers.HttpServer(archive.read_bytes())):
         archives = (published(archive, server.url),)
-        monkeypatch.setattr(cub, "_CUB", dataclasses.replace(cub._CUB, archives=archives))
+        monkeypatch.setattr(cub, "CUB", dataclasses.replace(cub.CUB, archives=archives))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield server
 
@@ -175,11 +175,11 @@ def test_what_is_to_be_prepared_is_downloaded_when_all_packages_are_there(
 
     monkeypatch.setattr(prepared, "prepare", note)
     for packages in ({"no_such_module": "no-such-package"}, {}):
-        birds = dataclasses.replace(cub._CUB, prepare_from=cub._CUB.archives, prepare_with=packages)
+        birds = dataclasses.replace(cub.CUB, prepare_from=cub.CUB.archives, prepare_with=packages)
         assert not web.ranges
         told = "has prepared no" if not packages else "pip install no-such-package"
         with pytest.raises((FileNotFoundError, ValueError), match=told):
-            sources.load(birds, str(tmp_path), source="tfds", download=True, counts=None)
+            sources.load(birds, str(tmp_path), source="tfds", complete=False, download=True)
     assert held == [("caltech_birds2011", tmp_path, ["CUB_200_2011.tgz"])]
 
 
@@ -191,8 +191,8 @@ def test_the_extracted_set_is_what_preparing_takes_of_a_set_without_archives(tmp
 
 def test_archives_got_by_hand_are_extracted(tmp_path: Path, monkeypatch) -> None:
     tfds_archives.pack("cars", tmp_path)
-    archives = tuple(published(tmp_path / a.name, "") for a in cars._CARS.archives)
-    monkeypatch.setattr(cars, "_CARS", dataclasses.replace(cars._CARS, archives=archives))
+    archives = tuple(published(tmp_path / a.name, "") for a in cars.CARS.archives)
+    monkeypatch.setattr(cars, "CARS", dataclasses.replace(cars.CARS, archives=archives))
     options = {"source": "auto", "complete": False, "download": True}
     last = tmp_path / archives[-1].name
     last.rename(tmp_path / "elsewhere")

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from dcjax.datasets import inshop, vid
+from dcjax.datasets.sources import Published
 
 _Examples = Iterator[tuple[int, dict[str, Any]]]
 
@@ -25,7 +26,7 @@ class Inshop(tfds.core.GeneratorBasedBuilder):
         return _info(self, {"item": tfds.features.Text()})
 
     def _split_generators(self, dl_manager: Any) -> dict[str, _Examples]:
-        path = _first(dl_manager.manual_dir, inshop.INSHOP.layouts)
+        path = _found(inshop.INSHOP, dl_manager.manual_dir)
         names, items, parts = inshop.read_list(path)
         rows = list(zip(inshop.locate(path, names), items.tolist(), parts.tolist(), strict=True))
         return {
@@ -50,7 +51,7 @@ class VehicleId(tfds.core.GeneratorBasedBuilder):
         return _info(self, {"vehicle": vehicle, **dict.fromkeys(vid.TEST_LISTS, place)})
 
     def _split_generators(self, dl_manager: Any) -> dict[str, _Examples]:
-        train = _first(dl_manager.manual_dir, vid.published("large").layouts)
+        train = _found(vid.published("large"), dl_manager.manual_dir)
         nowhere = dict.fromkeys(vid.TEST_LISTS, -1)
         tested: dict[str, dict[str, Any]] = {}
         for name, file in vid.TEST_LISTS.items():
@@ -82,6 +83,9 @@ def _info(builder: tfds.core.DatasetBuilder, features: dict[str, Any]) -> tfds.c
     )
 
 
-def _first(folder: Any, patterns: Any) -> Path:
-    """Returns the first path below a folder that shows a layout."""
-    return next(path for pattern in patterns for path in Path(folder).glob(pattern))
+def _found(data: Published, folder: Any) -> Path:
+    """Returns the path that shows a layout; an error if there is none."""
+    layout = data.find(Path(folder))
+    if layout is None:
+        raise FileNotFoundError(f"None of {', '.join(data.layouts)} is in {folder}.")
+    return layout[0]

@@ -16,7 +16,6 @@ from dcjax.datasets.sources import load as load_published
 from dcjax.downloads import Archive
 
 _LAST_TRAIN_CLASS = 98
-COUNTS = {"train": (8054, 98), "query": (8131, 98)}
 # Once at ai.stanford.edu, which answers 404 since 2023.
 _ARCHIVES = (
     Archive(
@@ -49,8 +48,7 @@ _PARTS = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_wi
 
 def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads CARS196 from car_ims/ or cars_train/ and cars_test/, or from tensorflow-datasets."""
-    counts = COUNTS if complete else None
-    return load_published(_CARS, root, source=source, download=download, counts=counts)
+    return load_published(CARS, root, source=source, complete=complete, download=download)
 
 
 def read_annotations(path: Path) -> tuple[list[str], np.ndarray]:
@@ -106,9 +104,10 @@ def _found(images: ImageArray, classes: np.ndarray, names: dict[int, str], where
     return cut(images, classes, order, last_train_class=last, names=names, where=where)
 
 
-_CARS = Published(
+CARS = Published(
     "cars",
     home="https://github.com/pytorch/vision/issues/7545",
+    counts={"train": (8054, 98), "query": (8131, 98)},
     archives=_ARCHIVES,
     layouts={
         "car_ims": _from_car_ims,

@@ -15,7 +15,6 @@ from dcjax.datasets.sources import load as load_published
 from dcjax.downloads import Archive
 
 _LAST_TRAIN_CLASS = 100
-COUNTS = {"train": (5864, 100), "query": (5924, 100)}
 _IMAGES = Archive(
     "CUB_200_2011.tgz",
     url="https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
@@ -32,8 +31,7 @@ _MASKS = Archive(
 
 def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads CUB200-2011 from its folder, a folder of its class folders, or tensorflow-datasets."""
-    counts = COUNTS if complete else None
-    return load_published(_CUB, root, source=source, download=download, counts=counts)
+    return load_published(CUB, root, source=source, complete=complete, download=download)
 
 
 def read_lists(images_txt: Path) -> tuple[list[str], np.ndarray]:
@@ -78,9 +76,10 @@ def _found(images: ImageArray, paths: Sequence[str], classes: np.ndarray, where:
     return cut(images, classes, order, last_train_class=last, names=names, where=where)
 
 
-_CUB = Published(
+CUB = Published(
     "cub",
     home="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    counts={"train": (5864, 100), "query": (5924, 100)},
     archives=(_IMAGES,),
     layouts={
         "images.txt": _from_lists,

@@ -12,15 +12,13 @@ from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
 from dcjax.datasets.sources import Found, Published
 from dcjax.datasets.sources import load as load_published
 
-COUNTS = {"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)}
 PARTS = ("train", "query", "gallery")
 _LIST = "list_eval_partition.txt"
 
 
 def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads In-shop from its folder, or from what `builders.Inshop` has prepared."""
-    counts = COUNTS if complete else None
-    return load_published(INSHOP, root, source=source, download=download, counts=counts)
+    return load_published(INSHOP, root, source=source, complete=complete, download=download)
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -76,6 +74,7 @@ def _found(images: ImageArray, items: np.ndarray, parts: np.ndarray, where: Path
 INSHOP = Published(
     "inshop",
     home="http://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
+    counts={"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},
     archives=(),
     layouts={f"Eval/{_LIST}": _from_list, _LIST: _from_list},
     builder="inshop",

@@ -14,7 +14,6 @@ from dcjax.datasets.sources import Found, Published
 from dcjax.datasets.sources import load as load_published
 from dcjax.downloads import Archive
 
-COUNTS = {"train": (59551, 11318), "query": (60502, 11316)}
 _SUPER_CLASSES = (
     *("bicycle", "cabinet", "chair", "coffee_maker", "fan", "kettle"),
     *("lamp", "mug", "sofa", "stapler", "table", "toaster"),
@@ -30,8 +29,7 @@ _ZIP = Archive(
 
 def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads Stanford Online Products from its folder, or from tensorflow-datasets."""
-    counts = COUNTS if complete else None
-    return load_published(_SOP, root, source=source, download=download, counts=counts)
+    return load_published(SOP, root, source=source, complete=complete, download=download)
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -77,9 +75,10 @@ def _image_set(images: ImageArray, classes: np.ndarray, above: np.ndarray) -> Im
     return from_classes(images[order], classes[order], super_classes=names)
 
 
-_SOP = Published(
+SOP = Published(
     "sop",
     home="https://cvgl.stanford.edu/projects/lifted_struct/",
+    counts={"train": (59551, 11318), "query": (60502, 11316)},
     archives=(_ZIP,),
     layouts={
         "Ebay_train.txt": _from_lists,

@@ -34,23 +34,33 @@ class Published:
     Attributes:
       name: in dcjax.
       home: page where it is described, or can be asked for.
+      counts: what its splits hold.
       archives: those that make its folder.
       layouts: by a path below the folder, which shows that a layout is there (a pattern as of
         `Path.glob`): the function from that path to what is found.
       builder: name in tensorflow-datasets.
       read_prepared: function from the folder of what was prepared to what is found.
       prepare_with: Python packages that preparing takes, by the name that pip knows.
-      prepare_from: what preparing takes, in downloads/manual of the data folder; None: `archives`.
+      prepare_from: archives that preparing takes, in downloads/manual of the data folder; None:
+        it takes what they hold, in one of the layouts.
     """
 
     name: str
     home: str
+    counts: Counts
     archives: tuple[downloads.Archive, ...]
     layouts: Mapping[str, Callable[[Path], Found]]
     builder: str
     read_prepared: Callable[[Path], Found]
     prepare_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepare_from: tuple[downloads.Archive, ...] | None = None
+
+    def find(self, folder: Path) -> tuple[Path, Callable[[Path], Found]] | None:
+        """Returns the path that shows the first layout in a folder, and the function from it."""
+        for pattern, read in self.layouts.items():
+            for place in sorted(folder.glob(pattern))[:1]:
+                return place, read
+        return None
 
 
 def cut(
@@ -77,9 +87,7 @@ def cut(
     return Found(splits, {"train": where, "query": where})
 
 
-def load(
-    data: Published, root: str, *, source: str, download: bool, counts: Counts | None
-) -> Splits:
+def load(data: Published, root: str, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads a published data set from where it is.
 
     Args:
@@ -87,8 +95,8 @@ def load(
       root: folder of the extracted archive, or data folder of tensorflow-datasets; "": the
         folder that tensorflow-datasets takes by default.
       source: "folder", "tfds", or "auto" for whatever is there, a folder first.
+      complete: whether the splits must hold what was published.
       download: whether what is missing may be downloaded.
-      counts: what the splits must hold; None: anything.
 
     Raises:
       FileNotFoundError: if it is not there; says where to get it and where to put it.
@@ -105,16 +113,15 @@ def load(
         found = _find(data, root, source)
     if found is None:
         raise FileNotFoundError(_absent(data, root, source, download))
-    if counts is not None:
-        _check_counts(data.name, found, counts)
+    if complete:
+        _check_counts(data, found)
     return found.splits
 
 
 def _find(data: Published, root: str, source: str) -> Found | None:
-    if source != "tfds" and root:
-        for pattern, read in data.layouts.items():
-            for place in sorted(Path(root).expanduser().glob(pattern))[:1]:
-                return _read(data.name, read, place)
+    if source != "tfds" and root and (layout := data.find(Path(root).expanduser())):
+        place, read = layout
+        return _read(data.name, read, place)
     if source != "folder" and (folder := _prepared(data, root)):
         return _read(data.name, data.read_prepared, folder)
     return None
@@ -152,7 +159,7 @@ def _can_get(data: Published, root: str, source: str, download: bool) -> bool:
     """Returns whether what is missing can be downloaded, or made of what is there."""
     published, folder = _sought(data, root, source)
     if source == "tfds" and data.prepare_from is None:
-        return any(True for pattern in data.layouts for _ in folder.glob(pattern))
+        return data.find(folder) is not None
     if source != "tfds" and not (root and download and published):
         return False
     return all(
@@ -218,13 +225,13 @@ def _absent(data: Published, root: str, source: str, download: bool) -> str:
     return f"Dataset {data.name!r} is not there: {'; '.join(looked)}. {advice}"
 
 
-def _check_counts(name: str, found: Found, counts: Counts) -> None:
-    for split, expected in counts.items():
+def _check_counts(data: Published, found: Found) -> None:
+    for split, expected in data.counts.items():
         images: ImageSet = getattr(found.splits, split)
         got = len(images), len(np.unique(images.labels))
         if got != expected:
             raise ValueError(
-                f"{found.lists[split]}: {name} has {expected[0]:,} images of {expected[1]:,} "
+                f"{found.lists[split]}: {data.name} has {expected[0]:,} images of {expected[1]:,} "
                 f"classes in its split {split!r}, found {got[0]:,} of {got[1]:,}; get the whole "
                 "data set, or set dataset.complete=False to work with a part of it."
             )

@@ -7,7 +7,7 @@ import numpy as np
 
 from dcjax.datasets.files import read_table
 from dcjax.datasets.image_set import ImageSet, Splits, from_classes
-from dcjax.datasets.sources import Counts, Found, Published
+from dcjax.datasets.sources import Found, Published
 from dcjax.datasets.sources import load as load_published
 
 # As the files are distributed; both papers name other numbers.
@@ -29,14 +29,8 @@ def load(root: str, *, test_list: str, source: str, complete: bool, download: bo
     """
     if test_list not in _TESTS:
         raise ValueError(f"Unknown test_list {test_list!r}; known are {', '.join(_TESTS)}.")
-    required = counts(test_list) if complete else None
     data = published(test_list)
-    return load_published(data, root, source=source, download=download, counts=required)
-
-
-def counts(test_list: str) -> Counts:
-    """Returns the numbers of images and vehicles of each split, with this test list."""
-    return {"train": _TRAIN, "query": _TESTS[test_list]}
+    return load_published(data, root, source=source, complete=complete, download=download)
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray]:
@@ -78,6 +72,7 @@ def published(test_list: str) -> Published:
     return Published(
         "vid",
         home="https://www.pkuml.org/resources/pku-vehicleid.html",
+        counts={"train": _TRAIN, "query": _TESTS[test_list]},
         archives=(),
         layouts={f"{folder}train_test_split/{TRAIN_LIST}": read for folder in folders},
         builder="vehicle_id",
