@@ -61,17 +61,60 @@ def get_config() -> ConfigDict:
     model.orthogonality_weight = 0.01  # lambda of P21 eq. 7, for learned masks
 
     config.loss = loss = ConfigDict()
-    loss.name = "margin"  # margin
-    loss.margin = ConfigDict()  # options of the loss called margin
+    # arcface, contrastive, cosface, margin, multi_similarity, n_pairs, normalized_softmax,
+    # proxy_anchor, proxy_nca, recall_at_k, smooth_ap, soft_triple, soft_triplet,
+    # supervised_contrastive or triplet; or package.module:function, one of your own
+    loss.name = "margin"
+    loss.memory_size = 0  # images kept from past steps that losses of pairs compare with; 0: none
+    loss.memory_from_step = 1000  # the memory is compared with from here on, filled before
+    loss.own = ConfigDict()  # options of a loss of your own
+    loss.margin = ConfigDict()  # Wu et al. 2017
+    loss.margin.miner = "distance_weighted"
     loss.margin.margin = 0.2  # alpha: half-width of the band around beta
     loss.margin.beta = 1.2  # boundary between positive and negative distances
     loss.margin.nu = 0.0  # weight of beta's regulariser
     loss.margin.learn_beta = "none"  # none, shared or per_class
+    loss.triplet = ConfigDict()  # Schroff et al. 2015
+    loss.triplet.miner = "semi_hard"
+    loss.triplet.margin = 0.2
+    loss.triplet.squared = False  # distances squared, as in P19 and FaceNet
+    loss.triplet.average = "all"  # over all triplets picked, or over those with a nonzero term
+    loss.soft_triplet = ConfigDict()  # Hermans et al. 2017
+    loss.soft_triplet.miner = "semi_hard"
+    loss.n_pairs = ConfigDict()  # Sohn 2016, as P21's code has it
+    loss.n_pairs.alpha = 1.0  # scale of the similarities, its start if it is learned
+    loss.n_pairs.learn_alpha = True
+    loss.contrastive = ConfigDict()  # Hadsell et al. 2006
+    loss.contrastive.miner = "all"
+    loss.contrastive.positive_margin = 0.0  # nearer positives have no loss
+    loss.contrastive.negative_margin = 1.0  # farther negatives have no loss
+    loss.contrastive.squared = False  # as published; but a gradient that vanishes at the margins
+    loss.multi_similarity = ConfigDict()  # Wang et al. 2019
+    loss.multi_similarity.miner = "multi_similarity"
+    loss.multi_similarity.alpha = 2.0  # sharpness among positives
+    loss.multi_similarity.beta = 50.0  # sharpness among negatives
+    loss.multi_similarity.base = 0.5  # lambda
+    loss.supervised_contrastive = ConfigDict()  # Khosla et al. 2020
+    loss.supervised_contrastive.temperature = 0.1
+    loss.smooth_ap = ConfigDict()  # Brown et al. 2020
+    loss.smooth_ap.temperature = 0.01
+    loss.recall_at_k = ConfigDict()  # Patel et al. 2022
+    loss.recall_at_k.ks = (1, 2, 4, 8, 16)
+    loss.recall_at_k.rank_temperature = 1.0
+    loss.recall_at_k.temperature = 0.01
 
+    # What miners take, which loss.NAME.miner names: all, distance_weighted, easy_positive, hard,
+    # multi_similarity, nearest or semi_hard; or package.module:function, one of your own.
     config.mining = mining = ConfigDict()
+    mining.own = ConfigDict()  # options of a miner of your own
     mining.dims = "full"  # dimension in distance weighting: full D, or active in the mask
-    mining.cutoff = 0.5  # nearer distances weigh as this one
-    mining.upper_cutoff = 1.4  # farther negatives have no loss and next to no weight
+    mining.cutoff = 0.5  # distance_weighted: nearer ones weigh as this; nearest: are left out
+    mining.upper_cutoff = 1.4  # farther negatives have no margin loss and next to no weight
+    mining.easy_negatives = "semi_hard"  # what easy_positive takes: semi_hard or hard ones
+    # Semi-hard, without a negative beyond the positive: the farthest, as in P21's code, or none, as
+    # in FaceNet.
+    mining.fallback = "farthest"
+    mining.epsilon = 0.1  # multi_similarity: how much less hard than the hardest still counts
 
     config.division = division = ConfigDict()
     division.max_clusters = 4  # K_max, a power of two; 1: the baseline without division

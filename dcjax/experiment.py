@@ -16,8 +16,10 @@ from dcjax import (
     evaluation,
     inputs,
     losses,
+    mining,
     models,
     optimizers,
+    plugins,
     pretrained,
     state,
     steps,
@@ -48,10 +50,19 @@ def create_model(config: ConfigDict) -> models.MaskedEmbedder:
 def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
     """Builds the metric-learning loss."""
     name = config.loss.name
-    options = {**config.loss[name], **config.mining} if name in losses.KNOWN else {}
+    options = dict(config.loss.get("own" if plugins.is_own(name) else name, {}))
+    if "miner" in options:
+        options["miner"] = create_miner(config, options["miner"])
     return losses.create(
         name, num_classes=num_classes, embedding_dim=config.model.embedding_dim, **options
     )
+
+
+def create_miner(config: ConfigDict, name: str) -> mining.Miner:
+    """Builds the miner called name."""
+    if plugins.is_own(name):
+        return mining.create(name, **config.mining.own)
+    return mining.create(name, **{key: config.mining[key] for key in mining.options_of(name)})
 
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:

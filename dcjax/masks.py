@@ -89,6 +89,18 @@ def combine(masks: Array, kind: str = "sum") -> Array:
     raise ValueError(f"Unknown combination of masks {kind!r}; known combinations are {known}.")
 
 
+def of_clusters(masks: Array, clusters: Array, full_embedding: Array | bool, kind: str) -> Array:
+    """Returns the mask that each cluster batch is trained with [..., D], not negative.
+
+    Args:
+      masks: [K_max, D].
+      clusters: int [...], the cluster of each batch.
+      full_embedding: whether the combined mask takes the place of all (P21 section 3.4).
+      kind: how it is combined, see `combine`.
+    """
+    return jnp.where(full_embedding, combine(masks, kind), jax.nn.relu(masks[clusters]))
+
+
 def orthogonality(masks: Array, num_clusters: int | Array) -> Array:
     """Returns the mean cosine between the relu masks of different clusters, a scalar (P21 eq. 5).
 

@@ -1,127 +1,250 @@
-"""Which positives and negatives each anchor sees: distance-weighted sampling (P21 Table VI).
+"""Which positives and negatives each anchor sees: miners, as pure functions.
 
-C.-Y. Wu et al., Sampling Matters in Deep Embedding Learning, 2017, section 4.
+A miner takes (key, comparisons) and returns pairs with weights, or triplets; a loss of pairs counts
+the pairs of triplets, a loss of triplets takes all triplets of pairs.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Weights relative to the likeliest negative of the anchor (1.0): no negative is impossible, and one
-# beyond the upper cutoff, whose margin loss is zero, is likelier than one of vanishing density.
-_FLOOR = 1e-9
-_BEYOND_UPPER = 1e-6
+from dcjax import plugins
+from dcjax.distance_weighting import distance_weighted_probabilities, draw, effective_dim
+from dcjax.pairs import Comparisons, Pairs, Triplets
+from dcjax.ranges import require_known, require_range
+
+__all__ = ["KNOWN", "Miner", "create", "distance_weighted_probabilities"]
+
+Miner = Callable[[Array, Comparisons], Pairs | Triplets]
 
 
-def effective_dim(embeddings: Array) -> Array:
-    """Returns how many coordinates of embeddings[B, D] are non-zero in any row, as a scalar."""
-    return jnp.sum(jnp.any(embeddings != 0, axis=0))
-
-
-def distance_weighted_log_weights(
-    distances: Array, labels: Array, *, dim: int | Array, cutoff: float, upper: float
-) -> Array:
-    """Returns log w[B, B], the log weight of column j as negative of anchor i; -inf if not one.
-
-    With d = max(distance, cutoff): log w = (2 - dim) log d - (dim - 3)/2 log(1 - d^2/4), the
-    inverse density of distances on the unit sphere, relative to the row's largest (Wu et al. 2017,
-    section 4). It stays in log space: at dim=512 the weights span e^350.
+def create(name: str, **options: Any) -> Miner:
+    """Returns the miner called name.
 
     Args:
-      distances: [B, B], of L2-normalised embeddings.
-      labels: [B], integers.
-      dim: dimension of the sphere's space; may be traced.
+      name: one of `KNOWN`, or "package.module:function", a function of your own that takes the
+        options and returns a miner.
+      **options: every option of that miner, as keywords of the function of that name.
+
+    Raises:
+      ValueError: unknown name, or an option that is unknown, missing or out of its range.
+    """
+    if plugins.is_own(name):
+        return plugins.load(name, Callable)(**options)
+    known = options_of(name)
+    if set(options) != set(known):
+        raise ValueError(
+            f"Miner {name!r} takes exactly the options {', '.join(known) or '(none)'}; "
+            f"unknown: {sorted(set(options) - set(known))}, "
+            f"missing: {sorted(set(known) - set(options))}."
+        )
+    return _MINERS[name][0](**options)
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """Returns the names of a known miner's options.
+
+    Raises:
+      ValueError: unknown name.
+    """
+    require_known("miner", name, KNOWN)
+    return _MINERS[name][1]
+
+
+def distance_weighted(*, dims: str, cutoff: float, upper_cutoff: float) -> Miner:
+    """Returns the miner of distance-weighted sampling (Wu et al. 2017, section 4; P21 Table VI).
+
+    Args:
+      dims: the dimension it assumes, "full" (embedding size) or "active" (coordinates that are
+        non-zero in the batch, those that the cluster's mask leaves).
       cutoff: smaller distances count as this one.
-      upper: pairs beyond this distance get one small constant weight.
+      upper_cutoff: pairs beyond this distance are next to never drawn.
     """
-    same = labels[:, None] == labels[None, :]
-    ordinary = ~same & (distances < upper)
-    # Rounding makes the distance of opposite embeddings exceed 2, where the formula has no value.
-    d = jnp.maximum(jnp.where(ordinary, distances, cutoff), cutoff)
-    dim = jnp.asarray(dim, d.dtype)
-    log_weights = (2 - dim) * jnp.log(d) - (dim - 3) / 2 * jnp.log(1 - d**2 / 4)
-    log_weights = jnp.where(ordinary, log_weights, 0.0)
-    log_weights -= jnp.max(log_weights, axis=1, keepdims=True)
-    log_weights = jnp.logaddexp(log_weights, jnp.log(_FLOOR))
-    log_weights = jnp.where(distances > upper, jnp.log(_BEYOND_UPPER), log_weights)
-    # Last, so that a positive beyond the upper cutoff is never drawn as a negative.
-    return jnp.where(same, -jnp.inf, log_weights)
+    require_known("dims", dims, ("full", "active"))
+    if not 0 < cutoff < upper_cutoff <= 2:
+        raise ValueError(
+            "Require 0 < cutoff < upper_cutoff <= 2 (distances of unit vectors), "
+            f"got cutoff={cutoff} and upper_cutoff={upper_cutoff}."
+        )
+
+    def mine(key: Array, compared: Comparisons) -> Triplets:
+        anchors = compared.anchors
+        dim = anchors.shape[1] if dims == "full" else effective_dim(anchors)
+        return draw(
+            key,
+            compared.distances,
+            compared.positives,
+            compared.negatives,
+            dim=dim,
+            cutoff=cutoff,
+            upper=upper_cutoff,
+        )
+
+    return mine
 
 
-def distance_weighted_probabilities(
-    distances: Array, labels: Array, *, dim: int | Array, cutoff: float, upper: float
-) -> Array:
-    """Returns the probability [B, B] that column j is the first negative drawn for anchor i.
+def semi_hard(*, fallback: str) -> Miner:
+    """Returns the miner of the nearest negative that is farther than the positive, for each pair.
 
-    Rows sum to 1; the row of an anchor without negatives is 0. Wu et al. 2017, section 4.
+    Schroff et al. 2015 (FaceNet), section 3.2; their band of a margin beyond the positive holds all
+    that has a loss. Distances are compared as they are: squares would have the same order.
+
+    Args:
+      fallback: what a positive pair without such a negative takes: "farthest", of all negatives, as
+        P21's code does, or "none": the pair is left out.
     """
-    weights = jnp.exp(
-        distance_weighted_log_weights(distances, labels, dim=dim, cutoff=cutoff, upper=upper)
-    )
-    total = jnp.sum(weights, axis=1, keepdims=True)
-    return weights / jnp.where(total > 0, total, 1.0)
+    require_known("fallback", fallback, ("farthest", "none"))
+
+    def mine(key: Array, compared: Comparisons) -> Triplets:
+        del key
+        distances = jax.lax.stop_gradient(compared.distances)
+        negatives, found = _nearest_farther(distances, compared.negatives, distances, fallback)
+        columns = jnp.broadcast_to(jnp.arange(distances.shape[1]), distances.shape)
+        return Triplets(columns, negatives, compared.positives & found)
+
+    return mine
 
 
-def distance_weighted_pairs(
-    key: Array, distances: Array, labels: Array, *, dim: int | Array, cutoff: float, upper: float
+def hard() -> Miner:
+    """Returns the miner of each anchor's farthest positive and nearest negative.
+
+    Hermans et al. 2017 (In Defense of the Triplet Loss), eq. 5.
+    """
+
+    def mine(key: Array, compared: Comparisons) -> Triplets:
+        del key
+        positives = jnp.argmax(_where(compared.positives, compared.distances, -1), axis=1)
+        negatives = jnp.argmin(_where(compared.negatives, compared.distances, 3), axis=1)
+        return Triplets(positives[:, None], negatives[:, None], _has_both(compared))
+
+    return mine
+
+
+def easy_positive(*, easy_negatives: str, fallback: str) -> Miner:
+    """Returns the miner of each anchor's nearest positive, with one negative.
+
+    Xuan et al. 2020 (Improved Embeddings with Easy Positive Triplet Mining), section 3.
+
+    Args:
+      easy_negatives: "semi_hard", the nearest that is farther than the positive, or "hard", the
+        nearest of all.
+      fallback: as in `semi_hard`.
+    """
+    require_known("easy_negatives", easy_negatives, ("semi_hard", "hard"))
+    require_known("fallback", fallback, ("farthest", "none"))
+
+    def mine(key: Array, compared: Comparisons) -> Triplets:
+        del key
+        distances = jax.lax.stop_gradient(compared.distances)
+        to_positives = _where(compared.positives, distances, 3)
+        positives = jnp.argmin(to_positives, axis=1)[:, None]
+        valid = _has_both(compared)
+        if easy_negatives == "hard":
+            nearest = jnp.argmin(_where(compared.negatives, distances, 3), axis=1)
+            return Triplets(positives, nearest[:, None], valid)
+        bounds = jnp.min(to_positives, axis=1, keepdims=True)
+        farther, found = _nearest_farther(distances, compared.negatives, bounds, fallback)
+        return Triplets(positives, farther, valid & found)
+
+    return mine
+
+
+def nearest(*, cutoff: float) -> Miner:
+    """Returns the miner of the nearest negatives beyond a cut-off, as P19's code has it.
+
+    q = floor(mean positives per anchor), at least 1; the t-th positive of an anchor, in the order
+    of the batch, goes with its t-th nearest negative at distance cutoff or more, for t <= q.
+    """
+    require_range("cutoff", cutoff, 0, 2)
+
+    def mine(key: Array, compared: Comparisons) -> Triplets:
+        del key
+        positives, negatives = compared.positives, compared.negatives
+        num_draws = jnp.maximum(jnp.sum(positives) // len(positives), 1)
+        eligible = negatives & (compared.distances >= cutoff)
+        by_distance = jnp.argsort(_where(eligible, compared.distances, 3), axis=1)
+        counts = jnp.minimum(jnp.sum(positives, axis=1), jnp.sum(eligible, axis=1))
+        slot = jnp.arange(positives.shape[1])
+        valid = slot < jnp.minimum(counts, num_draws)[:, None]
+        return Triplets(jnp.argsort(~positives, axis=1, stable=True), by_distance, valid)
+
+    return mine
+
+
+def all_pairs() -> Miner:
+    """Returns the miner that leaves out nothing."""
+
+    def mine(key: Array, compared: Comparisons) -> Pairs:
+        del key
+        return _weights(compared, compared.positives, compared.negatives)
+
+    return mine
+
+
+def multi_similarity(*, epsilon: float) -> Miner:
+    """Returns the miner of pairs that are hard beside another one (Wang et al. 2019, eq. 11, 12).
+
+    A negative counts if it is more similar than the least similar positive - epsilon, a positive if
+    it is less similar than the most similar negative + epsilon.
+    """
+    require_range("epsilon", epsilon, 0, 2)
+
+    def mine(key: Array, compared: Comparisons) -> Pairs:
+        del key
+        s, positives, negatives = compared.similarities, compared.positives, compared.negatives
+        least = jnp.min(_where(positives, s, jnp.inf), axis=1, keepdims=True)
+        most = jnp.max(_where(negatives, s, -jnp.inf), axis=1, keepdims=True)
+        return _weights(
+            compared, positives & (s < most + epsilon), negatives & (s > least - epsilon)
+        )
+
+    return mine
+
+
+def _nearest_farther(
+    distances: Array, negatives: Array, bounds: Array, fallback: str
 ) -> tuple[Array, Array]:
-    """Draws as many positives as negatives for each anchor that has a positive.
+    """Returns for each bound [B, T] the nearest negative beyond it, and whether there is one.
 
-    q = floor(mean positives per image + 1/2), at least 1, at most B - size of the largest class.
-    Negatives: q without replacement, by distance-weighted probability. Positives: a random q of
-    them, or q with replacement where there are fewer. Wu et al. 2017, section 4.
-
-    Returns:
-      positives[B, B], negatives[B, B]: how often each ordered pair (anchor, other) was drawn.
+    Without one and by fallback "farthest": the farthest negative, if there are any. Sorts each row
+    of distances [B, R], so that nothing has B T R elements.
     """
-    distances = jax.lax.stop_gradient(distances)
-    same = labels[:, None] == labels[None, :]
-    positives = same & ~jnp.eye(len(labels), dtype=bool)
-    num_draws = _num_draws(same)
-    positive_key, negative_key = jax.random.split(key)
-    log_weights = distance_weighted_log_weights(
-        distances, labels, dim=dim, cutoff=cutoff, upper=upper
-    )
-    drawn_positives = _draw_positives(positive_key, positives, num_draws)
-    drawn_negatives = _draw_negatives(negative_key, log_weights, num_draws)
-    has_positive = jnp.any(positives, axis=1, keepdims=True)
-    dtype = distances.dtype
-    return drawn_positives.astype(dtype), (drawn_negatives * has_positive).astype(dtype)
+    beyond_all = _where(negatives, distances, jnp.inf)
+    order = jnp.argsort(beyond_all, axis=1)
+    ordered = jnp.take_along_axis(beyond_all, order, axis=1)
+    place = jax.vmap(lambda row, at: jnp.searchsorted(row, at, side="right"))(ordered, bounds)
+    count = jnp.sum(negatives, axis=1, keepdims=True)
+    found = place < count
+    if fallback == "farthest":
+        found = jnp.broadcast_to(count > 0, place.shape)
+    return jnp.take_along_axis(order, jnp.clip(place, 0, jnp.maximum(count - 1, 0)), axis=1), found
 
 
-def _num_draws(same: Array) -> Array:
-    """Returns q from same[B, B], in integers, so that halves round up on every device."""
-    batch_size = len(same)
-    class_sizes = jnp.sum(same, axis=1)
-    num_positives = jnp.sum(class_sizes - 1)
-    rounded_mean = (2 * num_positives + batch_size) // (2 * batch_size)
-    return jnp.minimum(jnp.maximum(rounded_mean, 1), batch_size - jnp.max(class_sizes))
+def _has_both(compared: Comparisons) -> Array:
+    """Returns whether [B, 1] an anchor has a positive and a negative."""
+    has_positive = jnp.any(compared.positives, axis=1, keepdims=True)
+    return has_positive & jnp.any(compared.negatives, axis=1, keepdims=True)
 
 
-def _draw_positives(key: Array, positives: Array, num_draws: Array) -> Array:
-    """Returns how often [B, B] each of an anchor's positives[B, B] is among its num_draws."""
-    order_key, slot_key = jax.random.split(key)
-    count = jnp.sum(positives, axis=1, keepdims=True)
-    shuffled = jnp.where(positives, jax.random.uniform(order_key, positives.shape), 2.0)
-    order = jnp.argsort(shuffled, axis=1)
-    draw = jnp.arange(len(positives))[None, :]
-    with_replacement = jax.random.randint(slot_key, positives.shape, 0, jnp.maximum(count, 1))
-    slot = jnp.where(count < num_draws, with_replacement, draw)
-    columns = jnp.take_along_axis(order, slot, axis=1)
-    return _count(columns, (draw < num_draws) & (count > 0))
+def _weights(compared: Comparisons, positives: Array, negatives: Array) -> Pairs:
+    dtype = compared.distances.dtype
+    return Pairs(positives.astype(dtype), negatives.astype(dtype))
 
 
-def _draw_negatives(key: Array, log_weights: Array, num_draws: Array) -> Array:
-    """Returns 1 [B, B] for the num_draws columns drawn without replacement by log_weights[B, B]."""
-    # Gumbel top-q: the largest log w + Gumbel noise are a draw without replacement by w.
-    noise = jax.random.gumbel(key, log_weights.shape, log_weights.dtype)
-    order = jnp.argsort(log_weights + noise, axis=1, descending=True)
-    return _count(order, jnp.arange(len(order))[None, :] < num_draws)
+def _where(chosen: Array, values: Array, otherwise: float) -> Array:
+    return jnp.where(chosen, values, jnp.asarray(otherwise, values.dtype))
 
 
-def _count(columns: Array, valid: Array) -> Array:
-    """Returns how often [B, B] each column occurs in its row of columns[B, B] where valid."""
-    rows = jnp.arange(len(columns))[:, None]
-    valid = jnp.broadcast_to(valid, columns.shape).astype(jnp.int32)
-    # A scatter and not a comparison of all draws with all columns, which takes B^3 memory.
-    return jnp.zeros(columns.shape, jnp.int32).at[rows, columns].add(valid)
+_MINERS: dict[str, tuple[Callable[..., Miner], tuple[str, ...]]] = {
+    "all": (all_pairs, ()),
+    "distance_weighted": (distance_weighted, ("dims", "cutoff", "upper_cutoff")),
+    "easy_positive": (easy_positive, ("easy_negatives", "fallback")),
+    "hard": (hard, ()),
+    "multi_similarity": (multi_similarity, ("epsilon",)),
+    "nearest": (nearest, ("cutoff",)),
+    "semi_hard": (semi_hard, ("fallback",)),
+}
+KNOWN = tuple(sorted(_MINERS))

@@ -89,7 +89,8 @@ class MaskedEmbedder(nn.Module):
         )
         chosen = masks.combine(mask, self.test_masks)
         if clusters is not None:
-            chosen = jnp.where(full_embedding, chosen, mask[clusters][..., None, :])
+            trained = masks.of_clusters(mask, clusters, full_embedding, self.test_masks)
+            chosen = trained[..., None, :]
         return {
             "embedding": masks.apply(embedding, chosen),
             "backbone": masks.l2_normalize(pooled),

@@ -1,5 +1,6 @@
 """One step of learning (P21 section 3, method of one cluster batch) and one of embedding."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dcjax import masks
-from dcjax.losses import Loss
+from dcjax.losses import Loss, Params
 from dcjax.models import MaskedEmbedder
 from dcjax.state import TrainState, variables
 
@@ -57,8 +58,15 @@ def train_step(
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        metric_loss, metrics = jax.vmap(loss.apply, in_axes=(None, 0, 0, 0))(
-            trainable["loss"], outputs["embedding"], batch["label"], loss_keys
+        chosen = masks.of_clusters(
+            trainable["masks"], batch["cluster"], controls["full_embedding"], model.test_masks
+        )
+        more = {"mask": chosen}
+        metric_loss, metrics = jax.vmap(functools.partial(_loss_of_batch, loss, trainable["loss"]))(
+            outputs["embedding"],
+            batch["label"],
+            loss_keys,
+            {name: more[name] for name in loss.takes if name in more},
         )
         similarity = masks.orthogonality(trainable["masks"], state.num_clusters)
         weight = jnp.where(controls["full_embedding"], 0.0, orthogonality_weight)
@@ -83,6 +91,17 @@ def train_step(
         opt_state=opt_state,
     )
     return state, metrics
+
+
+def _loss_of_batch(
+    loss: Loss,
+    params: Params,
+    embeddings: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    more: dict[str, Any],
+) -> tuple[jax.Array, Metrics]:
+    return loss.apply(params, embeddings, labels, key, **more)
 
 
 def is_finite(state: TrainState) -> jax.Array:

@@ -15,7 +15,7 @@ _MAX_LINES = 260
 
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
-    "concepts": "convolution strategies crops losses mining masks division sampling ranking "
+    "concepts": "plugins ranges pairs distance_weighting mining losses convolution strategies crops masks division sampling ranking "
     "retrieval clustering",
     "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection "
     "pipeline device_cache host_cache augment distortions resnet models hub torch_pickle "

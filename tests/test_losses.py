@@ -10,19 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcjax import losses, masks
+from dcjax import losses, masks, mining
 
 DIRECTORY = Path(__file__).parent / "golden"
 REFERENCE = json.loads((DIRECTORY / "reference.json").read_text())
 CASES = np.load(DIRECTORY / "losses.npz")
 OPTIONS: dict[str, Any] = {
+    "miner": mining.create("distance_weighted", dims="full", cutoff=0.5, upper_cutoff=1.4),
     "beta": 1.2,
     "margin": 0.2,
     "nu": 0.0,
     "learn_beta": "none",
-    "dims": "full",
-    "cutoff": 0.5,
-    "upper_cutoff": 1.4,
 }
 
 

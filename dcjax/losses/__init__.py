@@ -1,0 +1,54 @@
+"""Metric-learning losses as pairs of pure functions: those of both papers, and of today."""
+
+from typing import Any
+
+from dcjax import plugins
+from dcjax.losses import contrasts, pairwise, proxies, ranks, triplets
+from dcjax.losses.loss import Loss, Params
+from dcjax.losses.pairwise import margin
+from dcjax.pairs import pairwise_distances
+
+__all__ = ["KNOWN", "Loss", "Params", "create", "margin", "pairwise_distances"]
+
+_LOSSES = {
+    **pairwise.LOSSES,
+    **contrasts.LOSSES,
+    **proxies.LOSSES,
+    **ranks.LOSSES,
+    **triplets.LOSSES,
+}
+KNOWN = tuple(sorted(_LOSSES))
+
+
+def create(name: str, *, num_classes: int, embedding_dim: int, **options: Any) -> Loss:
+    """Returns the loss called name.
+
+    Args:
+      name: one of `KNOWN`, or "package.module:function", a function of your own that takes the
+        other arguments and returns a `Loss`.
+      num_classes: number of training classes; labels are below it.
+      embedding_dim: size D of the embedding.
+      **options: every option of that loss: the fields of its class of options, as
+        `pairwise.MarginOptions`.
+
+    Raises:
+      ValueError: unknown name, or an option that is unknown, missing or out of its range.
+    """
+    if plugins.is_own(name):
+        return plugins.load(name, Loss)(
+            num_classes=num_classes, embedding_dim=embedding_dim, **options
+        )
+    if name not in KNOWN:
+        raise ValueError(
+            f"Unknown loss {name!r}; known losses are {', '.join(KNOWN)}, and "
+            "package.module:function of your own."
+        )
+    options_type, build = _LOSSES[name]
+    known = options_type._fields
+    if set(options) != set(known):
+        raise ValueError(
+            f"Loss {name!r} takes exactly the options {', '.join(known)}; "
+            f"unknown: {sorted(set(options) - set(known))}, "
+            f"missing: {sorted(set(known) - set(options))}."
+        )
+    return build(num_classes, embedding_dim, options_type(**options))

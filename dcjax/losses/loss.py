@@ -1,0 +1,69 @@
+"""What a loss is: a pair of pure functions."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax import Array
+
+from dcjax.losses.reductions import weighted_mean
+from dcjax.pairs import Comparisons, Pairs, References, compare
+
+Params = dict[str, Array]
+Output = tuple[Array, dict[str, Array]]  # the loss, and scalars to log
+
+
+class Loss(NamedTuple):
+    """A loss: init(key) -> params; apply(params, embeddings[B, D], labels[B], key) -> loss, stats.
+
+    Attributes:
+      init: makes the loss's own trainable parameters, {} if it has none.
+      apply: returns a scalar and a dict of scalars to log.
+      takes: what `apply` takes as keywords besides. "mask": [D], not negative, what embeddings were
+        multiplied by before they were normalised, so that parameters in their space can be masked
+        like them; None: nothing was. "memory": `pairs.References`, more to compare with; or None.
+    """
+
+    init: Callable[[Array], Params]
+    apply: Callable[..., Output]
+    takes: tuple[str, ...] = ()
+
+
+def no_params(key: Array) -> Params:
+    """Returns the parameters of a loss that has none."""
+    del key
+    return {}
+
+
+def comparing(
+    compute: Callable[[Params, Comparisons, Array, Array], Output],
+    init: Callable[[Array], Params] = no_params,
+) -> Loss:
+    """Makes a loss of what compares embeddings with each other, and with a memory.
+
+    Args:
+      compute: function (params, comparisons, labels[B], key) -> loss, scalars to log.
+      init: as in `Loss`.
+    """
+
+    def apply(
+        params: Params,
+        embeddings: Array,
+        labels: Array,
+        key: Array,
+        *,
+        memory: References | None = None,
+    ) -> Output:
+        loss, stats = compute(params, compare(embeddings, labels, memory), labels, key)
+        return loss, jax.lax.stop_gradient(stats)
+
+    return Loss(init, apply, takes=("memory",))
+
+
+def mean_distances(compared: Comparisons, pairs: Pairs | None = None) -> dict[str, Array]:
+    """Returns the mean distances of positive and of negative pairs, by default of all, to log."""
+    positives, negatives = pairs or (compared.positives, compared.negatives)
+    return {
+        "positive_distance": weighted_mean(compared.distances, positives),
+        "negative_distance": weighted_mean(compared.distances, negatives),
+    }

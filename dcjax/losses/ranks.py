@@ -1,0 +1,156 @@
+"""Smooth surrogates of retrieval scores: average precision and recall at k."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
+from dcjax.pairs import Comparisons
+from dcjax.ranges import SMALLEST, require_range
+
+
+class SmoothAPOptions(NamedTuple):
+    """Options of smooth-AP.
+
+    Attributes:
+      temperature: tau of the sigmoid of similarities that stands for a step.
+    """
+
+    temperature: float
+
+
+class RecallAtKOptions(NamedTuple):
+    """Options of the recall@k surrogate.
+
+    Attributes:
+      ks: the k whose recalls are averaged.
+      rank_temperature: tau of the sigmoid of k - rank.
+      temperature: tau of the sigmoid of similarities.
+    """
+
+    ks: tuple[int, ...]
+    rank_temperature: float
+    temperature: float
+
+
+def smooth_ap(
+    similarities: Array, positives: Array, negatives: Array, *, temperature: float
+) -> Array:
+    """Returns 1 - smooth average precision, a scalar (Brown et al. 2020, eq. 5 and 8).
+
+    AP_i = mean_{p in P_i} (1 + sum_{q in P_i, q != p} g(s_iq - s_ip))
+           / (1 + sum_{j in P_i + N_i, j != p} g(s_ij - s_ip)),  g(x) = 1 / (1 + exp(-x / tau));
+    L = 1 - mean AP_i over the anchors with a positive.
+
+    Args:
+      similarities: s[B, R].
+      positives: bool [B, R].
+      negatives: bool [B, R].
+      temperature: tau.
+    """
+
+    def precision(s: Array, is_positive: Array, is_negative: Array) -> Array:
+        above = _soft_comparisons(s, temperature)
+        rank_among_positives = 1 + jnp.sum(above * is_positive, axis=1)
+        rank = rank_among_positives + jnp.sum(above * is_negative, axis=1)
+        return jnp.sum(rank_among_positives / rank, where=is_positive)
+
+    sums = _each_anchor(precision, similarities, positives, negatives)
+    return _one_minus_mean(sums / jnp.maximum(jnp.sum(positives, axis=1), 1), positives)
+
+
+def recall_at_k(
+    similarities: Array,
+    positives: Array,
+    negatives: Array,
+    *,
+    ks: tuple[int, ...],
+    rank_temperature: float,
+    temperature: float,
+) -> Array:
+    """Returns 1 - smooth recall at k, averaged over ks, a scalar (Patel et al. 2022, eq. 5 to 7).
+
+    recall_i(k) = sum_{p in P_i} g_1(k - r_ip) / min(k, |P_i|), with the smooth rank
+    r_ip = 1 + sum_{j in P_i + N_i, j != p} g_2(s_ij - s_ip),  g_t(x) = 1 / (1 + exp(-x / tau_t));
+    L = 1 - mean over ks and over the anchors with a positive.
+
+    Args:
+      similarities: s[B, R].
+      positives: bool [B, R].
+      negatives: bool [B, R].
+      ks: the k.
+      rank_temperature: tau_1.
+      temperature: tau_2.
+    """
+
+    def recall(s: Array, is_positive: Array, is_negative: Array) -> Array:
+        above = _soft_comparisons(s, temperature)
+        rank = 1 + jnp.sum(above * (is_positive | is_negative), axis=1)
+        k = jnp.asarray(ks, s.dtype)[:, None]
+        found = jax.nn.sigmoid((k - rank) / rank_temperature)
+        most = jnp.minimum(k[:, 0], jnp.maximum(jnp.sum(is_positive), 1))
+        return jnp.mean(jnp.sum(found, axis=1, where=is_positive) / most)
+
+    return _one_minus_mean(_each_anchor(recall, similarities, positives, negatives), positives)
+
+
+def _soft_comparisons(s: Array, temperature: float) -> Array:
+    """Returns g(s_j - s_p) [p, j] of similarities s[R], 0 for j = p."""
+    above = jax.nn.sigmoid((s[None, :] - s[:, None]) / temperature)
+    return jnp.where(jnp.eye(len(s), dtype=bool), 0, above)
+
+
+def _each_anchor(function: Any, *rows: Array) -> Array:
+    """Returns function(row of each) [B], with R^2 elements at a time and not B R^2."""
+    scores: Array = jax.lax.map(jax.checkpoint(lambda row: function(*row)), rows)
+    return scores
+
+
+def _one_minus_mean(scores: Array, positives: Array) -> Array:
+    """Returns 1 - mean of scores[B] over the anchors with a positive; 0 without any."""
+    counts = jnp.any(positives, axis=1)
+    return jnp.sum(jnp.where(counts, 1 - scores, 0)) / jnp.maximum(jnp.sum(counts), 1)
+
+
+def _create_smooth_ap(num_classes: int, embedding_dim: int, options: SmoothAPOptions) -> Loss:
+    require_range("temperature", options.temperature, SMALLEST)
+
+    def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
+        loss = smooth_ap(
+            compared.similarities,
+            compared.positives,
+            compared.negatives,
+            temperature=options.temperature,
+        )
+        return loss, mean_distances(compared)
+
+    return comparing(compute)
+
+
+def _create_recall_at_k(num_classes: int, embedding_dim: int, options: RecallAtKOptions) -> Loss:
+    require_range("rank_temperature", options.rank_temperature, SMALLEST)
+    require_range("temperature", options.temperature, SMALLEST)
+    ks = tuple(options.ks)
+    if not ks or not all(type(k) is int and k >= 1 for k in ks):
+        raise ValueError(f"Require ks of whole numbers from 1 on, got {ks}.")
+
+    def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
+        loss = recall_at_k(
+            compared.similarities,
+            compared.positives,
+            compared.negatives,
+            ks=ks,
+            rank_temperature=options.rank_temperature,
+            temperature=options.temperature,
+        )
+        return loss, mean_distances(compared)
+
+    return comparing(compute)
+
+
+LOSSES: dict[str, Any] = {
+    "smooth_ap": (SmoothAPOptions, _create_smooth_ap),
+    "recall_at_k": (RecallAtKOptions, _create_recall_at_k),
+}

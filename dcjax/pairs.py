@@ -1,0 +1,118 @@
+"""Which embeddings a loss compares, and which of those pairs or triplets a miner picks."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_MIN_SQUARED_DISTANCE = 1e-4
+
+
+class References(NamedTuple):
+    """What a batch is compared with besides itself, as a cross-batch memory holds it.
+
+    Attributes:
+      embeddings: [M, D], L2-normalised.
+      labels: int [M], -1 where there is nothing.
+    """
+
+    embeddings: Array
+    labels: Array
+
+
+class Comparisons(NamedTuple):
+    """Each of B anchors beside each of R references: the anchors again, then a memory.
+
+    Attributes:
+      anchors: [B, D], L2-normalised.
+      distances: [B, R], Euclidean, see `pairwise_distances`.
+      similarities: [B, R], inner products.
+      positives: bool [B, R], whether of the anchor's class and not the anchor itself.
+      negatives: bool [B, R], whether of another class.
+    """
+
+    anchors: Array
+    distances: Array
+    similarities: Array
+    positives: Array
+    negatives: Array
+
+
+class Pairs(NamedTuple):
+    """How much each pair counts.
+
+    Attributes:
+      positives: float [B, R], weight of the ordered pair (anchor, reference) as a positive one.
+      negatives: float [B, R], as a negative one.
+    """
+
+    positives: Array
+    negatives: Array
+
+
+class Triplets(NamedTuple):
+    """At most T triplets of each anchor.
+
+    Attributes:
+      positives: int32 [B, T], the references that are positives.
+      negatives: int32 [B, T], those that are negatives.
+      valid: bool [B, T], whether there is such a triplet.
+    """
+
+    positives: Array
+    negatives: Array
+    valid: Array
+
+
+def compare(embeddings: Array, labels: Array, memory: References | None = None) -> Comparisons:
+    """Compares embeddings[B, D] of these labels[B] with each other, and with a memory if given.
+
+    All in float32, or wider where the embeddings are.
+    """
+    x = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+    references, reference_labels = x, labels
+    if memory is not None:
+        references = jnp.concatenate([x, memory.embeddings.astype(x.dtype)])
+        reference_labels = jnp.concatenate([labels, memory.labels])
+    same = labels[:, None] == reference_labels[None, :]
+    itself = jnp.eye(len(labels), len(reference_labels), dtype=bool)
+    return Comparisons(
+        anchors=x,
+        distances=pairwise_distances(x, references),
+        similarities=_products(x, references),
+        positives=same & ~itself,
+        negatives=~same & (reference_labels >= 0),
+    )
+
+
+def pairwise_distances(embeddings: Array, references: Array | None = None) -> Array:
+    """Returns Euclidean distances [B, R] = sqrt(max(||x_i||^2 + ||y_j||^2 - 2 <x_i, y_j>, 1e-4)).
+
+    The gradient is 0 where the distance is cut off at 0.01, as it is from a row to itself.
+
+    Args:
+      embeddings: [B, D].
+      references: [R, D]; None: the embeddings themselves.
+    """
+    x = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+    y = x if references is None else references.astype(x.dtype)
+    squared = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1) - 2 * _products(x, y)
+    # This way round a NaN stays one, so that a broken network cannot pass for a trained one.
+    return jnp.sqrt(jnp.where(squared < _MIN_SQUARED_DISTANCE, _MIN_SQUARED_DISTANCE, squared))
+
+
+def as_pairs(mined: Pairs | Triplets, compared: Comparisons) -> Pairs:
+    """Returns how often [B, R] each pair of what is compared was mined."""
+    if isinstance(mined, Pairs):
+        return mined
+    rows = jnp.arange(len(mined.valid))[:, None]
+    none = jnp.zeros_like(compared.distances)
+    # A scatter and not a comparison of all draws with all columns, which takes B T R memory.
+    return Pairs(*(none.at[rows, columns].add(mined.valid) for columns in mined[:2]))
+
+
+def _products(x: Array, y: Array) -> Array:
+    """Returns inner products [B, R]."""
+    # GPUs and TPUs keep 10 or 7 bits of the factors by default, too few for small distances.
+    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)

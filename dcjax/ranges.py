@@ -1,0 +1,19 @@
+"""Whether the options of a loss or miner are in their range."""
+
+import math
+from collections.abc import Sequence
+
+SMALLEST = 1e-6  # of what must not be 0
+
+
+def require_known(option: str, value: str, known: Sequence[str]) -> None:
+    """Raises ValueError unless an option's value is known."""
+    if value not in known:
+        raise ValueError(f"Unknown {option} {value!r}; known are {', '.join(known)}.")
+
+
+def require_range(option: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raises ValueError unless an option's value is a number from low to high."""
+    if not low <= value <= high or not math.isfinite(value):
+        end = "" if high == math.inf else f" and at most {high}"
+        raise ValueError(f"Require {option} of at least {low}{end}, got {value}.")
