@@ -22,7 +22,7 @@ from pytorch_metric_learning import losses as torch_losses
 from pytorch_metric_learning import miners
 from torch import nn
 
-from dcjax import losses, models, optimizers, resnet, state, steps
+from dcjax import losses, mining, models, optimizers, resnet, state, steps
 
 _LEARNING_RATE = 1e-5
 _DIMENSION = 512
@@ -105,12 +105,12 @@ def _ours_train(
         margin=0.2,
         nu=0.0,
         learn_beta="none",
-        dims="full",
-        cutoff=0.5,
-        upper_cutoff=1.4,
+        miner=mining.create("distance_weighted", dims="full", cutoff=0.5, upper_cutoff=1.4),
     )
     optimizer = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_GROUPS, 1e-4))
-    run = state.create(model, loss, optimizer, key=jax.random.key(0), image_size=size)
+    run = state.create(
+        model, loss, optimizer, key=jax.random.key(0), image_size=size, memory_size=0
+    )
     step = jax.jit(
         functools.partial(
             steps.train_step,
@@ -118,6 +118,7 @@ def _ours_train(
             loss=loss,
             optimizer=optimizer,
             orthogonality_weight=0.0,
+            memory_from_step=0,
         ),
         donate_argnums=0,
     )

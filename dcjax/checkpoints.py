@@ -15,7 +15,7 @@ from dcjax.division import Division
 from dcjax.state import TrainState, variables
 
 _MODEL = ("params", "masks", "batch_stats")
-_TRAIN = ("step", "loss_params", "opt_state", "num_clusters")
+_TRAIN = ("step", "loss_params", "memory", "opt_state", "num_clusters")
 
 
 class Checkpoints:

@@ -40,6 +40,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dataset.resize": (1, math.inf),
     "dataset.crop": (1, math.inf),
     "dataset.num_threads": (0, 1024),
+    "loss.memory_size": (0, math.inf),
+    "loss.memory_from_step": (0, math.inf),
     "model.width": (1, math.inf),
     "model.embedding_dim": (2, math.inf),
     "model.dropout": (0, 0.99),
@@ -124,6 +126,12 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             "model.batch_norm=frozen keeps the statistics of published weights, but "
             "model.pretrained is ''; give a file or a name on the hub as timm/resnet50.tv_in1k, or "
             "model.batch_norm=train."
+        )
+    per_step = config.sampling.batch_size * config.sampling.clusters_per_step
+    if 0 < config.loss.memory_size < per_step:
+        raise ValueError(
+            f"A memory holds the {per_step} images of a step or more: require loss.memory_size >= "
+            f"{per_step}, or 0 for none, got {config.loss.memory_size}."
         )
     cache, augment = config.dataset.cache, config.augment
     if cache != "none" and augment.crop == "random_resized":

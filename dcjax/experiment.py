@@ -53,9 +53,15 @@ def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
     options = dict(config.loss.get("own" if plugins.is_own(name) else name, {}))
     if "miner" in options:
         options["miner"] = create_miner(config, options["miner"])
-    return losses.create(
+    loss = losses.create(
         name, num_classes=num_classes, embedding_dim=config.model.embedding_dim, **options
     )
+    if config.loss.memory_size and "memory" not in loss.takes:
+        raise ValueError(
+            "A cross-batch memory is for losses that compare images with each other, got "
+            f"loss.memory_size={config.loss.memory_size} with loss.name={name!r}; set it to 0."
+        )
+    return loss
 
 
 def create_miner(config: ConfigDict, name: str) -> mining.Miner:
@@ -112,6 +118,7 @@ def create_state(
         optimizer,
         key=jax.random.fold_in(jax.random.key(config.seed), 0),
         image_size=config.dataset.crop,
+        memory_size=config.loss.memory_size,
     )
     if weights is None:
         return fresh
@@ -161,6 +168,7 @@ def create_train_step(
         loss=loss,
         optimizer=optimizer,
         orthogonality_weight=config.model.orthogonality_weight if learned else 0.0,
+        memory_from_step=config.loss.memory_from_step,
     )
     return jax.jit(
         step,

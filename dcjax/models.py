@@ -67,7 +67,8 @@ class MaskedEmbedder(nn.Module):
           train: whether dropout is on and BatchNorm, unless frozen, learns its statistics.
 
         Returns:
-          L2-normalised "embedding" [..., D] and "backbone" (pooled features) [..., F].
+          L2-normalised "embedding" [..., D] and "backbone" (pooled features) [..., F], and, with
+          clusters, "unmasked" [..., D], the embedding before the mask.
         """
         mask = self.variable(
             "masks", "masks", masks.initial, self.max_clusters, self.embedding_dim
@@ -87,14 +88,14 @@ class MaskedEmbedder(nn.Module):
         pooled, embedding = (
             x.reshape(*images.shape[:-3], x.shape[-1]) for x in (pooled, embedding)
         )
-        chosen = masks.combine(mask, self.test_masks)
-        if clusters is not None:
+        outputs = {"backbone": masks.l2_normalize(pooled)}
+        if clusters is None:
+            chosen = masks.combine(mask, self.test_masks)
+        else:
             trained = masks.of_clusters(mask, clusters, full_embedding, self.test_masks)
             chosen = trained[..., None, :]
-        return {
-            "embedding": masks.apply(embedding, chosen),
-            "backbone": masks.l2_normalize(pooled),
-        }
+            outputs["unmasked"] = masks.l2_normalize(embedding)
+        return outputs | {"embedding": masks.apply(embedding, chosen)}
 
 
 def create(

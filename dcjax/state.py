@@ -8,9 +8,10 @@ import numpy as np
 import optax
 from flax import struct
 
-from dcjax import optimizers
+from dcjax import memory, optimizers
 from dcjax.losses import Loss
 from dcjax.masks import inherit
+from dcjax.memory import Memory
 from dcjax.models import MaskedEmbedder
 
 Tree = dict[str, Any]
@@ -24,6 +25,7 @@ class TrainState(struct.PyTreeNode):
       params: {"backbone": ..., "embedding": ...}.
       masks: float [K_max, D]; rows from `num_clusters` on are exactly 0.
       loss_params: the loss's own parameters, {} if it has none.
+      memory: of `memory.empty`, {} if there is none.
       batch_stats: BatchNorm's running statistics.
       opt_state: state of `optimizers.create`.
       num_clusters: int32 [], K.
@@ -33,6 +35,7 @@ class TrainState(struct.PyTreeNode):
     params: Tree
     masks: jax.Array
     loss_params: Tree
+    memory: Memory
     batch_stats: Tree
     opt_state: Any
     num_clusters: jax.Array
@@ -60,8 +63,9 @@ def create(
     *,
     key: jax.Array,
     image_size: int,
+    memory_size: int,
 ) -> TrainState:
-    """Draws a fresh state with one cluster."""
+    """Draws a fresh state with one cluster, and a cross-batch memory of this size."""
     model_key, loss_key = jax.random.split(key)
     images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
     initial = jax.jit(model.init)(model_key, images)
@@ -72,6 +76,7 @@ def create(
         params=initial["params"],
         masks=initial["masks"]["masks"],
         loss_params=loss.init(loss_key),
+        memory=memory.empty(memory_size, model.embedding_dim),
         batch_stats=initial.get("batch_stats", {}),
         opt_state=None,
         num_clusters=jnp.ones((), jnp.int32),

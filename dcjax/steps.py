@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dcjax import masks
+from dcjax import masks, memory
 from dcjax.losses import Loss, Params
+from dcjax.memory import Memory
 from dcjax.models import MaskedEmbedder
 from dcjax.state import TrainState, variables
 
@@ -25,6 +26,7 @@ def train_step(
     loss: Loss,
     optimizer: optax.GradientTransformationExtraArgs,
     orthogonality_weight: float,
+    memory_from_step: int,
 ) -> tuple[TrainState, Metrics]:
     """Learns from C batches, each of one cluster, in the subspace of that cluster.
 
@@ -40,6 +42,7 @@ def train_step(
       loss: the metric-learning loss.
       optimizer: from `optimizers.create`.
       orthogonality_weight: lambda of P21 eq. 7.
+      memory_from_step: step from which on batches are compared with the memory too.
 
     Returns:
       The next state, and the metrics "loss", "orthogonality" and those of the loss.
@@ -47,7 +50,7 @@ def train_step(
     dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
     loss_keys = jax.random.split(loss_key, batch["cluster"].shape[0])
 
-    def objective(trainable: dict[str, Any]) -> tuple[jax.Array, tuple[Any, Metrics]]:
+    def objective(trainable: dict[str, Any]) -> tuple[jax.Array, tuple[Any, Memory, Metrics]]:
         params = {group: trainable[group] for group in state.params}
         outputs, updated = model.apply(
             variables(params, trainable["masks"], state.batch_stats),
@@ -61,20 +64,26 @@ def train_step(
         chosen = masks.of_clusters(
             trainable["masks"], batch["cluster"], controls["full_embedding"], model.test_masks
         )
-        more = {"mask": chosen}
+        # The joined embedding is one space, in which images of all clusters compare.
+        among = jnp.where(controls["full_embedding"], -1, batch["cluster"])
+        compared = jax.vmap(memory.references, in_axes=(None, 0, 0, None))(
+            state.memory, chosen, among, state.step >= memory_from_step
+        )
+        more = {"mask": chosen, "memory": compared}
         metric_loss, metrics = jax.vmap(functools.partial(_loss_of_batch, loss, trainable["loss"]))(
             outputs["embedding"],
             batch["label"],
             loss_keys,
-            {name: more[name] for name in loss.takes if name in more},
+            {name: more[name] for name in loss.takes},
         )
         similarity = masks.orthogonality(trainable["masks"], state.num_clusters)
         weight = jnp.where(controls["full_embedding"], 0.0, orthogonality_weight)
         metrics = {name: jnp.mean(value) for name, value in metrics.items()}
         metrics |= {"loss": jnp.mean(metric_loss), "orthogonality": similarity}
-        return metrics["loss"] + weight * similarity, (updated, metrics)
+        kept = memory.enqueue(state.memory, outputs["unmasked"], batch["label"], batch["cluster"])
+        return metrics["loss"] + weight * similarity, (updated, kept, metrics)
 
-    gradients, (updated, metrics) = jax.grad(objective, has_aux=True)(state.trainable)
+    gradients, (updated, kept, metrics) = jax.grad(objective, has_aux=True)(state.trainable)
     updates, opt_state = optimizer.update(
         gradients,
         state.opt_state,
@@ -87,6 +96,7 @@ def train_step(
         params={group: trained[group] for group in state.params},
         masks=trained["masks"],
         loss_params=trained["loss"],
+        memory=kept,
         batch_stats=updated.get("batch_stats", {}),
         opt_state=opt_state,
     )

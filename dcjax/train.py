@@ -14,6 +14,7 @@ from dcjax import (
     epochs,
     experiment,
     inputs,
+    memory,
     resuming,
     schedule,
     state,
@@ -112,7 +113,8 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                     run = state.rebuild_masks(
                         run, optimizer, parents=clusters.parents, kind=config.model.masks
                     )
-                    run = jax.device_put(run, replicated)
+                run = run.replace(memory=memory.forget(run.memory))
+                run = jax.device_put(run, replicated)
                 report.division(step, clusters, previous)
 
             controls = jax.device_put(schedule.controls(config, epoch), replicated)

@@ -1,7 +1,6 @@
-"""Tests of dcjax.losses."""
+"""Every loss by name: numbers computed elsewhere, plain loops, odd batches, and many devices."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,229 +8,277 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from dcjax import losses, masks, mining
+from configs import default
+from dcjax import devices, experiment, losses, masks, mining
+from dcjax.pairs import References
+from tests import slow_losses
 
-DIRECTORY = Path(__file__).parent / "golden"
-REFERENCE = json.loads((DIRECTORY / "reference.json").read_text())
-CASES = np.load(DIRECTORY / "losses.npz")
-OPTIONS: dict[str, Any] = {
-    "miner": mining.create("distance_weighted", dims="full", cutoff=0.5, upper_cutoff=1.4),
-    "beta": 1.2,
-    "margin": 0.2,
-    "nu": 0.0,
-    "learn_beta": "none",
+CASES = np.load(Path(__file__).parent / "golden" / "losses.npz")
+ALL = mining.create("all")
+SEMI_HARD = mining.create("semi_hard", fallback="farthest")
+TRIPLET = {"margin": 0.2, "squared": False, "average": "all"}
+CONTRASTIVE = {"miner": ALL, "positive_margin": 0.0, "negative_margin": 1.0, "squared": False}
+MULTI_SIMILARITY = {"alpha": 2.0, "beta": 50.0, "base": 0.5}
+MARGIN = {"beta": 1.2, "margin": 0.2, "nu": 0.0, "learn_beta": "none"}
+
+
+def _create(name: str, **options: Any) -> losses.Loss:
+    return losses.create(name, num_classes=6, embedding_dim=8, **options)
+
+
+GOLDEN = {
+    "contrastive_linear": _create("contrastive", **CONTRASTIVE),
+    "multi_similarity": _create("multi_similarity", miner=ALL, **MULTI_SIMILARITY),
+    "triplet_semihard": _create("triplet", miner=SEMI_HARD, **TRIPLET),
+    "triplet_all_mean_nonzero": _create("triplet", miner=ALL, **TRIPLET | {"average": "nonzero"}),
+    "soft_triplet_semihard": _create("soft_triplet", miner=SEMI_HARD),
+    "npairs_alpha1": _create("n_pairs", alpha=1.0, learn_alpha=True),
+    "npairs_alpha8": _create("n_pairs", alpha=8.0, learn_alpha=False),
+}
+GOLDEN_KEYS = [key.split("/")[:2] for key in CASES if key.split("/")[1] in GOLDEN and "grad" in key]
+BY_LOOPS = {
+    "contrastive_squared": _create(
+        "contrastive", **CONTRASTIVE | {"negative_margin": 1.2, "squared": True}
+    ),
+    "supervised_contrastive": _create("supervised_contrastive", temperature=0.1),
+    "smooth_ap": _create("smooth_ap", temperature=0.1),
+    "recall_at_k": _create("recall_at_k", ks=(1, 2, 4), rank_temperature=1.0, temperature=0.05),
+    "triplet_facenet": _create(
+        "triplet",
+        miner=mining.create("semi_hard", fallback="none"),
+        **TRIPLET | {"squared": True, "average": "nonzero"},
+    ),
+    "soft_triplet_all": _create("soft_triplet", miner=ALL),
+    "margin_hard": _create("margin", miner=mining.create("hard"), **MARGIN),
+    "multi_similarity_mined": _create(
+        "multi_similarity",
+        miner=mining.create("multi_similarity", epsilon=0.1),
+        **MULTI_SIMILARITY,
+    ),
 }
 
 
-def _raw() -> jax.Array:
-    i, j = np.ogrid[:8, :6]
-    return jnp.asarray(np.sin(1.3 * i * i + 0.7 * j + i * j), jnp.float32)
+def _configured(name: str, **changes: Any) -> losses.Loss:
+    """Returns a loss with the options that configs/default.py gives it."""
+    config = default.get_config()
+    config.model.embedding_dim = 8
+    config.loss.name = name
+    config.update_from_flattened_dict(changes)
+    return experiment.create_loss(config, num_classes=6)
 
 
-def _multiplicities(triplets: np.ndarray, size: int) -> tuple[jax.Array, jax.Array]:
-    positives, negatives = np.zeros((2, size, size))
-    for a, p, n in triplets:
-        positives[a, p] += 1
-        negatives[a, n] += 1
-    return jnp.asarray(positives), jnp.asarray(negatives)
+def _value_and_grad(loss: losses.Loss, raw: Any, labels: Any, **more: Any) -> Any:
+    """Differentiates a loss by its parameters and by what is normalised to embeddings."""
+
+    def of_raw(params: losses.Params, raw: jax.Array) -> jax.Array:
+        key = jax.random.key(0)
+        return loss.apply(params, masks.l2_normalize(raw), jnp.asarray(labels), key, **more)[0]
+
+    params = loss.init(jax.random.key(1))
+    value, grads = jax.jit(jax.value_and_grad(of_raw, argnums=(0, 1)))(params, raw)
+    return value, *grads
 
 
-def _reference_pairs() -> tuple[jax.Array, jax.Array]:
-    return _multiplicities(np.transpose([REFERENCE["triplets"][k] for k in "apn"]), 8)
-
-
-def _margin_of_raw(raw: jax.Array, pairs: tuple[jax.Array, jax.Array], **options: Any) -> jax.Array:
-    return losses.margin(losses.pairwise_distances(masks.l2_normalize(raw)), *pairs, **options)
-
-
-def _slow_margin(x: np.ndarray, labels: np.ndarray, beta: float, alpha: float) -> float:
-    """Returns the margin loss of all pairs of a batch, one pair after the other."""
-    total, count = 0.0, 0
-    for a in range(len(x)):
-        for b in range(len(x)):
-            d = np.sqrt(sum((x[a] - x[b]) ** 2))
-            term = d - beta + alpha if labels[a] == labels[b] else beta - d + alpha
-            if a != b and term > 0:
-                total, count = total + term, count + 1
-    return total / count
-
-
-def test_distances_agree_with_reference() -> None:
-    found = losses.pairwise_distances(masks.l2_normalize(_raw()))
-    np.testing.assert_allclose(found, REFERENCE["pdist"], rtol=1e-5)
-
-
-def test_margin_agrees_with_reference_in_value_and_gradients() -> None:
-    pairs = _reference_pairs()
-
-    def loss(raw: jax.Array, beta: jax.Array) -> jax.Array:
-        return _margin_of_raw(raw, pairs, beta=beta, margin=0.2)
-
-    value, (raw_grad, beta_grad) = jax.value_and_grad(loss, argnums=(0, 1))(_raw(), 1.2)
-    expected = REFERENCE["margin"]
-    np.testing.assert_allclose(value, expected["loss"], rtol=1e-5)
-    np.testing.assert_allclose(beta_grad, expected["dbeta"][0], rtol=1e-5)
-    np.testing.assert_allclose(raw_grad[0], expected["draw_row0"], rtol=2e-5)
-
-
-def test_margin_with_a_beta_for_each_class_agrees_with_reference() -> None:
-    labels = np.repeat(np.arange(4), 2)
-    found = _margin_of_raw(
-        _raw(), _reference_pairs(), beta=jnp.full(4, 1.2)[labels], margin=0.2, nu=0.1
-    )
-    np.testing.assert_allclose(found, REFERENCE["margin_class_beta_nu0.1"], rtol=1e-5)
-
-
-@pytest.mark.parametrize("case", ["balanced", "uneven", "pairs_d512"])
-def test_margin_agrees_with_golden_numbers(case: str) -> None:
-    with jax.enable_x64(True):
-        raw = jnp.asarray(CASES[f"{case}/embeddings"], jnp.float64)
-        pairs = _multiplicities(CASES[f"{case}/triplets"], len(raw))
-        value, grad = jax.value_and_grad(_margin_of_raw)(raw, pairs, beta=1.2, margin=0.2)
-    np.testing.assert_allclose(value, CASES[f"{case}/margin_triplets/value"], rtol=1e-6)
-    np.testing.assert_allclose(grad, CASES[f"{case}/margin_triplets/grad"], rtol=1e-7, atol=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("jit", "x64"), [(False, False), (True, False), (False, True), (True, True)]
-)
-def test_margin_of_all_pairs_agrees_with_a_double_loop(jit: bool, x64: bool) -> None:
-    x = CASES["uneven/embeddings"].astype(np.float64)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    labels = CASES["uneven/labels"]
-    same = labels[:, None] == labels[None, :]
-    positives = jnp.asarray(same & ~np.eye(len(x), dtype=bool))
-
-    def loss(x: jax.Array) -> jax.Array:
-        distances = losses.pairwise_distances(x)
-        return losses.margin(distances, positives, jnp.asarray(~same), beta=1.3, margin=0.1)
-
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize(("case", "name"), GOLDEN_KEYS)
+def test_agrees_with_golden_numbers(case: str, name: str, x64: bool) -> None:
     with jax.enable_x64(x64):
-        found = (jax.jit(loss) if jit else loss)(jnp.asarray(x))
-        assert found.dtype == (jnp.float64 if x64 else jnp.float32)
-    expected = _slow_margin(x, labels, 1.3, 0.1)
-    np.testing.assert_allclose(found, expected, rtol=1e-10 if x64 else 1e-5)
+        raw = jnp.asarray(CASES[f"{case}/embeddings"], jnp.float64 if x64 else jnp.float32)
+        value, _, grad = _value_and_grad(GOLDEN[name], raw, CASES[f"{case}/labels"])
+        assert value.dtype == grad.dtype == raw.dtype
+    expected = CASES[f"{case}/{name}/grad"]
+    rtol = 1e-10 if x64 else 1e-5
+    np.testing.assert_allclose(value, CASES[f"{case}/{name}/value"], rtol=rtol)
+    np.testing.assert_allclose(grad, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
-def test_multiplicities_count_like_repeated_pairs() -> None:
-    distances = jnp.array([[0.01, 1.1, 1.3], [1.1, 0.01, 1.0], [1.3, 1.0, 0.01]])
-    positives = jnp.zeros((3, 3)).at[0, 1].set(3)
-    negatives = jnp.zeros((3, 3)).at[0, 2].set(1)
-    found = losses.margin(distances, positives, negatives, beta=1.2, margin=0.2)
-    np.testing.assert_allclose(found, (3 * 0.1 + 0.1) / 4, rtol=1e-5)
+@pytest.mark.parametrize("name", BY_LOOPS)
+def test_agrees_with_plain_loops(name: str) -> None:
+    labels = [0, 0, 0, 1, 1, 1, 1, 2, 2, 3]
+    x, direction = np.random.default_rng(5).standard_normal((2, 10, 4))
+    x += 1.5 * np.eye(4)[labels]
+
+    def slow(step: float) -> float:
+        batch = slow_losses.Batch((x + step * direction).tolist(), labels)
+        return slow_losses.LOSSES[name](batch)
+
+    with jax.enable_x64(True):
+        value, _, grad = _value_and_grad(BY_LOOPS[name], jnp.asarray(x), labels)
+    np.testing.assert_allclose(value, slow(0.0), rtol=1e-10)
+    assert slow(0.0) > 0
+    slope = (slow(1e-6) - slow(-1e-6)) / 2e-6
+    np.testing.assert_allclose(np.sum(grad * direction), slope, rtol=1e-6, atol=1e-9)
+
+
+BATCHES = {
+    "no positive": (np.eye(4), [0, 1, 2, 3]),
+    "one class": (np.eye(4), [1, 1, 1, 1]),
+    "identical": (np.full((4, 4), 0.5), [0, 0, 1, 1]),
+    "duplicates": (np.eye(4)[[0, 0, 1, 0]], [0, 0, 1, 1]),
+    "zero": (np.array([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]]), [0, 0, 1, 1]),
+    "zeros": (np.zeros((4, 4)), [0, 0, 1, 1]),
+    "opposite": (np.array([[1.0, 0, 0, 0], [-1, 0, 0, 0]] * 2), [0, 0, 1, 1]),
+    "two, alike": (np.eye(4)[:2], [0, 0]),
+    "two, different": (np.eye(4)[:2], [0, 1]),
+}
+EVERY = [(name, {}) for name in losses.KNOWN] + [
+    (name, {f"loss.{name}.miner": miner})
+    for name in ("margin", "triplet")
+    for miner in mining.KNOWN
+]
+EVERY += [("margin", {"loss.margin.learn_beta": "per_class", "loss.margin.nu": 0.1})]
 
 
 @functools.cache
-def _value_and_grad(dims: str, learn_beta: str) -> tuple[losses.Loss, Any]:
-    options = OPTIONS | {"dims": dims, "learn_beta": learn_beta, "nu": 0.1}
-    loss = losses.create("margin", num_classes=4, embedding_dim=4, **options)
-    return loss, jax.jit(jax.value_and_grad(loss.apply, argnums=(0, 1), has_aux=True))
+def _jitted(index: int) -> tuple[losses.Loss, Any]:
+    name, changes = EVERY[index]
+    loss = _configured(name, **changes)
+
+    def of_raw(params: losses.Params, raw: jax.Array, labels: jax.Array) -> Any:
+        return loss.apply(params, masks.l2_normalize(raw), labels, jax.random.key(0))
+
+    return loss, jax.jit(jax.value_and_grad(of_raw, argnums=(0, 1), has_aux=True))
 
 
-@pytest.mark.parametrize(("dims", "learn_beta"), [("full", "none"), ("active", "per_class")])
+@pytest.mark.parametrize("index", range(len(EVERY)), ids=lambda i: "-".join(map(str, EVERY[i])))
+def test_odd_batches_have_finite_values_and_gradients(index: int) -> None:
+    loss, value_and_grad = _jitted(index)
+    params = loss.init(jax.random.key(1))
+    for title, (raw, labels) in BATCHES.items():
+        wide = jnp.pad(jnp.asarray(raw, jnp.float32), ((0, 0), (0, 4)))
+        found = value_and_grad(params, wide, jnp.array(labels))
+        for leaf in jax.tree.leaves(found):
+            assert np.all(np.isfinite(leaf)), title
+
+
+@pytest.mark.parametrize("index", range(len(EVERY)), ids=lambda i: "-".join(map(str, EVERY[i])))
+def test_gradients_are_those_of_one_device(index: int) -> None:
+    raw = np.random.default_rng(0).standard_normal((16, 8))
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 5])
+    found = []
+    with jax.enable_x64(True):
+        loss = _configured(*EVERY[index][:1], **EVERY[index][1])
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), loss.init(jax.random.key(1)))
+        for count in (1, 8):
+            mesh = devices.create_mesh(jax.devices()[:count])
+            rows = jax.sharding.NamedSharding(mesh, PartitionSpec("data"))
+            whole = devices.replicated(mesh)
+
+            @functools.partial(jax.jit, in_shardings=(whole, rows, rows), out_shardings=whole)
+            def value_and_grad(params: Any, raw: Any, labels: Any) -> Any:
+                def of_raw(params: Any, raw: Any) -> Any:
+                    return loss.apply(params, masks.l2_normalize(raw), labels, jax.random.key(0))[0]
+
+                return jax.value_and_grad(of_raw, argnums=(0, 1))(params, raw)
+
+            found.append(jax.device_get(value_and_grad(params, raw, labels)))
+    for one, many in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(many, one, rtol=1e-12, atol=1e-14)
+    assert np.abs(found[0][1][1]).max() > 1e-6
+
+
+COMPARING = [name for name in losses.KNOWN if "memory" in _configured(name).takes]
+RANDOM = ("margin",)  # draws other pairs from more references
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_a_memory_is_compared_with_and_an_empty_one_is_not(name: str) -> None:
+    rng, labels = np.random.default_rng(1), np.array([0, 0, 0, 1, 1, 1, 2, 2])
+    raw, kept = (jnp.asarray(rng.standard_normal((n, 8)), jnp.float32) for n in (8, 12))
+    loss = _configured(name)
+    rows, seen = masks.l2_normalize(kept), jnp.arange(12) % 4
+    alone, _, alone_grad = _value_and_grad(loss, raw, labels)
+    empty = References(rows, jnp.full(12, -1))
+    value, _, grad = _value_and_grad(loss, raw, labels, memory=empty)
+    if name not in RANDOM:
+        np.testing.assert_allclose(value, alone, rtol=1e-6)
+        np.testing.assert_allclose(grad, alone_grad, rtol=1e-4, atol=1e-6)
+    beside, _, _ = _value_and_grad(loss, raw, labels, memory=References(rows, seen))
+    assert abs(beside - alone) > 1e-4
+
+
+def test_a_batch_beside_a_memory_is_its_own_rows_of_a_larger_batch() -> None:
+    # Of 8 images as anchors, 5 in the batch and 3 in the memory: the mean over the 5.
+    x = masks.l2_normalize(jnp.asarray(np.random.default_rng(2).standard_normal((8, 8))))
+    labels = jnp.array([0, 0, 1, 1, 2, 0, 1, 2])
+    loss, key = BY_LOOPS["supervised_contrastive"], jax.random.key(0)
+    found, _ = loss.apply({}, x[:5], labels[:5], key, memory=References(x[5:], labels[5:]))
+    batch, rows = slow_losses.Batch(x.tolist(), labels.tolist()), []
+    for i in range(5):
+        batch.positives = [p if j == i else [] for j, p in enumerate(_positives(labels))]
+        rows.append(slow_losses.supervised_contrastive(batch))
+    np.testing.assert_allclose(found, np.mean(rows), rtol=1e-5)
+
+
+def _positives(labels: jax.Array) -> list[list[int]]:
+    y = labels.tolist()
+    return [[j for j in range(len(y)) if y[j] == y[i] and j != i] for i in range(len(y))]
+
+
+@pytest.mark.parametrize("name", losses.KNOWN)
+def test_low_precision_is_computed_in_float32(name: str) -> None:
+    loss = _configured(name)
+    rounded = masks.l2_normalize(jax.random.normal(jax.random.key(0), (8, 8))).astype(jnp.bfloat16)
+    labels, key = jnp.arange(8) // 2, jax.random.key(0)
+    params = loss.init(jax.random.key(1))
+    value, _ = loss.apply(params, rounded, labels, key)
+    assert value.dtype == jnp.float32
+    expected, _ = loss.apply(params, rounded.astype(jnp.float32), labels, key)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in losses.KNOWN if n != "recall_at_k"])
+def test_a_step_down_the_gradient_lowers_the_loss(name: str) -> None:
+    labels = jnp.arange(16) // 4
+    raw = jax.random.normal(jax.random.key(3), (16, 8))
+    loss = _configured(name)
+    value, _, grad = _value_and_grad(loss, raw, labels)
+    step = 1e-2 / jnp.sqrt(jnp.sum(grad**2))
+    lower, _, _ = _value_and_grad(loss, raw - step * grad, labels)
+    assert lower < value
+
+
+def test_a_learned_alpha_has_a_gradient() -> None:
+    loss = _create("n_pairs", alpha=3.5, learn_alpha=True)
+    params = loss.init(jax.random.key(0))
+    np.testing.assert_array_equal(params["alpha"], 3.5)
+    raw = jax.random.normal(jax.random.key(0), (8, 8))
+    _, grad, _ = _value_and_grad(loss, raw, np.arange(8) // 2)
+    assert grad["alpha"] != 0
+    assert _create("n_pairs", alpha=1.0, learn_alpha=False).init(jax.random.key(0)) == {}
+
+
 @pytest.mark.parametrize(
-    ("embeddings", "labels"),
+    ("name", "options", "message"),
     [
-        (np.eye(4), [0, 1, 2, 3]),  # no positive
-        (np.eye(4), [1, 1, 1, 1]),  # one class only
-        (np.full((4, 4), 0.5), [0, 0, 1, 1]),  # identical
-        (np.zeros((4, 4)), [0, 0, 1, 1]),
-        (np.eye(4)[:2], [0, 0]),
-        (np.eye(4)[:2], [0, 1]),
-        (np.array([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]] * 2), [0, 0, 1, 1]),  # opposite
-    ],
-)
-def test_degenerate_batches_are_finite(
-    embeddings: np.ndarray, labels: list[int], dims: str, learn_beta: str
-) -> None:
-    key = jax.random.key(0)
-    loss, value_and_grad = _value_and_grad(dims, learn_beta)
-    (value, stats), grads = value_and_grad(
-        loss.init(key), jnp.asarray(embeddings, jnp.float32), jnp.array(labels), key
-    )
-    for leaf in jax.tree.leaves((value, stats, grads)):
-        assert np.all(np.isfinite(leaf))
-
-
-def test_learned_betas_start_as_told_and_only_the_batch_classes_get_a_gradient() -> None:
-    key = jax.random.key(0)
-    shapes = {"none": None, "shared": (), "per_class": (5,)}
-    for learn_beta, shape in shapes.items():
-        loss = losses.create(
-            "margin",
-            num_classes=5,
-            embedding_dim=6,
-            **OPTIONS | {"learn_beta": learn_beta, "nu": 0.1},
-        )
-        params = loss.init(key)
-        assert (params["beta"].shape if params else None) == shape
-        assert all(np.all(leaf == np.float32(1.2)) for leaf in params.values())
-    labels = jnp.repeat(jnp.arange(4), 2)
-    grads = jax.grad(lambda p: loss.apply(p, masks.l2_normalize(_raw()), labels, key)[0])(params)
-    np.testing.assert_array_equal(grads["beta"] != 0, [True] * 4 + [False])
-
-
-def test_created_margin_pulls_positives_together_and_pushes_negatives_apart() -> None:
-    loss = losses.create("margin", num_classes=4, embedding_dim=6, **OPTIONS)
-    labels, raw = jnp.repeat(jnp.arange(4), 2), _raw()
-
-    @jax.jit
-    def step(raw: jax.Array, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        def of_raw(raw: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return loss.apply({}, masks.l2_normalize(raw), labels, key)
-
-        grad, stats = jax.grad(of_raw, has_aux=True)(raw)
-        return raw - 0.3 * grad, stats
-
-    for seed in range(300):
-        raw, stats = step(raw, jax.random.key(seed))
-    assert stats["positive_distance"] < 1.0 < 1.2 < stats["negative_distance"]
-
-
-def test_active_dims_sample_in_the_subspace_that_the_mask_leaves() -> None:
-    # Zeros beyond the subspace change nothing: the pairs are those of the subspace alone.
-    labels, key = jnp.repeat(jnp.arange(4), 2), jax.random.key(0)
-    inside = masks.l2_normalize(_raw())
-    padded = jnp.concatenate([inside, jnp.zeros((8, 506))], axis=1)
-
-    def value(dims: str, embeddings: jax.Array) -> float:
-        options = OPTIONS | {"dims": dims}
-        loss = losses.create("margin", num_classes=4, embedding_dim=embeddings.shape[1], **options)
-        return float(loss.apply({}, embeddings, labels, key)[0])
-
-    np.testing.assert_allclose(value("active", padded), value("full", inside), rtol=1e-6)
-    assert abs(value("full", padded) - value("full", inside)) > 1e-3
-
-
-def test_low_precision_is_computed_in_float32() -> None:
-    assert losses.pairwise_distances(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.float32
-
-
-@pytest.mark.parametrize(
-    ("name", "changed", "message"),
-    [
-        ("hinge", {}, "Unknown loss 'hinge'; known losses are margin"),
-        ("margin", {"alpha": 1.0}, r"beta, margin, nu.*unknown: \['alpha'\]"),
-        ("margin", {"learn_beta": "all"}, "'all'.*none, shared, per_class"),
-        ("margin", {"dims": "half"}, "'half'.*full, active"),
-        ("margin", {"cutoff": 1.5}, "cutoff=1.5 and upper_cutoff=1.4"),
+        ("hinge", {}, "Unknown loss 'hinge'; known losses are .*margin.*package.module:function"),
+        (
+            "soft_triplet",
+            {"miner": ALL, "margin": 1.0},
+            r"miner; unknown: \['margin'\], missing: \[\]",
+        ),
+        ("n_pairs", {}, r"alpha, learn_alpha; unknown: \[\], missing: \['alpha', 'learn_alpha'\]"),
+        ("n_pairs", {"alpha": 0.0, "learn_alpha": True}, "alpha of at least 1e-06, got 0.0"),
+        ("triplet", {"miner": ALL, **TRIPLET, "margin": -1.0}, "margin of at least 0, got -1.0"),
+        ("triplet", {"miner": ALL, **TRIPLET, "average": "sum"}, "average 'sum'.*all, nonzero"),
+        ("contrastive", CONTRASTIVE | {"positive_margin": 3.0}, "at least 0 and at most 2, got 3"),
+        ("smooth_ap", {"temperature": float("nan")}, "temperature of at least 1e-06, got nan"),
+        (
+            "recall_at_k",
+            {"ks": (), "rank_temperature": 1.0, "temperature": 0.1},
+            r"ks of whole numbers from 1 on, got \(\)",
+        ),
     ],
 )
 def test_errors_name_what_was_found_and_what_is_known(
-    name: str, changed: dict[str, Any], message: str
+    name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        losses.create(name, num_classes=4, embedding_dim=6, **OPTIONS | changed)
+        _create(name, **options)
 
 
-def test_a_missing_option_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"missing: \['cutoff'"):
-        losses.create("margin", num_classes=4, embedding_dim=6, beta=1.2)
-
-
-def test_a_nan_embedding_makes_the_loss_nan():
-    embeddings = jnp.ones((4, 3)).at[0, 0].set(jnp.nan)
-    assert np.isnan(losses.pairwise_distances(embeddings)[0]).all()
-    loss = losses.create("margin", num_classes=2, embedding_dim=3, **OPTIONS)
-    assert np.isnan(loss.apply({}, embeddings, jnp.array([0, 0, 1, 1]), jax.random.key(0))[0])
+def test_a_memory_is_refused_where_nothing_is_compared() -> None:
+    with pytest.raises(ValueError, match="memory_size=64 with loss"):
+        _configured("proxy_nca", **{"loss.memory_size": 64})

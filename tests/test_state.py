@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dcjax import losses, models, optimizers, state
+from dcjax import losses, mining, models, optimizers, state
 
 OPTIMIZER = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(optimizers.GROUPS, 0.1))
 PARENTS = ([0], [0, 0], [0, 0, 1, 1])  # K = 1, 2, 4
@@ -34,15 +34,13 @@ LOSS = losses.create(
     margin=0.2,
     nu=0.0,
     learn_beta="per_class",
-    dims="full",
-    cutoff=0.5,
-    upper_cutoff=1.4,
+    miner=mining.create("distance_weighted", dims="full", cutoff=0.5, upper_cutoff=1.4),
 )
 
 
 @jax.jit
 def create(key: jax.Array) -> state.TrainState:
-    return state.create(MODEL, LOSS, OPTIMIZER, key=key, image_size=8)
+    return state.create(MODEL, LOSS, OPTIMIZER, key=key, image_size=8, memory_size=0)
 
 
 def fresh(seed: int = 0) -> state.TrainState:

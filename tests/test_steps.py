@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from dcjax import devices, losses, masks, models, optimizers, state, steps
+from dcjax import devices, losses, masks, mining, models, optimizers, state, steps
 
 _RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
 
@@ -38,11 +38,9 @@ def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainSta
         margin=0.2,
         nu=0.01,
         learn_beta="per_class",
-        dims="active",
-        cutoff=0.5,
-        upper_cutoff=1.4,
+        miner=mining.create("distance_weighted", dims="active", cutoff=0.5, upper_cutoff=1.4),
     )
-    run = state.create(model, loss, _adam(), key=jax.random.key(0), image_size=8)
+    run = state.create(model, loss, _adam(), key=jax.random.key(0), image_size=8, memory_size=0)
     for num_clusters in (2, 4):
         parents = np.arange(num_clusters) // 2
         run = state.rebuild_masks(run, _adam(), parents=parents, kind="learned")
@@ -83,6 +81,7 @@ def _jitted(
         loss=loss,
         optimizer=optimizer,
         orthogonality_weight=0.1,
+        memory_from_step=1,
     )
     shardings = (whole, devices.batch_shardings(mesh), whole, whole)
     return jax.jit(step, in_shardings=shardings, out_shardings=whole)

@@ -1,0 +1,79 @@
+"""A cross-batch memory: embeddings of past steps, for losses to compare a batch with.
+
+X. Wang et al., Cross-Batch Memory for Embedding Learning, 2020, section 3.3. It holds embeddings as
+they are before the mask, so that a cluster's mask can be applied to them as to its batch, and
+compares a batch with images of its own cluster only.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dcjax import masks
+from dcjax.pairs import References
+
+Memory = dict[str, Array]
+
+
+def empty(size: int, dim: int) -> Memory:
+    """Returns a memory for so many embeddings [size, dim], {} for none.
+
+    Its arrays: "embeddings" [M, D], "labels" int32 [M] (-1 where there is nothing), "clusters"
+    int32 [M], and "count" int32 [], how many were ever taken in.
+    """
+    if not size:
+        return {}
+    nothing = jnp.full((size,), -1, jnp.int32)
+    return {
+        "embeddings": jnp.zeros((size, dim), jnp.float32),
+        "labels": nothing,
+        "clusters": nothing,
+        "count": jnp.zeros((), jnp.int32),
+    }
+
+
+def forget(memory: Memory) -> Memory:
+    """Returns the memory without what it holds, as a new division with other clusters needs it."""
+    return jax.tree.map(jnp.zeros_like, memory) | {
+        name: jnp.full_like(memory[name], -1) for name in ("labels", "clusters") if memory
+    }
+
+
+def enqueue(memory: Memory, embeddings: Array, labels: Array, clusters: Array) -> Memory:
+    """Returns the memory with C batches in place of the oldest embeddings.
+
+    Args:
+      memory: of at least C B embeddings; {} stays so.
+      embeddings: [C, B, D], L2-normalised, before the mask.
+      labels: int [C, B].
+      clusters: int [C], the cluster of each batch.
+    """
+    if not memory:
+        return {}
+    new = {
+        "embeddings": jax.lax.stop_gradient(embeddings).reshape(-1, embeddings.shape[-1]),
+        "labels": labels.reshape(-1),
+        "clusters": jnp.repeat(clusters, labels.shape[1]),
+    }
+    place = (memory["count"] + jnp.arange(labels.size)) % len(memory["labels"])
+    filled = {name: memory[name].at[place].set(rows) for name, rows in new.items()}
+    return filled | {"count": memory["count"] + labels.size}
+
+
+def references(
+    memory: Memory, mask: Array, cluster: Array, is_used: Array | bool = True
+) -> References | None:
+    """Returns what a batch of a cluster is compared with; None without a memory.
+
+    Args:
+      memory: what was taken in.
+      mask: [D], that of the batch.
+      cluster: int [], that of the batch; -1 compares with the images of all clusters.
+      is_used: false compares with nothing.
+    """
+    if not memory:
+        return None
+    belongs = ((memory["clusters"] == cluster) | (cluster < 0)) & is_used
+    return References(
+        masks.apply(memory["embeddings"], mask), jnp.where(belongs, memory["labels"], -1)
+    )

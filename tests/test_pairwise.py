@@ -1,0 +1,237 @@
+"""Tests of dcjax.losses."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcjax import losses, masks, mining
+
+DIRECTORY = Path(__file__).parent / "golden"
+REFERENCE = json.loads((DIRECTORY / "reference.json").read_text())
+CASES = np.load(DIRECTORY / "losses.npz")
+OPTIONS: dict[str, Any] = {
+    "miner": mining.create("distance_weighted", dims="full", cutoff=0.5, upper_cutoff=1.4),
+    "beta": 1.2,
+    "margin": 0.2,
+    "nu": 0.0,
+    "learn_beta": "none",
+}
+
+
+def _raw() -> jax.Array:
+    i, j = np.ogrid[:8, :6]
+    return jnp.asarray(np.sin(1.3 * i * i + 0.7 * j + i * j), jnp.float32)
+
+
+def _multiplicities(triplets: np.ndarray, size: int) -> tuple[jax.Array, jax.Array]:
+    positives, negatives = np.zeros((2, size, size))
+    for a, p, n in triplets:
+        positives[a, p] += 1
+        negatives[a, n] += 1
+    return jnp.asarray(positives), jnp.asarray(negatives)
+
+
+def _reference_pairs() -> tuple[jax.Array, jax.Array]:
+    return _multiplicities(np.transpose([REFERENCE["triplets"][k] for k in "apn"]), 8)
+
+
+def _margin_of_raw(raw: jax.Array, pairs: tuple[jax.Array, jax.Array], **options: Any) -> jax.Array:
+    return losses.margin(losses.pairwise_distances(masks.l2_normalize(raw)), *pairs, **options)
+
+
+def _slow_margin(x: np.ndarray, labels: np.ndarray, beta: float, alpha: float) -> float:
+    """Returns the margin loss of all pairs of a batch, one pair after the other."""
+    total, count = 0.0, 0
+    for a in range(len(x)):
+        for b in range(len(x)):
+            d = np.sqrt(sum((x[a] - x[b]) ** 2))
+            term = d - beta + alpha if labels[a] == labels[b] else beta - d + alpha
+            if a != b and term > 0:
+                total, count = total + term, count + 1
+    return total / count
+
+
+def test_distances_agree_with_reference() -> None:
+    found = losses.pairwise_distances(masks.l2_normalize(_raw()))
+    np.testing.assert_allclose(found, REFERENCE["pdist"], rtol=1e-5)
+
+
+def test_margin_agrees_with_reference_in_value_and_gradients() -> None:
+    pairs = _reference_pairs()
+
+    def loss(raw: jax.Array, beta: jax.Array) -> jax.Array:
+        return _margin_of_raw(raw, pairs, beta=beta, margin=0.2)
+
+    value, (raw_grad, beta_grad) = jax.value_and_grad(loss, argnums=(0, 1))(_raw(), 1.2)
+    expected = REFERENCE["margin"]
+    np.testing.assert_allclose(value, expected["loss"], rtol=1e-5)
+    np.testing.assert_allclose(beta_grad, expected["dbeta"][0], rtol=1e-5)
+    np.testing.assert_allclose(raw_grad[0], expected["draw_row0"], rtol=2e-5)
+
+
+def test_margin_with_a_beta_for_each_class_agrees_with_reference() -> None:
+    labels = np.repeat(np.arange(4), 2)
+    found = _margin_of_raw(
+        _raw(), _reference_pairs(), beta=jnp.full(4, 1.2)[labels], margin=0.2, nu=0.1
+    )
+    np.testing.assert_allclose(found, REFERENCE["margin_class_beta_nu0.1"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["balanced", "uneven", "pairs_d512"])
+def test_margin_agrees_with_golden_numbers(case: str) -> None:
+    with jax.enable_x64(True):
+        raw = jnp.asarray(CASES[f"{case}/embeddings"], jnp.float64)
+        pairs = _multiplicities(CASES[f"{case}/triplets"], len(raw))
+        value, grad = jax.value_and_grad(_margin_of_raw)(raw, pairs, beta=1.2, margin=0.2)
+    np.testing.assert_allclose(value, CASES[f"{case}/margin_triplets/value"], rtol=1e-6)
+    np.testing.assert_allclose(grad, CASES[f"{case}/margin_triplets/grad"], rtol=1e-7, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("jit", "x64"), [(False, False), (True, False), (False, True), (True, True)]
+)
+def test_margin_of_all_pairs_agrees_with_a_double_loop(jit: bool, x64: bool) -> None:
+    x = CASES["uneven/embeddings"].astype(np.float64)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    labels = CASES["uneven/labels"]
+    same = labels[:, None] == labels[None, :]
+    positives = jnp.asarray(same & ~np.eye(len(x), dtype=bool))
+
+    def loss(x: jax.Array) -> jax.Array:
+        distances = losses.pairwise_distances(x)
+        return losses.margin(distances, positives, jnp.asarray(~same), beta=1.3, margin=0.1)
+
+    with jax.enable_x64(x64):
+        found = (jax.jit(loss) if jit else loss)(jnp.asarray(x))
+        assert found.dtype == (jnp.float64 if x64 else jnp.float32)
+    expected = _slow_margin(x, labels, 1.3, 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-10 if x64 else 1e-5)
+
+
+def test_multiplicities_count_like_repeated_pairs() -> None:
+    distances = jnp.array([[0.01, 1.1, 1.3], [1.1, 0.01, 1.0], [1.3, 1.0, 0.01]])
+    positives = jnp.zeros((3, 3)).at[0, 1].set(3)
+    negatives = jnp.zeros((3, 3)).at[0, 2].set(1)
+    found = losses.margin(distances, positives, negatives, beta=1.2, margin=0.2)
+    np.testing.assert_allclose(found, (3 * 0.1 + 0.1) / 4, rtol=1e-5)
+
+
+@functools.cache
+def _value_and_grad(dims: str, learn_beta: str) -> tuple[losses.Loss, Any]:
+    options = OPTIONS | {"dims": dims, "learn_beta": learn_beta, "nu": 0.1}
+    loss = losses.create("margin", num_classes=4, embedding_dim=4, **options)
+    return loss, jax.jit(jax.value_and_grad(loss.apply, argnums=(0, 1), has_aux=True))
+
+
+@pytest.mark.parametrize(("dims", "learn_beta"), [("full", "none"), ("active", "per_class")])
+@pytest.mark.parametrize(
+    ("embeddings", "labels"),
+    [
+        (np.eye(4), [0, 1, 2, 3]),  # no positive
+        (np.eye(4), [1, 1, 1, 1]),  # one class only
+        (np.full((4, 4), 0.5), [0, 0, 1, 1]),  # identical
+        (np.zeros((4, 4)), [0, 0, 1, 1]),
+        (np.eye(4)[:2], [0, 0]),
+        (np.eye(4)[:2], [0, 1]),
+        (np.array([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]] * 2), [0, 0, 1, 1]),  # opposite
+    ],
+)
+def test_degenerate_batches_are_finite(
+    embeddings: np.ndarray, labels: list[int], dims: str, learn_beta: str
+) -> None:
+    key = jax.random.key(0)
+    loss, value_and_grad = _value_and_grad(dims, learn_beta)
+    (value, stats), grads = value_and_grad(
+        loss.init(key), jnp.asarray(embeddings, jnp.float32), jnp.array(labels), key
+    )
+    for leaf in jax.tree.leaves((value, stats, grads)):
+        assert np.all(np.isfinite(leaf))
+
+
+def test_learned_betas_start_as_told_and_only_the_batch_classes_get_a_gradient() -> None:
+    key = jax.random.key(0)
+    shapes = {"none": None, "shared": (), "per_class": (5,)}
+    for learn_beta, shape in shapes.items():
+        loss = losses.create(
+            "margin",
+            num_classes=5,
+            embedding_dim=6,
+            **OPTIONS | {"learn_beta": learn_beta, "nu": 0.1},
+        )
+        params = loss.init(key)
+        assert (params["beta"].shape if params else None) == shape
+        assert all(np.all(leaf == np.float32(1.2)) for leaf in params.values())
+    labels = jnp.repeat(jnp.arange(4), 2)
+    grads = jax.grad(lambda p: loss.apply(p, masks.l2_normalize(_raw()), labels, key)[0])(params)
+    np.testing.assert_array_equal(grads["beta"] != 0, [True] * 4 + [False])
+
+
+def test_created_margin_pulls_positives_together_and_pushes_negatives_apart() -> None:
+    loss = losses.create("margin", num_classes=4, embedding_dim=6, **OPTIONS)
+    labels, raw = jnp.repeat(jnp.arange(4), 2), _raw()
+
+    @jax.jit
+    def step(raw: jax.Array, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def of_raw(raw: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return loss.apply({}, masks.l2_normalize(raw), labels, key)
+
+        grad, stats = jax.grad(of_raw, has_aux=True)(raw)
+        return raw - 0.3 * grad, stats
+
+    for seed in range(300):
+        raw, stats = step(raw, jax.random.key(seed))
+    assert stats["positive_distance"] < 1.0 < 1.2 < stats["negative_distance"]
+
+
+def test_active_dims_sample_in_the_subspace_that_the_mask_leaves() -> None:
+    # Zeros beyond the subspace change nothing: the pairs are those of the subspace alone.
+    labels, key = jnp.repeat(jnp.arange(4), 2), jax.random.key(0)
+    inside = masks.l2_normalize(_raw())
+    padded = jnp.concatenate([inside, jnp.zeros((8, 506))], axis=1)
+
+    def value(dims: str, embeddings: jax.Array) -> float:
+        options = OPTIONS | {"dims": dims}
+        loss = losses.create("margin", num_classes=4, embedding_dim=embeddings.shape[1], **options)
+        return float(loss.apply({}, embeddings, labels, key)[0])
+
+    np.testing.assert_allclose(value("active", padded), value("full", inside), rtol=1e-6)
+    assert abs(value("full", padded) - value("full", inside)) > 1e-3
+
+
+def test_low_precision_is_computed_in_float32() -> None:
+    assert losses.pairwise_distances(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("hinge", {}, "Unknown loss 'hinge'; known losses are margin"),
+        ("margin", {"alpha": 1.0}, r"beta, margin, nu.*unknown: \['alpha'\]"),
+        ("margin", {"learn_beta": "all"}, "'all'.*none, shared, per_class"),
+        ("margin", {"dims": "half"}, "'half'.*full, active"),
+        ("margin", {"cutoff": 1.5}, "cutoff=1.5 and upper_cutoff=1.4"),
+    ],
+)
+def test_errors_name_what_was_found_and_what_is_known(
+    name: str, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        losses.create(name, num_classes=4, embedding_dim=6, **OPTIONS | changed)
+
+
+def test_a_missing_option_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"missing: \['cutoff'"):
+        losses.create("margin", num_classes=4, embedding_dim=6, beta=1.2)
+
+
+def test_a_nan_embedding_makes_the_loss_nan():
+    embeddings = jnp.ones((4, 3)).at[0, 0].set(jnp.nan)
+    assert np.isnan(losses.pairwise_distances(embeddings)[0]).all()
+    loss = losses.create("margin", num_classes=2, embedding_dim=3, **OPTIONS)
+    assert np.isnan(loss.apply({}, embeddings, jnp.array([0, 0, 1, 1]), jax.random.key(0))[0])
