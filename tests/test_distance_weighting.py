@@ -1,4 +1,4 @@
-"""Tests of dcjax.mining."""
+"""Tests of dcjax.distance_weighting."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,26 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dcjax import losses, masks, mining
+from dcjax import distance_weighting, losses, masks, mining
+from dcjax.pairs import Comparisons, as_pairs
 
 DIRECTORY = Path(__file__).parent / "golden"
 REFERENCE = json.loads((DIRECTORY / "reference.json").read_text())
 CASES = np.load(DIRECTORY / "losses.npz")
 CUTOFFS = {"cutoff": 0.5, "upper": 1.4}
 
-_pairs = jax.jit(mining.distance_weighted_pairs)
+
+def _drawn(
+    key: jax.Array, distances: jax.Array, labels: jax.Array, *, dim: int
+) -> tuple[jax.Array, jax.Array]:
+    """Draws among the images of a batch, and counts how often each pair was drawn."""
+    negatives = labels[:, None] != labels[None, :]
+    positives = ~negatives & ~jnp.eye(len(labels), dtype=bool)
+    triplets = distance_weighting.draw(key, distances, positives, negatives, dim=dim, **CUTOFFS)
+    return as_pairs(triplets, Comparisons(distances, distances, distances, positives, negatives))
+
+
+_pairs = jax.jit(_drawn)
 
 
 def _distances(num_images: int, dim: int, seed: int = 0) -> jax.Array:
@@ -25,7 +37,7 @@ def _distances(num_images: int, dim: int, seed: int = 0) -> jax.Array:
 
 
 def _draw(distances: jax.Array, labels: list[int], dim: int, seed: int = 0) -> list[np.ndarray]:
-    pairs = _pairs(jax.random.key(seed), distances, jnp.array(labels), dim=dim, **CUTOFFS)
+    pairs = _pairs(jax.random.key(seed), distances, jnp.array(labels), dim=dim)
     return [np.asarray(p, int) for p in pairs]
 
 
@@ -63,9 +75,7 @@ def test_negatives_are_drawn_by_their_probabilities() -> None:
     )
 
     def draw(key: jax.Array) -> jax.Array:
-        return mining.distance_weighted_pairs(
-            key, distances, jnp.array(labels), dim=dim, **CUTOFFS
-        )[1]
+        return _drawn(key, distances, jnp.array(labels), dim=dim)[1]
 
     keys = jax.random.split(jax.random.key(0), num_draws)
     found = np.asarray(jnp.sum(jax.lax.map(draw, keys, batch_size=1000), axis=0))
@@ -76,6 +86,37 @@ def test_negatives_are_drawn_by_their_probabilities() -> None:
         negative = expected[row] > 0
         means = expected[row, negative] * num_draws / expected[row].sum()
         assert stats.chisquare(found[row, negative], means).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("case", ["balanced", "uneven", "pairs_d512"])
+def test_first_draws_follow_the_golden_probabilities(case: str) -> None:
+    embeddings, labels = CASES[f"{case}/embeddings"], CASES[f"{case}/labels"]
+    distances = losses.pairwise_distances(masks.l2_normalize(embeddings))
+    negatives = jnp.asarray(labels[:, None] != labels[None, :])
+    num_draws = 10_000
+
+    def first(key: jax.Array) -> jax.Array:
+        dim = embeddings.shape[1]
+        drawn = distance_weighting.draw(key, distances, ~negatives, negatives, dim=dim, **CUTOFFS)
+        return drawn.negatives[:, 0]
+
+    keys = jax.random.split(jax.random.key(3), num_draws)
+    found = np.asarray(jax.jit(lambda k: jax.lax.map(first, k, batch_size=1000))(keys))
+    pvalues = []
+    for row, probabilities in enumerate(CASES[f"{case}/distance_weighted_probability"]):
+        counts = np.bincount(found[:, row], minlength=len(labels))
+        assert np.all(counts[probabilities == 0] == 0)
+        # The test wants five draws or more in a cell: the unlikely ones join the last one.
+        order = np.argsort(-probabilities)
+        means, seen = np.float64(probabilities[order]) * num_draws, counts[order]
+        last = np.sum(means >= 5) - 1
+        cells = [(x[:last], x[last:].sum()) for x in (seen, means)]
+        seen, means = (np.append(*cell) for cell in cells)
+        if last:
+            pvalues.append(stats.chisquare(seen, means * num_draws / means.sum()).pvalue)
+        else:
+            assert seen == num_draws
+    assert min(pvalues) > 1e-4 / len(pvalues)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -133,10 +174,9 @@ def test_number_of_draws(labels: list[int], num_draws: int) -> None:
 
 def test_pairs_are_a_function_of_the_key_also_under_jit() -> None:
     distances, labels = _distances(12, 8), jnp.repeat(jnp.arange(3), 4)
-    jitted = jax.jit(mining.distance_weighted_pairs)
-    plain = mining.distance_weighted_pairs(jax.random.key(1), distances, labels, dim=8, **CUTOFFS)
+    plain = _drawn(jax.random.key(1), distances, labels, dim=8)
     for seed, equal in [(1, True), (2, False)]:
-        drawn = jitted(jax.random.key(seed), distances, labels, dim=8, **CUTOFFS)
+        drawn = _pairs(jax.random.key(seed), distances, labels, dim=8)
         assert all(np.array_equal(a, b) for a, b in zip(plain, drawn, strict=True)) == equal
 
 
@@ -149,7 +189,7 @@ def test_opposite_embeddings_make_no_nan_on_the_way_to_their_probabilities() -> 
 
 
 def test_effective_dim_counts_coordinates_that_any_row_uses() -> None:
-    assert mining.effective_dim(jnp.array([[0.0, 1, 0, 0], [0.0, 0, 2, 0]])) == 2
+    assert distance_weighting.effective_dim(jnp.array([[0.0, 1, 0, 0], [0.0, 0, 2, 0]])) == 2
 
 
 def test_precision_of_the_distances_is_kept() -> None:

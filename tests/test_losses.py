@@ -109,7 +109,7 @@ def test_agrees_with_plain_loops(name: str) -> None:
     np.testing.assert_allclose(value, slow(0.0), rtol=1e-10)
     assert slow(0.0) > 0
     slope = (slow(1e-6) - slow(-1e-6)) / 2e-6
-    np.testing.assert_allclose(np.sum(grad * direction), slope, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(np.sum(np.asarray(grad) * direction), slope, rtol=1e-6, atol=1e-9)
 
 
 BATCHES = {
@@ -123,11 +123,9 @@ BATCHES = {
     "two, alike": (np.eye(4)[:2], [0, 0]),
     "two, different": (np.eye(4)[:2], [0, 1]),
 }
-EVERY = [(name, {}) for name in losses.KNOWN] + [
-    (name, {f"loss.{name}.miner": miner})
-    for name in ("margin", "triplet")
-    for miner in mining.KNOWN
-]
+EVERY: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in losses.KNOWN]
+EVERY += [("margin", {"loss.margin.miner": miner}) for miner in mining.KNOWN]
+EVERY += [("triplet", {"loss.triplet.miner": miner}) for miner in mining.KNOWN]
 EVERY += [("margin", {"loss.margin.learn_beta": "per_class", "loss.margin.nu": 0.1})]
 
 

@@ -1,6 +1,5 @@
-"""Tests of dcjax.losses."""
+"""The margin loss and its distances, on numbers of the authors' functions and by hand."""
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import numpy as np
 import pytest
 
 from dcjax import losses, masks, mining
+from dcjax.losses import contrasts, triplets
+from dcjax.pairs import Pairs, Triplets
 
 DIRECTORY = Path(__file__).parent / "golden"
 REFERENCE = json.loads((DIRECTORY / "reference.json").read_text())
@@ -27,6 +28,10 @@ OPTIONS: dict[str, Any] = {
 def _raw() -> jax.Array:
     i, j = np.ogrid[:8, :6]
     return jnp.asarray(np.sin(1.3 * i * i + 0.7 * j + i * j), jnp.float32)
+
+
+def _miner(dims: str) -> mining.Miner:
+    return mining.create("distance_weighted", dims=dims, cutoff=0.5, upper_cutoff=1.4)
 
 
 def _multiplicities(triplets: np.ndarray, size: int) -> tuple[jax.Array, jax.Array]:
@@ -122,36 +127,63 @@ def test_multiplicities_count_like_repeated_pairs() -> None:
     np.testing.assert_allclose(found, (3 * 0.1 + 0.1) / 4, rtol=1e-5)
 
 
-@functools.cache
-def _value_and_grad(dims: str, learn_beta: str) -> tuple[losses.Loss, Any]:
-    options = OPTIONS | {"dims": dims, "learn_beta": learn_beta, "nu": 0.1}
-    loss = losses.create("margin", num_classes=4, embedding_dim=4, **options)
-    return loss, jax.jit(jax.value_and_grad(loss.apply, argnums=(0, 1), has_aux=True))
+def test_triplets_of_a_list_agree_with_reference() -> None:
+    listed = [jnp.asarray(REFERENCE["triplets"][k])[:, None] for k in "pn"]
+    mined = Triplets(*listed, jnp.ones((8, 1), bool))
+    distances = losses.pairwise_distances(masks.l2_normalize(_raw()))
+    # The reference adds 1e-6 to each difference of coordinates.
+    found = triplets.triplet(distances, mined, margin=0.2, average="nonzero")
+    np.testing.assert_allclose(found, REFERENCE["triplet_fixed_avg_nonzero"], rtol=1e-5)
+    found = triplets.soft_triplet(distances, mined)
+    np.testing.assert_allclose(found, REFERENCE["triplet_fixed_soft"], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("dims", "learn_beta"), [("full", "none"), ("active", "per_class")])
-@pytest.mark.parametrize(
-    ("embeddings", "labels"),
-    [
-        (np.eye(4), [0, 1, 2, 3]),  # no positive
-        (np.eye(4), [1, 1, 1, 1]),  # one class only
-        (np.full((4, 4), 0.5), [0, 0, 1, 1]),  # identical
-        (np.zeros((4, 4)), [0, 0, 1, 1]),
-        (np.eye(4)[:2], [0, 0]),
-        (np.eye(4)[:2], [0, 1]),
-        (np.array([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]] * 2), [0, 0, 1, 1]),  # opposite
-    ],
-)
-def test_degenerate_batches_are_finite(
-    embeddings: np.ndarray, labels: list[int], dims: str, learn_beta: str
-) -> None:
-    key = jax.random.key(0)
-    loss, value_and_grad = _value_and_grad(dims, learn_beta)
-    (value, stats), grads = value_and_grad(
-        loss.init(key), jnp.asarray(embeddings, jnp.float32), jnp.array(labels), key
+def test_mined_triplets_agree_with_reference() -> None:
+    labels, key = jnp.repeat(jnp.arange(4), 2), jax.random.key(0)
+    semi_hard = mining.create("semi_hard", fallback="farthest")
+    options = {"miner": semi_hard, "margin": 0.2, "squared": False, "average": "all"}
+    loss = losses.create("triplet", num_classes=4, embedding_dim=6, **options)
+    found, _ = loss.apply({}, masks.l2_normalize(_raw()), labels, key)
+    np.testing.assert_allclose(found, REFERENCE["triplet_semihard_m0.2"], rtol=1e-5)
+    loss = losses.create("soft_triplet", num_classes=4, embedding_dim=6, miner=semi_hard)
+    found, _ = loss.apply({}, masks.l2_normalize(_raw()), labels, key)
+    np.testing.assert_allclose(found, REFERENCE["triplet_semihard_soft"], rtol=1e-5)
+
+
+def test_all_triplets_agree_with_reference() -> None:
+    """There the anchor is among its own negatives, as it is not in a batch of ours."""
+    labels = jnp.repeat(jnp.arange(4), 2)
+    same, itself = labels[:, None] == labels[None, :], jnp.eye(8, dtype=bool)
+    pairs = Pairs(*((x * 1.0) for x in (same & ~itself, ~same | itself)))
+    distances = losses.pairwise_distances(masks.l2_normalize(_raw()))
+    found = triplets.triplet(distances, pairs, margin=0.2)
+    np.testing.assert_allclose(
+        found, REFERENCE["triplet_all_including_self_as_negative"], rtol=1e-5
     )
-    for leaf in jax.tree.leaves((value, stats, grads)):
-        assert np.all(np.isfinite(leaf))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 3.5])
+def test_n_pairs_agrees_with_reference_in_value_and_gradients(alpha: float) -> None:
+    labels = jnp.repeat(jnp.arange(4), 2)
+    loss = losses.create("n_pairs", num_classes=4, embedding_dim=6, alpha=alpha, learn_alpha=True)
+
+    def of_raw(params: losses.Params, raw: jax.Array) -> jax.Array:
+        return loss.apply(params, masks.l2_normalize(raw), labels, jax.random.key(0))[0]
+
+    params = loss.init(jax.random.key(0))
+    value, (of_params, grad) = jax.value_and_grad(of_raw, argnums=(0, 1))(params, _raw())
+    expected = REFERENCE[f"npairs_alpha{alpha}"]
+    np.testing.assert_allclose(value, expected["loss"], rtol=1e-5)
+    np.testing.assert_allclose(of_params["alpha"], expected["dalpha"][0], rtol=1e-5)
+    np.testing.assert_allclose(grad[0], expected["draw_row0"], rtol=2e-5)
+
+
+def test_n_pairs_leaves_out_anchors_alone_in_their_class() -> None:
+    labels = jnp.array([0, 0, 0, 1, 1, 2, 3, 3])
+    same, itself = labels[:, None] == labels[None, :], jnp.eye(8, dtype=bool)
+    x = masks.l2_normalize(_raw())
+    found = contrasts.multi_positive_softmax(x @ x.T, same & ~itself, ~same)
+    np.testing.assert_allclose(found, REFERENCE["npairs_labels00011233_alpha1"], rtol=1e-5)
 
 
 def test_learned_betas_start_as_told_and_only_the_batch_classes_get_a_gradient() -> None:
@@ -196,7 +228,7 @@ def test_active_dims_sample_in_the_subspace_that_the_mask_leaves() -> None:
     padded = jnp.concatenate([inside, jnp.zeros((8, 506))], axis=1)
 
     def value(dims: str, embeddings: jax.Array) -> float:
-        options = OPTIONS | {"dims": dims}
+        options = OPTIONS | {"miner": _miner(dims)}
         loss = losses.create("margin", num_classes=4, embedding_dim=embeddings.shape[1], **options)
         return float(loss.apply({}, embeddings, labels, key)[0])
 
@@ -211,11 +243,9 @@ def test_low_precision_is_computed_in_float32() -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
     [
-        ("hinge", {}, "Unknown loss 'hinge'; known losses are margin"),
         ("margin", {"alpha": 1.0}, r"beta, margin, nu.*unknown: \['alpha'\]"),
         ("margin", {"learn_beta": "all"}, "'all'.*none, shared, per_class"),
-        ("margin", {"dims": "half"}, "'half'.*full, active"),
-        ("margin", {"cutoff": 1.5}, "cutoff=1.5 and upper_cutoff=1.4"),
+        ("margin", {"beta": 3.0}, "beta of at least 0 and at most 2, got 3.0"),
     ],
 )
 def test_errors_name_what_was_found_and_what_is_known(
@@ -226,7 +256,7 @@ def test_errors_name_what_was_found_and_what_is_known(
 
 
 def test_a_missing_option_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"missing: \['cutoff'"):
+    with pytest.raises(ValueError, match=r"missing: \['learn_beta', 'margin', 'miner', 'nu'\]"):
         losses.create("margin", num_classes=4, embedding_dim=6, beta=1.2)
 
 
