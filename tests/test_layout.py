@@ -15,8 +15,8 @@ _MAX_LINES = 260
 
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
-    "concepts": "convolution strategies crops losses mining masks division sampling ranking "
-    "retrieval clustering",
+    "concepts": "convolution strategies crops losses mining masks grouping division sampling "
+    "ranking retrieval clustering",
     "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection "
     "pipeline device_cache host_cache augment distortions resnet models hub torch_pickle "
     "weight_files pretrained optimizers devices writers preemption profiling",
