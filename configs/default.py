@@ -117,12 +117,16 @@ def get_config() -> ConfigDict:
     mining.epsilon = 0.1  # multi_similarity: how much less hard than the hardest still counts
 
     config.division = division = ConfigDict()
-    division.max_clusters = 4  # K_max, a power of two; 1: the baseline without division
+    # K_max: a power of two, or any number with hierarchy direct; 1: the baseline, not divided.
+    division.max_clusters = 4
     division.every_epochs = 2  # T
     division.hierarchy = "progressive"  # K doubles every T epochs; direct: K_max from the start
-    division.features = "backbone"  # what is clustered: pooled backbone features, or embedding
+    # kmeans; or P21's ablations: random (drawn anew each time), labels (whole super-classes).
+    division.grouping = "kmeans"
+    division.features = "backbone"  # what K-means clusters: pooled backbone features, or embedding
     division.matching = "iou"  # score of two clusters in the assignment: iou or overlap
-    division.num_trials = 30  # K-means runs until every cluster has two classes of two images
+    # Draws of kmeans or random until every cluster has two classes of two images.
+    division.num_trials = 30
     division.num_iterations = 100  # of K-means
     division.freeze_backbone_epochs = 1  # of each period, the first too; not with max_clusters 1
 

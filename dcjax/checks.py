@@ -12,6 +12,7 @@ from dcjax import (
     datasets,
     devices,
     division,
+    grouping,
     masks,
     resuming,
     sampling,
@@ -28,6 +29,7 @@ _KNOWN = {
     "model.masks": masks.KINDS,
     "model.test_masks": masks.COMBINATIONS,
     "division.features": ("backbone", "embedding"),
+    "division.grouping": grouping.GROUPINGS,
     "division.hierarchy": division.HIERARCHIES,
     "division.matching": division.MATCHINGS,
     "eval.protocol": ("all_vs_all", "gallery"),
@@ -185,6 +187,12 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
     Raises:
       ValueError: naming the setting, its value and what is allowed.
     """
-    division.check(splits.train.labels, max_clusters=config.division.max_clusters)
-    sampling.check(splits.train.labels, **config.sampling)
+    train, by_super_class = splits.train, config.division.grouping == "labels"
+    division.check(
+        train.labels,
+        max_clusters=config.division.max_clusters,
+        hierarchy=config.division.hierarchy,
+        super_classes=train.super_class_labels if by_super_class else None,
+    )
+    sampling.check(train.labels, **config.sampling)
     check_query(config, splits)

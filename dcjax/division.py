@@ -4,12 +4,14 @@ At every division the training set is clustered, the new clusters take the place
 they resemble, and, while there are fewer clusters than wanted in the end, each is bisected.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from dcjax import clustering
+from dcjax import clustering, grouping
 
 HIERARCHIES = ("direct", "progressive")
 MATCHINGS = ("iou", "overlap")
@@ -56,33 +58,41 @@ def num_clusters_at(
     return min(max_clusters, 2**doublings)
 
 
-def check(labels: np.ndarray, *, max_clusters: int) -> None:
-    """Raises ValueError unless images with these labels [N] can be divided into max_clusters."""
-    if max_clusters < 1 or max_clusters & (max_clusters - 1):
+def check(
+    labels: np.ndarray,
+    *,
+    max_clusters: int,
+    hierarchy: str,
+    super_classes: np.ndarray | None = None,
+) -> None:
+    """Raises ValueError unless images with these labels [N] can be divided into max_clusters.
+
+    Args:
+      labels: the classes [N].
+      max_clusters: K_max.
+      hierarchy: "direct" or "progressive".
+      super_classes: the super-class of each image [N], if they are what is grouped.
+    """
+    _check_known("hierarchy", hierarchy, HIERARCHIES)
+    doubles = hierarchy == "progressive"
+    if max_clusters < 1 or (doubles and max_clusters & (max_clusters - 1)):
         raise ValueError(
-            "max_clusters must be a power of two, since every division doubles the clusters, "
-            f"got max_clusters={max_clusters}."
+            "max_clusters must be a power of two, since every division doubles the clusters, or "
+            f"any number >= 1 with hierarchy=direct, got max_clusters={max_clusters}."
         )
-    _, counts = np.unique(labels, return_counts=True)
-    num_classes = int(np.sum(counts >= 2))
-    if num_classes < 2 * max_clusters:
-        raise ValueError(
-            "Every cluster needs two classes with two images each: require at least "
-            f"{2 * max_clusters} such classes for max_clusters={max_clusters}, got {num_classes}; "
-            + (f"choose max_clusters <= {num_classes // 2} or " if num_classes > 1 else "")
-            + "add images."
-        )
+    smaller = [k for k in range(max_clusters - 1, 1, -1) if not (doubles and k & (k - 1))]
+    grouping.check(labels, super_classes, max_clusters=max_clusters, smaller=smaller)
 
 
 def undivided(labels: np.ndarray, *, period: int) -> Division:
     """Returns all images [N] as one cluster, without the classes of a single image."""
     _check_labels(labels)
     cluster = np.zeros(len(labels), np.int32)
-    return Division(_drop_singletons(cluster, labels), np.zeros(1, np.int32), period)
+    return _division(cluster, labels, None, 1, period)
 
 
 def divide(
-    features: np.ndarray,
+    features: np.ndarray | None,
     labels: np.ndarray,
     previous: Division | None,
     *,
@@ -93,16 +103,16 @@ def divide(
     num_trials: int = 30,
     num_iterations: int = 100,
 ) -> Division:
-    """Divides the training set by K-means, keeping the order of the previous clusters.
+    """Divides the training set by K-means or at random, keeping the order of previous clusters.
 
     Args:
-      features: [N, F], what is clustered.
+      features: [N, F], what K-means clusters; None: images are shuffled and dealt out instead.
       labels: [N], the classes.
       previous: the division in force so far; None for the first, which is not matched to anything.
       num_clusters: clusters wanted; with a previous division its number or twice that. Twice
         bisects cluster c into 2c and 2c + 1.
       period: number of the new period.
-      seed: seed of the first trial of every K-means; trial t has seed + t.
+      seed: seed of the first trial of every grouping; trial t has seed + t.
       matching: how alike two clusters are, "iou" or "overlap"; see match.
       num_trials: trials until every cluster holds two classes with two images each. The last one
         stands whatever it is.
@@ -111,40 +121,49 @@ def divide(
     Returns:
       The division. An image that is the only one of its class in its cluster belongs to none.
     """
-    features, labels = np.asarray(features, np.float32), np.asarray(labels)
+    labels = np.asarray(labels)
     _check_labels(labels)
     _check_known("matching", matching, MATCHINGS)
-    if not np.all(np.isfinite(features)):
-        raise ValueError("features must be finite, got NaN or infinity.")
-    if previous is not None and len(previous.cluster) != len(labels):
-        raise ValueError(
-            "The previous division must be of the same images, got "
-            f"{len(previous.cluster)} and {len(labels)} of them."
-        )
-    if len(features) != len(labels):
-        raise ValueError(
-            "features and labels must hold one row per image, "
-            f"got {len(features)} and {len(labels)} rows."
-        )
+    _check_previous(previous, len(labels), num_clusters)
     if num_trials < 1:
         raise ValueError(f"Require num_trials >= 1, got num_trials={num_trials}.")
-    trials, parents = range(seed, seed + num_trials), np.arange(num_clusters)
+    if features is None:
+        partition = grouping.at_random(period)
+    else:
+        if len(features) != len(labels):
+            raise ValueError(
+                "features and labels must hold one row per image, "
+                f"got {len(features)} and {len(labels)} rows."
+            )
+        partition = grouping.by_kmeans(features, num_iterations)
+    group = functools.partial(grouping.group, partition, labels, range(seed, seed + num_trials))
+    everything = np.arange(len(labels))
     if previous is None:
-        cluster = _cluster(features, labels, num_clusters, trials, num_iterations)
-        parents = np.zeros_like(parents)
+        cluster = group(everything, num_clusters, 0)
     else:
         current = previous.num_clusters
-        if num_clusters not in (current, 2 * current):
-            raise ValueError(
-                f"num_clusters must be that of the previous division or twice it, {current} or "
-                f"{2 * current}, got num_clusters={num_clusters}."
-            )
-        cluster = _cluster(features, labels, current, trials, num_iterations)
-        cluster = match(cluster, previous.cluster, current, score=matching)
+        cluster = match(group(everything, current, 0), previous.cluster, current, score=matching)
         if num_clusters == 2 * current:
-            cluster = _bisect(features, labels, cluster, trials, num_iterations)
-            parents = parents // 2
-    return Division(_drop_singletons(cluster, labels), parents.astype(np.int32), period)
+            cluster = _bisect(group, cluster)
+    return _division(cluster, labels, previous, num_clusters, period)
+
+
+def by_super_class(
+    super_classes: np.ndarray,
+    labels: np.ndarray,
+    previous: Division | None,
+    *,
+    num_clusters: int,
+    period: int,
+) -> Division:
+    """Divides by whole super-classes, given for each image [N], as `grouping.by_super_class`.
+
+    Such clusters stay in order and are bisected by themselves: nothing has to be matched.
+    """
+    _check_labels(labels)
+    _check_previous(previous, len(labels), num_clusters)
+    cluster = grouping.by_super_class(super_classes, num_clusters)
+    return _division(cluster, labels, previous, num_clusters, period)
 
 
 def match(
@@ -184,53 +203,43 @@ def agreement(division: Division, previous: Division) -> float:
     return clustering.nmi(previous.cluster[both], division.cluster[both])
 
 
-def _cluster(
-    features: np.ndarray, labels: np.ndarray, k: int, trials: range, num_iterations: int
-) -> np.ndarray:
-    """Clusters by K-means [n], anew with the next seed until each cluster can be trained on."""
-    cluster = np.zeros(len(features), np.int32)
-    # Fewer images than clusters cannot be divided: they stay in the first and leave others empty.
-    if k == 1 or len(features) < k:
-        return cluster
-    for seed in trials:
-        cluster, _ = clustering.kmeans(features, k, seed=seed, num_iterations=num_iterations)
-        if _can_be_trained(cluster, labels, k):
-            break
-    return cluster
-
-
-def _bisect(
-    features: np.ndarray,
-    labels: np.ndarray,
+def _division(
     cluster: np.ndarray,
-    trials: range,
-    num_iterations: int,
-) -> np.ndarray:
+    labels: np.ndarray,
+    previous: Division | None,
+    num_clusters: int,
+    period: int,
+) -> Division:
+    """Returns the division into these clusters [N], without the images alone of their class."""
+    before = 1 if previous is None else previous.num_clusters
+    parents = np.arange(num_clusters) * before // num_clusters
+    kept = grouping.drop_singletons(cluster, labels)
+    return Division(kept, parents.astype(np.int32), period)
+
+
+def _bisect(group: Callable[[np.ndarray, int, int], np.ndarray], cluster: np.ndarray) -> np.ndarray:
     """Divides every cluster c in two, 2c and 2c + 1."""
     children = 2 * cluster
-    for c in np.unique(cluster):
+    for c in np.unique(cluster).tolist():
         rows = np.flatnonzero(cluster == c)
-        children[rows] += _cluster(features[rows], labels[rows], 2, trials, num_iterations)
+        children[rows] += group(rows, 2, 1 + c)
     return children
 
 
-def _can_be_trained(cluster: np.ndarray, labels: np.ndarray, num_clusters: int) -> bool:
-    """Tells whether each cluster has two classes with at least two images each."""
-    groups, counts = np.unique(_groups(cluster, labels), return_counts=True)
-    inside = groups[counts >= 2] // (labels.max() + 1)
-    return bool(np.all(np.bincount(inside, minlength=num_clusters) >= 2))
-
-
-def _drop_singletons(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Sets to -1 the images [N] that are alone of their class in their cluster: no positive."""
-    groups = _groups(cluster, labels)
-    _, group, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    return np.where(counts[group] == 1, -1, cluster).astype(np.int32)
-
-
-def _groups(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns one number for each pair of a cluster and a class [N]."""
-    return cluster.astype(np.int64) * (labels.max() + 1) + labels
+def _check_previous(previous: Division | None, num_images: int, num_clusters: int) -> None:
+    if previous is None:
+        return
+    if len(previous.cluster) != num_images:
+        raise ValueError(
+            "The previous division must be of the same images, got "
+            f"{len(previous.cluster)} and {num_images} of them."
+        )
+    current = previous.num_clusters
+    if num_clusters not in (current, 2 * current):
+        raise ValueError(
+            f"num_clusters must be that of the previous division or twice it, {current} or "
+            f"{2 * current}, got num_clusters={num_clusters}."
+        )
 
 
 def _check_labels(labels: np.ndarray) -> None:

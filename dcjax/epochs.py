@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax import division, experiment, inputs, pipeline, sampling, schedule, state
-from dcjax.datasets import Splits
+from dcjax.datasets import ImageSet, Splits
 from dcjax.progress import Progress
 
 
@@ -45,21 +45,19 @@ def prepare(
       clusters: in force so far; None before the first epoch.
       run: the network as it is.
     """
-    labels, epoch = splits.train.labels, progress.epoch
+    images, epoch = splits.train, progress.epoch
     period, num_clusters = schedule.period(config, epoch), schedule.num_clusters(config, epoch)
     lasting = clusters if clusters is not None and clusters.period == period else None
     features = None
-    if lasting is None and num_clusters > 1:
-        features = embed(splits.train, variables=run.variables, output=config.division.features)
+    if lasting is None and num_clusters > 1 and config.division.grouping == "kmeans":
+        features = embed(images, variables=run.variables, output=config.division.features)
 
     def prepare() -> Epoch:
-        current = lasting or _divide(config, labels, features, clusters, period, num_clusters)
+        current = lasting or _divide(config, images, features, clusters, period, num_clusters)
         plan = sampling.plan_epoch(
-            current, labels, seed=config.seed, epoch=epoch, **config.sampling
+            current, images.labels, seed=config.seed, epoch=epoch, **config.sampling
         )
-        batches = read(splits.train).train_batches(
-            plan, epoch=epoch, first_step=progress.epoch_step
-        )
+        batches = read(images).train_batches(plan, epoch=epoch, first_step=progress.epoch_step)
         return Epoch(current, plan, batches)
 
     return host.submit(prepare)
@@ -67,16 +65,20 @@ def prepare(
 
 def _divide(
     config: ConfigDict,
-    labels: np.ndarray,
+    images: ImageSet,
     features: np.ndarray | None,
     previous: division.Division | None,
     period: int,
     num_clusters: int,
 ) -> division.Division:
-    """Divides the training set; without features it stays in one piece."""
-    settings = config.division
-    if features is None:
+    """Divides the training set, by K-means if there are features; one cluster is all of it."""
+    settings, labels = config.division, images.labels
+    if num_clusters == 1:
         return division.undivided(labels, period=period)
+    if settings.grouping == "labels":
+        return division.by_super_class(
+            images.super_class_labels, labels, previous, num_clusters=num_clusters, period=period
+        )
     return division.divide(
         features,
         labels,

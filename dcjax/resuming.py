@@ -51,6 +51,7 @@ def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
         "classes": images.num_classes,
         "labels": zlib.crc32(np.ascontiguousarray(images.labels).data),
         "names": zlib.crc32("\0".join(images.class_names).encode()),
+        "super_classes": zlib.crc32("\0".join(images.super_classes or ()).encode()),
         "content": zlib.crc32(np.ascontiguousarray(told).data),
     }
 
@@ -62,10 +63,11 @@ def check_same_data(now: dict[str, int], saved: dict[str, int], workdir: str) ->
       ValueError: if these are others.
     """
     if now != saved:
+        otherwise = " with other names, labels or super-classes"
         raise ValueError(
             f"{workdir} holds a run on other training images: now {now['images']} images of "
             f"{now['classes']} classes, then {saved['images']} of {saved['classes']}"
-            f"{' with other names or labels' if now['images'] == saved['images'] else ''}; "
+            f"{otherwise if now['images'] == saved['images'] else ''}; "
             "take another --workdir, or restore the images."
         )
 

@@ -1,5 +1,6 @@
 """Bad settings end before anything compiles, in an error that says what would do."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,12 @@ def _check(config: ConfigDict, splits: Splits) -> None:
             {"division__hierarchy": "flat"},
             "'flat'; known are direct, progressive",
         ),
+        (
+            {"division__max_clusters": 3, "division__hierarchy": "direct"},
+            "at least 6 such classes.*got 5; choose max_clusters <= 2",
+        ),
+        ({"division__grouping": "gt"}, "division.grouping 'gt'; known are kmeans, random, labels"),
+        ({"division__grouping": "labels"}, "grouping=labels requires super-classes.*kmeans or ran"),
         ({"division__matching": "dice"}, "division.matching 'dice'; known are iou, overlap"),
         ({"division__features": "logits"}, "'logits'; known are backbone, embedding"),
         ({"division__freeze_backbone_epochs": 2}, "never be trained"),
@@ -117,6 +124,7 @@ def test_unknown_names_list_the_known_ones(
     "changes",
     [
         {},
+        {"division__grouping": "random", "division__hierarchy": "direct"},
         {"dataset__cache": "device"},
         {"dataset__cache": "device", "augment__crop": "resize_then_random_resized"},
         {"augment__strategy": "geom", "augment__crop": "random_resized"},
@@ -124,6 +132,17 @@ def test_unknown_names_list_the_known_ones(
 )
 def test_good_settings_pass(changes: dict[str, Any], splits: Splits) -> None:
     _check(_config(**changes), splits)
+
+
+def test_super_classes_must_fill_the_clusters(splits: Splits) -> None:
+    config = _config(division__grouping="labels")
+    above = dataclasses.replace(splits.train, super_classes=("a", "b", "a", "a", "b"))
+    _check(config, dataclasses.replace(splits, train=above))
+    alone = dataclasses.replace(splits.train, super_classes=("a", "b", "a", "a", "a"))
+    with pytest.raises(
+        ValueError, match="max_clusters=2 made of 2 super-classes 1 would lack them"
+    ):
+        _check(config, dataclasses.replace(splits, train=alone))
 
 
 def test_the_schedule_freezes_backbone_and_masks_when_it_should() -> None:

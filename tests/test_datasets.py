@@ -26,11 +26,15 @@ SOP = {
 }
 INSHOP_LIST = """6
 image_name item_id evaluation_status
-img/WOMEN/a.jpg                id_00000009 train \nimg/WOMEN/b.jpg   id_00000007 gallery
-img/WOMEN/c.jpg   id_00000004 query \nimg/WOMEN/d.jpg   id_00000004 gallery
-img/WOMEN/e.jpg   id_00000007 query
-img/WOMEN/f.jpg   id_00000002 gallery
+img/WOMEN/Tees/9/a.jpg        id_00000009 train \nimg/MEN/Tees/7/b.jpg id_00000007 gallery
+img/WOMEN/Skirts/4/c.jpg id_00000004 query \nimg/WOMEN/Skirts/4/d.jpg id_00000004 gallery
+img/MEN/Denim/7/e.jpg id_00000007 query
+img/WOMEN/Tees/2/f.jpg id_00000002 gallery
 """
+INSHOP_FILES = (
+    *("WOMEN/Tees/9/a", "MEN/Tees/7/b", "WOMEN/Skirts/4/c", "WOMEN/Skirts/4/d"),
+    *("MEN/Denim/7/e", "WOMEN/Tees/2/f"),
+)
 
 
 PART = {"source": "auto", "complete": False, "download": False}
@@ -52,17 +56,35 @@ def test_cub_joins_lists_by_id_and_splits_after_class_100(write_tree, above):
     assert splits.gallery is None
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("001.Black_footed_Albatross", "Albatross"),
+        ("041.Scissor-tailed-Flycatcher", "Flycatcher"),
+        ("044.Frigatebird", "Frigatebird"),
+    ],
+)
+def test_a_bird_is_of_the_kind_that_ends_its_name(write_tree, name, expected):
+    assert cub.super_class(name) == expected
+    tree = {f"images/{name}/a.jpg": None, "images/101.White_Pelican/b.jpg": None}
+    splits = datasets.load("cub", root=write_tree(tree), **PART)
+    assert splits.train.super_classes == (expected,)
+    assert splits.query.super_classes == ("Pelican",)
+
+
 def test_cars_takes_classes_up_to_98_and_ignores_the_lists_own_flag(write_tree, tmp_path):
     root = write_tree({f"car_ims/{i}.jpg": None for i in range(3)})
     fields = ["relative_im_path", "x1", "y1", "x2", "y2", "class", "test"]
     rows = [(f"car_ims/{i}.jpg", 0, 0, 1, 1, c, f) for i, (c, f) in enumerate([(98, 1), (99, 0)])]
     annotations = np.array([rows[0], rows[1]], dtype=[(field, object) for field in fields])
-    class_names = np.array([f"car {i}" for i in range(1, 197)], dtype=object)
+    named = [f"{'Audi' if i < 99 else 'Fiat'} {i} Sedan" for i in range(1, 197)]
+    class_names = np.array(named, dtype=object)
     savemat(tmp_path / "cars_annos.mat", {"annotations": annotations, "class_names": class_names})
     splits = datasets.load("cars", root=root, **PART)
     assert names_of(splits.train) == ["0.jpg"]
     assert names_of(splits.query) == ["1.jpg"]
-    assert splits.query.class_names == ("car 99",)
+    assert splits.query.class_names == ("Fiat 99 Sedan",)
+    assert (splits.train.super_classes, splits.query.super_classes) == (("Audi",), ("Fiat",))
 
 
 def test_sop_reads_its_two_lists_and_condenses_labels(write_tree):
@@ -76,7 +98,7 @@ def test_sop_reads_its_two_lists_and_condenses_labels(write_tree):
 
 @pytest.mark.parametrize("images_below", ["Img/", ""])
 def test_inshop_query_and_gallery_share_one_labelling(write_tree, images_below):
-    files = {f"{images_below}img/WOMEN/{name}.jpg": None for name in "abcdef"}
+    files = {f"{images_below}img/{name}.jpg": None for name in INSHOP_FILES}
     splits = datasets.load(
         "inshop", root=write_tree({"Eval/list_eval_partition.txt": INSHOP_LIST, **files}), **PART
     )
@@ -88,6 +110,19 @@ def test_inshop_query_and_gallery_share_one_labelling(write_tree, images_below):
     assert splits.query.labels.tolist() == [1, 2]
     assert names_of(splits.gallery) == ["b.jpg", "d.jpg", "f.jpg"]
     assert splits.gallery.labels.tolist() == [2, 1, 0]
+    assert splits.train.super_classes == ("WOMEN/Tees",)
+    above = ("WOMEN/Tees", "WOMEN/Skirts", "MEN/Denim")  # the first of two for item 7
+    assert splits.query.super_classes == splits.gallery.super_classes == above
+
+
+def test_an_inshop_item_is_of_the_category_of_most_of_its_images(write_tree):
+    rows = [("WOMEN/Tees", 1), ("WOMEN/Skirts", 1), ("WOMEN/Tees", 1), ("MEN/Denim", 1)]
+    rows += [("MEN/Tees", 2), ("MEN/Denim", 2)]
+    lines = [f"img/{above}/id/{i}.jpg id_{item} train\n" for i, (above, item) in enumerate(rows)]
+    lines += [f"img/MEN/Tees/id/{part}.jpg id_3 {part}\n" for part in ("query", "gallery")]
+    text = f"{len(lines)}\nheader\n{''.join(lines)}"
+    splits = datasets.load("inshop", root=write_tree({"list_eval_partition.txt": text}), **PART)
+    assert splits.train.super_classes == ("WOMEN/Tees", "MEN/Denim")
 
 
 def test_inshop_names_a_list_that_was_cut(write_tree):
@@ -117,7 +152,8 @@ def test_vid_reads_the_test_list_that_is_asked_for(write_tree):
 
 def test_grocery_searches_photographs_with_iconic_pictures(write_tree):
     rows = ["Name,ID,Coarse,Coarse ID,Iconic,Description"]
-    rows += [f"{name},{i},c,0,/iconic/{i}.jpg,/x" for i, name in [(0, "Apple"), (41, "Milk")]]
+    items = [(0, "Gala", "Apple"), (41, "Oat", "Milk")]
+    rows += [f"{name},{i},{coarse},0,/iconic/{i}.jpg,/x" for i, name, coarse in items]
     root = write_tree(
         {
             "dataset/classes.csv": "\n".join(rows),
@@ -133,7 +169,9 @@ def test_grocery_searches_photographs_with_iconic_pictures(write_tree):
     assert splits.gallery is not None
     assert names_of(splits.query) == ["41.jpg"]
     assert names_of(splits.gallery) == ["b.jpg", "c.jpg"]
-    assert splits.query.class_names == splits.gallery.class_names == ("Milk",)
+    assert splits.query.class_names == splits.gallery.class_names == ("Oat",)
+    assert splits.query.super_classes == splits.gallery.super_classes == ("Milk",)
+    assert splits.train.super_classes == ("Apple",)
 
 
 def test_omniglot_unpacks_white_ink_and_splits_by_alphabet(tmp_path):
@@ -150,6 +188,7 @@ def test_omniglot_unpacks_white_ink_and_splits_by_alphabet(tmp_path):
     assert splits.train.class_names == ("Korean/1",)
     assert splits.train.images.shape == (2, 105, 105, 1)
     assert splits.query.class_names == ("Greek/1",)
+    assert (splits.train.super_classes, splits.query.super_classes) == (("Korean",), ("Greek",))
     np.testing.assert_array_equal(splits.query.images[0, ..., 0], ink[1] * 255)
 
 
@@ -263,6 +302,13 @@ def test_image_set_checks_and_selects():
         ImageSet(pixels, np.zeros(3, np.int64), ("a",))
     with pytest.raises(ValueError, match=r"0\.\.0, one per class name, got 0\.\.1"):
         ImageSet(pixels, np.array([0, 1, 0], np.int32), ("a",))
+    above = from_classes(pixels, ["b", "a", "c"], super_classes={"a": "z", "b": "y", "c": "z"})
+    assert above.super_class_labels.tolist() == [0, 1, 1]  # y, z, z
+    assert above.select([2, 0]).super_class_labels.tolist() == [1, 0]
+    with pytest.raises(
+        ValueError, match=r"the data set has none; .* a column super_class .*kmeans"
+    ):
+        _ = images.super_class_labels
     with pytest.raises(ValueError, match=r"same class_names"):
         Splits(images, images, from_classes(pixels, [0, 1, 2]))
 
@@ -275,6 +321,9 @@ def check_counts(counts, **classes):
 def test_real_lists_have_the_papers_counts(real_lists):
     _, classes = cub.read_lists(real_lists / "cub200" / "images.txt")
     check_counts(cub.CUB.counts, train=classes[classes <= 100], query=classes[classes > 100])
+    lines = (real_lists / "cub200" / "classes.txt").read_text().splitlines()
+    kinds = [cub.super_class(line.split()[1]) for line in lines]
+    assert (len(set(kinds[:100])), len(set(kinds[100:]))) == (48, 24)
     folder = real_lists / "cars196"
     paths, classes = cars.read_annotations(folder / "cars_annos.mat")
     assert paths[0] == "car_ims/000001.jpg"
@@ -284,6 +333,8 @@ def test_real_lists_have_the_papers_counts(real_lists):
     np.testing.assert_array_equal(np.bincount(classes), np.bincount(again))
     names = cars.read_class_names(folder / "cars_annos.mat")
     assert names == cars.read_class_names(folder / "cars_meta.mat")
+    makes = [{names[i].split()[0] for i in part} for part in (range(1, 99), range(99, 197))]
+    assert [len(part) for part in makes] == [14, 35]
     assert (names[1], names[196]) == ("AM General Hummer SUV 2000", "smart fortwo Convertible 2012")
     for test_list, file in {"small": "800", "medium": "1600", "large": "2400"}.items():
         path = real_lists / "vehicleid" / f"test_list_{file}.from_json.txt"
@@ -298,7 +349,9 @@ def test_real_image_sets_load(real_cub, real_grocery, real_omniglot):
     splits = datasets.load("grocery", root=real_grocery)
     assert splits.gallery is not None
     assert (len(splits.train), len(splits.query), len(splits.gallery)) == (3051, 40, 2370)
+    assert len(set(splits.train.super_classes or ())) == 21
     splits = datasets.load("omniglot", root=real_omniglot)
     assert (splits.train.num_classes, splits.query.num_classes) == (964, 659)
+    assert len(set(splits.train.super_classes or ())) == 30
     # Ink is white and covers little: a page that were inverted would have a mean above 200.
     assert 5 < splits.query.images[:1000].mean() < 50

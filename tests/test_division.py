@@ -177,13 +177,71 @@ def test_agreement_counts_images_of_both_divisions_only():
 
 def test_check_accepts_what_can_be_divided():
     labels = np.repeat(np.arange(8), 2)
-    division.check(labels, max_clusters=4)
+    division.check(labels, max_clusters=4, hierarchy="progressive")
+    for num_clusters in (1, 2, 3, 4):
+        division.check(labels, max_clusters=num_clusters, hierarchy="direct")
     with pytest.raises(ValueError, match=r"at least 16 .*got 8; choose max_clusters <= 4"):
-        division.check(labels, max_clusters=8)
+        division.check(labels, max_clusters=8, hierarchy="progressive")
+    few = np.arange(8).repeat([2, 2, 2, 2, 1, 1, 1, 1])
     with pytest.raises(ValueError, match="got 4"):
-        division.check(np.arange(8).repeat([2, 2, 2, 2, 1, 1, 1, 1]), max_clusters=4)
-    with pytest.raises(ValueError, match="power of two"):
-        division.check(labels, max_clusters=3)
+        division.check(few, max_clusters=4, hierarchy="progressive")
+    with pytest.raises(ValueError, match=r"power of two, .* or any number >= 1 with hierarchy=di"):
+        division.check(labels, max_clusters=3, hierarchy="progressive")
+    with pytest.raises(ValueError, match="got max_clusters=0"):
+        division.check(labels, max_clusters=0, hierarchy="direct")
+
+
+@pytest.mark.parametrize(("hierarchy", "others"), [("progressive", 2), ("direct", 3)])
+def test_check_offers_a_number_of_clusters_that_the_hierarchy_allows(hierarchy, others):
+    # Super-classes of 3, 2 and 3 classes: middles at 3/16, 1/2, 13/16; none falls into 1 of 4.
+    labels, super_classes = np.repeat(np.arange(8), 2), np.repeat([0, 1, 2], [6, 4, 6])
+    with pytest.raises(ValueError, match=f"1 would lack them; choose max_clusters={others} or"):
+        division.check(labels, max_clusters=4, hierarchy=hierarchy, super_classes=super_classes)
+
+
+def test_random_groups_are_matched_and_bisected_as_those_of_kmeans():
+    labels = np.repeat(np.arange(4), 200)
+    previous, sizes = division.undivided(labels, period=0), []
+    for period, num_clusters in enumerate((2, 4, 4), start=1):
+        options = {"num_clusters": num_clusters, "period": period, "seed": 0}
+        found = division.divide(None, labels, previous, **options)
+        again = division.divide(None, labels, previous, **options)
+        np.testing.assert_array_equal(found.cluster, again.cluster)
+        # No other names of the clusters would resemble the previous ones more.
+        current = previous.num_clusters
+        parents = found.parents[found.cluster]
+        np.testing.assert_array_equal(division.match(parents, previous.cluster, current), parents)
+        sizes.append(found.sizes.tolist())
+        assert division.agreement(found, previous) < 0.01  # drawn anew
+        previous = found
+    assert sizes == [[400] * 2, [200] * 4, [200] * 4]
+
+
+@pytest.mark.parametrize("start", [1, 3])
+def test_super_classes_are_divided_inside_their_parents(start):
+    rng = np.random.default_rng(0)
+    super_classes = np.repeat(np.arange(24), rng.integers(8, 13, 24))
+    labels = 2 * super_classes + rng.integers(2, size=len(super_classes))
+
+    def divide(previous: Division | None, num_clusters: int) -> Division:
+        return division.by_super_class(
+            super_classes, labels, previous, num_clusters=num_clusters, period=num_clusters
+        )
+
+    first = divide(None, start)
+    np.testing.assert_array_equal(first.parents, np.zeros(start))
+    second = divide(first, 2 * start)
+    np.testing.assert_array_equal(second.parents, np.repeat(np.arange(start), 2))
+    np.testing.assert_array_equal(second.parents[second.cluster], first.cluster)
+    third = divide(second, 2 * start)
+    np.testing.assert_array_equal(third.parents, np.arange(2 * start))
+    np.testing.assert_array_equal(third.cluster, second.cluster)
+
+
+def test_images_alone_in_a_cluster_of_super_classes_belong_to_none():
+    labels, super_classes = np.array([0, 0, 1, 2, 2, 3]), np.array([0, 0, 0, 1, 1, 1])
+    found = division.by_super_class(super_classes, labels, None, num_clusters=2, period=0)
+    np.testing.assert_array_equal(found.cluster, [0, 0, -1, 1, 1, -1])
 
 
 def test_errors_name_the_value():
@@ -197,3 +255,5 @@ def test_errors_name_the_value():
         division.num_clusters_at(0, divide_every_epochs=2, max_clusters=4, hierarchy="flat")
     with pytest.raises(ValueError, match="got 3 and 144 rows"):
         division.divide(features[:3], labels, None, num_clusters=2, period=0, seed=0)
+    with pytest.raises(ValueError, match="1 or 2, got num_clusters=3"):
+        division.by_super_class(labels, labels, previous, num_clusters=3, period=1)

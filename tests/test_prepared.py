@@ -36,6 +36,7 @@ def test_places_of_images_are_those_of_their_bytes(inshop):
     ):
         np.testing.assert_array_equal(one.labels, other.labels)
         assert one.class_names == other.class_names
+        assert one.super_classes == other.super_classes is not None
         for row in np.random.default_rng(0).permutation(len(one)):
             assert read_bytes(one.images[row]) == read_bytes(other.images[row])
         assert one.name(0).startswith(f"{inshop}/inshop/1.0.0/inshop-")
@@ -73,6 +74,12 @@ def test_records_of_another_format_are_refused(inshop):
     builder.download_and_prepare(download_config=config)
     with pytest.raises(ValueError, match=r"tfrecord, .*default, got array_record in .*/1.0.0"):
         datasets.load("inshop", root=str(inshop), **_PART)
+
+
+def test_what_was_prepared_without_a_feature_is_to_be_prepared_again(inshop):
+    datasets.load("inshop", root=str(inshop), **_PART)
+    with pytest.raises(ValueError, match=r"inshop/1.0.0 was prepared without colour and size; rem"):
+        prepared.read(inshop / "inshop" / "1.0.0", ["train"], ["colour", "item", "size"])
 
 
 @pytest.mark.parametrize("num_bytes", [0, 5, 12, 3000])

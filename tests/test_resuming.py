@@ -1,5 +1,6 @@
 """A saved run is gone on with, and evaluated, only as the run that it is."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def test_data_may_move_but_not_change() -> None:
     for other in (
         train.select(np.arange(len(train) - 1)),
         train.select(np.arange(len(train))[::-1]),
+        dataclasses.replace(train, super_classes=("round", "straight", *3 * ["round"])),
     ):
         with pytest.raises(ValueError, match="runs/a holds a run on other training images"):
             resuming.check_same_data(resuming.fingerprint(other), saved, "runs/a")

@@ -38,6 +38,7 @@ def test_lists_and_class_folders_give_the_same_images(write_tree, tmp_path):
         assert one.images.tolist() == other.images.tolist() == sorted(one.images)
         assert one.labels.tolist() == other.labels.tolist()
         assert one.class_names == other.class_names
+        assert one.super_classes == other.super_classes is not None
 
 
 def test_too_few_images_name_the_list_what_is_needed_and_what_was_found(write_tree):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +154,57 @@ def test_refuses_the_workdir_of_another_config(finished: Any) -> None:
     other = _config(division__max_clusters=2, optimizer__learning_rate=0.5, seed=1)
     with pytest.raises(ValueError, match=r"optimizer.learning_rate=0.5 \(saved: 0.001\), seed=1"):
         train(other, str(workdir))
+
+
+@pytest.mark.parametrize(
+    ("grouping", "hierarchy", "max_clusters", "masks"),
+    [
+        ("random", "progressive", 4, "learned"),
+        ("labels", "direct", 3, "fixed"),
+    ],
+)
+def test_a_run_of_other_groups_than_by_kmeans_goes_on_as_if_it_had_not_stopped(
+    grouping: str,
+    hierarchy: str,
+    max_clusters: int,
+    masks: str,
+    tmp_path: Path,
+    write_tree: Callable[..., str],
+) -> None:
+    classes = [("train", f"{i:02}", "abcd"[i % 4]) for i in range(12)] + [("test", "x", "a")] * 2
+    rows = [
+        f"{number}_{i}.png,{label}{number if split == 'test' else ''},{split},{above}"
+        for number, (split, label, above) in enumerate(classes)
+        for i in range(4)
+    ]
+    pictures = {row.split(",")[0]: None for row in rows}
+    table = "\n".join(["path,label,split,super_class", *rows])
+    config = _config(
+        dataset__name="manifest",
+        dataset__manifest=f"{write_tree(pictures | {'table.csv': table})}/table.csv",
+        division__grouping=grouping,
+        division__hierarchy=hierarchy,
+        division__max_clusters=max_clusters,
+        model__masks=masks,
+        sampling__batch_size=8,
+        sampling__images_per_class=2,
+        eval__ks=(1,),
+    )
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(config, str(whole))
+    shutil.copytree(whole, stopped)
+    last = Checkpoints(str(stopped), read_only=True).step("last")
+    shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed in the last epoch
+    train(config, str(stopped))
+    ends = _saved(config, whole), _saved(config, stopped)
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_array_equal(a, b)
+    run, (clusters, parents, _) = ends[0]
+    assert run.num_clusters == len(parents) == max_clusters
+    assert set(clusters[clusters >= 0]) == set(range(max_clusters))
+    if masks == "fixed":  # 8 dimensions for 3 clusters
+        np.testing.assert_array_equal(run.masks.sum(axis=0), np.ones(8))
+        np.testing.assert_array_equal(run.masks.sum(axis=1), [2, 3, 3])
 
 
 def test_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:

@@ -23,20 +23,21 @@ class Inshop(tfds.core.GeneratorBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"Extract the archives of {inshop.INSHOP.home} there."
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return _info(self, {"item": tfds.features.Text()})
+        return _info(self, {"item": tfds.features.Text(), "category": tfds.features.Text()})
 
     def _split_generators(self, dl_manager: Any) -> dict[str, _Examples]:
         path = _found(inshop.INSHOP, dl_manager.manual_dir)
         names, items, parts = inshop.read_list(path)
-        rows = list(zip(inshop.locate(path, names), items.tolist(), parts.tolist(), strict=True))
+        columns = (inshop.locate(path, names), items.tolist(), inshop.read_categories(names))
+        rows = list(zip(parts.tolist(), *columns, strict=True))
         return {
-            part: self._generate_examples([row[:2] for row in rows if row[2] == part])
+            part: self._generate_examples([row[1:] for row in rows if row[0] == part])
             for part in inshop.PARTS
         }
 
-    def _generate_examples(self, rows: list[tuple[str, str]]) -> _Examples:
-        for i, (image, item) in enumerate(rows):
-            yield i, {"image": image, "item": item}
+    def _generate_examples(self, rows: list[tuple[str, str, str]]) -> _Examples:
+        for i, (image, item, category) in enumerate(rows):
+            yield i, {"image": image, "item": item, "category": category}
 
 
 class VehicleId(tfds.core.GeneratorBasedBuilder):

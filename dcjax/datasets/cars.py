@@ -2,6 +2,7 @@
 
 The copies of this set number its images in different ways, so within a class they come in the
 order of their bytes. The lists' own train/test flag cuts every class in two: it is of no use here.
+The super-class is the first word of the name, the make: not every name tells the body.
 """
 
 from pathlib import Path
@@ -100,8 +101,15 @@ def _from_records(folder: Path) -> Found:
 
 
 def _found(images: ImageArray, classes: np.ndarray, names: dict[int, str], where: Path) -> Found:
-    order, last = order_by_content(images, classes), _LAST_TRAIN_CLASS
-    return cut(images, classes, order, last_train_class=last, names=names, where=where)
+    return cut(
+        images,
+        classes,
+        order_by_content(images, classes),
+        last_train_class=_LAST_TRAIN_CLASS,
+        names=names,
+        super_classes={i: name.split()[0] for i, name in names.items()},
+        where=where,
+    )
 
 
 CARS = Published(

@@ -1,8 +1,10 @@
 """CUB200-2011 (Wah et al. 2011): birds; classes 1-100 train, 101-200 test, as both papers do.
 
-Images come in the order of their paths, as in the papers' code.
+Images come in the order of their paths, as in the papers' code. The super-class is the last word
+of the name: Albatross of 001.Black_footed_Albatross.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +49,11 @@ def read_lists(images_txt: Path) -> tuple[list[str], np.ndarray]:
     return list(paths.values()), np.array([int(classes[i]) for i in paths])
 
 
+def super_class(name: str) -> str:
+    """Returns the last word of a class name such as 001.Black_footed_Albatross."""
+    return re.split("[._-]", name)[-1]
+
+
 def _from_lists(images_txt: Path) -> Found:
     paths, classes = read_lists(images_txt)
     images = [str(images_txt.parent / "images" / path) for path in paths]
@@ -72,8 +79,15 @@ def _from_records(folder: Path) -> Found:
 
 def _found(images: ImageArray, paths: Sequence[str], classes: np.ndarray, where: Path) -> Found:
     names = {int(i): path.split("/")[0] for i, path in zip(classes, paths, strict=True)}
-    order, last = np.argsort(paths), _LAST_TRAIN_CLASS
-    return cut(images, classes, order, last_train_class=last, names=names, where=where)
+    return cut(
+        images,
+        classes,
+        np.argsort(paths),
+        last_train_class=_LAST_TRAIN_CLASS,
+        names=names,
+        super_classes={i: super_class(name) for i, name in names.items()},
+        where=where,
+    )
 
 
 CUB = Published(

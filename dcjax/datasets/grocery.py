@@ -1,9 +1,11 @@
 """Grocery Store (Klasson et al. 2019): products in shops, and one iconic picture of each.
 
-Classes 0-40 train; of the other 40, iconic pictures search the photographs taken in shops.
+Classes 0-40 train; of the other 40, iconic pictures search the photographs taken in shops. The
+super-class is the coarse class.
 """
 
 import csv
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +20,16 @@ def load(root: str) -> Splits:
     """Loads Grocery Store from the folder of classes.csv, or from the one that holds dataset/."""
     folder = find_root(root, "grocery", marker="classes.csv", folders=("", "dataset"))
     paths, classes = read_lists(folder)
-    names, icons = read_classes(folder / "classes.csv")
+    names, above, icons = read_classes(folder / "classes.csv")
     photographs = np.array([str(folder / path) for path in paths], dtype=np.str_)
     tested = [i for i in icons if i > _LAST_TRAIN_CLASS]
     queries = [str(folder / icons[i]) for i in tested]
     train = classes <= _LAST_TRAIN_CLASS
+    label = functools.partial(from_classes, names=names, super_classes=above)
     return Splits(
-        train=from_classes(photographs[train], classes[train], names=names),
-        query=from_classes(queries, tested, among=tested, names=names),
-        gallery=from_classes(photographs[~train], classes[~train], among=tested, names=names),
+        train=label(photographs[train], classes[train]),
+        query=label(queries, tested, among=tested),
+        gallery=label(photographs[~train], classes[~train], among=tested),
     )
 
 
@@ -37,8 +40,9 @@ def read_lists(folder: Path) -> tuple[list[str], np.ndarray]:
     return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
 
 
-def read_classes(path: Path) -> tuple[dict[int, str], dict[int, str]]:
-    """Returns the name and the iconic picture's path of each fine class id."""
+def read_classes(path: Path) -> tuple[dict[int, str], dict[int, str], dict[int, str]]:
+    """Returns the name, the coarse class and the iconic picture's path of each fine class id."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))[1:]
-    return {int(r[1]): r[0] for r in rows}, {int(r[1]): r[4].lstrip("/") for r in rows}
+    names, above = ({int(r[1]): r[column] for r in rows} for column in (0, 2))
+    return names, above, {int(r[1]): r[4].lstrip("/") for r in rows}

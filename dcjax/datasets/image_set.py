@@ -66,6 +66,18 @@ class ImageSet:
         return len(self.class_names)
 
     @property
+    def super_class_labels(self) -> npt.NDArray[np.int64]:
+        """The super-class of each image [N], counted from 0 in the order of their names."""
+        if self.super_classes is None:
+            raise ValueError(
+                "division.grouping=labels requires super-classes, and the data set has none; list "
+                "its images in a table with a column super_class (dataset.name=manifest), or take "
+                "division.grouping=kmeans or random."
+            )
+        _, numbers = np.unique(self.super_classes, return_inverse=True)
+        return numbers.astype(np.int64)[self.labels]
+
+    @property
     def in_memory(self) -> bool:
         """Whether the images are pixels rather than encoded."""
         return self.images.dtype == np.uint8
@@ -147,11 +159,15 @@ def split_by_class(
     is_train: npt.NDArray[np.bool_],
     *,
     names: Mapping[Any, str] | None = None,
+    super_classes: Mapping[Any, str] | None = None,
 ) -> Splits:
     """Cuts images into a train and a test part, the latter a query that is its own gallery."""
     array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
     ids = np.asarray(classes)
-    train, test = (from_classes(array[m], ids[m], names=names) for m in (is_train, ~is_train))
+    train, test = (
+        from_classes(array[rows], ids[rows], names=names, super_classes=super_classes)
+        for rows in (is_train, ~is_train)
+    )
     return Splits(train=train, query=test)
 
 

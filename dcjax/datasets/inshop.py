@@ -1,8 +1,10 @@
 """In-shop Clothes Retrieval (Liu et al. 2016): 3,997 items train; of 3,985 others query, gallery.
 
-The list gives its number of rows, a header, then "path item train|query|gallery" per line.
+The list gives its number of rows, a header, then "path item train|query|gallery" per line. The
+super-class of an item is the folder of its images, as WOMEN/Dresses.
 """
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,11 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     return [r[0] for r in rows], np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
 
 
+def read_categories(paths: list[str]) -> list[str]:
+    """Returns the folders between the first and the item's, as WOMEN/Dresses, of each image."""
+    return ["/".join(path.split("/")[1:-2]) for path in paths]
+
+
 def locate(list_path: Path, paths: list[str]) -> list[str]:
     """Returns where the images of a list are: below Img/ or beside its folder or it."""
     top = list_path.parent.parent if list_path.parent.name == "Eval" else list_path.parent
@@ -46,29 +53,45 @@ def locate(list_path: Path, paths: list[str]) -> list[str]:
 
 def _from_list(path: Path) -> Found:
     paths, items, parts = read_list(path)
-    return _found(np.array(locate(path, paths), np.str_), items, parts, path)
+    images = np.array(locate(path, paths), np.str_)
+    return _found(images, items, parts, np.array(read_categories(paths)), path)
 
 
 def _from_records(folder: Path) -> Found:
     from dcjax.datasets import prepared
 
-    read = {part: prepared.read(folder, [part], ["item"]) for part in PARTS}
+    read = {part: prepared.read(folder, [part], ["item", "category"]) for part in PARTS}
+    items, categories = (
+        np.concatenate([features[name] for _, features in read.values()])
+        for name in ("item", "category")
+    )
     return _found(
         np.concatenate([images for images, _ in read.values()]),
-        np.concatenate([features["item"] for _, features in read.values()]),
+        items,
         np.repeat(PARTS, [len(images) for images, _ in read.values()]),
+        categories,
         folder,
     )
 
 
-def _found(images: ImageArray, items: np.ndarray, parts: np.ndarray, where: Path) -> Found:
-    is_train = parts == "train"
+def _found(
+    images: ImageArray, items: np.ndarray, parts: np.ndarray, categories: np.ndarray, where: Path
+) -> Found:
+    is_train, above = parts == "train", _super_classes(items, categories)
 
     def take(part: str) -> ImageSet:
         among = items[is_train == (part == "train")]
-        return from_classes(images[parts == part], items[parts == part], among=among)
+        rows = parts == part
+        return from_classes(images[rows], items[rows], among=among, super_classes=above)
 
     return Found(Splits(**{part: take(part) for part in PARTS}), dict.fromkeys(PARTS, where))
+
+
+def _super_classes(items: np.ndarray, categories: np.ndarray) -> dict[str, str]:
+    """Returns the category of most images of each item, the first by name of several."""
+    pairs = Counter(sorted(zip(items.tolist(), categories.tolist(), strict=True)))
+    # most_common keeps the order of equal counts; the last pair of an item is the one that stays.
+    return {item: category for (item, category), _ in reversed(pairs.most_common())}
 
 
 INSHOP = Published(

@@ -1,4 +1,7 @@
-"""Omniglot (Lake et al. 2015): handwritten characters; evaluation alphabets are the test part."""
+"""Omniglot (Lake et al. 2015): handwritten characters; evaluation alphabets are the test part.
+
+The super-class of a character is its alphabet.
+"""
 
 import numpy as np
 
@@ -12,8 +15,10 @@ _SIDE = 105
 def load(root: str) -> Splits:
     """Loads 964 characters to train on and 659 of other alphabets, ink white (255) on black."""
     with np.load(find_root(root, "omniglot", marker=_FILE) / _FILE) as file:
-        bits, classes, names = file["ink_bits"], file["label"].astype(np.int64), file["class_name"]
+        bits, classes = file["ink_bits"], file["label"].astype(np.int64)
+        names = dict(enumerate(file["class_name"].tolist()))
         is_train = file["class_part"][classes] == 0
     ink = np.unpackbits(bits, axis=1, count=_SIDE * _SIDE)
     pixels = (ink * np.uint8(255)).reshape(-1, _SIDE, _SIDE, 1)
-    return split_by_class(pixels, classes, is_train, names=dict(enumerate(names.tolist())))
+    alphabets = {i: name.split("/")[0] for i, name in names.items()}
+    return split_by_class(pixels, classes, is_train, names=names, super_classes=alphabets)

@@ -77,6 +77,11 @@ def read(folder: Path, splits: Sequence[str], features: Sequence[str]) -> Record
             f"Require records in the format tfrecord, tensorflow-datasets' default, got "
             f"{info.file_format.value} in {folder}; prepare the data set without file_format."
         )
+    if missing := [name for name in features if name not in info.features]:
+        raise ValueError(
+            f"{folder} was prepared without {' and '.join(missing)}; remove it, and prepare the "
+            "data set again."
+        )
     files = [os.fspath(path) for split in splits for path in info.splits[split].filepaths]
     rows = [row for path in files for row in _rows(path, features)]
     paths, offsets, lengths, *values = zip(*rows, strict=True)

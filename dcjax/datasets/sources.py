@@ -70,6 +70,7 @@ def cut(
     *,
     last_train_class: int,
     names: Mapping[int, str],
+    super_classes: Mapping[int, str],
     where: Path,
 ) -> Found:
     """Cuts images by their class ids: up to one they train, the others test.
@@ -80,10 +81,14 @@ def cut(
       order: in which the images come, [N].
       last_train_class: the greatest id to train on.
       names: of the ids.
+      super_classes: names of the super-classes of the ids.
       where: the file or folder that says all this.
     """
     classes = classes[order]
-    splits = split_by_class(images[order], classes, classes <= last_train_class, names=names)
+    is_train = classes <= last_train_class
+    splits = split_by_class(
+        images[order], classes, is_train, names=names, super_classes=super_classes
+    )
     return Found(splits, {"train": where, "query": where})
 
 

@@ -1,0 +1,152 @@
+"""How images are grouped: by K-means (P21 section 3), at random or by super-classes (Table I)."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from dcjax import clustering
+
+GROUPINGS = ("kmeans", "random", "labels")
+
+# From ascending rows [n], the number of clusters K, which group the rows are and a seed, to the
+# cluster of each row, int32 [n].
+Partition = Callable[[np.ndarray, int, int, int], np.ndarray]
+
+_STREAM = 5  # keeps the draws of groups apart from those of plans, pixels and galleries, 1 to 4
+
+
+def by_kmeans(features: np.ndarray, num_iterations: int) -> Partition:
+    """Returns the function that clusters rows of features [N, F]."""
+    features = np.asarray(features, np.float32)
+    if not np.all(np.isfinite(features)):
+        raise ValueError("features must be finite, got NaN or infinity.")
+
+    def partition(rows: np.ndarray, k: int, which: int, seed: int) -> np.ndarray:
+        del which
+        # All rows are taken as they are: a copy may take gigabytes.
+        chosen = features if len(rows) == len(features) else features[rows]
+        return clustering.kmeans(chosen, k, seed=seed, num_iterations=num_iterations)[0]
+
+    return partition
+
+
+def at_random(period: int) -> Partition:
+    """Returns the function that shuffles rows and deals them out evenly, anew in every period."""
+
+    def partition(rows: np.ndarray, k: int, which: int, seed: int) -> np.ndarray:
+        sequence = np.random.SeedSequence([seed, _STREAM, period, which])
+        generator = np.random.Generator(np.random.Philox(sequence))
+        return generator.permutation(np.arange(len(rows), dtype=np.int32) % k)
+
+    return partition
+
+
+def by_super_class(super_classes: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Groups whole super-classes, in their order, into clusters of about as many images.
+
+    A super-class whose middle is at t in [0, 1) of all images, ordered by super-class, is in
+    cluster floor(K t). So cluster c of K is divided into 2c and 2c + 1 of 2K.
+
+    Args:
+      super_classes: the super-class of each image, integers from 0 on [N].
+      num_clusters: K.
+
+    Returns:
+      The cluster of each image, int32 [N]; some may be empty.
+    """
+    sizes = np.bincount(super_classes)
+    doubled_middles = 2 * np.cumsum(sizes) - sizes  # integers: nothing to round
+    clusters = num_clusters * doubled_middles // (2 * len(super_classes))
+    return clusters[super_classes].astype(np.int32)
+
+
+def group(
+    partition: Partition,
+    labels: np.ndarray,
+    seeds: Iterable[int],
+    rows: np.ndarray,
+    num_clusters: int,
+    which: int,
+) -> np.ndarray:
+    """Groups images, anew with the next seed until each cluster can be trained on.
+
+    Args:
+      partition: `by_kmeans` or `at_random`.
+      labels: the classes of all images [N].
+      seeds: of the trials. The last one stands whatever it is.
+      rows: the images to group, ascending [n].
+      num_clusters: K.
+      which: number that tells these rows from others that are grouped in the same period.
+
+    Returns:
+      The cluster of each row, int32 [n].
+    """
+    cluster = np.zeros(len(rows), np.int32)
+    # Fewer images than clusters cannot be divided: they stay in the first and leave others empty.
+    if num_clusters == 1 or len(rows) < num_clusters:
+        return cluster
+    for seed in seeds:
+        cluster = partition(rows, num_clusters, which, seed)
+        if _can_be_trained(cluster, labels[rows], num_clusters).all():
+            break
+    return cluster
+
+
+def drop_singletons(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sets to -1 the images [N] that are alone of their class in their cluster: no positive."""
+    _, pair, counts = np.unique(_pairs(cluster, labels), return_inverse=True, return_counts=True)
+    return np.where(counts[pair] == 1, -1, cluster).astype(np.int32)
+
+
+def check(
+    labels: np.ndarray,
+    super_classes: np.ndarray | None,
+    *,
+    max_clusters: int,
+    smaller: Sequence[int],
+) -> None:
+    """Raises ValueError unless there is enough to train on in each of max_clusters clusters.
+
+    Args:
+      labels: the classes [N].
+      super_classes: the super-class of each image [N], if they are what is grouped.
+      max_clusters: clusters wanted.
+      smaller: numbers of clusters that may be chosen instead, descending to 2.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    num_classes = int(np.sum(counts >= 2))
+    if num_classes < 2 * max_clusters:
+        raise ValueError(
+            "Every cluster needs two classes with two images each: require at least "
+            f"{2 * max_clusters} such classes for max_clusters={max_clusters}, got {num_classes}; "
+            + (f"choose max_clusters <= {num_classes // 2} or " if num_classes > 1 else "")
+            + "add images."
+        )
+    if super_classes is None:
+        return
+
+    def lacking(k: int) -> int:
+        trained = _can_be_trained(by_super_class(super_classes, k), labels, k)
+        return int(np.sum(~trained))
+
+    if number := lacking(max_clusters):
+        choice = next((k for k in smaller if not lacking(k)), None)
+        raise ValueError(
+            "Every cluster of whole super-classes needs two classes with two images each: of "
+            f"max_clusters={max_clusters} made of {len(np.unique(super_classes))} super-classes "
+            f"{number} would lack them; "
+            + (f"choose max_clusters={choice} or " if choice else "choose ")
+            + "other super-classes."
+        )
+
+
+def _can_be_trained(cluster: np.ndarray, labels: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Returns which clusters have two classes with at least two images each, bool [K]."""
+    found, counts = np.unique(_pairs(cluster, labels), return_counts=True)
+    inside = found[counts >= 2] // (labels.max() + 1)
+    return np.bincount(inside, minlength=num_clusters) >= 2
+
+
+def _pairs(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns one number for each pair of a cluster and a class [N]."""
+    return cluster.astype(np.int64) * (labels.max() + 1) + labels

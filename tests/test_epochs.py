@@ -1,0 +1,78 @@
+"""What an epoch trains on when images are grouped at random or by super-class."""
+
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import digits
+from dcjax import checks, epochs, inputs
+from dcjax.datasets import Splits
+from dcjax.datasets.image_set import from_classes
+from dcjax.division import Division
+from dcjax.progress import Progress
+
+Prepare = Callable[[ConfigDict, int, Division | None], epochs.Epoch]
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    """Twelve classes of six images each, in four super-classes."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (72, 8, 8, 1), np.uint8)
+    above = {label: "abcd"[label % 4] for label in range(12)}
+    images = from_classes(pixels, rng.permutation(np.arange(72) % 12), super_classes=above)
+    return Splits(images, images)
+
+
+@pytest.fixture
+def prepare(splits: Splits) -> Iterator[Prepare]:
+    """Prepares an epoch where nothing can be embedded: there is no network."""
+
+    def embed(*args: Any, **options: Any) -> NoReturn:
+        raise AssertionError("The training set is embedded.")
+
+    with ThreadPoolExecutor(1) as host:
+
+        def prepare(config: ConfigDict, epoch: int, clusters: Division | None) -> epochs.Epoch:
+            read, progress, no_run = inputs.create_reader, Progress(epoch=epoch), Any
+            return epochs.prepare(
+                *(config, splits, functools.partial(read, config), embed, host, progress),
+                *(clusters, no_run),
+            ).result()
+
+        yield prepare
+
+
+@pytest.mark.parametrize("grouping", ["random", "labels"])
+@pytest.mark.parametrize(
+    ("hierarchy", "num_clusters"), [("progressive", [1, 2, 4, 4]), ("direct", [3, 3, 3, 3])]
+)
+def test_groups_need_no_features_and_follow_from_the_ones_before(
+    grouping: str, hierarchy: str, num_clusters: list[int], splits: Splits, prepare: Prepare
+) -> None:
+    config = digits.get_config()
+    config.division.update(grouping=grouping, hierarchy=hierarchy, every_epochs=1)
+    config.division.max_clusters = num_clusters[-1]
+    config.sampling.update(batch_size=8, images_per_class=2)
+    config.eval.ks = (1,)
+    checks.check_data(config, splits)
+    clusters, found = None, []
+    for epoch in range(4):
+        clusters, plan, batches = prepare(config, epoch, clusters)
+        np.testing.assert_array_equal(next(batches)["label"], splits.train.labels[plan.rows[0]])
+        found.append(clusters)
+    assert [division.num_clusters for division in found] == num_clusters
+    again = prepare(config, 2, found[1]).clusters
+    np.testing.assert_array_equal(again.cluster, found[2].cluster)
+    if grouping == "labels":
+        for above in range(4):
+            assert len(set(found[3].cluster[splits.train.super_class_labels == above])) == 1
+        np.testing.assert_array_equal(found[3].cluster, found[2].cluster)
+    else:
+        kept = (found[3].cluster >= 0) & (found[2].cluster >= 0)
+        assert np.mean(found[3].cluster[kept] == found[2].cluster[kept]) < 0.6
