@@ -102,6 +102,27 @@ def get_config() -> ConfigDict:
     loss.recall_at_k.ks = (1, 2, 4, 8, 16)
     loss.recall_at_k.rank_temperature = 1.0
     loss.recall_at_k.temperature = 0.01
+    # Proxies are trained at optimizer.loss_learning_rate.
+    loss.proxy_nca = ConfigDict()  # Movshovitz-Attias et al. 2017
+    loss.proxy_nca.scale = 1.0  # of squared distances
+    loss.proxy_nca.denominator = "others"  # the proxies of other classes, as published, or all
+    loss.proxy_anchor = ConfigDict()  # Kim et al. 2020
+    loss.proxy_anchor.margin = 0.1  # delta
+    loss.proxy_anchor.alpha = 32.0  # scale of the similarities
+    loss.normalized_softmax = ConfigDict()  # Wang et al. 2017 (NormFace), Zhai & Wu 2019
+    loss.normalized_softmax.temperature = 0.05
+    loss.cosface = ConfigDict()  # Wang et al. 2018
+    loss.cosface.margin = 0.35  # of the cosine
+    loss.cosface.scale = 64.0
+    loss.arcface = ConfigDict()  # Deng et al. 2019
+    loss.arcface.margin = 0.5  # radians
+    loss.arcface.scale = 64.0
+    loss.soft_triple = ConfigDict()  # Qian et al. 2019
+    loss.soft_triple.centers = 10  # of each class
+    loss.soft_triple.la = 20.0  # lambda, scale of the similarities
+    loss.soft_triple.gamma = 0.1  # temperature of the soft-max over the centers of a class
+    loss.soft_triple.tau = 0.2  # weight of the distances between the centers of a class
+    loss.soft_triple.margin = 0.01  # delta
 
     # What miners take, which loss.NAME.miner names: all, distance_weighted, easy_positive, hard,
     # multi_similarity, nearest or semi_hard; or package.module:function, one of your own.
