@@ -77,6 +77,7 @@ def _model(backbone: str, num_stages: int, width: int, convolution: str) -> mode
         width=width,
         batch_norm="frozen",
         convolution=convolution,
+        own={},
         embedding_dim=_DIMENSION,
         max_clusters=1,
         pooling="average",

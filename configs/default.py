@@ -45,7 +45,10 @@ def get_config() -> ConfigDict:
     augment.flip = True  # left to right, with probability 0.5
 
     config.model = model = ConfigDict()
-    model.backbone = "resnet50"  # resnet18, 34, 50, 101, or resnet_small for 8 to 64 pixels
+    # resnet18, 34, 50, 101, or resnet_small for 8 to 64 pixels; or package.module:function, one of
+    # your own, to which the settings of ResNets do not apply: stages, width, batch_norm, weights.
+    model.backbone = "resnet50"
+    model.own = ConfigDict()  # options of a backbone of your own
     model.num_stages = 4  # stages kept; the rest is cut off
     model.width = 64  # channels of the first stage; 64 is the published ResNet
     # A file (safetensors, torch.save or numpy.savez) in torchvision's, timm's or Hugging Face's

@@ -14,6 +14,7 @@ from dcjax import (
     division,
     grouping,
     masks,
+    plugins,
     resuming,
     sampling,
     strategies,
@@ -123,7 +124,13 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             "Fixed masks share out the embedding: require model.embedding_dim >= "
             f"division.max_clusters, got {config.model.embedding_dim} and {dividing.max_clusters}."
         )
-    if config.model.batch_norm == "frozen" and not config.model.pretrained:
+    own = plugins.is_own(config.model.backbone)
+    if own and config.model.pretrained:
+        raise ValueError(
+            f"model.pretrained has weights of a ResNet, but model.backbone={config.model.backbone} "
+            "is your own; leave it empty, and load its weights where they are initialised."
+        )
+    if config.model.batch_norm == "frozen" and not config.model.pretrained and not own:
         raise ValueError(
             "model.batch_norm=frozen keeps the statistics of published weights, but "
             "model.pretrained is ''; give a file or a name on the hub as timm/resnet50.tv_in1k, or "

@@ -39,6 +39,7 @@ def create_model(config: ConfigDict) -> models.MaskedEmbedder:
         width=model.width,
         batch_norm=model.batch_norm,
         convolution=model.convolution,
+        own=model.own,
         embedding_dim=model.embedding_dim,
         max_clusters=config.division.max_clusters,
         pooling=model.pooling,

@@ -1,13 +1,13 @@
 """The embedder with masks (P21 section 3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dcjax import masks
+from dcjax import masks, plugins
 from dcjax.convolution import METHODS
 from dcjax.resnet import BACKBONES, ResNet
 
@@ -32,7 +32,8 @@ class MaskedEmbedder(nn.Module):
     """Backbone, pooling, dropout, linear embedding and one mask per cluster (P21 eq. 4, 8).
 
     Attributes:
-      backbone: network from images to a feature map.
+      backbone: network from images [batch, h, w, 3], in ImageNet's mean and deviation, and the
+        keyword train to a feature map [batch, h', w', F].
       embedding_dim: D, width of the embedding.
       max_clusters: K_max, rows of the collection `masks`.
       pooling: "average" or "max" over the feature map.
@@ -40,7 +41,7 @@ class MaskedEmbedder(nn.Module):
       test_masks: how masks are joined into one, see `masks.combine`.
     """
 
-    backbone: ResNet
+    backbone: nn.Module
     embedding_dim: int
     max_clusters: int
     pooling: str
@@ -105,38 +106,47 @@ def create(
     width: int,
     batch_norm: str,
     convolution: str,
+    own: Mapping[str, Any],
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> MaskedEmbedder:
     """Builds the embedder around the named backbone.
 
     Args:
-      name: one of `BACKBONES`.
+      name: one of `BACKBONES`; or "package.module:function", a function of your own that takes
+        the options `own` and `dtype` and returns a backbone as `MaskedEmbedder` has it.
       num_stages: stages that are kept; the rest is cut off.
       width: channels of the first stage; 64 is the published network.
       batch_norm: "frozen" (running statistics are used in training too and never change) or
         "train".
       convolution: one of `convolution.METHODS`; the weights and the numbers are the same.
+      own: options of a backbone of your own, to which the last four do not apply.
       dtype: of parameters and activations.
       **options: the other attributes of `MaskedEmbedder`.
 
     Raises:
       ValueError: if a name is unknown or a number out of range.
     """
-    for setting, value, known in (
-        ("backbone", name, BACKBONES),
-        ("batch_norm", batch_norm, BATCH_NORMS),
-        ("pooling", options["pooling"], POOLINGS),
-        ("convolution", convolution, METHODS),
-    ):
-        if value not in known:
-            raise ValueError(f"Unknown {setting} {value!r}; known are {', '.join(sorted(known))}.")
+    _require_known("pooling", options["pooling"], POOLINGS)
+    if plugins.is_own(name):
+        backbone = plugins.load(name, nn.Module)(dtype=dtype, **own)
+    else:
+        backbone = _resnet(name, num_stages, width, batch_norm, convolution, dtype)
+    return MaskedEmbedder(backbone=backbone, dtype=dtype, **options)
+
+
+def _resnet(
+    name: str, num_stages: int, width: int, batch_norm: str, convolution: str, dtype: Any
+) -> ResNet:
+    _require_known("backbone", name, BACKBONES)
+    _require_known("batch_norm", batch_norm, BATCH_NORMS)
+    _require_known("convolution", convolution, METHODS)
     block, stage_sizes, stem = BACKBONES[name]
     if not 1 <= num_stages <= len(stage_sizes):
         raise ValueError(
             f"model.num_stages must be 1 to {len(stage_sizes)} for {name}, got {num_stages}."
         )
-    backbone = ResNet(
+    return ResNet(
         block=block,
         stage_sizes=stage_sizes[:num_stages],
         stem=stem,
@@ -145,4 +155,8 @@ def create(
         convolution=convolution,
         dtype=dtype,
     )
-    return MaskedEmbedder(backbone=backbone, dtype=dtype, **options)
+
+
+def _require_known(setting: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise ValueError(f"Unknown {setting} {value!r}; known are {', '.join(sorted(known))}.")

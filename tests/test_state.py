@@ -20,6 +20,7 @@ MODEL = models.create(
     width=4,
     batch_norm="train",
     convolution="auto",
+    own={},
     embedding_dim=8,
     max_clusters=4,
     pooling="average",

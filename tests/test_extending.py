@@ -1,0 +1,70 @@
+"""The guide's own loss, miner and backbone train, from its text as it stands."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcjax import losses, mining, models, plugins
+
+_ROOT = Path(__file__).parents[1]
+_GUIDE = (_ROOT / "docs" / "extending.md").read_text()
+
+
+def test_the_guides_parts_train(tmp_path):
+    parts, config = re.findall(r"```python\n(.*?)```", _GUIDE, re.S)
+    (command,) = re.findall(r"```\n(python .*?)\n```", _GUIDE)
+    (tmp_path / "my_parts.py").write_text(parts)
+    (tmp_path / "my_config.py").write_text(config)
+    program, *flags = command.split()[1:]
+    flags += ["--config.train.num_epochs=3", "--config.loss.memory_size=128", "--workdir=run"]
+    done = subprocess.run(
+        [sys.executable, str(_ROOT / program), *flags],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{_ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    curve = [json.loads(line) for line in lines if "train/boundary" in line]
+    # The parameter of the loss is trained, and the network too: beyond chance, 0.2.
+    assert abs(curve[-1]["train/boundary"] - 0.5) > 0.01
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["last"]["recall_at_1"] > 0.8
+
+
+def test_a_name_that_leads_nowhere_says_so(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "others.py").write_text("def one(**options):\n    return 1\n")
+    for name in ("nowhere:part", "others:nothing", ":part"):
+        with pytest.raises(ValueError, match=f"can be imported, got '{name}'"):
+            losses.create(name, num_classes=2, embedding_dim=2)
+    with pytest.raises(ValueError, match="others:one must return a Loss, got a int"):
+        losses.create("others:one", num_classes=2, embedding_dim=2)
+    with pytest.raises(ValueError, match="others:one must return a Callable, got a int"):
+        mining.create("others:one")
+    with pytest.raises(ValueError, match="others:one must return a Module, got a int"):
+        models.create(
+            "others:one",
+            num_stages=0,
+            width=0,
+            batch_norm="",
+            convolution="",
+            own={},
+            pooling="average",
+        )
+
+
+def test_options_that_do_not_fit_are_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "part_of_mine.py").write_text("def miner(*, cutoff):\n    return max\n")
+    with pytest.raises(ValueError, match=r"called with cut: .*unexpected keyword argument 'cut'"):
+        mining.create("part_of_mine:miner", cut=1.0)
+    assert mining.create("part_of_mine:miner", cutoff=1.0)
+    assert plugins.is_own("a:b")
+    assert not plugins.is_own("margin")
