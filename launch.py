@@ -20,7 +20,9 @@ _MODE = flags.DEFINE_enum(
     "What to do; evaluate needs no --config.",
 )
 _WORKDIR = flags.DEFINE_list(
-    "workdir", None, "Folder of the run, by default runs/NAME OF CONFIG; evaluate takes several."
+    "workdir",
+    None,
+    "Folder of the run or of a sweep's runs, by default runs/NAME OF CONFIG; evaluate takes more.",
 )
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace steps 51 to 100 of a training, and say how long the devices idle."

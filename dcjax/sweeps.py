@@ -170,7 +170,8 @@ def _rows(module: Mapping[str, Any], file: str, argument: str) -> list[dict[str,
             f"--sweep requires a function sweep() that returns rows beside get_config(), got none "
             f"in {file}; configs/ablations/ has examples."
         )
-    rows = module["sweep"](*filter(None, [argument]))
+    takes_one = inspect.signature(module["sweep"]).parameters
+    rows = module["sweep"](*filter(None, [argument if takes_one else ""]))
     for row in rows:
         if not {"name", "settings"} <= set(row) <= {"name", "settings", "paper"}:
             raise ValueError(
