@@ -1,4 +1,7 @@
-"""The command line: python launch.py --config=configs/cub.py [--workdir=DIR] [--mode=MODE]."""
+"""The command line: python launch.py --config=configs/cub.py [--workdir=DIR] [--mode=MODE].
+
+With --sweep, every row of a config's `sweep()` is trained, see `dcjax/sweeps.py`.
+"""
 
 import json
 import os
@@ -17,28 +20,40 @@ _MODE = flags.DEFINE_enum(
     "What to do; evaluate needs no --config.",
 )
 _WORKDIR = flags.DEFINE_list(
-    "workdir", None, "Folder of the run, by default runs/NAME OF CONFIG; evaluate takes several."
+    "workdir",
+    None,
+    "Folder of the run or of a sweep's runs, by default runs/NAME OF CONFIG; evaluate takes more.",
 )
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace steps 51 to 100 of a training, and say how long the devices idle."
 )
+_SWEEP = flags.DEFINE_bool(
+    "sweep", False, "Train every row of the config's sweep(), and make a table of the scores."
+)
+_SEEDS = flags.DEFINE_list("seeds", [], "Of a sweep: train each row with each of these seeds.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 
 # What ml_collections puts before the reason.
 _NOT_LOADED = "Configuration is not available because of an earlier failure to load: "
+_IN_CONFIG = "Error whilst parsing config file:"
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs a mode, and turns errors into one line."""
-    del argv
+    """Runs a mode or a sweep, and turns errors into one line."""
     logging.set_verbosity(logging.ERROR)
     _choose_platform()
     _keep_quiet()
     _keep_compilations()
     try:
         modes = {"train": _train, "evaluate": _evaluate, "check_data": _check_data}
-        modes[_MODE.value](_config(), _workdirs())
+        if _SWEEP.value:
+            _sweep(_config(), argv[0])
+        elif _SEEDS.value or _DRY_RUN.value:
+            raise ValueError("--seeds and --dry_run belong to a sweep: give --sweep too.")
+        else:
+            modes[_MODE.value](_config(), _workdirs())
     except (ValueError, OSError, FloatingPointError) as error:
         if _TRACEBACK.value:
             raise
@@ -70,6 +85,26 @@ def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
         sys.exit(1)
 
 
+def _sweep(config: ConfigDict, program: str) -> None:
+    from dcjax import runner, sweeps
+
+    if _MODE.value != "train" or _PROFILE.value:
+        raise ValueError("--sweep trains: leave out --mode and --profile.")
+    flag = flags.FLAGS["config"]
+    sweep = sweeps.plan(
+        config,
+        program=program,
+        path=config_flags.get_config_filename(flag),
+        changes=config_flags.get_override_values(flag),
+        seeds=_SEEDS.value,
+        workdir=_only(_WORKDIR.value) if _WORKDIR.value else None,
+    )
+    if _DRY_RUN.value:
+        sys.stdout.writelines(f"{command}\n" for command in runner.commands(sweep))
+    elif not runner.run(sweep):
+        sys.exit(1)
+
+
 def _only(workdirs: list[str]) -> str:
     if len(workdirs) > 1:
         raise ValueError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(workdirs)}.")
@@ -83,8 +118,8 @@ def _config() -> ConfigDict | None:
 def _workdirs() -> list[str]:
     if _WORKDIR.value:
         return _WORKDIR.value
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    return [str(pathlib.Path("runs") / name)]
+    file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    return [str(pathlib.Path("runs") / pathlib.Path(file).stem)]
 
 
 def _choose_platform() -> None:
@@ -140,7 +175,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
         TypeError,
         ValueError,
     ) as error:
-        one_line = " ".join(str(error).split())
+        text = str(error).strip()
+        if _IN_CONFIG in text:  # and then a traceback
+            text = text.splitlines()[-1].removeprefix("ValueError: ")
+        one_line = " ".join(text.split())
         sys.stderr.write(f"launch.py: {one_line.removeprefix(_NOT_LOADED)}\n")
         sys.exit(2)
     return rest

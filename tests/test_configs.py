@@ -2,16 +2,19 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from dcjax import checks, datasets, devices, experiment, inputs
+from configs import ablations
+from dcjax import checks, datasets, devices, experiment, inputs, resuming
 from dcjax.datasets import ImageSet, Splits
 
 _FOLDER = Path(__file__).parents[1] / "configs"
+_TABLES = sorted(path.stem for path in (_FOLDER / "ablations").glob("p*_*_*.py"))
 _NAMES = sorted(
     ".".join(path.relative_to(_FOLDER).with_suffix("").parts)
     for path in _FOLDER.rglob("*.py")
@@ -143,3 +146,113 @@ def test_values_of_the_released_recipe():
     assert config.optimizer.masks_multiplier == 100
     assert config.optimizer.weight_decay == 1e-4
     assert config.optimizer.masks_decay_multiplier == 1
+
+
+def _rows(table: str, data: str) -> list[dict[str, Any]]:
+    return importlib.import_module(f"configs.ablations.{table}").sweep(data)
+
+
+@pytest.mark.parametrize("data", ablations.experiments())
+@pytest.mark.parametrize("table", _TABLES)
+def test_every_row_of_an_ablation_fits_the_settings(table, data):
+    module = importlib.import_module(f"configs.ablations.{table}")
+    if (table, data) in [("p21_table_5", "digits"), ("p21_table_5", "small.omniglot")]:
+        with pytest.raises(ValueError, match="photographs of 64 pixels or more"):
+            module.get_config(data)
+        return
+    known = _keys(module.get_config(data))
+    for row in module.sweep(data):
+        assert set(row["settings"]) <= known
+        module.get_config(data).update_from_flattened_dict(row["settings"])  # TypeError
+
+
+@pytest.mark.parametrize(
+    ("table", "data", "names"),
+    [
+        (
+            "p21_table_1",
+            "cub",
+            "Margin; Progressive + random splits; Progressive + GT grouping; Not progressive; "
+            "Ours (fix)",
+        ),
+        ("p21_table_2", "inshop", "Margin; No subspaces; Ours (fix); Ours (learn)"),
+        ("p21_table_3", "sop", "T = 1; T = 2; T = 5; T = 10; T = 20"),
+        ("p21_table_3", "digits", "T = 1; T = 2; T = 3"),
+        ("p21_table_4", "sop", "K = 1; K = 2; K = 4; K = 8; K = 16; K = 32; K = 64"),
+        ("p21_table_4", "small.grocery", "K = 1; K = 2; K = 4; K = 8"),
+        (
+            "p19_table_6",
+            "sop",
+            "Baseline; K-means, no embedding split; Random partition; GT grouping; K-means and "
+            "embedding split",
+        ),
+        ("p19_figure_1", "sop", "K = 1; K = 2; K = 3; K = 4; K = 8; K = 16"),
+    ],
+)
+def test_rows_of_the_papers_tables(table, data, names):
+    assert [row["name"] for row in _rows(table, data)] == names.split("; ")
+
+
+def test_rows_of_losses_and_of_augmentations():
+    losses, augmentations = _rows("p21_table_6", "cub"), _rows("p21_table_5", "cub")
+    assert len(losses) == 4 * 4
+    assert {row["settings"]["loss.name"] for row in losses} == {
+        *("triplet", "soft_triplet", "n_pairs", "margin")
+    }
+    assert len(augmentations) == 2 * 4
+    assert {row["settings"]["augment.strategy"] for row in augmentations} == {
+        *("standard", "geom", "geom_color", "color_heavy")
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "counts"),
+    [
+        ("p21_table_1", {"cub": 5, "cars": 5, "sop": 5}),
+        ("p21_table_2", {"cub": 4, "cars": 4, "sop": 4, "inshop": 4}),
+        ("p21_table_3", {"sop": 5}),
+        ("p21_table_4", {"sop": 7}),
+        ("p21_table_5", {"cub": 8, "cars": 8, "sop": 8, "inshop": 8}),
+        ("p21_table_6", {"cub": 16, "cars": 16, "sop": 16, "inshop": 4, "vid": 4}),
+        ("p19_table_6", {"sop": 5}),
+        ("p19_figure_1", {}),
+    ],
+)
+def test_the_papers_figures_stand_beside_their_own_data(table, counts):
+    for data in ablations.experiments():
+        with_figures = [row for row in _rows(table, data) if row["paper"]]
+        assert len(with_figures) == counts.get(data, 0)
+        assert all(50 < row["paper"]["recall_at_1"] < 96 for row in with_figures)
+
+
+@pytest.mark.parametrize("table", [table for table in _TABLES if table != "p19_figure_1"])
+@pytest.mark.parametrize("data", ["cub", "cars", "sop", "inshop"])
+def test_the_same_run_has_the_same_figures_in_every_table(table, data):
+    """And a typing error in one of them shows."""
+
+    def figures(table: str) -> dict[str, dict[str, float]]:
+        config = importlib.import_module(f"configs.ablations.{table}").get_config(data)
+        base = resuming.flatten(config.to_dict())
+        return {
+            str(sorted((base | row["settings"]).items())): row["paper"]
+            for row in _rows(table, data)
+            if row["paper"]
+        }
+
+    others = [figures(other) for other in _TABLES if other != table]
+    for run, scores in figures(table).items():
+        for other in others:
+            shared = scores.keys() & other.get(run, {}).keys()
+            assert {name: scores[name] for name in shared} == {
+                name: other[run][name] for name in shared
+            }
+
+
+def test_the_base_of_the_first_papers_ablations():
+    """P19 4.1 and 4.4: slices from the start, no frozen backbone, 80 epochs."""
+    config = importlib.import_module("configs.ablations.p19").get_config("sop")
+    assert (config.model.embedding_dim, config.division.max_clusters) == (128, 8)
+    assert (config.model.masks, config.division.hierarchy) == ("fixed", "direct")
+    assert (config.division.every_epochs, config.division.freeze_backbone_epochs) == (2, 0)
+    assert (config.train.num_epochs, config.train.full_embedding_from_epoch) == (80, -1)
+    assert (config.sampling.batch_size, config.sampling.images_per_class) == (80, 4)

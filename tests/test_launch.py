@@ -31,6 +31,10 @@ def _launch(*flags: str) -> subprocess.CompletedProcess[str]:
         (["--mode=dance"], ["mode", "train", "evaluate"]),
         (["stray"], ["stray"]),
         (["--confg=configs/digits.py"], ["confg"]),
+        (
+            ["--config=configs/ablations/p21_table_2.py:moon"],
+            ["launch.py: Unknown experiment 'moon'", "cub"],
+        ),
     ],
 )
 def test_a_wrong_flag_ends_in_one_line_with_code_2(flags: list[str], words: list[str]) -> None:
@@ -62,6 +66,9 @@ def test_no_config_says_what_to_give() -> None:
         (["--mode=evaluate", "--profile"], ["--profile", "training"]),
         (["--mode=check_data", "--profile"], ["--profile", "training"]),
         (["--mode=check_data", "--workdir=runs/a,runs/b"], ["one --workdir", "runs/b"]),
+        (["--seeds=0,1"], ["--seeds", "--sweep"]),
+        (["--sweep", "--mode=evaluate"], ["--sweep", "--mode"]),
+        (["--sweep"], ["sweep()", "configs/digits.py"]),
     ],
 )
 def test_bad_data_ends_in_one_line_with_code_1(

@@ -21,12 +21,12 @@ _LAYERS = {
     "pipeline device_cache host_cache augment distortions resnet models hub torch_pickle "
     "weight_files pretrained optimizers devices writers preemption profiling",
     "joints": "state steps evaluation inputs experiment resuming checks schedule epochs "
-    "progress checkpoints reporting embedder comparison data_check",
+    "progress checkpoints reporting embedder comparison data_check tables sweeps runner",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
-    "filelock": {"datasets.sources", "host_cache"},
+    "filelock": {"datasets.sources", "host_cache", "runner"},
     "flax": {"models", "pretrained", "resnet", "state"},
     "huggingface_hub": {"hub"},
     "ml_collections": {
@@ -41,6 +41,7 @@ _DOORS = {
         "resuming",
         "embedder",
         "reporting",
+        "sweeps",
     },
     "optax": {"optimizers", "state", "steps", "experiment"},
     "orbax": {"checkpoints"},

@@ -1,0 +1,77 @@
+"""The papers' ablations: one file for each table, on the experiment of any data set.
+
+    python launch.py --sweep --config=configs/ablations/p21_table_1.py:cub
+
+What stands behind the colon is the name of a file in configs/, `small.grocery` for
+configs/small/grocery.py. Tables with the same `RUNS` share the runs that they have in common.
+"""
+
+import importlib
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+Settings = dict[str, Any]
+Paper = dict[str, dict[str, tuple[float, ...]]]  # percent, by experiment and row
+
+# P21's names of what its tables compare.
+BASELINE: Settings = {"division.max_clusters": 1}
+FIX: Settings = {"model.masks": "fixed"}
+LEARN: Settings = {"model.masks": "learned"}
+NOT_PROGRESSIVE: Settings = FIX | {"division.hierarchy": "direct"}
+NO_SUBSPACES: Settings = {"model.masks": "none"}
+
+# Of P21's tables; map_at_r, which divides by R, stands beside the papers' mARP.
+SCORES = ("recall_at_1", "nmi", "marp_paper", "map_at_r")
+
+_CONFIGS = pathlib.Path(__file__).parents[1]
+_NO_EXPERIMENTS = ("default", "ablations")
+
+
+def experiment(data: str) -> ConfigDict:
+    """Returns the settings of configs/<data>.py.
+
+    Raises:
+      ValueError: if there is no such file, naming those that there are.
+    """
+    if data not in (known := experiments()):
+        raise ValueError(f"Unknown experiment {data!r}; known are {', '.join(known)}.")
+    return importlib.import_module(f"configs.{data}").get_config()
+
+
+def experiments() -> list[str]:
+    """Returns the names of all experiments in configs/."""
+    files = (path.relative_to(_CONFIGS).with_suffix("") for path in _CONFIGS.rglob("*.py"))
+    return sorted(
+        ".".join(file.parts)
+        for file in files
+        if file.name != "__init__" and file.parts[0] not in _NO_EXPERIMENTS
+    )
+
+
+def is_small(data: str) -> bool:
+    """Returns whether an experiment is one of a few classes and epochs."""
+    return data == "digits" or data.startswith("small.")
+
+
+def rows(
+    settings: Mapping[str, Settings],
+    scores: Sequence[str] = (),
+    paper: Mapping[str, tuple[float, ...]] | None = None,
+) -> list[dict[str, Any]]:
+    """Returns the rows of a table, as `sweep` of a config file lists them.
+
+    Args:
+      settings: what each row sets, by the row's name in the paper.
+      scores: names of the paper's columns.
+      paper: the paper's percent in these columns, by row; None where it has no such table.
+    """
+    figures = {
+        name: dict(zip(scores, values, strict=True)) for name, values in (paper or {}).items()
+    }
+    return [
+        {"name": name, "settings": changes, "paper": figures.get(name, {})}
+        for name, changes in settings.items()
+    ]

@@ -1,0 +1,238 @@
+"""Sweeps: the rows of a config file, each a few settings, as runs that share what they can.
+
+A config file is swept if it has, beside `get_config`, a function `sweep` with the same argument,
+if there is one. It returns the rows of a table: `[{"name": "K = 2", "settings":
+{"division.max_clusters": 2}}, ...]`, where a row may also have `"paper"`, a paper's scores in
+percent. The file may also say `SCORES`, the scores of the table in order, and `RUNS`, a folder
+below runs/ that several files share.
+"""
+
+import dataclasses
+import inspect
+import itertools
+import json
+import pathlib
+import re
+import runpy
+import shlex
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dcjax import resuming, tables
+
+_MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One training.
+
+    Attributes:
+      folder: its workdir, named after what it changes.
+      config: its settings.
+      command: that trains it, or continues it.
+    """
+
+    folder: pathlib.Path
+    config: ConfigDict
+    command: tuple[str, ...]
+
+    def result(self) -> dict[str, dict[str, float]] | None:
+        """Returns the scores if the run is finished, else None.
+
+        Raises:
+          ValueError: if the folder holds a run of another config, or of more epochs.
+        """
+        if (saved := _read(self.folder / "config.json")) is None:
+            return None
+        resuming.check_same(self.config, saved, str(self.folder))
+        scores = _read(self.folder / "scores.json")
+        epochs, wanted = scores["last"]["epoch"] if scores else 0, self.config.train.num_epochs
+        if epochs > wanted:
+            raise ValueError(
+                f"{self.folder} holds a run of {epochs} epochs already, got "
+                f"train.num_epochs={wanted}; take another --workdir, or ask for as many."
+            )
+        return scores if epochs == wanted else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Rows of runs.
+
+    Attributes:
+      table: path of the table, without suffix.
+      command: of the sweep.
+      scores: those of the table; all if empty.
+      rows: the runs of each row, one a seed, by the row's name.
+      paper: a paper's scores in percent, by the row's name.
+    """
+
+    table: pathlib.Path
+    command: str
+    scores: tuple[str, ...]
+    rows: dict[str, list[Run]]
+    paper: dict[str, dict[str, float]]
+
+    @property
+    def runs(self) -> dict[Run, list[str]]:
+        """Every run once, and the names of the rows that it belongs to."""
+        first: dict[pathlib.Path, Run] = {}
+        names: dict[Run, list[str]] = {}
+        for name, runs in self.rows.items():
+            for run in runs:
+                names.setdefault(first.setdefault(run.folder, run), []).append(name)
+        return names
+
+    def write_table(self) -> None:
+        """Writes the table of what is finished, as Markdown and as CSV."""
+        rows = []
+        for name, runs in self.rows.items():
+            results = [result for run in runs if (result := run.result())]
+            rows.append(tables.Row(name, results, self.paper[name]))
+        text = tables.markdown(self.table.name, self.command, rows, self.scores)
+        self.table.parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(f"{self.table}.md").write_text(text)
+        pathlib.Path(f"{self.table}.csv").write_text(tables.comma_separated(rows, self.scores))
+
+
+def plan(
+    config: ConfigDict,
+    *,
+    program: str,
+    path: str,
+    changes: Mapping[str, Any],
+    seeds: Sequence[str],
+    workdir: str | None,
+) -> Sweep:
+    """Plans a sweep, and checks that nothing stands in its way.
+
+    Args:
+      config: the file's settings with those of the command line.
+      program: the script that trains.
+      path: of the config file, with its argument behind a colon.
+      changes: the settings of the command line, which hold for all rows.
+      seeds: each trains all rows; none: that of the config.
+      workdir: folder of the runs and the table; None: one below runs/.
+
+    Raises:
+      ValueError: if a row or a seed cannot be run, or a folder holds a run of another config.
+    """
+    file, _, argument = path.partition(":")
+    module = runpy.run_path(file)
+    listed = _rows(module, file, argument)
+    name = pathlib.Path(file).stem
+    folder = pathlib.Path(
+        workdir or pathlib.Path("runs", module.get("RUNS", name), argument or _default(module))
+    )
+    for key in changes:
+        if setting := [row["name"] for row in listed if key in row["settings"]]:
+            raise ValueError(
+                f"--config.{key} holds for all rows, but {file} sets {key} in row {setting[0]!r}; "
+                "leave it out."
+            )
+    rows = {}
+    for row in listed:
+        each = _with_seeds(row["settings"], seeds, changes)
+        rows[row["name"]] = [_run(config, program, path, folder, changes, one) for one in each]
+    for run in itertools.chain(*rows.values()):
+        run.result()
+    flags = [f"--config={path}", *_flags(changes)]
+    flags += [f"--seeds={','.join(seeds)}"] if seeds else []
+    flags += [f"--workdir={workdir}"] if workdir else []
+    return Sweep(
+        table=folder / name,
+        command=shlex.join(["python", program, "--sweep", *flags]),
+        scores=tuple(module.get("SCORES", ())),
+        rows=rows,
+        paper={row["name"]: row.get("paper", {}) for row in listed},
+    )
+
+
+def folder_name(config: ConfigDict, changed: ConfigDict) -> str:
+    """Returns what differs between two configs as the name of a folder, the seed last."""
+    before, after = (resuming.flatten(one.to_dict()) for one in (config, changed))
+    different = [key for key in sorted(after) if after[key] != before[key] and key != "seed"]
+    text = "+".join(f"{key}={after[key]}" for key in different)
+    name = re.sub(r"[^\w.=+-]", "_", text, flags=re.ASCII)[:_MAX_NAME]
+    if name != text:
+        name += f"+{zlib.crc32(text.encode()):08x}"
+    return "+".join(filter(None, [name, f"seed={changed.seed}"]))
+
+
+def _rows(module: Mapping[str, Any], file: str, argument: str) -> list[dict[str, Any]]:
+    """Returns what `sweep` of a file's names returns, once it is known to be rows."""
+    if "sweep" not in module:
+        raise ValueError(
+            f"--sweep requires a function sweep() that returns rows beside get_config(), got none "
+            f"in {file}; configs/ablations/ has examples."
+        )
+    takes_one = inspect.signature(module["sweep"]).parameters
+    rows = module["sweep"](*filter(None, [argument if takes_one else ""]))
+    for row in rows:
+        if not {"name", "settings"} <= set(row) <= {"name", "settings", "paper"}:
+            raise ValueError(
+                'Require a row of a sweep to be {"name": ..., "settings": {...}}, with "paper": '
+                f"{{...}} or without, got {row!r} in {file}."
+            )
+    names = [row["name"] for row in rows]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"Require a sweep's rows to have names of their own, got {names} in {file}."
+        )
+    return rows
+
+
+def _default(module: Mapping[str, Any]) -> str:
+    """Returns the argument that `sweep` takes if none is given, "" if it takes none."""
+    parameters = inspect.signature(module["sweep"]).parameters.values()
+    return "".join(parameter.default for parameter in parameters)
+
+
+def _with_seeds(
+    settings: dict[str, Any], seeds: Sequence[str], changes: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns a row's settings once for each seed."""
+    if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"Require --seeds of different whole numbers, got {','.join(seeds)}.")
+    if seeds and ("seed" in settings or "seed" in changes):
+        raise ValueError("--seeds sets config.seed, which a row or --config.seed sets too.")
+    return [settings | {"seed": int(seed)} for seed in seeds] or [settings]
+
+
+def _run(
+    config: ConfigDict,
+    program: str,
+    path: str,
+    folder: pathlib.Path,
+    changes: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Run:
+    """Returns the run of a row and a seed."""
+    changed = config.copy_and_resolve_references()
+    if unknown := sorted(settings.keys() - resuming.flatten(config.to_dict()).keys()):
+        raise ValueError(
+            f"A row of {path} sets {unknown[0]}, which is no setting of configs/default.py."
+        )
+    try:
+        changed.update_from_flattened_dict(settings)
+    except TypeError as error:
+        raise ValueError(f"A row of {path} sets a value of another type: {error}") from error
+    own = folder / folder_name(config, changed)
+    flags = _flags({**changes, **settings, "seed": changed.seed})
+    return Run(own, changed, (program, f"--config={path}", *flags, f"--workdir={own}"))
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    return [f"--config.{key}={value}" for key, value in settings.items()]
+
+
+def _read(path: pathlib.Path) -> Any:
+    """Returns the content of a JSON file, None if there is none or a part of one."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None

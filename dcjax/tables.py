@@ -1,0 +1,108 @@
+"""The table of a sweep: means and deviations over seeds, beside a paper's figures."""
+
+import csv
+import dataclasses
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# What scores.json holds, and how a table is headed.
+_SELECTIONS = {
+    "last": "Last epoch",
+    "best_test": "Best epoch, chosen on the test classes that are scored",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+      name: what stands in front of it.
+      results: of its finished runs, each the content of scores.json.
+      paper: a paper's scores, in percent.
+    """
+
+    name: str
+    results: Sequence[Mapping[str, Mapping[str, float]]]
+    paper: Mapping[str, float]
+
+    def scores(self, selection: str, name: str) -> list[float]:
+        """Returns a score in every finished run; none where one of them lacks it."""
+        found = [result[selection][name] for result in self.results if name in result[selection]]
+        return found if len(found) == len(self.results) else []
+
+
+def markdown(title: str, command: str, rows: Sequence[Row], names: Sequence[str]) -> str:
+    """Returns a table of percents, one part for the last and one for the best epochs.
+
+    Args:
+      title: its heading.
+      command: that made it.
+      rows: its rows.
+      names: its scores in order; all that there are, if empty.
+    """
+    lines = [
+        f"# {title}",
+        "",
+        f"    {command}",
+        "",
+        "Percent: mean ± sample deviation over the finished seeds. A paper has one figure for",
+        "both parts of the table.",
+    ]
+    for selection, heading in _SELECTIONS.items():
+        columns = _columns(rows, selection, names)
+        headings = [
+            text for name, compared in columns.items() for text in [name, "paper"][: 1 + compared]
+        ]
+        lines += ["", f"## {heading}", ""]
+        lines += [_line(["", "seeds", *headings]), _line(["---"] * (2 + len(headings)))]
+        for row in rows:
+            cells = [row.name, str(len(row.results))]
+            for name, compared in columns.items():
+                cells.append(_percent(row.scores(selection, name)))
+                if compared:
+                    cells.append(f"{row.paper[name]:.2f}" if name in row.paper else "")
+            lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(rows: Sequence[Row], names: Sequence[str]) -> str:
+    """Returns one line for each row, selection and score, in full precision.
+
+    Mean and deviation are shares of 1, the paper's figure is in percent.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "score", "selection", "seeds", "mean", "deviation", "paper_percent"])
+    for row in rows:
+        for selection in _SELECTIONS:
+            for name in _columns(rows, selection, names):
+                found = row.scores(selection, name)
+                mean: Any = statistics.fmean(found) if found else ""
+                deviation: Any = statistics.stdev(found) if len(found) > 1 else ""
+                paper = row.paper.get(name, "")
+                writer.writerow([row.name, name, selection, len(found), mean, deviation, paper])
+    return text.getvalue()
+
+
+def _columns(rows: Sequence[Row], selection: str, names: Sequence[str]) -> dict[str, bool]:
+    """Returns the scores that a run or the paper has, and whether the paper has them."""
+    found = dict.fromkeys(
+        name for row in rows for result in row.results for name in result[selection]
+    )
+    compared = {name for row in rows for name in row.paper}
+    wanted = names or [name for name in found if name != "epoch"]
+    return {name: name in compared for name in wanted if name in found or name in compared}
+
+
+def _percent(scores: Sequence[float]) -> str:
+    if not scores:
+        return ""
+    deviation = f" ± {100 * statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+    return f"{100 * statistics.fmean(scores):.2f}{deviation}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

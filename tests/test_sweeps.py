@@ -1,0 +1,389 @@
+"""A sweep trains each run once, shares it, goes on after a stop or a failure, and makes a table."""
+
+import csv
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from configs import digits
+from dcjax import runner, sweeps, tables
+
+_ROOT = Path(__file__).parents[1]
+_TINY = {
+    "model.width": 4,
+    "model.num_stages": 1,
+    "model.embedding_dim": 8,
+    "sampling.batch_size": 16,
+    "sampling.images_per_class": 4,
+    "train.num_epochs": 3,
+    "eval.every_epochs": 1,
+    "eval.at_start": False,
+    "eval.nmi": "never",
+    "eval.pixels": False,
+}
+_SWEPT = """
+from configs import digits
+
+SCORES = ("map_at_r", "recall_at_1", "nmi")
+
+def get_config():
+    config = digits.get_config()
+    config.update_from_flattened_dict({tiny})
+    return config
+
+def sweep():
+    return {rows}
+"""
+# Has the command line of launch.py, but draws its scores. TROUBLE: "SETTING=VALUE" fails there,
+# "stop" is told to stop with its sweep, "wait" waits for that.
+_TRAINER = """
+import json, os, pathlib, random, signal, sys, time
+from absl import app, flags
+from ml_collections import config_flags
+
+config_flags.DEFINE_config_file("config")
+flags.DEFINE_string("workdir", "", "")
+
+def main(argv):
+    config, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
+    signal.signal(signal.SIGTERM, lambda *_: (print("stopped"), sys.exit(0)))
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    trouble = os.environ.get("TROUBLE", "")
+    print("trains", flush=True)
+    if trouble in sys.argv and trouble:
+        sys.exit("this cannot be trained")
+    if trouble == "stop":
+        os.kill(os.getppid(), signal.SIGTERM)
+    if trouble in ("stop", "wait"):
+        (workdir / "pid.part").write_text(str(os.getpid()))
+        (workdir / "pid.part").rename(workdir / "pid")
+        time.sleep(60)
+    draw = random.Random(str(workdir))
+    scores = {"epoch": 3, "map_at_r": draw.random(), "recall_at_1": draw.random()}
+    best = {"epoch": 2, "map_at_r": draw.random(), "recall_at_1": draw.random()}
+    (workdir / "scores.json").write_text(json.dumps({"last": scores, "best_test": best}))
+
+app.run(main)
+"""
+_BASE = {"name": "base", "settings": {"division.max_clusters": 1}, "paper": {"recall_at_1": 66.9}}
+_OURS = {"name": "ours", "settings": {}}
+_SAME = {"name": "same", "settings": {"division.max_clusters": 2}}
+_LEARN = {"name": "learn", "settings": {"model.masks": "none", "eval.ks": (1, 4)}}
+_ALL = [_BASE, _OURS, _SAME, _LEARN]
+
+
+def _config(**changes: Any) -> ConfigDict:
+    config = digits.get_config()
+    config.update_from_flattened_dict(_TINY | changes)
+    return config
+
+
+def _plan(
+    folder: Path, rows: list[dict[str, Any]] = _ALL, seeds: str = "0,1", **changes: Any
+) -> sweeps.Sweep:
+    """Plans a sweep of rows in a file below a folder, with the trainer that draws its scores."""
+    (folder / "trainer.py").write_text(_TRAINER)
+    (folder / "tiny.py").write_text(_SWEPT.format(tiny=_TINY, rows=rows))
+    return sweeps.plan(
+        _config(**changes),
+        program=str(folder / "trainer.py"),
+        path=str(folder / "tiny.py"),
+        changes=changes,
+        seeds=seeds.split(",") if seeds else [],
+        workdir=str(folder / "runs"),
+    )
+
+
+def _times_trained(sweep: sweeps.Sweep) -> list[int]:
+    logs = [run.folder / "output.log" for run in sweep.runs]
+    return [log.read_text().count("trains") if log.exists() else 0 for log in logs]
+
+
+@pytest.fixture(autouse=True)
+def _finds_configs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(_ROOT))
+
+
+def test_the_command_line_trains_and_makes_the_table(tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(_SWEPT.format(tiny=_TINY, rows=[_BASE, _OURS, _SAME]))
+    command = ["launch.py", "--sweep", f"--config={tmp_path}/tiny.py"]
+    command += ["--config.division.every_epochs=1", f"--workdir={tmp_path}/runs"]
+    first, again = (
+        subprocess.run(
+            [sys.executable, *command], cwd=_ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    )
+    assert "3 rows x 1 seeds are 2 runs, of which 0 are finished" in first
+    assert "seed=0 (ours, same), 1 to go, about" in first
+    assert "are 2 runs, of which 2 are finished" in again
+    assert "to go" not in again
+    text = (tmp_path / "runs" / "tiny.md").read_text()
+    assert shlex.join(["python", *command]) in text
+    for name, folder in [("base", "division.max_clusters=1+seed=0"), ("same", "seed=0")]:
+        scores = json.loads((tmp_path / "runs" / folder / "scores.json").read_text())
+        for selection, part in zip(("last", "best_test"), text.split("\n## ")[1:], strict=True):
+            cells = next(line for line in part.splitlines() if line.startswith(f"| {name} "))
+            paper = "66.90" if name == "base" else ""
+            ours = [f"{100 * scores[selection][key]:.2f}" for key in ("map_at_r", "recall_at_1")]
+            assert cells == f"| {name} | 1 | {ours[0]} | {ours[1]} | {paper} |"
+
+
+def test_the_table_has_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
+    sweep = _plan(tmp_path, seeds="0,1,2")
+    assert runner.run(sweep)
+    with (tmp_path / "runs" / "tiny.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 4 * 2 * 2
+    for line in lines:
+        scores = [
+            json.loads((run.folder / "scores.json").read_text())[line["selection"]][line["score"]]
+            for run in sweep.rows[line["row"]]
+        ]
+        assert line["seeds"] == "3"
+        assert float(line["mean"]) == pytest.approx(np.mean(scores))
+        assert float(line["deviation"]) == pytest.approx(np.std(scores, ddof=1))
+        compared = (line["row"], line["score"]) == ("base", "recall_at_1")
+        assert line["paper_percent"] == ("66.9" if compared else "")
+
+
+def test_rows_of_the_same_settings_share_their_run(tmp_path: Path) -> None:
+    sweep = _plan(tmp_path)
+    assert runner.run(sweep)
+    assert [run.folder for run in sweep.rows["ours"]] == [run.folder for run in sweep.rows["same"]]
+    assert _times_trained(sweep) == [1] * 6
+
+
+def test_tables_share_their_runs() -> None:
+    def folders(table: str) -> set[Path]:
+        path = f"configs/ablations/{table}.py:small.grocery"
+        config = _module(table).get_config("small.grocery")
+        sweep = sweeps.plan(
+            config, program="launch.py", path=path, changes={}, seeds=["0"], workdir=None
+        )
+        return {run.folder for run in sweep.runs}
+
+    top = Path("runs/ablations/small.grocery")
+    baseline, fix = top / "division.max_clusters=1+seed=0", top / "model.masks=fixed+seed=0"
+    assert folders("p21_table_2") & folders("p21_table_6") == {baseline, fix, top / "seed=0"}
+    assert folders("p21_table_3") & folders("p21_table_4") == {fix}
+    assert folders("p21_table_4") & folders("p21_table_5") == {baseline, fix}
+
+
+def _module(table: str) -> Any:
+    return __import__(f"configs.ablations.{table}", fromlist=["get_config"])
+
+
+def test_a_failure_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = _plan(tmp_path)
+    monkeypatch.setenv("TROUBLE", "--config.division.max_clusters=1")
+    assert not runner.run(sweep)
+    told = capsys.readouterr().out
+    assert told.count("failed    with code 1") == told.count(" this cannot be trained") == 2
+    assert "failed    2 runs:" in told
+    assert "| base | 0 |" in (tmp_path / "runs" / "tiny.md").read_text()
+    assert "| ours | 2 |" in (tmp_path / "runs" / "tiny.md").read_text()
+    monkeypatch.delenv("TROUBLE")
+    assert runner.run(sweep)
+    assert _times_trained(sweep) == [2, 2, 1, 1, 1, 1]
+
+
+def test_a_stop_reaches_the_run_and_the_sweep_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = _plan(tmp_path)
+    monkeypatch.setenv("TROUBLE", "stop")
+    assert runner.run(sweep)
+    assert "Stopped by SIGTERM; the same command continues" in capsys.readouterr().out
+    assert _times_trained(sweep) == [1, 0, 0, 0, 0, 0]
+    assert "stopped" in (next(iter(sweep.runs)).folder / "output.log").read_text()
+    monkeypatch.delenv("TROUBLE")
+    assert runner.run(sweep)
+    assert _times_trained(sweep) == [2, 1, 1, 1, 1, 1]
+
+
+def test_a_run_that_was_told_to_stop_ends_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = _plan(tmp_path, [_BASE, _OURS], seeds="0")
+    trainer = tmp_path / "trainer.py"
+    trainer.write_text("import os, signal, sys; print('trains'); sys.exit(0)")
+    assert runner.run(sweep)
+    assert "the same command continues from there" in capsys.readouterr().out
+    assert _times_trained(sweep) == [1, 0]
+
+
+@pytest.mark.parametrize("finishes", [False, True])
+def test_a_run_that_another_sweep_trains_is_looked_at_again_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], finishes: bool
+) -> None:
+    sweep = _plan(tmp_path, [_BASE, _OURS], seeds="0")
+    held, other = sweep.runs
+    held.folder.mkdir(parents=True)
+    lock = filelock.FileLock(held.folder / "sweep.lock", thread_local=False)
+
+    def trains_meanwhile() -> None:
+        while not other.result():
+            time.sleep(0.1)
+        if finishes:
+            scores = {"epoch": 3, "map_at_r": 0.25}
+            result = {"last": scores, "best_test": scores}
+            (held.folder / "scores.json").write_text(json.dumps(result))
+            (held.folder / "config.json").write_text(json.dumps(held.config.to_dict()))
+        lock.release()
+
+    lock.acquire()
+    thread = threading.Thread(target=trains_meanwhile)
+    thread.start()
+    assert runner.run(sweep)
+    thread.join()
+    told = capsys.readouterr().out
+    assert told.index("(ours), 2 to go") < told.index("waiting   for 1 runs")
+    assert ("(base), 1 to go" in told) is not finishes
+    assert "| base | 1 |" in (tmp_path / "runs" / "tiny.md").read_text()
+
+
+def test_a_run_keeps_its_lock_when_its_sweep_is_killed(tmp_path: Path) -> None:
+    sweep = _plan(tmp_path, [_BASE], seeds="0")
+    code = (
+        "import pathlib, tests.test_sweeps as t; from dcjax import runner; "
+        f"runner.run(t._plan(pathlib.Path({str(tmp_path)!r}), [t._BASE], seeds='0'))"
+    )
+    environment = os.environ | {"TROUBLE": "wait"}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, env=environment)
+    (run,) = sweep.runs
+    while not (run.folder / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    lock = filelock.FileLock(run.folder / "sweep.lock")
+    with pytest.raises(filelock.Timeout):
+        lock.acquire(blocking=False)
+    os.kill(int((run.folder / "pid").read_text()), signal.SIGTERM)
+    with lock.acquire(timeout=30):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections loads files so
+def test_commands_make_the_planned_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [*_ALL, {"name": "rates", "settings": {"optimizer.learning_rate": 1e-05}}]
+    changes = {"augment.scale": (0.3, 1.0), "augment.flip": True, "dataset.root": "/my pictures"}
+    sweep = _plan(tmp_path, rows, **changes)
+    for run, command in zip(sweep.runs, runner.commands(sweep), strict=True):
+        python, program, *arguments = shlex.split(command)
+        assert (python, program) == ("python", str(tmp_path / "trainer.py"))
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=values)
+        flags.DEFINE_list("workdir", None, "", flag_values=values)
+        values(sys.argv)
+        assert values.config.to_dict() == run.config.to_dict()
+        assert values.workdir == [str(run.folder)]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_commands_of_finished_runs_are_comments(tmp_path: Path) -> None:
+    assert runner.run(_plan(tmp_path, [_BASE], seeds="0"))
+    first, second = runner.commands(_plan(tmp_path, [_BASE, _OURS], seeds="0"))
+    assert first.startswith("# finished: python ")
+    assert second.startswith("python ")
+
+
+@pytest.mark.parametrize(
+    ("rows", "seeds", "changes", "message"),
+    [
+        ([], "", {}, "names of their own, got \\[\\]"),
+        ([_BASE, _BASE], "", {}, "names of their own, got \\['base', 'base'\\]"),
+        ([{"row": "base"}], "", {}, "Require a row .* got {'row': 'base'}"),
+        ([_BASE], "", {"division.max_clusters": 1}, "sets division.max_clusters in row 'base'"),
+        ([_BASE], "0,x", {}, "different whole numbers, got 0,x"),
+        ([_BASE], "1,1", {}, "different whole numbers, got 1,1"),
+        ([_BASE], "1", {"seed": 3}, "--seeds sets config.seed"),
+        ([{"name": "a", "settings": {"seed": 3}}], "1", {}, "--seeds sets config.seed"),
+        ([{"name": "a", "settings": {"divison.x": 3}}], "", {}, "divison.x, which is no setting"),
+        ([{"name": "a", "settings": {"augment.flip": 3}}], "", {}, "another type.*flip"),
+    ],
+)
+def test_what_cannot_be_swept_is_an_error(
+    tmp_path: Path, rows: list[dict[str, Any]], seeds: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        _plan(tmp_path, rows, seeds, **changes)
+
+
+def test_a_folder_with_another_run_is_an_error(tmp_path: Path) -> None:
+    assert runner.run(_plan(tmp_path, [_BASE], seeds="0"))
+    with pytest.raises(ValueError, match=r"another config.*Different: model.width=8 \(saved: 4\)"):
+        _plan(tmp_path, [_OURS, _BASE], seeds="0", **{"model.width": 8})
+    with pytest.raises(ValueError, match=r"3 epochs already, got train.num_epochs=2"):
+        _plan(tmp_path, [_OURS, _BASE], seeds="0", **{"train.num_epochs": 2})
+
+
+def test_a_run_is_finished_after_its_last_epoch(tmp_path: Path) -> None:
+    assert runner.run(_plan(tmp_path, [_BASE], seeds="0"))
+    same, longer, free = (
+        next(iter(_plan(tmp_path, [_BASE], seeds="0", **changes).runs)).result()
+        for changes in ({}, {"train.num_epochs": 4}, {"eval.every_epochs": 3})
+    )
+    assert same
+    assert free == same
+    assert longer is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "seed=0"),
+        ({"seed": 7, "division.max_clusters": 2}, "seed=7"),
+        (
+            {"model.masks": "fixed", "division.max_clusters": 4},
+            "division.max_clusters=4+model.masks=fixed+seed=0",
+        ),
+        ({"dataset.root": "/a b"}, "dataset.root=_a_b+8f6739bb+seed=0"),
+    ],
+)
+def test_a_folder_is_named_after_what_differs(changes: dict[str, Any], name: str) -> None:
+    assert sweeps.folder_name(_config(), _config(**changes)) == name
+
+
+def test_names_are_bounded_and_tell_apart() -> None:
+    roots = ["x" * 300 + end for end in "ab"]
+    names = {sweeps.folder_name(_config(), _config(**{"dataset.root": root})) for root in roots}
+    assert len(names) == 2
+    assert all(len(name) < 200 for name in names)
+
+
+def test_a_score_that_some_runs_lack_is_left_empty() -> None:
+    results = [
+        {"last": {"epoch": 3, "nmi": 0.5, "map_at_r": x}, "best_test": {"map_at_r": x} | nmi}
+        for x, nmi in ((0.25, {}), (0.75, {"nmi": 0.5}))
+    ]
+    rows = [tables.Row("both", results, {"nmi": 50.0}), tables.Row("none", [], {})]
+    last, best = tables.markdown("t", "c", rows, []).split("\n## ")[1:]
+    assert "|  | seeds | nmi | paper | map_at_r |" in last
+    assert "| both | 2 | 50.00 ± 0.00 | 50.00 | 50.00 ± 35.36 |" in last
+    assert "| both | 2 | 50.00 ± 35.36 |  | 50.00 |" in best
+    assert "| none | 0 |  |  |  |" in last
+    assert "both,nmi,best_test,0,,,50.0" in tables.comma_separated(rows, []).splitlines()
+
+
+def test_a_sweep_computes_nothing_itself() -> None:
+    code = "import sys, dcjax.runner; print({'jax', 'tensorflow'} & sys.modules.keys())"
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, cwd=_ROOT, text=True).strip() == "set()"
