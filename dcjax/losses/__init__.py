@@ -3,7 +3,7 @@
 from typing import Any
 
 from dcjax import plugins
-from dcjax.losses import contrasts, pairwise, proxies, ranks, triplets
+from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, triplets
 from dcjax.losses.loss import Loss, Params
 from dcjax.losses.pairwise import margin
 from dcjax.pairs import pairwise_distances
@@ -15,6 +15,7 @@ _LOSSES = {
     **contrasts.LOSSES,
     **proxies.LOSSES,
     **ranks.LOSSES,
+    **soft_triple.LOSSES,
     **triplets.LOSSES,
 }
 KNOWN = tuple(sorted(_LOSSES))

@@ -1,4 +1,4 @@
-"""Sums and means over weighted pairs that stay finite, gradients included."""
+"""Sums, means and roots that stay finite, gradients included."""
 
 import jax
 import jax.numpy as jnp
@@ -17,3 +17,9 @@ def log_one_plus_sum_exp(logits: Array, weights: Array) -> Array:
     largest = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=1), 0))
     scaled = jnp.sum(weights * jnp.exp(logits - largest[:, None]), axis=1)
     return largest + jnp.log(jnp.exp(-largest) + scaled)
+
+
+def square_root(x: Array) -> Array:
+    """Returns sqrt(max(x, 0)), with gradient 0 where x is not positive."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)

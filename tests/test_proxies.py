@@ -1,0 +1,357 @@
+"""Losses of proxies: golden numbers, plain loops, and what no batch or mask may break."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from configs import default
+from dcjax import losses, masks
+from dcjax.losses import proxies, soft_triple
+from dcjax.losses.proxy_similarities import Similarities, num_rows
+
+CASES = np.load(Path(__file__).parent / "golden" / "proxies.npz")
+NAMES = (
+    "arcface",
+    "cosface",
+    "normalized_softmax",
+    "proxy_anchor",
+    "proxy_nca",
+    "soft_triple",
+)
+GOLDEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "arcface": ("arcface", {"margin": math.radians(28.6), "scale": 64.0}),
+    "proxy_anchor": ("proxy_anchor", {"margin": 0.1, "alpha": 32.0}),
+    "proxy_nca_paper": ("proxy_nca", {"scale": 1.0, "denominator": "others"}),
+    "proxy_nca_all_proxies": ("proxy_nca", {"scale": 1.0, "denominator": "all"}),
+}
+KEY = jax.random.key(0)
+
+
+def _options(name: str, **changed: Any) -> dict[str, Any]:
+    return dict(default.get_config().loss[name]) | changed
+
+
+def _create(name: str, num_classes: int, dim: int, **changed: Any) -> losses.Loss:
+    options = _options(name, **changed)
+    return losses.create(name, num_classes=num_classes, embedding_dim=dim, **options)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("golden", GOLDEN)
+@pytest.mark.parametrize("case", ["balanced", "uneven"])
+def test_agrees_with_golden_numbers(case: str, golden: str, x64: bool) -> None:
+    name, options = GOLDEN[golden]
+    labels, rows = CASES[f"{case}/labels"], CASES[f"{case}/proxies"]
+    loss = _create(name, *rows.shape, **options)
+
+    def of_raw(raw: jax.Array) -> jax.Array:
+        params = {"proxies": jnp.asarray(rows, raw.dtype)}
+        return loss.apply(params, masks.l2_normalize(raw), jnp.asarray(labels), KEY)[0]
+
+    with jax.enable_x64(x64):
+        raw = jnp.asarray(CASES[f"{case}/embeddings"], jnp.float64 if x64 else jnp.float32)
+        value, gradient = jax.jit(jax.value_and_grad(of_raw))(raw)
+        assert value.dtype == raw.dtype
+    tolerance = 1e-10 if x64 else 1e-5
+    expected = CASES[f"{case}/{golden}/grad"]
+    np.testing.assert_allclose(value, CASES[f"{case}/{golden}/value"], rtol=tolerance)
+    atol = tolerance * np.max(np.abs(expected))
+    np.testing.assert_allclose(gradient, expected, rtol=tolerance, atol=atol)
+
+
+def _slow_softmax(z: list[float], own: int) -> float:
+    return -math.log(math.exp(z[own]) / sum(math.exp(value) for value in z))
+
+
+def _slow_class_similarity(s: np.ndarray, gamma: float) -> float:
+    weights = [math.exp(value / gamma) for value in s]
+    return sum(w * value for w, value in zip(weights, s, strict=True)) / sum(weights)
+
+
+def _slow(name: str, x: np.ndarray, rows: np.ndarray, labels: list[int], o: Any) -> float:
+    """Returns the loss of unit vectors, one image and one class after the other."""
+    num_classes, total = len(rows), 0.0
+    if name == "proxy_anchor":
+        s = [[float(a @ p) for p in rows] for a in x]
+        for c in range(num_classes):
+            own = sum(
+                math.exp(-o["alpha"] * (row[c] - o["margin"]))
+                for row, y in zip(s, labels, strict=True)
+                if y == c
+            )
+            others = sum(
+                math.exp(o["alpha"] * (row[c] + o["margin"]))
+                for row, y in zip(s, labels, strict=True)
+                if y != c
+            )
+            total += math.log(1 + own) / len(set(labels)) + math.log(1 + others) / num_classes
+        return total
+    for a, y in zip(x, labels, strict=True):
+        if name == "proxy_nca":
+            d = [o["scale"] * sum((a - p) ** 2) for p in rows]
+            counted = [z for z in range(num_classes) if z != y or o["denominator"] == "all"]
+            total += d[y] + math.log(sum(math.exp(-d[z]) for z in counted))
+        elif name == "soft_triple":
+            z = [o["la"] * _slow_class_similarity(of_class @ a, o["gamma"]) for of_class in rows]
+            z[y] -= o["la"] * o["margin"]
+            total += _slow_softmax(z, y)
+        else:
+            s = [float(a @ p) for p in rows]
+            if name == "cosface":
+                s[y] -= o["margin"]
+            elif name == "arcface":
+                s[y] = math.cos(math.acos(s[y]) + o["margin"])
+            scale = 1 / o["temperature"] if name == "normalized_softmax" else o["scale"]
+            total += _slow_softmax([scale * value for value in s], y)
+    return total / len(x)
+
+
+def _slow_spread(rows: np.ndarray) -> float:
+    """Returns SoftTriple's regulariser of centers, one pair after the other."""
+    total, (num_classes, num_centers, _) = 0.0, rows.shape
+    for of_class in rows:
+        for k in range(num_centers):
+            for other in range(k + 1, num_centers):
+                total += math.sqrt(2 - 2 * of_class[k] @ of_class[other])
+    return total / (num_classes * num_centers * (num_centers - 1))
+
+
+LOOPS = [(name, {}) for name in NAMES if name != "proxy_nca"] + [
+    ("proxy_nca", {"scale": 3.0, "denominator": denominator}) for denominator in ("others", "all")
+]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("name", "changed"), LOOPS)
+def test_agrees_with_plain_loops_and_its_gradients_with_differences(
+    name: str, changed: dict[str, Any], masked: bool
+) -> None:
+    changed = changed | ({"centers": 3} if name == "soft_triple" else {})
+    rng, labels = np.random.default_rng(0), [0, 2, 2, 1, 3, 0]
+    raw, mask = rng.normal(size=(6, 5)), np.array([1.0, 0.4, 0.0, 2.0, 0.7])
+    with jax.enable_x64(True):
+        loss, options = _create(name, 4, 5, **changed), _options(name, **changed)
+        params = loss.init(KEY)
+
+        def of_raw(params: losses.Params, raw: jax.Array, mask: jax.Array) -> jax.Array:
+            multiplied = raw * mask if masked else raw
+            return loss.apply(
+                params,
+                masks.l2_normalize(multiplied),
+                jnp.asarray(labels),
+                KEY,
+                mask=mask if masked else None,
+            )[0]
+
+        arguments = (params, jnp.asarray(raw), jnp.asarray(mask))
+        found = of_raw(*arguments)
+        check_grads(jax.jit(of_raw), arguments, order=1, modes=("rev",), eps=1e-6, rtol=1e-6)
+    (rows,) = (np.asarray(value) for value in params.values())
+    if masked:
+        raw, rows = raw * mask, rows * mask
+    x, rows = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (raw, rows))
+    expected = _slow(name, x, rows, labels, options)
+    if name == "soft_triple":
+        expected += options["tau"] * _slow_spread(rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@functools.cache
+def _value_and_grads(name: str) -> tuple[losses.Loss, Callable[..., Any]]:
+    loss = _create(name, 4, 4)
+
+    def value(
+        params: losses.Params, raw: jax.Array, labels: jax.Array, mask: jax.Array | None
+    ) -> Any:
+        x = masks.l2_normalize(raw if mask is None else raw * mask)
+        return loss.apply(params, x, labels, KEY, mask=mask)
+
+    return loss, jax.jit(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))
+
+
+@pytest.mark.parametrize("masked", [None, 1.0, 0.0])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("embeddings", "labels"),
+    [
+        (np.eye(4), [0, 1, 2, 3]),  # no positive
+        (np.eye(4), [1, 1, 1, 1]),  # one class only
+        (np.full((4, 4), 0.5), [0, 0, 1, 1]),  # identical
+        (np.zeros((4, 4)), [0, 0, 1, 1]),
+        (np.eye(4)[:2], [0, 0]),
+        (np.eye(4)[[0, 0]], [0, 1]),
+        (np.array([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]] * 2), [0, 0, 1, 1]),  # on and opposite proxies
+    ],
+)
+def test_degenerate_batches_and_masks_are_finite(
+    embeddings: np.ndarray, labels: list[int], name: str, masked: float | None
+) -> None:
+    loss, value_and_grads = _value_and_grads(name)
+    rows = {key: jnp.zeros_like(value).at[..., 0].set(3.0) for key, value in loss.init(KEY).items()}
+    mask = None if masked is None else jnp.full(4, masked)
+    found = value_and_grads(rows, jnp.asarray(embeddings, jnp.float32), jnp.array(labels), mask)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("cosine", [1.0, -1.0, 0.2])
+def test_arcface_adds_its_margin_to_the_angle_up_to_pi_and_goes_on_falling(cosine: float) -> None:
+    margin, nothing = 0.5, jnp.full((1, 2), -jnp.inf).at[0, 1].set(0.0)
+
+    def logit(cosine: jax.Array) -> jax.Array:
+        """The own logit, where the only other one is 0."""
+        found = proxies.arcface(Similarities(cosine[None], nothing), margin=margin, scale=1.0)
+        return -jnp.log(jnp.expm1(found))
+
+    with jax.enable_x64(True):
+        value, gradient = jax.value_and_grad(logit)(jnp.asarray(cosine, jnp.float64))
+        angles = jnp.linspace(0, math.pi, 50)
+        falling = jax.vmap(logit)(jnp.cos(angles))
+    expected = {
+        1.0: math.cos(margin),
+        -1.0: -1 - margin * math.sin(margin),
+        0.2: math.cos(math.acos(0.2) + margin),
+    }
+    np.testing.assert_allclose(value, expected[cosine], rtol=1e-12)
+    assert np.isfinite(gradient)
+    assert np.all(np.diff(falling) < 0)
+
+
+def test_a_mask_of_zeros_and_ones_leaves_the_loss_of_the_subspace() -> None:
+    rng, labels = np.random.default_rng(1), jnp.array([0, 1, 2, 0])
+    raw, mask = jnp.asarray(rng.normal(size=(4, 6)), jnp.float32), jnp.array([0, 1, 1, 0, 1, 0])
+    for name in NAMES:
+        loss, inside = _create(name, 3, 6), _create(name, 3, 3)
+        params = loss.init(KEY)
+        kept = np.flatnonzero(mask)
+        found, _ = loss.apply(params, masks.apply(raw, mask), labels, KEY, mask=mask)
+        expected, _ = inside.apply(
+            {key: value[..., kept] for key, value in params.items()},
+            masks.l2_normalize(raw[:, kept]),
+            labels,
+            KEY,
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_many_classes_have_rows_for_any_usual_number_of_devices() -> None:
+    assert [num_rows(n) for n in (2, 1023, 1024, 1025, 10**6)] == [2, 1023, 1024, 1152, 1_000_064]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_past_the_classes_take_no_part(name: str) -> None:
+    loss, rng = _create(name, 1025, 3), np.random.default_rng(0)
+    (key, rows), *_ = loss.init(KEY).items()
+    assert len(rows) == 1152
+    x = masks.l2_normalize(jnp.asarray(rng.normal(size=(4, 3)), jnp.float32))
+    value_and_grad = jax.jit(jax.value_and_grad(loss.apply, has_aux=True))
+
+    def at(rows: jax.Array) -> Any:
+        (value, stats), grads = value_and_grad({key: rows}, x, jnp.array([0, 5, 1024, 5]), KEY)
+        return value, stats, grads[key]
+
+    value, stats, grad = at(rows)
+    # Each in place of an embedding: the nearest of all, if it were counted.
+    moved = at(rows.at[1025:1029].set(x if rows.ndim == 2 else x[:, None, :]))
+    np.testing.assert_array_equal(grad[1025:], 0)
+    assert np.all(np.any(grad[np.array([0, 5, 1024])] != 0, axis=-1))
+    assert moved[:2] == (value, stats)
+    assert stats["nearest_other_similarity"] < 1
+
+
+def test_proxies_start_in_all_directions_at_length_one() -> None:
+    rows = _create("proxy_anchor", 1000, 64).init(KEY)["proxies"]
+    lengths = np.linalg.norm(rows, axis=1)
+    np.testing.assert_allclose(np.mean(lengths), 1, atol=0.02)
+    assert np.linalg.norm(np.mean(rows / lengths[:, None], axis=0)) < 0.06
+    centers = _create("soft_triple", 5, 8, centers=3).init(KEY)["centers"]
+    assert centers.shape == (5, 3, 8)
+
+
+def test_soft_triple_with_one_center_is_a_soft_max_with_a_margin() -> None:
+    rng = np.random.default_rng(2)
+    x = masks.l2_normalize(jnp.asarray(rng.normal(size=(4, 6)), jnp.float32))
+    labels, rows = jnp.array([0, 1, 2, 0]), _create("cosface", 3, 6).init(KEY)["proxies"]
+    one = _create("soft_triple", 3, 6, centers=1, la=5.0, margin=0.2)
+    cosface = _create("cosface", 3, 6, scale=5.0, margin=0.2)
+    np.testing.assert_allclose(
+        one.apply({"centers": rows[:, None]}, x, labels, KEY)[0],
+        cosface.apply({"proxies": rows}, x, labels, KEY)[0],
+        rtol=1e-6,
+    )
+
+
+def test_soft_triple_draws_the_centers_of_a_class_together() -> None:
+    def spread(centers: jax.Array) -> jax.Array:
+        return soft_triple.center_spread(masks.l2_normalize(centers), 2)
+
+    centers = jnp.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
+    value, gradient = jax.value_and_grad(spread)(centers)
+    np.testing.assert_allclose(value, math.sqrt(2) / (2 * 2 * 1), rtol=1e-6)
+    np.testing.assert_array_equal(np.sign(gradient[0]), [[0, -1], [-1, 0]])
+    np.testing.assert_array_equal(gradient[1], 0)  # identical already
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embeddings_and_proxies_of_a_class_find_each_other(name: str) -> None:
+    loss, labels = _create(name, 5, 8), jnp.arange(10) % 5
+    trained = (loss.init(KEY), jax.random.normal(jax.random.key(1), (10, 8)))
+
+    @jax.jit
+    def step(trained: Any) -> tuple[Any, dict[str, jax.Array]]:
+        def of_raw(trained: Any) -> Any:
+            return loss.apply(trained[0], masks.l2_normalize(trained[1]), labels, KEY)
+
+        gradient, stats = jax.grad(of_raw, has_aux=True)(trained)
+        return jax.tree.map(lambda x, g: x - 0.02 * jnp.sign(g), trained, gradient), stats
+
+    for _ in range(60):
+        trained, stats = step(trained)
+    assert stats["own_similarity"] > stats["nearest_other_similarity"] + 0.4
+
+
+def test_low_precision_is_computed_in_float32() -> None:
+    loss, labels = _create("cosface", 4, 4), jnp.arange(4)
+    x, params = jnp.eye(4, dtype=jnp.bfloat16), loss.init(KEY)
+    found, expected = (loss.apply(params, y, labels, KEY) for y in (x, x.astype(jnp.float32)))
+    assert found[0].dtype == jnp.float32
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def _fails(name: str, num_classes: int = 4, **changed: Any) -> Callable[[], Any]:
+    return lambda: _create(name, num_classes, 4, **changed)
+
+
+@pytest.mark.parametrize(
+    ("create", "message"),
+    [
+        (_fails("proxy_nca", 1), "require num_classes >= 2, got 1"),
+        (_fails("proxy_nca", scale=0.0), "Require scale of at least 1e-06, got 0.0"),
+        (_fails("proxy_nca", denominator="own"), "'own'; known are others, all"),
+        (_fails("proxy_anchor", margin=2.0), "Require margin of at least 0 and at most 1, got 2"),
+        (_fails("proxy_anchor", alpha=-1.0), "Require alpha"),
+        (_fails("normalized_softmax", temperature=0.0), "Require temperature"),
+        (_fails("cosface", margin=-0.1), "Require margin of at least 0 and at most 2"),
+        (_fails("arcface", margin=28.6), "Require margin of at least 0 and at most 3.14.*got 28.6"),
+        (_fails("arcface", scale=math.inf), "Require scale"),
+        (_fails("soft_triple", centers=0), "Require centers of at least 1, got 0"),
+        (_fails("soft_triple", gamma=0.0), "Require gamma"),
+    ],
+)
+def test_errors_say_what_is_required(create: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create()
+
+
+def test_a_nan_embedding_makes_the_loss_nan() -> None:
+    x, labels = jnp.ones((4, 3)).at[0, 0].set(jnp.nan), jnp.array([0, 0, 1, 1])
+    for name in NAMES:
+        loss = _create(name, 2, 3)
+        assert np.isnan(loss.apply(loss.init(KEY), x, labels, KEY)[0])
