@@ -5,6 +5,8 @@ they are before the mask, so that a cluster's mask can be applied to them as to 
 compares a batch with images of its own cluster only.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -15,7 +17,7 @@ from dcjax.pairs import References
 Memory = dict[str, Array]
 
 
-def empty(size: int, dim: int) -> Memory:
+def empty(size: int, dim: int, dtype: Any = jnp.float32) -> Memory:
     """Returns a memory for so many embeddings [size, dim], {} for none.
 
     Its arrays: "embeddings" [M, D], "labels" int32 [M] (-1 where there is nothing), "clusters"
@@ -25,7 +27,7 @@ def empty(size: int, dim: int) -> Memory:
         return {}
     nothing = jnp.full((size,), -1, jnp.int32)
     return {
-        "embeddings": jnp.zeros((size, dim), jnp.float32),
+        "embeddings": jnp.zeros((size, dim), dtype),
         "labels": nothing,
         "clusters": nothing,
         "count": jnp.zeros((), jnp.int32),

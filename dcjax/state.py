@@ -76,7 +76,9 @@ def create(
         params=initial["params"],
         masks=initial["masks"]["masks"],
         loss_params=loss.init(loss_key),
-        memory=memory.empty(memory_size, model.embedding_dim),
+        memory=memory.empty(
+            memory_size, model.embedding_dim, jnp.promote_types(model.dtype, jnp.float32)
+        ),
         batch_stats=initial.get("batch_stats", {}),
         opt_state=None,
         num_clusters=jnp.ones((), jnp.int32),

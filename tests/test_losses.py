@@ -124,7 +124,6 @@ BATCHES = {
     "two, different": (np.eye(4)[:2], [0, 1]),
 }
 EVERY: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in losses.KNOWN]
-EVERY += [("margin", {"loss.margin.miner": miner}) for miner in mining.KNOWN]
 EVERY += [("triplet", {"loss.triplet.miner": miner}) for miner in mining.KNOWN]
 EVERY += [("margin", {"loss.margin.learn_beta": "per_class", "loss.margin.nu": 0.1})]
 

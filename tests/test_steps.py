@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from dcjax import devices, losses, masks, mining, models, optimizers, state, steps
+from dcjax.pairs import References
 
 _RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
 
@@ -41,7 +42,7 @@ def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainSta
         learn_beta="per_class",
         miner=mining.create("distance_weighted", dims="active", cutoff=0.5, upper_cutoff=1.4),
     )
-    run = state.create(model, loss, _adam(), key=jax.random.key(0), image_size=8, memory_size=0)
+    run = state.create(model, loss, _adam(), key=jax.random.key(0), image_size=8, memory_size=48)
     for num_clusters in (2, 4):
         parents = np.arange(num_clusters) // 2
         run = state.rebuild_masks(run, _adam(), parents=parents, kind="learned")
@@ -146,14 +147,55 @@ def test_loss_is_that_of_each_cluster_batch_in_its_own_subspace() -> None:
             mutable="batch_stats",
         )
         keys = jax.random.split(loss_key, 2)
+        empty = References(jnp.zeros((48, 8)), jnp.full(48, -1))  # gives draws their shape
         by_hand = [
-            loss.apply(run.loss_params, outputs["embedding"][c], batch["label"][c], keys[c])[0]
+            loss.apply(
+                run.loss_params,
+                outputs["embedding"][c],
+                batch["label"][c],
+                keys[c],
+                memory=empty,
+            )[0]
             for c in range(2)
         ]
         np.testing.assert_allclose(metrics["loss"], np.mean(by_hand), rtol=1e-12)
         np.testing.assert_allclose(
             metrics["orthogonality"], masks.orthogonality(run.masks, 4), rtol=1e-12
         )
+
+
+def test_a_memory_gives_each_batch_the_past_of_its_cluster() -> None:
+    with jax.enable_x64(True):
+        model, loss, run = _parts(jnp.float64, _adam())
+        step, key = _jitted(1, model, loss, _adam()), jax.random.key(2)
+        together = {"cluster": np.array([1, 3], np.int32)}
+        run, _ = step(run, _batch(0) | together, _controls(), key)
+        np.testing.assert_array_equal(run.memory["clusters"], [1] * 16 + [3] * 16 + [-1] * 16)
+        batch = _batch(1) | {"cluster": np.array([3, 0], np.int32)}
+        _, metrics = step(run, batch, _controls(), key)
+        dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, run.step))
+        outputs, _ = jax.jit(model.apply, static_argnames=("train", "mutable"))(
+            run.variables,
+            batch["image"],
+            batch["cluster"],
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable="batch_stats",
+        )
+        keys, by_hand = jax.random.split(loss_key, 2), []
+        for c, labels in enumerate([np.r_[[-1] * 16, _batch(0)["label"][1], [-1] * 16], [-1] * 48]):
+            mask = jax.nn.relu(run.masks[batch["cluster"][c]])
+            rows = masks.apply(run.memory["embeddings"], mask)
+            value, _ = loss.apply(
+                run.loss_params,
+                outputs["embedding"][c],
+                batch["label"][c],
+                keys[c],
+                memory=References(rows, jnp.asarray(labels)),
+            )
+            by_hand.append(value)
+        np.testing.assert_allclose(metrics["loss"], np.mean(by_hand), rtol=1e-6)
+        assert abs(by_hand[0] - by_hand[1]) > 1e-6
 
 
 @pytest.fixture(scope="module")

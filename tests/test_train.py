@@ -43,6 +43,14 @@ _TINY = {
 }
 
 
+# What a step changes besides the network: the loss's parameters, and the memory.
+_KEPT = {
+    "loss.margin.learn_beta": "per_class",
+    "loss.memory_size": 48,
+    "loss.memory_from_step": 3,
+}
+
+
 def _config(**changes: Any) -> ConfigDict:
     config = digits.get_config()
     config.update_from_flattened_dict(_TINY | {k.replace("__", "."): v for k, v in changes.items()})
@@ -227,7 +235,7 @@ def test_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_checkpoint(tmp_pa
 
 
 def _start(workdir: Path, cache: str) -> subprocess.Popen[str]:
-    settings = _TINY | {"dataset.cache": cache}
+    settings = _TINY | _KEPT | {"dataset.cache": cache}
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     command = [sys.executable, "launch.py", "--config=configs/digits.py", f"--workdir={workdir}"]
     return subprocess.Popen(
@@ -277,7 +285,10 @@ def test_a_run_killed_in_an_epoch_and_in_a_save_equals_one_that_was_not(tmp_path
     text, _ = process.communicate()
     assert process.returncode == 0, text
 
-    config = _config()
+    config = _config(**_KEPT)
+    run, _ = _saved(config, whole)
+    assert np.all(run.memory["labels"] >= 0)
+    assert run.memory["count"] > 48
     for a, b in zip(*(jax.tree.leaves(_saved(config, d)) for d in (whole, broken)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert _lines(whole, "train/") == _lines(broken, "train/")
