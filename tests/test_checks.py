@@ -110,7 +110,7 @@ def test_names_the_value_and_what_is_allowed(
         ({"model__batch_norm": "off"}, experiment.create_model, "known are frozen, train"),
         ({"optimizer__decay": "l1"}, experiment.create_optimizer, "known are coupled, decoupled"),
         ({"augment__crop": "five"}, inputs.create_augment, "random_resized"),
-        ({"loss__name": "arc"}, lambda c: experiment.create_loss(c, 5), "known losses are margin"),
+        ({"loss__name": "arc"}, lambda c: experiment.create_loss(c, 5), "known losses are arcface"),
     ],
 )
 def test_unknown_names_list_the_known_ones(
