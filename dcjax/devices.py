@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+_MANY_ROWS = 1024
+
 
 def create_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Lays devices (default: all) out along ("cluster", "data"), sorted by process.
@@ -36,8 +38,17 @@ def batch_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
 
 
 def rows_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch to embed: [batch, ...] spread over all devices."""
+    """Returns the sharding of rows spread over all devices, as of a batch to embed [batch, ...]."""
     return NamedSharding(mesh, PartitionSpec(("cluster", "data")))
+
+
+def table_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
+    """Returns the sharding of an array of this shape that may have a row for each class.
+
+    From 1,024 rows on that divide over the devices, each device holds its share of them.
+    """
+    is_large = len(shape) >= 2 and shape[0] >= _MANY_ROWS and shape[0] % mesh.size == 0
+    return rows_sharding(mesh) if is_large else replicated(mesh)
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:

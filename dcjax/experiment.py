@@ -129,6 +129,22 @@ def create_state(
     )
 
 
+def state_shapes(
+    config: ConfigDict,
+    model: models.MaskedEmbedder,
+    loss: losses.Loss,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> state.TrainState:
+    """Returns the shapes, types and shardings of the state, without drawing or compiling it."""
+    shapes = jax.eval_shape(lambda: create_state(config, model, loss, optimizer, None))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state.shardings(shapes, mesh),
+    )
+
+
 def create_embed(
     config: ConfigDict,
     model: models.MaskedEmbedder,
@@ -157,10 +173,12 @@ def create_train_step(
     loss: losses.Loss,
     optimizer: optax.GradientTransformationExtraArgs,
     mesh: jax.sharding.Mesh,
+    shardings: state.TrainState,
 ) -> TrainStep:
     """Returns the function (state, batch, controls, key) -> (state, metrics); the state is used up.
 
-    Lambda of P21 eq. 7 is 0 for masks that are not learned.
+    Lambda of P21 eq. 7 is 0 for masks that are not learned. The state lives as `state.shardings`
+    says.
     """
     whole, learned = devices.replicated(mesh), config.model.masks == "learned"
     step = functools.partial(
@@ -173,8 +191,8 @@ def create_train_step(
     )
     return jax.jit(
         step,
-        in_shardings=(whole, devices.batch_shardings(mesh), whole, whole),
-        out_shardings=whole,
+        in_shardings=(shardings, devices.batch_shardings(mesh), whole, whole),
+        out_shardings=(shardings, whole),
         donate_argnums=0,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from dcjax import memory, optimizers
+from dcjax import devices, memory, optimizers
 from dcjax.losses import Loss
 from dcjax.masks import inherit
 from dcjax.memory import Memory
@@ -84,6 +84,24 @@ def create(
         num_clusters=jnp.ones((), jnp.int32),
     )
     return state.replace(opt_state=optimizer.init(state.trainable))
+
+
+def shardings(like: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns where each array lives: large ones of the loss by rows, all others on every device.
+
+    The optimiser's moments live where the parameters do.
+
+    Args:
+      like: gives the shapes.
+      mesh: the devices.
+    """
+
+    def place(path: Any, leaf: Any) -> jax.sharding.NamedSharding:
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        is_of_loss = "loss_params" in names or "loss" in names
+        return devices.table_sharding(mesh, leaf.shape if is_of_loss else ())
+
+    return jax.tree_util.tree_map_with_path(place, like)
 
 
 def rebuild_masks(

@@ -1,6 +1,5 @@
 """One step of learning (P21 section 3, method of one cluster batch) and one of embedding."""
 
-import functools
 from typing import Any
 
 import jax
@@ -70,7 +69,9 @@ def train_step(
             state.memory, chosen, among, state.step >= memory_from_step
         )
         more = {"mask": chosen, "memory": compared}
-        metric_loss, metrics = jax.vmap(functools.partial(_loss_of_batch, loss, trainable["loss"]))(
+        metric_loss, metrics = _losses_of_batches(
+            loss,
+            trainable["loss"],
             outputs["embedding"],
             batch["label"],
             loss_keys,
@@ -103,15 +104,17 @@ def train_step(
     return state, metrics
 
 
-def _loss_of_batch(
-    loss: Loss,
-    params: Params,
-    embeddings: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
-    more: dict[str, Any],
-) -> tuple[jax.Array, Metrics]:
-    return loss.apply(params, embeddings, labels, key, **more)
+def _losses_of_batches(loss: Loss, params: Params, *batches: Any) -> tuple[jax.Array, Metrics]:
+    """Returns the loss and metrics [C] of C batches: embeddings, labels, keys and what it takes."""
+
+    def of_batch(c: int) -> tuple[jax.Array, Metrics]:
+        *arguments, more = jax.tree.map(lambda x: x[c], batches)
+        return loss.apply(params, *arguments, **more)
+
+    # Not by `vmap`: XLA would gather proxies that are sharded, and would not write [B, rows] over
+    # [1, B, rows].
+    outputs = [of_batch(c) for c in range(len(batches[0]))]
+    return jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 
 def is_finite(state: TrainState) -> jax.Array:

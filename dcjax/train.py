@@ -51,6 +51,8 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     loss = experiment.create_loss(config, splits.train.num_classes)
     optimizer = experiment.create_optimizer(config)
     replicated, batch_shardings = devices.replicated(mesh), devices.batch_shardings(mesh)
+    like = experiment.state_shapes(config, model, loss, optimizer, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, like)
 
     checkpoints = Checkpoints(
         workdir,
@@ -61,8 +63,8 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     progress, clusters = Progress(), None
     if (latest := checkpoints.latest_step) is None:
         weights = experiment.load_pretrained(config, model)
-        run = experiment.create_state(config, model, loss, optimizer, weights)
-        run = jax.device_put(run, replicated)
+        draw = functools.partial(experiment.create_state, config, model, loss, optimizer)
+        run = jax.jit(draw, out_shardings=shardings)(weights)
     else:
         meta = checkpoints.meta(latest)
         resuming.check_same(config, meta["config"], workdir)
@@ -73,8 +75,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                 f"{workdir} holds a run of {progress.epoch} epochs already, got "
                 f"train.num_epochs={config.train.num_epochs}; evaluate it, or ask for more."
             )
-        run = experiment.create_state(config, model, loss, optimizer, None)
-        run, clusters = checkpoints.restore(latest, jax.device_put(run, replicated))
+        run, clusters = checkpoints.restore(latest, like)
     step = int(run.step)
 
     report = Reporter(config, workdir, step, progress)
@@ -86,7 +87,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
 
     read = inputs.create_readers(config, splits, mesh)
     embed = experiment.create_embed(config, model, mesh, read)
-    train_step = experiment.create_train_step(config, model, loss, optimizer, mesh)
+    train_step = experiment.create_train_step(config, model, loss, optimizer, mesh, shardings)
     key = jax.device_put(jax.random.fold_in(jax.random.key(config.seed), 1), replicated)
     profile = Profile(f"{workdir}/profile" if profiled else None)
     all_finite = jax.jit(steps.is_finite)
@@ -114,7 +115,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                         run, optimizer, parents=clusters.parents, kind=config.model.masks
                     )
                 run = run.replace(memory=memory.forget(run.memory))
-                run = jax.device_put(run, replicated)
+                run = jax.device_put(run, shardings)
                 report.division(step, clusters, previous)
 
             controls = jax.device_put(schedule.controls(config, epoch), replicated)

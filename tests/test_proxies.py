@@ -16,6 +16,7 @@ from configs import default
 from dcjax import losses, masks
 from dcjax.losses import proxies, soft_triple
 from dcjax.losses.proxy_similarities import Similarities, num_rows
+from tests import slow_proxies
 
 CASES = np.load(Path(__file__).parent / "golden" / "proxies.npz")
 NAMES = (
@@ -67,63 +68,6 @@ def test_agrees_with_golden_numbers(case: str, golden: str, x64: bool) -> None:
     np.testing.assert_allclose(gradient, expected, rtol=tolerance, atol=atol)
 
 
-def _slow_softmax(z: list[float], own: int) -> float:
-    return -math.log(math.exp(z[own]) / sum(math.exp(value) for value in z))
-
-
-def _slow_class_similarity(s: np.ndarray, gamma: float) -> float:
-    weights = [math.exp(value / gamma) for value in s]
-    return sum(w * value for w, value in zip(weights, s, strict=True)) / sum(weights)
-
-
-def _slow(name: str, x: np.ndarray, rows: np.ndarray, labels: list[int], o: Any) -> float:
-    """Returns the loss of unit vectors, one image and one class after the other."""
-    num_classes, total = len(rows), 0.0
-    if name == "proxy_anchor":
-        s = [[float(a @ p) for p in rows] for a in x]
-        for c in range(num_classes):
-            own = sum(
-                math.exp(-o["alpha"] * (row[c] - o["margin"]))
-                for row, y in zip(s, labels, strict=True)
-                if y == c
-            )
-            others = sum(
-                math.exp(o["alpha"] * (row[c] + o["margin"]))
-                for row, y in zip(s, labels, strict=True)
-                if y != c
-            )
-            total += math.log(1 + own) / len(set(labels)) + math.log(1 + others) / num_classes
-        return total
-    for a, y in zip(x, labels, strict=True):
-        if name == "proxy_nca":
-            d = [o["scale"] * sum((a - p) ** 2) for p in rows]
-            counted = [z for z in range(num_classes) if z != y or o["denominator"] == "all"]
-            total += d[y] + math.log(sum(math.exp(-d[z]) for z in counted))
-        elif name == "soft_triple":
-            z = [o["la"] * _slow_class_similarity(of_class @ a, o["gamma"]) for of_class in rows]
-            z[y] -= o["la"] * o["margin"]
-            total += _slow_softmax(z, y)
-        else:
-            s = [float(a @ p) for p in rows]
-            if name == "cosface":
-                s[y] -= o["margin"]
-            elif name == "arcface":
-                s[y] = math.cos(math.acos(s[y]) + o["margin"])
-            scale = 1 / o["temperature"] if name == "normalized_softmax" else o["scale"]
-            total += _slow_softmax([scale * value for value in s], y)
-    return total / len(x)
-
-
-def _slow_spread(rows: np.ndarray) -> float:
-    """Returns SoftTriple's regulariser of centers, one pair after the other."""
-    total, (num_classes, num_centers, _) = 0.0, rows.shape
-    for of_class in rows:
-        for k in range(num_centers):
-            for other in range(k + 1, num_centers):
-                total += math.sqrt(2 - 2 * of_class[k] @ of_class[other])
-    return total / (num_classes * num_centers * (num_centers - 1))
-
-
 LOOPS = [(name, {}) for name in NAMES if name != "proxy_nca"] + [
     ("proxy_nca", {"scale": 3.0, "denominator": denominator}) for denominator in ("others", "all")
 ]
@@ -158,9 +102,7 @@ def test_agrees_with_plain_loops_and_its_gradients_with_differences(
     if masked:
         raw, rows = raw * mask, rows * mask
     x, rows = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (raw, rows))
-    expected = _slow(name, x, rows, labels, options)
-    if name == "soft_triple":
-        expected += options["tau"] * _slow_spread(rows)
+    expected = slow_proxies.loss(name, x, rows, labels, options)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 

@@ -1,0 +1,68 @@
+"""Losses of proxies in plain Python, one image and one class after the other."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+Options = dict[str, Any]
+
+
+def loss(name: str, x: np.ndarray, rows: np.ndarray, labels: list[int], o: Options) -> float:
+    """Returns the loss of unit vectors x[B, D] and rows[C, D] or [C, K, D]."""
+    if name == "proxy_anchor":
+        return _proxy_anchor(x @ rows.T, labels, o)
+    of_image = {"proxy_nca": _proxy_nca, "soft_triple": _soft_triple}.get(name, _soft_max)
+    mean = sum(of_image(name, a, rows, y, o) for a, y in zip(x, labels, strict=True)) / len(x)
+    return mean + (o["tau"] * _center_spread(rows) if name == "soft_triple" else 0)
+
+
+def _proxy_anchor(s: np.ndarray, labels: list[int], o: Options) -> float:
+    total, num_classes = 0.0, s.shape[1]
+    for c in range(num_classes):
+        own = sum(
+            math.exp(-o["alpha"] * (s[i, c] - o["margin"])) for i, y in enumerate(labels) if y == c
+        )
+        others = sum(
+            math.exp(o["alpha"] * (s[i, c] + o["margin"])) for i, y in enumerate(labels) if y != c
+        )
+        total += math.log(1 + own) / len(set(labels)) + math.log(1 + others) / num_classes
+    return total
+
+
+def _proxy_nca(name: str, a: np.ndarray, rows: np.ndarray, y: int, o: Options) -> float:
+    d = [o["scale"] * sum((a - p) ** 2) for p in rows]
+    counted = [z for z in range(len(rows)) if z != y or o["denominator"] == "all"]
+    return d[y] + math.log(sum(math.exp(-d[z]) for z in counted))
+
+
+def _soft_max(name: str, a: np.ndarray, rows: np.ndarray, y: int, o: Options) -> float:
+    s = [float(a @ p) for p in rows]
+    if name == "cosface":
+        s[y] -= o["margin"]
+    elif name == "arcface":
+        s[y] = math.cos(math.acos(s[y]) + o["margin"])
+    scale = 1 / o["temperature"] if name == "normalized_softmax" else o["scale"]
+    return _cross_entropy([scale * value for value in s], y)
+
+
+def _soft_triple(name: str, a: np.ndarray, rows: np.ndarray, y: int, o: Options) -> float:
+    logits = []
+    for centers in rows:
+        s = centers @ a
+        weights = [math.exp(value / o["gamma"]) for value in s]
+        logits.append(o["la"] * sum(w * v for w, v in zip(weights, s, strict=True)) / sum(weights))
+    logits[y] -= o["la"] * o["margin"]
+    return _cross_entropy(logits, y)
+
+
+def _cross_entropy(logits: list[float], y: int) -> float:
+    return -math.log(math.exp(logits[y]) / sum(math.exp(value) for value in logits))
+
+
+def _center_spread(rows: np.ndarray) -> float:
+    num_classes, num_centers, _ = rows.shape
+    pairs = [pair for centers in rows for pair in itertools.combinations(centers, 2)]
+    total = sum(math.sqrt(2 - 2 * a @ b) for a, b in pairs)
+    return total / (num_classes * num_centers * (num_centers - 1))
