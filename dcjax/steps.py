@@ -107,13 +107,15 @@ def train_step(
 def _losses_of_batches(loss: Loss, params: Params, *batches: Any) -> tuple[jax.Array, Metrics]:
     """Returns the loss and metrics [C] of C batches: embeddings, labels, keys and what it takes."""
 
-    def of_batch(c: int) -> tuple[jax.Array, Metrics]:
-        *arguments, more = jax.tree.map(lambda x: x[c], batches)
+    def of_batch(*batch: Any) -> tuple[jax.Array, Metrics]:
+        *arguments, more = batch
         return loss.apply(params, *arguments, **more)
 
-    # Not by `vmap`: XLA would gather proxies that are sharded, and would not write [B, rows] over
-    # [1, B, rows].
-    outputs = [of_batch(c) for c in range(len(batches[0]))]
+    if "mask" not in loss.takes:
+        return jax.vmap(of_batch)(*batches)
+    # What is masked, like proxies, may be spread over the devices, where `vmap` would gather it:
+    # each batch in turn meets every device's share.
+    outputs = [of_batch(*jax.tree.map(lambda x: x[c], batches)) for c in range(len(batches[0]))]
     return jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 
