@@ -1,5 +1,6 @@
 """One step of learning (P21 section 3, method of one cluster batch) and one of embedding."""
 
+import operator
 from typing import Any
 
 import jax
@@ -115,7 +116,8 @@ def _losses_of_batches(loss: Loss, params: Params, *batches: Any) -> tuple[jax.A
         return jax.vmap(of_batch)(*batches)
     # What is masked, like proxies, may be spread over the devices, where `vmap` would gather it:
     # each batch in turn meets every device's share.
-    outputs = [of_batch(*jax.tree.map(lambda x: x[c], batches)) for c in range(len(batches[0]))]
+    each = (jax.tree.map(operator.itemgetter(c), batches) for c in range(len(batches[0])))
+    outputs = [of_batch(*batch) for batch in each]
     return jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 
