@@ -111,7 +111,7 @@ def semi_hard(*, fallback: str) -> Miner:
 def hard() -> Miner:
     """Returns the miner of each anchor's farthest positive and nearest negative.
 
-    Hermans et al. 2017 (In Defense of the Triplet Loss), eq. 5.
+    Hermans et al. 2017 (In Defense of the Triplet Loss), section 2.
     """
 
     def mine(key: Array, compared: Comparisons) -> Triplets:
@@ -185,7 +185,7 @@ def all_pairs() -> Miner:
 
 
 def multi_similarity(*, epsilon: float) -> Miner:
-    """Returns the miner of pairs that are hard beside another one (Wang et al. 2019, eq. 11, 12).
+    """Returns the miner of pairs that are hard beside another one (Wang et al. 2019, section 4).
 
     A negative counts if it is more similar than the least similar positive - epsilon, a positive if
     it is less similar than the most similar negative + epsilon.

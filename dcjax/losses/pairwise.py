@@ -123,7 +123,7 @@ def contrastive(
 def multi_similarity(
     similarities: Array, pairs: Pairs, *, alpha: float, beta: float, base: float
 ) -> Array:
-    """Returns the multi-similarity loss of the given pairs, a scalar (Wang et al. 2019, eq. 15).
+    """Returns the multi-similarity loss of the given pairs, a scalar (Wang et al. 2019, section 4).
 
     L = mean_i ( log(1 + sum_j P_ij exp(-alpha (s_ij - base))) / alpha
                  + log(1 + sum_j N_ij exp(beta (s_ij - base))) / beta ).

@@ -38,7 +38,7 @@ class RecallAtKOptions(NamedTuple):
 def smooth_ap(
     similarities: Array, positives: Array, negatives: Array, *, temperature: float
 ) -> Array:
-    """Returns 1 - smooth average precision, a scalar (Brown et al. 2020, eq. 5 and 8).
+    """Returns 1 - smooth average precision, a scalar (Brown et al. 2020, section 3).
 
     AP_i = mean_{p in P_i} (1 + sum_{q in P_i, q != p} g(s_iq - s_ip))
            / (1 + sum_{j in P_i + N_i, j != p} g(s_ij - s_ip)),  g(x) = 1 / (1 + exp(-x / tau));
@@ -70,7 +70,7 @@ def recall_at_k(
     rank_temperature: float,
     temperature: float,
 ) -> Array:
-    """Returns 1 - smooth recall at k, averaged over ks, a scalar (Patel et al. 2022, eq. 5 to 7).
+    """Returns 1 - smooth recall at k, averaged over ks, a scalar (Patel et al. 2022, section 3).
 
     recall_i(k) = sum_{p in P_i} g_1(k - r_ip) / min(k, |P_i|), with the smooth rank
     r_ip = 1 + sum_{j in P_i + N_i, j != p} g_2(s_ij - s_ip),  g_t(x) = 1 / (1 + exp(-x / tau_t));
