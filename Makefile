@@ -41,10 +41,11 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 	$(RUN) -m mypy
 	$(RUN) -m pytest
 
-benchmark: setup $(INSTALLED_PEERS) ## time training, scores, clustering and input beside their peers
+benchmark: setup $(INSTALLED_PEERS) ## time training, scores, clustering, proxies and input beside peers
 	PYTHONPATH=. $(RUN) benchmarks/training.py
 	PYTHONPATH=. $(RUN) benchmarks/retrieval.py
 	PYTHONPATH=. $(RUN) benchmarks/clustering.py
+	PYTHONPATH=. $(RUN) benchmarks/proxies.py
 	PYTHONPATH=. $(RUN) benchmarks/input.py
 
 format: setup $(INSTALLED_DEV) ## format the code, and mend what lint can mend
