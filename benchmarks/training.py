@@ -119,13 +119,13 @@ def _ours_train(
             loss=loss,
             optimizer=optimizer,
             orthogonality_weight=0.0,
-            memory_from_step=0,
         ),
         donate_argnums=0,
     )
     controls = {
         "learning_rates": dict.fromkeys(_GROUPS, jnp.asarray(_LEARNING_RATE)),
         "full_embedding": jnp.asarray(False),
+        "memory": jnp.asarray(False),
     }
     key, label, cluster = jax.random.key(1), labels[None], np.zeros(1, np.int32)
 

@@ -68,8 +68,10 @@ def get_config() -> ConfigDict:
     # proxy_anchor, proxy_nca, recall_at_k, smooth_ap, soft_triple, soft_triplet,
     # supervised_contrastive or triplet; or package.module:function, one of your own
     loss.name = "margin"
-    loss.memory_size = 0  # images kept from past steps that losses of pairs compare with; 0: none
-    loss.memory_from_step = 1000  # the memory is compared with from here on, filled before
+    # Images of past steps that a batch is compared with besides itself, by losses that compare
+    # images with each other; 0: none. A division empties the memory.
+    loss.memory_size = 0
+    loss.memory_from_epoch = 1  # counted from 0: embeddings move too fast at first
     loss.own = ConfigDict()  # options of a loss of your own
     loss.margin = ConfigDict()  # Wu et al. 2017
     loss.margin.miner = "distance_weighted"
@@ -91,7 +93,7 @@ def get_config() -> ConfigDict:
     loss.contrastive.miner = "all"
     loss.contrastive.positive_margin = 0.0  # nearer positives have no loss
     loss.contrastive.negative_margin = 1.0  # farther negatives have no loss
-    loss.contrastive.squared = False  # as published; but a gradient that vanishes at the margins
+    loss.contrastive.squared = False  # true: the exponent as published
     loss.multi_similarity = ConfigDict()  # Wang et al. 2019
     loss.multi_similarity.miner = "multi_similarity"
     loss.multi_similarity.alpha = 2.0  # sharpness among positives

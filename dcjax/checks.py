@@ -44,7 +44,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dataset.crop": (1, math.inf),
     "dataset.num_threads": (0, 1024),
     "loss.memory_size": (0, math.inf),
-    "loss.memory_from_step": (0, math.inf),
+    "loss.memory_from_epoch": (0, math.inf),
     "model.width": (1, math.inf),
     "model.embedding_dim": (2, math.inf),
     "model.dropout": (0, 0.99),
@@ -136,6 +136,12 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             "model.pretrained is ''; give a file or a name on the hub as timm/resnet50.tv_in1k, or "
             "model.batch_norm=train."
         )
+    size, from_epoch = config.loss.memory_size, config.loss.memory_from_epoch
+    if size and from_epoch >= config.train.num_epochs:
+        raise ValueError(
+            "A memory is compared with from epoch loss.memory_from_epoch on: require it below "
+            f"train.num_epochs, got {from_epoch} and {config.train.num_epochs}."
+        )
     per_step = config.sampling.batch_size * config.sampling.clusters_per_step
     if 0 < config.loss.memory_size < per_step:
         raise ValueError(
@@ -194,10 +200,11 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
     Raises:
       ValueError: naming the setting, its value and what is allowed.
     """
-    train, by_super_class = splits.train, config.division.grouping == "labels"
+    train, max_clusters = splits.train, config.division.max_clusters
+    by_super_class = config.division.grouping == "labels" and max_clusters > 1
     division.check(
         train.labels,
-        max_clusters=config.division.max_clusters,
+        max_clusters=max_clusters,
         hierarchy=config.division.hierarchy,
         super_classes=train.super_class_labels if by_super_class else None,
     )

@@ -50,8 +50,9 @@ def create_model(config: ConfigDict) -> models.MaskedEmbedder:
 
 def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
     """Builds the metric-learning loss."""
-    name = config.loss.name
-    options = dict(config.loss.get("own" if plugins.is_own(name) else name, {}))
+    name, options = config.loss.name, {}
+    if plugins.is_own(name) or name in losses.KNOWN:
+        options = dict(config.loss.own if plugins.is_own(name) else config.loss[name])
     if "miner" in options:
         options["miner"] = create_miner(config, options["miner"])
     loss = losses.create(
@@ -187,7 +188,6 @@ def create_train_step(
         loss=loss,
         optimizer=optimizer,
         orthogonality_weight=config.model.orthogonality_weight if learned else 0.0,
-        memory_from_step=config.loss.memory_from_step,
     )
     return jax.jit(
         step,

@@ -76,6 +76,6 @@ def references(
     if not memory:
         return None
     belongs = ((memory["clusters"] == cluster) | (cluster < 0)) & is_used
-    return References(
-        masks.apply(memory["embeddings"], mask), jnp.where(belongs, memory["labels"], -1)
-    )
+    # Of the past, as in the paper: the mask learns from the batch alone.
+    masked = jax.lax.stop_gradient(masks.apply(memory["embeddings"], mask))
+    return References(masked, jnp.where(belongs, memory["labels"], -1))

@@ -1,6 +1,7 @@
 """Parts of a user's own, named as "package.module:function"."""
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
     """Returns the function called "package.module:function".
 
     Args:
-      name: where it is; the package must be importable, as one in the current folder is.
+      name: where it is; the package must be importable, as one beside launch.py is.
       returns: class that the function's result must be of.
 
     Raises:
@@ -24,16 +25,19 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"Require package.module:function that can be imported, got {name!r}: {error}."
         ) from error
 
     def call(**options: Any) -> Any:
         try:
-            part = function(**options)
+            inspect.signature(function).bind(**options)
         except TypeError as error:
-            raise ValueError(f"{name} was called with {', '.join(options)}: {error}.") from error
+            raise ValueError(
+                f"{name} gets the options {', '.join(options) or '(none)'}: {error}."
+            ) from error
+        part = function(**options)
         if not isinstance(part, returns):
             raise ValueError(
                 f"{name} must return a {returns.__name__}, got a {type(part).__name__}."

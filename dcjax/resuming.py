@@ -39,6 +39,9 @@ _FREE = {
 # and what only an evaluation may change: a run finds its best epoch by scores of one protocol.
 _FREE_IN_EVALUATION = {"dataset.test_list", "eval.protocol", "eval.gallery_draws"}
 
+# What of the first has a part in scores, besides eval.
+_SCORED = {"dataset.manifest", "dataset.root", "model.pretrained"}
+
 
 def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
     """Returns what tells a training set from another one, wherever and however it lies.
@@ -73,14 +76,28 @@ def check_same_data(now: dict[str, int], saved: dict[str, int], workdir: str) ->
 
 
 def check_same(
-    config: ConfigDict, saved: dict[str, Any], workdir: str, *, evaluating: bool = False
+    config: ConfigDict,
+    saved: dict[str, Any],
+    workdir: str,
+    *,
+    evaluating: bool = False,
+    scored: bool = False,
 ) -> None:
     """Checks that a config makes the same run as the one saved in a workdir, or evaluates it.
+
+    Args:
+      config: now.
+      saved: then.
+      workdir: of the run, for the message.
+      evaluating: whether it is only evaluated, which may change the protocol.
+      scored: whether the scores saved with it are taken as they are, unseen the data.
 
     Raises:
       ValueError: listing the settings that differ.
     """
     free = _FREE | _FREE_IN_EVALUATION if evaluating else _FREE
+    if scored:
+        free = {key for key in free - _SCORED if not key.startswith("eval.")}
     now, then = flatten(config.to_dict()), flatten(saved)
     check_complete(then, now.keys())
     different = [

@@ -45,6 +45,7 @@ def controls(config: ConfigDict, epoch: int) -> dict[str, Any]:
     return {
         "learning_rates": {group: np.float32(rate) for group, rate in learning_rates.items()},
         "full_embedding": np.bool_(full),
+        "memory": np.bool_(epoch >= config.loss.memory_from_epoch),
     }
 
 

@@ -26,7 +26,6 @@ def train_step(
     loss: Loss,
     optimizer: optax.GradientTransformationExtraArgs,
     orthogonality_weight: float,
-    memory_from_step: int,
 ) -> tuple[TrainState, Metrics]:
     """Learns from C batches, each of one cluster, in the subspace of that cluster.
 
@@ -35,14 +34,14 @@ def train_step(
     Args:
       state: current state.
       batch: "image" uint8 [C, B, h, w, 3], "label" int32 [C, B], "cluster" int32 [C].
-      controls: traced scalars: "learning_rates" by group, and "full_embedding": whether to train
-        the combined embedding in place of the subspaces (P21 section 3.4).
+      controls: traced scalars: "learning_rates" by group; "full_embedding": whether to train the
+        combined embedding in place of the subspaces (P21 section 3.4); "memory": whether batches
+        are compared with the memory too.
       key: of the run; the step number is folded in.
       model: the embedder.
       loss: the metric-learning loss.
       optimizer: from `optimizers.create`.
       orthogonality_weight: lambda of P21 eq. 7.
-      memory_from_step: step from which on batches are compared with the memory too.
 
     Returns:
       The next state, and the metrics "loss", "orthogonality" and those of the loss.
@@ -67,7 +66,7 @@ def train_step(
         # The joined embedding is one space, in which images of all clusters compare.
         among = jnp.where(controls["full_embedding"], -1, batch["cluster"])
         compared = jax.vmap(memory.references, in_axes=(None, 0, 0, None))(
-            state.memory, chosen, among, state.step >= memory_from_step
+            state.memory, chosen, among, controls["memory"]
         )
         more = {"mask": chosen, "memory": compared}
         metric_loss, metrics = _losses_of_batches(
@@ -122,8 +121,8 @@ def _losses_of_batches(loss: Loss, params: Params, *batches: Any) -> tuple[jax.A
 
 
 def is_finite(state: TrainState) -> jax.Array:
-    """Returns whether all that embeds an image is finite, bool []."""
-    leaves = jax.tree.leaves(state.variables)
+    """Returns whether all that embeds an image, and all that the loss keeps, is finite, bool []."""
+    leaves = jax.tree.leaves((state.variables, state.loss_params, state.memory))
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
 

@@ -48,7 +48,7 @@ class Run:
         """
         if (saved := _read(self.folder / "config.json")) is None:
             return None
-        resuming.check_same(self.config, saved, str(self.folder))
+        resuming.check_same(self.config, saved, str(self.folder), scored=True)
         scores = _read(self.folder / "scores.json")
         epochs, wanted = scores["last"]["epoch"] if scores else 0, self.config.train.num_epochs
         if epochs > wanted:

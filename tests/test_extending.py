@@ -60,10 +60,20 @@ def test_a_name_that_leads_nowhere_says_so(tmp_path, monkeypatch):
         )
 
 
+def test_a_loss_takes_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (
+        "from dcjax.losses import Loss\ndef loss(**_):\n    return Loss(dict, dict, ('masks',))\n"
+    )
+    (tmp_path / "takes_too_much.py").write_text(text)
+    with pytest.raises(ValueError, match=r"may take mask and memory besides, got \('masks',\)"):
+        losses.create("takes_too_much:loss", num_classes=2, embedding_dim=2)
+
+
 def test_options_that_do_not_fit_are_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "part_of_mine.py").write_text("def miner(*, cutoff):\n    return max\n")
-    with pytest.raises(ValueError, match=r"called with cut: .*unexpected keyword argument 'cut'"):
+    with pytest.raises(ValueError, match=r"gets the options cut: missing .*'cutoff'"):
         mining.create("part_of_mine:miner", cut=1.0)
     assert mining.create("part_of_mine:miner", cutoff=1.0)
     assert plugins.is_own("a:b")

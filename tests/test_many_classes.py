@@ -150,7 +150,6 @@ def _step(model: Any, loss: losses.Loss, mesh: Mesh, shardings: state.TrainState
         loss=loss,
         optimizer=OPTIMIZER,
         orthogonality_weight=0.1,
-        memory_from_step=0,
     )
     return jax.jit(
         step,
@@ -171,7 +170,8 @@ def _batch(num_classes: int, clusters_per_step: int, batch_size: int) -> dict[st
 
 def _controls(**rates: float) -> dict[str, Any]:
     learning_rates = {name: jnp.asarray(rate) for name, rate in (RATES | rates).items()}
-    return {"learning_rates": learning_rates, "full_embedding": jnp.asarray(False)}
+    off = jnp.asarray(False)
+    return {"learning_rates": learning_rates, "full_embedding": off, "memory": off}
 
 
 def _shares(run: state.TrainState) -> list[Any]:

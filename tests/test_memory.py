@@ -73,3 +73,13 @@ def test_no_gradient_flows_into_the_memory() -> None:
         return jnp.sum(filled["embeddings"])
 
     np.testing.assert_array_equal(jax.grad(kept)(_rows(0, 2)[None]), np.zeros((1, 2, 2)))
+
+
+def test_a_mask_learns_from_the_batch_and_not_from_the_memory() -> None:
+    labels, cluster = jnp.zeros((1, 2), int), jnp.array([0])
+    kept = memory.enqueue(memory.empty(2, 2), _rows(0, 2)[None], labels, cluster)
+
+    def compared(mask: jax.Array) -> jax.Array:
+        return jnp.sum(memory.references(kept, mask, jnp.array(0)).embeddings)
+
+    np.testing.assert_array_equal(jax.grad(compared)(jnp.array([1.0, 0.5])), np.zeros(2))

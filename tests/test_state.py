@@ -135,3 +135,14 @@ def test_variables_are_the_models_collections() -> None:
     assert set(run.variables) == {"params", "masks", "batch_stats"}
     assert set(run.variables["params"]) == {"backbone", "embedding"}
     assert run.variables["masks"]["masks"] is run.masks
+
+
+def test_a_parameter_without_a_type_of_its_own_gets_one():
+    loss = losses.Loss(lambda key: {"boundary": jnp.asarray(0.5)}, max)
+    run = jax.eval_shape(
+        lambda: state.create(
+            MODEL, loss, OPTIMIZER, key=jax.random.key(0), image_size=8, memory_size=0
+        )
+    )
+    assert jnp.asarray(0.5).weak_type
+    assert not run.loss_params["boundary"].weak_type

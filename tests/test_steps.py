@@ -64,9 +64,13 @@ def _batch(step: int, clusters_per_step: int = 2) -> dict[str, np.ndarray]:
     }
 
 
-def _controls(*, full: bool = False, **rates: float) -> dict[str, Any]:
+def _controls(*, full: bool = False, memory: bool = True, **rates: float) -> dict[str, Any]:
     learning_rates = {name: jnp.asarray(rate) for name, rate in (_RATES | rates).items()}
-    return {"learning_rates": learning_rates, "full_embedding": jnp.asarray(full)}
+    return {
+        "learning_rates": learning_rates,
+        "full_embedding": jnp.asarray(full),
+        "memory": jnp.asarray(memory),
+    }
 
 
 def _jitted(
@@ -83,7 +87,6 @@ def _jitted(
         loss=loss,
         optimizer=optimizer,
         orthogonality_weight=0.1,
-        memory_from_step=1,
     )
     shardings = (whole, devices.batch_shardings(mesh), whole, whole)
     return jax.jit(step, in_shardings=shardings, out_shardings=whole)

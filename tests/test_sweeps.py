@@ -339,11 +339,27 @@ def test_a_run_is_finished_after_its_last_epoch(tmp_path: Path) -> None:
     assert runner.run(_plan(tmp_path, [_BASE], seeds="0"))
     same, longer, free = (
         next(iter(_plan(tmp_path, [_BASE], seeds="0", **changes).runs)).result()
-        for changes in ({}, {"train.num_epochs": 4}, {"eval.every_epochs": 3})
+        for changes in ({}, {"train.num_epochs": 4}, {"checkpoint.keep_latest": 3})
     )
     assert same
     assert free == same
     assert longer is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dataset.root", "/elsewhere"),
+        ("model.pretrained", "others.safetensors"),
+        ("eval.nmi", "always"),
+    ],
+)
+def test_scores_of_other_data_weights_or_protocols_are_not_taken(
+    key: str, value: str, tmp_path: Path
+) -> None:
+    assert runner.run(_plan(tmp_path, [_BASE], seeds="0"))
+    with pytest.raises(ValueError, match=f"another config.*Different: {key}='?{value}"):
+        _plan(tmp_path, [_BASE], seeds="0", **{key: value})
 
 
 @pytest.mark.parametrize(

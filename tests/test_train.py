@@ -47,7 +47,7 @@ _TINY = {
 _KEPT = {
     "loss.margin.learn_beta": "per_class",
     "loss.memory_size": 48,
-    "loss.memory_from_step": 3,
+    "loss.memory_from_epoch": 1,
 }
 
 

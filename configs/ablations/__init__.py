@@ -23,6 +23,8 @@ LEARN: Settings = {"model.masks": "learned"}
 NOT_PROGRESSIVE: Settings = FIX | {"division.hierarchy": "direct"}
 NO_SUBSPACES: Settings = {"model.masks": "none"}
 
+WITHOUT_SUPER_CLASSES = ("digits", "folder", "vid")
+
 # Of P21's tables; map_at_r, which divides by R, stands beside the papers' mARP.
 SCORES = ("recall_at_1", "nmi", "marp_paper", "map_at_r")
 

@@ -44,4 +44,7 @@ def get_config(data: str = "sop") -> ConfigDict:
 
 def sweep(data: str = "sop") -> list[dict[str, Any]]:
     """Returns the rows."""
-    return ablations.rows(_ROWS, _COLUMNS, _PAPER.get(data))
+    rows = dict(_ROWS)
+    if data in ablations.WITHOUT_SUPER_CLASSES:
+        del rows["GT grouping"]
+    return ablations.rows(rows, _COLUMNS, _PAPER.get(data))

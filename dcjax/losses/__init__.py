@@ -4,7 +4,7 @@ from typing import Any
 
 from dcjax import plugins
 from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, triplets
-from dcjax.losses.loss import Loss, Params
+from dcjax.losses.loss import TAKES, Loss, Params
 from dcjax.losses.pairwise import margin
 from dcjax.pairs import pairwise_distances
 
@@ -35,10 +35,14 @@ def create(name: str, *, num_classes: int, embedding_dim: int, **options: Any) -
     Raises:
       ValueError: unknown name, or an option that is unknown, missing or out of its range.
     """
+    if "miner" in options and not callable(options["miner"]):
+        raise ValueError(f"Require a miner of mining.create, got {options['miner']!r}.")
     if plugins.is_own(name):
-        return plugins.load(name, Loss)(
-            num_classes=num_classes, embedding_dim=embedding_dim, **options
-        )
+        make = plugins.load(name, Loss)
+        loss: Loss = make(num_classes=num_classes, embedding_dim=embedding_dim, **options)
+        if not set(loss.takes) <= set(TAKES):
+            raise ValueError(f"{name} may take {' and '.join(TAKES)} besides, got {loss.takes}.")
+        return loss
     if name not in KNOWN:
         raise ValueError(
             f"Unknown loss {name!r}; known losses are {', '.join(KNOWN)}, and "

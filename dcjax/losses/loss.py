@@ -13,8 +13,13 @@ Params = dict[str, Array]
 Output = tuple[Array, dict[str, Array]]  # the loss, and scalars to log
 
 
+TAKES = ("mask", "memory")
+
+
 class Loss(NamedTuple):
     """A loss: init(key) -> params; apply(params, embeddings[B, D], labels[B], key) -> loss, stats.
+
+    Labels are integers from 0 to num_classes - 1, which is not checked where they are traced.
 
     Attributes:
       init: makes the loss's own trainable parameters, {} if it has none.

@@ -103,7 +103,8 @@ def contrastive(
     """Returns the contrastive loss of the given pairs, a scalar (Hadsell et al. 2006, section 2).
 
     L = mean of relu(d_ij - m_p)^k over positive pairs + mean of relu(m_n - d_ij)^k over negative
-    ones, each over the pairs with a non-zero term;  k = 2 if squared, as published, else 1.
+    ones, each over the pairs with a non-zero term;  k = 2 if squared, the exponent as published,
+    else 1.
 
     Args:
       distances: d[B, R], of L2-normalised embeddings.

@@ -158,7 +158,7 @@ def arcface(similarities: Similarities, *, margin: float, scale: float) -> Array
 
     Args:
       similarities: of unit vectors.
-      margin: radians, at most pi.
+      margin: radians, at most pi / 2.
       scale: of the similarities.
     """
     cosine = similarities.own
@@ -200,7 +200,7 @@ def _create_cosface(num_classes: int, embedding_dim: int, options: CosFaceOption
 
 
 def _create_arcface(num_classes: int, embedding_dim: int, options: ArcFaceOptions) -> Loss:
-    require_range("margin", options.margin, 0, math.pi)
+    require_range("margin", options.margin, 0, math.pi / 2)
     require_range("scale", options.scale, SMALLEST)
     return with_proxies(num_classes, embedding_dim, lambda s, _: arcface(s, **options._asdict()))
 

@@ -75,7 +75,7 @@ def relaxed_similarities(embeddings: Array, centers: Array, gamma: float) -> Arr
     """Returns similarities to classes S[B, rows] (Qian et al. 2019, section 3).
 
     S_ic = sum_k q_k s_k,  q = softmax(s / gamma),  s_k = <x_i, w_ck>. One center of all classes
-    after the other, and again for the gradient: a few arrays [B, rows] whatever K is.
+    after the other, and again for the gradient: a dozen arrays [B, rows], whatever K is.
 
     Args:
       embeddings: x[B, D].
@@ -127,8 +127,8 @@ relaxed_similarities.defvjp(_relax_and_keep, _relax_gradients)
 
 
 def _create_soft_triple(num_classes: int, embedding_dim: int, options: SoftTripleOptions) -> Loss:
-    if options.centers < 1:
-        raise ValueError(f"Require centers of at least 1, got {options.centers}.")
+    if type(options.centers) is not int or options.centers < 1:
+        raise ValueError(f"Require centers, a whole number of at least 1, got {options.centers}.")
     require_range("la", options.la, SMALLEST)
     require_range("gamma", options.gamma, SMALLEST)
     require_range("tau", options.tau, 0)
