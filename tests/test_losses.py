@@ -251,6 +251,7 @@ def test_a_learned_alpha_has_a_gradient() -> None:
     ("name", "options", "message"),
     [
         ("hinge", {}, "Unknown loss 'hinge'; known losses are .*margin.*package.module:function"),
+        ("soft_triplet", {"miner": "all"}, "Require a miner of mining.create, got 'all'"),
         (
             "soft_triplet",
             {"miner": ALL, "margin": 1.0},
