@@ -176,6 +176,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
         ValueError,
     ) as error:
         text = str(error).strip()
+        if error.args and isinstance(error.args[0], KeyError):  # of an AttributeError
+            text = f"configs/default.py has no such setting: {error.args[0].args[0]}"
         if _IN_CONFIG in text:  # and then a traceback
             text = text.splitlines()[-1].removeprefix("ValueError: ")
         one_line = " ".join(text.split())

@@ -24,11 +24,17 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
     """
     module, _, attribute = name.partition(":")
     try:
-        function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        function = getattr(importlib.import_module(module), attribute, None)
+    except (ModuleNotFoundError, TypeError, ValueError) as error:
+        # What goes wrong within the user's module is theirs to see, with its place.
+        missing = getattr(error, "name", None)
+        if missing and f"{module}.".startswith(f"{missing}.") is False:
+            raise
         raise ValueError(
             f"Require package.module:function that can be imported, got {name!r}: {error}."
         ) from error
+    if not callable(function):
+        raise ValueError(f"Require a function {attribute!r} in {module}, for {name!r}; got none.")
 
     def call(**options: Any) -> Any:
         try:

@@ -72,6 +72,11 @@ class Reporter:
             f"{model.pretrained or 'random weights'}; embedding {model.embedding_dim}, "
             f"masks {model.masks}"
         )
+        loss = config.loss
+        options = loss.own if ":" in loss.name else loss[loss.name]
+        miner = f", miner {options['miner']}" if "miner" in options else ""
+        kept = f", memory of {loss.memory_size} images" if loss.memory_size else ""
+        line(f"loss      {loss.name}{miner}{kept}")
         kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
         line(f"devices   {jax.device_count()} ({kinds}), {jax.process_count()} process")
         sampled = config.sampling
@@ -101,7 +106,8 @@ class Reporter:
         if list(starts) == [1]:
             return "no division"
         steps = ", ".join(f"{count} from epoch {start}" for count, start in starts.items())
-        return f"clusters: {steps}, divided anew every {every_epochs} epochs"
+        grouping = "" if config.division.grouping == "kmeans" else f" by {config.division.grouping}"
+        return f"clusters{grouping}: {steps}, divided anew every {every_epochs} epochs"
 
     def before_training(self, rows: Mapping[str, Scores]) -> None:
         """Shows the scores of the untrained network."""

@@ -68,6 +68,7 @@ class _Runner:
                 if held == waiting:
                     time.sleep(_POLL_SECONDS)
                 waiting = held
+        sweep.write_table()  # with what another process has trained meanwhile
         for suffix in ("md", "csv"):
             self._line(f"wrote     {sweep.table}.{suffix}")
         if self._stopped:

@@ -172,6 +172,8 @@ def _rows(module: Mapping[str, Any], file: str, argument: str) -> list[dict[str,
         )
     takes_one = inspect.signature(module["sweep"]).parameters
     rows = module["sweep"](*filter(None, [argument if takes_one else ""]))
+    if not isinstance(rows, list):
+        raise ValueError(f"Require a list of rows from sweep(), got {rows!r} in {file}.")
     for row in rows:
         if not {"name", "settings"} <= set(row) <= {"name", "settings", "paper"}:
             raise ValueError(
@@ -179,7 +181,9 @@ def _rows(module: Mapping[str, Any], file: str, argument: str) -> list[dict[str,
                 f"{{...}} or without, got {row!r} in {file}."
             )
     names = [row["name"] for row in rows]
-    if not names or len(set(names)) < len(names):
+    if not names:
+        raise ValueError(f"Require at least one row of a sweep, got none in {file}.")
+    if len(set(names)) < len(names):
         raise ValueError(
             f"Require a sweep's rows to have names of their own, got {names} in {file}."
         )
@@ -215,7 +219,7 @@ def _run(
     changed = config.copy_and_resolve_references()
     if unknown := sorted(settings.keys() - resuming.flatten(config.to_dict()).keys()):
         raise ValueError(
-            f"A row of {path} sets {unknown[0]}, which is no setting of configs/default.py."
+            f"A row of {path} sets {unknown[0]}, which is no setting of its get_config()."
         )
     try:
         changed.update_from_flattened_dict(settings)

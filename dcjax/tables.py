@@ -48,9 +48,10 @@ def markdown(title: str, command: str, rows: Sequence[Row], names: Sequence[str]
         "",
         f"    {command}",
         "",
-        "Percent: mean ± sample deviation over the finished seeds. A paper has one figure for",
-        "both parts of the table.",
+        "Percent: mean ± sample deviation over the finished seeds.",
     ]
+    if any(row.paper for row in rows):
+        lines.append("The paper has one figure for both parts of the table.")
     for selection, heading in _SELECTIONS.items():
         columns = _columns(rows, selection, names)
         headings = [

@@ -7,16 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from dcjax import losses, mining, models, plugins
+from dcjax import losses, masks, mining, models, plugins
 
 _ROOT = Path(__file__).parents[1]
 _GUIDE = (_ROOT / "docs" / "extending.md").read_text()
 
 
 def test_the_guides_parts_train(tmp_path):
-    parts, config = re.findall(r"```python\n(.*?)```", _GUIDE, re.S)
+    parts, config, _ = re.findall(r"```python\n(.*?)```", _GUIDE, re.S)
     (command,) = re.findall(r"```\n(python .*?)\n```", _GUIDE)
     (tmp_path / "my_parts.py").write_text(parts)
     (tmp_path / "my_config.py").write_text(config)
@@ -38,12 +41,28 @@ def test_the_guides_parts_train(tmp_path):
     assert scores["last"]["recall_at_1"] > 0.8
 
 
+def test_the_guides_proxies_take_the_mask(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    *_, proxies = re.findall(r"```python\n(.*?)```", _GUIDE, re.S)
+    (tmp_path / "my_proxies.py").write_text(proxies)
+    own = losses.create("my_proxies:proxies", num_classes=5, embedding_dim=8, scale=20.0)
+    ours = losses.create("normalized_softmax", num_classes=5, embedding_dim=8, temperature=0.05)
+    key, mask = jax.random.key(0), jnp.arange(8.0)
+    x = masks.apply(jax.random.normal(key, (6, 8)), mask)
+    params, labels = own.init(key), jnp.arange(6) % 5
+    for given in (mask, None):
+        found, expected = (loss.apply(params, x, labels, key, mask=given) for loss in (own, ours))
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+
+
 def test_a_name_that_leads_nowhere_says_so(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "others.py").write_text("def one(**options):\n    return 1\n")
-    for name in ("nowhere:part", "others:nothing", ":part"):
+    for name in ("nowhere:part", "nowhere.at_all:part", ":part", "..above:part"):
         with pytest.raises(ValueError, match=f"can be imported, got '{name}'"):
             losses.create(name, num_classes=2, embedding_dim=2)
+    with pytest.raises(ValueError, match="Require a function 'nothing' in others"):
+        losses.create("others:nothing", num_classes=2, embedding_dim=2)
     with pytest.raises(ValueError, match="others:one must return a Loss, got a int"):
         losses.create("others:one", num_classes=2, embedding_dim=2)
     with pytest.raises(ValueError, match="others:one must return a Callable, got a int"):
@@ -58,6 +77,40 @@ def test_a_name_that_leads_nowhere_says_so(tmp_path, monkeypatch):
             own={},
             pooling="average",
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("import no_such_package", ModuleNotFoundError),
+        ("import math; math.nothing", AttributeError),
+        ("def part(**_): return len(0)", TypeError),
+    ],
+)
+def test_a_fault_within_is_shown_as_it_is(text, error, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"has_{error.__name__}.py").write_text(text)
+    with pytest.raises(error):
+        mining.create(f"has_{error.__name__}:part")
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("e", r"must return a scalar and a dict of scalars, got the shapes \(4, 2\)"),
+        ("(e.sum(1), {})", r"got the shapes \(\(4,\), \{\}\)"),
+        ("(e.sum(), {'norm': e})", r"\{'norm': \(4, 2\)\}"),
+        ("(e.sum(), {'loss': e.sum()})", "must not call a scalar 'loss'"),
+    ],
+)
+def test_a_loss_returns_a_scalar_and_scalars(output, message, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"returns_{abs(hash(output))}"
+    text = f"def loss(**_):\n    return Loss(lambda k: {{}}, lambda p, e, y, k: {output})\n"
+    (tmp_path / f"{name}.py").write_text(f"from dcjax.losses import Loss\n{text}")
+    loss = losses.create(f"{name}:loss", num_classes=2, embedding_dim=2)
+    with pytest.raises(ValueError, match=message):
+        loss.apply({}, jnp.ones((4, 2)), jnp.zeros(4, int), jax.random.key(0))
 
 
 def test_a_loss_takes_what_there_is(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from typing import Any
 
 from dcjax import plugins
 from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, triplets
-from dcjax.losses.loss import TAKES, Loss, Params
+from dcjax.losses.loss import Loss, Params, checked
 from dcjax.losses.pairwise import margin
 from dcjax.pairs import pairwise_distances
 
@@ -39,10 +39,7 @@ def create(name: str, *, num_classes: int, embedding_dim: int, **options: Any) -
         raise ValueError(f"Require a miner of mining.create, got {options['miner']!r}.")
     if plugins.is_own(name):
         make = plugins.load(name, Loss)
-        loss: Loss = make(num_classes=num_classes, embedding_dim=embedding_dim, **options)
-        if not set(loss.takes) <= set(TAKES):
-            raise ValueError(f"{name} may take {' and '.join(TAKES)} besides, got {loss.takes}.")
-        return loss
+        return checked(name, make(num_classes=num_classes, embedding_dim=embedding_dim, **options))
     if name not in KNOWN:
         raise ValueError(
             f"Unknown loss {name!r}; known losses are {', '.join(KNOWN)}, and "
