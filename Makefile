@@ -41,8 +41,9 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 	$(RUN) -m mypy
 	$(RUN) -m pytest
 
-benchmark: setup $(INSTALLED_PEERS) ## time training, scores, clustering, proxies and input beside peers
+benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering and input beside peers
 	PYTHONPATH=. $(RUN) benchmarks/training.py
+	PYTHONPATH=. $(RUN) benchmarks/losses.py
 	PYTHONPATH=. $(RUN) benchmarks/retrieval.py
 	PYTHONPATH=. $(RUN) benchmarks/clustering.py
 	PYTHONPATH=. $(RUN) benchmarks/proxies.py

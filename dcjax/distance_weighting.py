@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax.pairs import Triplets
+from dcjax.pairs import Triplets, smallest
 
 # Weights relative to the likeliest negative of the anchor (1.0): no negative is impossible, and one
 # beyond the upper cutoff, whose margin loss is zero, is likelier than one of vanishing density.
@@ -97,7 +97,7 @@ def draw(
     slot = jnp.arange(positives.shape[1])
     return Triplets(
         positives=_draw_positives(positive_key, positives, num_draws),
-        negatives=_order(negative_key, weights),
+        negatives=_draw_negatives(negative_key, weights, num_draws),
         valid=(slot < num_draws) & jnp.any(positives, axis=1, keepdims=True),
     )
 
@@ -114,14 +114,14 @@ def _draw_positives(key: Array, positives: Array, num_draws: Array) -> Array:
     order_key, slot_key = jax.random.split(key)
     count = jnp.sum(positives, axis=1, keepdims=True)
     shuffled = jnp.where(positives, jax.random.uniform(order_key, positives.shape), 2.0)
-    order = jnp.argsort(shuffled, axis=1)
+    order = smallest(shuffled, num_draws)
     slot = jnp.arange(positives.shape[1])[None, :]
     with_replacement = jax.random.randint(slot_key, positives.shape, 0, jnp.maximum(count, 1))
     return jnp.take_along_axis(order, jnp.where(count < num_draws, with_replacement, slot), axis=1)
 
 
-def _order(key: Array, weights: Array) -> Array:
-    """Returns columns [B, R] in the order of draws without replacement by log weights[B, R]."""
+def _draw_negatives(key: Array, weights: Array, num_draws: Array) -> Array:
+    """Returns columns [B, R] whose first num_draws are drawn by log weights[B, R], each once."""
     # Gumbel top-q: the largest log w + Gumbel noise are a draw without replacement by w.
     noise = jax.random.gumbel(key, weights.shape, weights.dtype)
-    return jnp.argsort(weights + noise, axis=1, descending=True)
+    return smallest(-(weights + noise), num_draws)

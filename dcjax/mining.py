@@ -13,7 +13,7 @@ from jax import Array
 
 from dcjax import plugins
 from dcjax.distance_weighting import distance_weighted_probabilities, draw, effective_dim
-from dcjax.pairs import Comparisons, Pairs, Triplets
+from dcjax.pairs import Comparisons, Pairs, Triplets, fold_positives, smallest
 from dcjax.ranges import require_known, require_range
 
 __all__ = ["KNOWN", "Miner", "create", "distance_weighted_probabilities"]
@@ -101,9 +101,16 @@ def semi_hard(*, fallback: str) -> Miner:
     def mine(key: Array, compared: Comparisons) -> Triplets:
         del key
         distances = jax.lax.stop_gradient(compared.distances)
-        negatives, found = _nearest_farther(distances, compared.negatives, distances, fallback)
-        columns = jnp.broadcast_to(jnp.arange(distances.shape[1]), distances.shape)
-        return Triplets(columns, negatives, compared.positives & found)
+
+        def pair(carried: tuple[Array, Array], is_positive: Array) -> tuple[Array, Array]:
+            columns, valid = carried
+            bound = jnp.sum(jnp.where(is_positive, distances, 0), axis=1, keepdims=True)
+            column, found = _nearest_farther(distances, compared.negatives, bound, fallback)
+            return jnp.where(is_positive, column, columns), jnp.where(is_positive, found, valid)
+
+        own_columns = jnp.broadcast_to(jnp.arange(distances.shape[1]), distances.shape)
+        start = jnp.zeros_like(own_columns), jnp.zeros_like(compared.positives)
+        return Triplets(own_columns, *fold_positives(pair, start, compared.positives))
 
     return mine
 
@@ -165,11 +172,12 @@ def nearest(*, cutoff: float) -> Miner:
         positives, negatives = compared.positives, compared.negatives
         num_draws = jnp.maximum(jnp.sum(positives) // len(positives), 1)
         eligible = negatives & (compared.distances >= cutoff)
-        by_distance = jnp.argsort(_where(eligible, compared.distances, 3), axis=1)
+        by_distance = smallest(_where(eligible, compared.distances, 3), num_draws)
         counts = jnp.minimum(jnp.sum(positives, axis=1), jnp.sum(eligible, axis=1))
         slot = jnp.arange(positives.shape[1])
         valid = slot < jnp.minimum(counts, num_draws)[:, None]
-        return Triplets(jnp.argsort(~positives, axis=1, stable=True), by_distance, valid)
+        in_turn = smallest(jnp.where(positives, slot, jnp.inf), num_draws)
+        return Triplets(in_turn, by_distance, valid)
 
     return mine
 
@@ -205,22 +213,19 @@ def multi_similarity(*, epsilon: float) -> Miner:
 
 
 def _nearest_farther(
-    distances: Array, negatives: Array, bounds: Array, fallback: str
+    distances: Array, negatives: Array, bound: Array, fallback: str
 ) -> tuple[Array, Array]:
-    """Returns for each bound [B, T] the nearest negative beyond it, and whether there is one.
+    """Returns the nearest negative beyond each anchor's bound [B, 1], and whether there is one.
 
-    Without one and by fallback "farthest": the farthest negative, if there are any. Sorts each row
-    of distances [B, R], so that nothing has B T R elements.
+    Without one and by fallback "farthest": the farthest negative, if there are any.
     """
-    beyond_all = _where(negatives, distances, jnp.inf)
-    order = jnp.argsort(beyond_all, axis=1)
-    ordered = jnp.take_along_axis(beyond_all, order, axis=1)
-    place = jax.vmap(lambda row, at: jnp.searchsorted(row, at, side="right"))(ordered, bounds)
-    count = jnp.sum(negatives, axis=1, keepdims=True)
-    found = place < count
-    if fallback == "farthest":
-        found = jnp.broadcast_to(count > 0, place.shape)
-    return jnp.take_along_axis(order, jnp.clip(place, 0, jnp.maximum(count - 1, 0)), axis=1), found
+    beyond = negatives & (distances > bound)
+    found = jnp.any(beyond, axis=1, keepdims=True)
+    nearest = jnp.argmin(_where(beyond, distances, jnp.inf), axis=1, keepdims=True)
+    if fallback == "none":
+        return nearest, found
+    farthest = jnp.argmax(_where(negatives, distances, -1), axis=1, keepdims=True)
+    return jnp.where(found, nearest, farthest), jnp.any(negatives, axis=1, keepdims=True)
 
 
 def _has_both(compared: Comparisons) -> Array:

@@ -1,6 +1,7 @@
 """Which embeddings a loss compares, and which of those pairs or triplets a miner picks."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,16 +72,17 @@ def compare(embeddings: Array, labels: Array, memory: References | None = None) 
     All in float32, or wider where the embeddings are.
     """
     x = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
-    references, reference_labels = x, labels
+    blocks, reference_labels = [x], labels
     if memory is not None:
-        references = jnp.concatenate([x, memory.embeddings.astype(x.dtype)])
+        # Not one array of all: its gradient would be a product for the memory, too.
+        blocks.append(memory.embeddings.astype(x.dtype))
         reference_labels = jnp.concatenate([labels, memory.labels])
     same = labels[:, None] == reference_labels[None, :]
     itself = jnp.eye(len(labels), len(reference_labels), dtype=bool)
     return Comparisons(
         anchors=x,
-        distances=pairwise_distances(x, references),
-        similarities=_products(x, references),
+        distances=jnp.concatenate([pairwise_distances(x, y) for y in blocks], axis=1),
+        similarities=jnp.concatenate([_products(x, y) for y in blocks], axis=1),
         positives=same & ~itself,
         negatives=~same & (reference_labels >= 0),
     )
@@ -110,6 +112,50 @@ def as_pairs(mined: Pairs | Triplets, compared: Comparisons) -> Pairs:
     none = jnp.zeros_like(compared.distances)
     # A scatter and not a comparison of all draws with all columns, which takes B T R memory.
     return Pairs(*(none.at[rows, columns].add(mined.valid) for columns in mined[:2]))
+
+
+def fold_positives(step: Callable[[Any, Array], Any], start: Any, positives: Array) -> Any:
+    """Returns what steps make of start: one for each anchor's first positive, one for the second...
+
+    There are as many steps as any anchor has positives, which are few beside its references.
+
+    Args:
+      step: function (carried, bool [B, R], where each anchor's positive is) -> carried. An anchor
+        with fewer positives has none in its row.
+      start: carried into the first step.
+      positives: bool [B, R].
+    """
+
+    def take(state: tuple[Array, Any]) -> tuple[Array, Any]:
+        remaining, carried = state
+        column = jnp.arange(positives.shape[1])
+        first = jnp.min(jnp.where(remaining, column, len(column)), axis=1, keepdims=True)
+        is_first = column == first
+        return remaining & ~is_first, step(carried, is_first)
+
+    return jax.lax.while_loop(lambda state: jnp.any(state[0]), take, (positives, start))[1]
+
+
+def smallest(values: Array, number: Array) -> Array:
+    """Returns columns int32 [B, R] that begin with those of the smallest values, in order.
+
+    One pass over the values for each: few of them take far less time on a CPU than a sort.
+
+    Args:
+      values: [B, R].
+      number: int [], how many columns are wanted; the others are 0.
+    """
+    values = jax.lax.stop_gradient(values)
+    column = jnp.arange(values.shape[1])
+
+    def take(slot: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        remaining, columns = state
+        is_least = remaining == jnp.min(remaining, axis=1, keepdims=True)
+        first = jnp.min(jnp.where(is_least, column, len(column)), axis=1, keepdims=True)
+        remaining = jnp.where(column == first, jnp.inf, remaining)
+        return remaining, jnp.where(column == slot, first, columns)
+
+    return jax.lax.fori_loop(0, number, take, (values, jnp.zeros(values.shape, column.dtype)))[1]
 
 
 def _products(x: Array, y: Array) -> Array:

@@ -20,6 +20,7 @@ def _run(step: int) -> TrainState:
         params={"embedding": {"kernel": jnp.full((3, 2), step / 3)}},
         masks=jnp.full((4, 2), step / 7),
         loss_params={},
+        memory={},
         batch_stats={},
         opt_state={"count": jnp.asarray(step, jnp.int32), "mu": jnp.full((3, 2), step / 9)},
         num_clusters=jnp.asarray(2, jnp.int32),

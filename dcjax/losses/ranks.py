@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
+from dcjax.losses.reductions import Rows, sum_over_positives
 from dcjax.pairs import Comparisons
 from dcjax.ranges import SMALLEST, require_range
 
@@ -51,13 +52,13 @@ def smooth_ap(
       temperature: tau.
     """
 
-    def precision(s: Array, is_positive: Array, is_negative: Array) -> Array:
-        above = _soft_comparisons(s, temperature)
+    def precision(positive: Rows, all_references: Rows, is_itself: Array) -> Array:
+        (s_p, _, _), (s, is_positive, is_negative) = positive, all_references
+        above = jnp.where(is_itself, 0, jax.nn.sigmoid((s - s_p) / temperature))
         rank_among_positives = 1 + jnp.sum(above * is_positive, axis=1)
-        rank = rank_among_positives + jnp.sum(above * is_negative, axis=1)
-        return jnp.sum(rank_among_positives / rank, where=is_positive)
+        return rank_among_positives / (rank_among_positives + jnp.sum(above * is_negative, axis=1))
 
-    sums = _each_anchor(precision, similarities, positives, negatives)
+    sums = sum_over_positives(precision, _rows(similarities, positives, negatives), positives)
     return _one_minus_mean(sums / jnp.maximum(jnp.sum(positives, axis=1), 1), positives)
 
 
@@ -84,28 +85,23 @@ def recall_at_k(
       rank_temperature: tau_1.
       temperature: tau_2.
     """
+    k = jnp.asarray(ks, similarities.dtype)
 
-    def recall(s: Array, is_positive: Array, is_negative: Array) -> Array:
-        above = _soft_comparisons(s, temperature)
-        rank = 1 + jnp.sum(above * (is_positive | is_negative), axis=1)
-        k = jnp.asarray(ks, s.dtype)[:, None]
+    def recall(positive: Rows, all_references: Rows, is_itself: Array) -> Array:
+        (s_p, _, _), (s, is_positive, is_negative) = positive, all_references
+        above = jnp.where(is_itself, 0, jax.nn.sigmoid((s - s_p) / temperature))
+        rank = 1 + jnp.sum(above * (is_positive + is_negative), axis=1, keepdims=True)
         found = jax.nn.sigmoid((k - rank) / rank_temperature)
-        most = jnp.minimum(k[:, 0], jnp.maximum(jnp.sum(is_positive), 1))
-        return jnp.mean(jnp.sum(found, axis=1, where=is_positive) / most)
+        most = jnp.minimum(k, jnp.maximum(jnp.sum(is_positive, axis=1, keepdims=True), 1))
+        return jnp.mean(found / most, axis=1)
 
-    return _one_minus_mean(_each_anchor(recall, similarities, positives, negatives), positives)
-
-
-def _soft_comparisons(s: Array, temperature: float) -> Array:
-    """Returns g(s_j - s_p) [p, j] of similarities s[R], 0 for j = p."""
-    above = jax.nn.sigmoid((s[None, :] - s[:, None]) / temperature)
-    return jnp.where(jnp.eye(len(s), dtype=bool), 0, above)
+    recalls = sum_over_positives(recall, _rows(similarities, positives, negatives), positives)
+    return _one_minus_mean(recalls, positives)
 
 
-def _each_anchor(function: Any, *rows: Array) -> Array:
-    """Returns function(row of each) [B], with R^2 elements at a time and not B R^2."""
-    scores: Array = jax.lax.map(jax.checkpoint(lambda row: function(*row)), rows)
-    return scores
+def _rows(similarities: Array, positives: Array, negatives: Array) -> Rows:
+    dtype = similarities.dtype
+    return similarities, positives.astype(dtype), negatives.astype(dtype)
 
 
 def _one_minus_mean(scores: Array, positives: Array) -> Array:

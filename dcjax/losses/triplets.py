@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
-from dcjax.losses.reductions import weighted_mean
+from dcjax.losses.reductions import Rows, sum_over_positives, weighted_mean
 from dcjax.mining import Miner
 from dcjax.pairs import Comparisons, Pairs, Triplets, as_pairs
 from dcjax.ranges import require_known, require_range
@@ -77,17 +77,21 @@ def _mean(
         counted = mined.valid & (terms > 0) if average == "nonzero" else mined.valid
         return weighted_mean(terms, counted.astype(distances.dtype))
 
-    def of_anchor(row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        d, positives, negatives = row
-        terms = term(d[:, None] - d[None, :])
-        weights = positives[:, None] * negatives[None, :]
-        counted = weights * (terms > 0) if average == "nonzero" else weights
-        return jnp.sum(terms * weights), jnp.sum(counted)
+    def sum_terms(positive: Rows, all_references: Rows, _: Array) -> Array:
+        (to_positive, weight, _), (d, _, weights) = positive, all_references
+        return jnp.sum(term(to_positive - d) * weight * weights, axis=1)
 
-    # One anchor after the other, and again for the gradient: R^2 elements at a time and not B R^2.
-    sums, counts = jax.lax.map(jax.checkpoint(of_anchor), (distances, *mined))
-    total = jnp.sum(counts)
-    return jnp.sum(sums) / jnp.where(total > 0, total, 1)
+    def count_terms(positive: Rows, all_references: Rows, _: Array) -> Array:
+        (to_positive, weight, _), (d, _, weights) = positive, all_references
+        return jnp.sum((term(to_positive - d) > 0) * weight * weights, axis=1)
+
+    rows, chosen = (distances, *mined), mined.positives > 0
+    if average == "nonzero":
+        count = jnp.sum(sum_over_positives(count_terms, rows, chosen))
+    else:
+        count = jnp.sum(jnp.sum(mined.positives, axis=1) * jnp.sum(mined.negatives, axis=1))
+    total = jnp.sum(sum_over_positives(sum_terms, rows, chosen))
+    return total / jnp.where(count > 0, count, 1)
 
 
 def _create_triplet(num_classes: int, embedding_dim: int, options: TripletOptions) -> Loss:
