@@ -19,6 +19,7 @@ def embedder(name: str = "resnet_small", **changes: Any) -> models.MaskedEmbedde
         "width": 4,
         "batch_norm": "frozen",
         "convolution": "auto",
+        "own": {},
         "embedding_dim": 6,
         "max_clusters": 4,
         "pooling": "average",

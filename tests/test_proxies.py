@@ -281,9 +281,9 @@ def _fails(name: str, num_classes: int = 4, **changed: Any) -> Callable[[], Any]
         (_fails("proxy_anchor", alpha=-1.0), "Require alpha"),
         (_fails("normalized_softmax", temperature=0.0), "Require temperature"),
         (_fails("cosface", margin=-0.1), "Require margin of at least 0 and at most 2"),
-        (_fails("arcface", margin=28.6), "Require margin of at least 0 and at most 3.14.*got 28.6"),
+        (_fails("arcface", margin=28.6), "Require margin of at least 0 and at most 1.57.*got 28.6"),
         (_fails("arcface", scale=math.inf), "Require scale"),
-        (_fails("soft_triple", centers=0), "Require centers of at least 1, got 0"),
+        (_fails("soft_triple", centers=0), "Require centers, a whole number of at least 1, got 0"),
         (_fails("soft_triple", gamma=0.0), "Require gamma"),
     ],
 )
