@@ -6,8 +6,9 @@ before, and by the loss's own parameters; ours also returns what a run logs. Los
 100 and 10,000 classes. Before anything is timed, both have to give the same value wherever they
 compute the same thing; where not, the table says what the peer does instead.
 
-About 15 minutes on two cores; some losses by `--only`. On a busy machine PyTorch's threads wait for
-each other: `taskset --cpu-list 0` in front gives all of it, ours and the peers, one core.
+About 10 minutes on two cores; some losses by `--only`. On a busy machine PyTorch's threads wait
+for each other in vain, a hundred times as long as they work, unless `OMP_WAIT_POLICY=PASSIVE` is
+set.
 """
 
 import argparse
