@@ -43,7 +43,7 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 
 benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering and input beside peers
 	PYTHONPATH=. $(RUN) benchmarks/training.py
-	PYTHONPATH=. $(RUN) benchmarks/losses.py
+	OMP_WAIT_POLICY=PASSIVE PYTHONPATH=. $(RUN) benchmarks/losses.py
 	PYTHONPATH=. $(RUN) benchmarks/retrieval.py
 	PYTHONPATH=. $(RUN) benchmarks/clustering.py
 	PYTHONPATH=. $(RUN) benchmarks/proxies.py
