@@ -22,7 +22,8 @@ from pytorch_metric_learning import losses as torch_losses
 from pytorch_metric_learning import miners
 from torch import nn
 
-from dcjax import losses, mining, models, optimizers, resnet, state, steps
+from configs import default
+from dcjax import experiment, models, optimizers, resnet, state, steps
 
 _LEARNING_RATE = 1e-5
 _DIMENSION = 512
@@ -98,16 +99,7 @@ def _ours_train(
 ) -> Job:
     images, labels = _batches(size, batch_size, repeats)
     model = _model(backbone, num_stages, width, convolution)
-    loss = losses.create(
-        "margin",
-        num_classes=batch_size,
-        embedding_dim=_DIMENSION,
-        beta=1.2,
-        margin=0.2,
-        nu=0.0,
-        learn_beta="none",
-        miner=mining.create("distance_weighted", dims="full", cutoff=0.5, upper_cutoff=1.4),
-    )
+    loss = experiment.create_loss(default.get_config(), num_classes=batch_size)
     optimizer = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_GROUPS, 1e-4))
     run = state.create(
         model, loss, optimizer, key=jax.random.key(0), image_size=size, memory_size=0

@@ -143,10 +143,10 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             f"train.num_epochs, got {from_epoch} and {config.train.num_epochs}."
         )
     per_step = config.sampling.batch_size * config.sampling.clusters_per_step
-    if 0 < config.loss.memory_size < per_step:
+    if 0 < size < per_step:
         raise ValueError(
             f"A memory holds the {per_step} images of a step or more: require loss.memory_size >= "
-            f"{per_step}, or 0 for none, got {config.loss.memory_size}."
+            f"{per_step}, or 0 for none, got {size}."
         )
     cache, augment = config.dataset.cache, config.augment
     if cache != "none" and augment.crop == "random_resized":

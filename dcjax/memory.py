@@ -25,20 +25,21 @@ def empty(size: int, dim: int, dtype: Any = jnp.float32) -> Memory:
     """
     if not size:
         return {}
-    nothing = jnp.full((size,), -1, jnp.int32)
     return {
         "embeddings": jnp.zeros((size, dim), dtype),
-        "labels": nothing,
-        "clusters": nothing,
+        # Two arrays: a step that uses up its state cannot be given one twice.
+        "labels": jnp.full((size,), -1, jnp.int32),
+        "clusters": jnp.full((size,), -1, jnp.int32),
         "count": jnp.zeros((), jnp.int32),
     }
 
 
 def forget(memory: Memory) -> Memory:
     """Returns the memory without what it holds, as a new division with other clusters needs it."""
-    return jax.tree.map(jnp.zeros_like, memory) | {
-        name: jnp.full_like(memory[name], -1) for name in ("labels", "clusters") if memory
-    }
+    if not memory:
+        return {}
+    size, dim = memory["embeddings"].shape
+    return empty(size, dim, memory["embeddings"].dtype)
 
 
 def enqueue(memory: Memory, embeddings: Array, labels: Array, clusters: Array) -> Memory:

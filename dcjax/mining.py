@@ -14,7 +14,7 @@ from jax import Array
 from dcjax import plugins
 from dcjax.distance_weighting import distance_weighted_probabilities, draw, effective_dim
 from dcjax.pairs import Comparisons, Pairs, Triplets, fold_positives, smallest
-from dcjax.ranges import require_known, require_range
+from dcjax.ranges import require_known, require_options, require_range
 
 __all__ = ["KNOWN", "Miner", "create", "distance_weighted_probabilities"]
 
@@ -34,13 +34,7 @@ def create(name: str, **options: Any) -> Miner:
     """
     if plugins.is_own(name):
         return plugins.load(name, Callable)(**options)
-    known = options_of(name)
-    if set(options) != set(known):
-        raise ValueError(
-            f"Miner {name!r} takes exactly the options {', '.join(known) or '(none)'}; "
-            f"unknown: {sorted(set(options) - set(known))}, "
-            f"missing: {sorted(set(known) - set(options))}."
-        )
+    require_options(f"Miner {name!r}", options, options_of(name))
     return _MINERS[name][0](**options)
 
 

@@ -1,6 +1,6 @@
 """The embedder with masks (P21 section 3)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from dcjax import masks, plugins
 from dcjax.convolution import METHODS
+from dcjax.ranges import require_known
 from dcjax.resnet import BACKBONES, ResNet
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet in RGB, as every published weight expects
@@ -69,7 +70,8 @@ class MaskedEmbedder(nn.Module):
 
         Returns:
           L2-normalised "embedding" [..., D] and "backbone" (pooled features) [..., F], and, with
-          clusters, "unmasked" [..., D], the embedding before the mask.
+          clusters, "unmasked" [..., D], the embedding before the mask, and "mask" [..., D] of each
+          batch, not negative.
         """
         mask = self.variable(
             "masks", "masks", masks.initial, self.max_clusters, self.embedding_dim
@@ -95,7 +97,7 @@ class MaskedEmbedder(nn.Module):
         else:
             trained = masks.of_clusters(mask, clusters, full_embedding, self.test_masks)
             chosen = trained[..., None, :]
-            outputs["unmasked"] = masks.l2_normalize(embedding)
+            outputs |= {"unmasked": masks.l2_normalize(embedding), "mask": trained}
         return outputs | {"embedding": masks.apply(embedding, chosen)}
 
 
@@ -127,7 +129,7 @@ def create(
     Raises:
       ValueError: if a name is unknown or a number out of range.
     """
-    _require_known("pooling", options["pooling"], POOLINGS)
+    require_known("pooling", options["pooling"], sorted(POOLINGS))
     if plugins.is_own(name):
         backbone = plugins.load(name, nn.Module)(dtype=dtype, **own)
     else:
@@ -138,9 +140,9 @@ def create(
 def _resnet(
     name: str, num_stages: int, width: int, batch_norm: str, convolution: str, dtype: Any
 ) -> ResNet:
-    _require_known("backbone", name, BACKBONES)
-    _require_known("batch_norm", batch_norm, BATCH_NORMS)
-    _require_known("convolution", convolution, METHODS)
+    require_known("backbone", name, sorted(BACKBONES))
+    require_known("batch_norm", batch_norm, sorted(BATCH_NORMS))
+    require_known("convolution", convolution, sorted(METHODS))
     block, stage_sizes, stem = BACKBONES[name]
     if not 1 <= num_stages <= len(stage_sizes):
         raise ValueError(
@@ -155,8 +157,3 @@ def _resnet(
         convolution=convolution,
         dtype=dtype,
     )
-
-
-def _require_known(setting: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise ValueError(f"Unknown {setting} {value!r}; known are {', '.join(sorted(known))}.")

@@ -79,27 +79,34 @@ def compare(embeddings: Array, labels: Array, memory: References | None = None) 
         reference_labels = jnp.concatenate([labels, memory.labels])
     same = labels[:, None] == reference_labels[None, :]
     itself = jnp.eye(len(labels), len(reference_labels), dtype=bool)
+    similarities = [products(x, y) for y in blocks]
+    distances = [_distances(x, y, s) for y, s in zip(blocks, similarities, strict=True)]
     return Comparisons(
         anchors=x,
-        distances=jnp.concatenate([pairwise_distances(x, y) for y in blocks], axis=1),
-        similarities=jnp.concatenate([_products(x, y) for y in blocks], axis=1),
+        distances=jnp.concatenate(distances, axis=1),
+        similarities=jnp.concatenate(similarities, axis=1),
         positives=same & ~itself,
         negatives=~same & (reference_labels >= 0),
     )
 
 
-def pairwise_distances(embeddings: Array, references: Array | None = None) -> Array:
-    """Returns Euclidean distances [B, R] = sqrt(max(||x_i||^2 + ||y_j||^2 - 2 <x_i, y_j>, 1e-4)).
+def pairwise_distances(embeddings: Array) -> Array:
+    """Returns Euclidean distances [B, B] = sqrt(max(||x_i||^2 + ||x_j||^2 - 2 <x_i, x_j>, 1e-4)).
 
     The gradient is 0 where the distance is cut off at 0.01, as it is from a row to itself.
-
-    Args:
-      embeddings: [B, D].
-      references: [R, D]; None: the embeddings themselves.
     """
     x = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
-    y = x if references is None else references.astype(x.dtype)
-    squared = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1) - 2 * _products(x, y)
+    return _distances(x, x, products(x, x))
+
+
+def products(x: Array, y: Array) -> Array:
+    """Returns inner products [B, R] of x[B, D] and y[R, D]."""
+    # GPUs and TPUs keep 10 or 7 bits of the factors by default, too few for small distances.
+    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _distances(x: Array, y: Array, inner_products: Array) -> Array:
+    squared = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1) - 2 * inner_products
     # This way round a NaN stays one, so that a broken network cannot pass for a trained one.
     return jnp.sqrt(jnp.where(squared < _MIN_SQUARED_DISTANCE, _MIN_SQUARED_DISTANCE, squared))
 
@@ -156,9 +163,3 @@ def smallest(values: Array, number: Array) -> Array:
         return remaining, jnp.where(column == slot, first, columns)
 
     return jax.lax.fori_loop(0, number, take, (values, jnp.zeros(values.shape, column.dtype)))[1]
-
-
-def _products(x: Array, y: Array) -> Array:
-    """Returns inner products [B, R]."""
-    # GPUs and TPUs keep 10 or 7 bits of the factors by default, too few for small distances.
-    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)

@@ -1,7 +1,7 @@
 """Whether the options of a loss or miner are in their range."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 SMALLEST = 1e-6  # of what must not be 0
 
@@ -10,6 +10,16 @@ def require_known(option: str, value: str, known: Sequence[str]) -> None:
     """Raises ValueError unless an option's value is known."""
     if value not in known:
         raise ValueError(f"Unknown {option} {value!r}; known are {', '.join(known)}.")
+
+
+def require_options(what: str, options: Collection[str], known: Collection[str]) -> None:
+    """Raises ValueError unless the names of options are just the known ones."""
+    if set(options) != set(known):
+        raise ValueError(
+            f"{what} takes exactly the options {', '.join(known) or '(none)'}; "
+            f"unknown: {sorted(set(options) - set(known))}, "
+            f"missing: {sorted(set(known) - set(options))}."
+        )
 
 
 def require_range(option: str, value: float, low: float, high: float = math.inf) -> None:

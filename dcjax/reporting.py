@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets, division, schedule
+from dcjax import datasets, division, plugins, schedule
 from dcjax.datasets import ImageSet, Splits
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
@@ -73,7 +73,7 @@ class Reporter:
             f"masks {model.masks}"
         )
         loss = config.loss
-        options = loss.own if ":" in loss.name else loss[loss.name]
+        options = loss.own if plugins.is_own(loss.name) else loss[loss.name]
         miner = f", miner {options['miner']}" if "miner" in options else ""
         kept = f", memory of {loss.memory_size} images" if loss.memory_size else ""
         line(f"loss      {loss.name}{miner}{kept}")

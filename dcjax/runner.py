@@ -68,7 +68,6 @@ class _Runner:
                 if held == waiting:
                     time.sleep(_POLL_SECONDS)
                 waiting = held
-        sweep.write_table()  # with what another process has trained meanwhile
         for suffix in ("md", "csv"):
             self._line(f"wrote     {sweep.table}.{suffix}")
         if self._stopped:
@@ -89,9 +88,10 @@ class _Runner:
             with _locked(run.folder) as lock:
                 if lock is None:
                     held.append(run)
-                elif not run.result():  # another process may have trained it meanwhile
+                    continue
+                if not run.result():  # another process may have trained it meanwhile
                     self._train(run, lock, stop, len(waiting) - number + len(held))
-                    self._sweep.write_table()
+                self._sweep.write_table()
         return held
 
     def _train(self, run: Run, lock: int, stop: StopRequest, left: int) -> None:

@@ -60,15 +60,12 @@ def train_step(
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        chosen = masks.of_clusters(
-            trainable["masks"], batch["cluster"], controls["full_embedding"], model.test_masks
-        )
         # The joined embedding is one space, in which images of all clusters compare.
         among = jnp.where(controls["full_embedding"], -1, batch["cluster"])
         compared = jax.vmap(memory.references, in_axes=(None, 0, 0, None))(
-            state.memory, chosen, among, controls["memory"]
+            state.memory, outputs["mask"], among, controls["memory"]
         )
-        more = {"mask": chosen, "memory": compared}
+        more = {"mask": outputs["mask"], "memory": compared}
         metric_loss, metrics = _losses_of_batches(
             loss,
             trainable["loss"],

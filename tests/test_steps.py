@@ -134,33 +134,33 @@ def test_gradients_and_states_are_those_of_one_device(
     assert _largest_difference(one_device, many) < 1e-12
 
 
+def _by_hand(
+    model: Any, loss: losses.Loss, run: state.TrainState, batch: Any, key: Any, memories: Any
+) -> list[Any]:
+    """Returns the loss of each cluster batch of the next step, beside its memory."""
+    dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, run.step))
+    outputs, _ = jax.jit(model.apply, static_argnames=("train", "mutable"))(
+        run.variables,
+        batch["image"],
+        batch["cluster"],
+        train=True,
+        rngs={"dropout": dropout_key},
+        mutable="batch_stats",
+    )
+    each = zip(
+        outputs["embedding"], batch["label"], jax.random.split(loss_key, 2), memories, strict=True
+    )
+    return [loss.apply(run.loss_params, *three, memory=kept)[0] for *three, kept in each]
+
+
 def test_loss_is_that_of_each_cluster_batch_in_its_own_subspace() -> None:
     with jax.enable_x64(True):
         model, loss, run = _parts(jnp.float64, _adam())
         batch, key = _batch(0), jax.random.key(2)
         step = _jitted(1, model, loss, _adam())
         _, metrics = step(run, batch, _controls(), key)
-        dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, run.step))
-        outputs, _ = jax.jit(model.apply, static_argnames=("train", "mutable"))(
-            run.variables,
-            batch["image"],
-            batch["cluster"],
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable="batch_stats",
-        )
-        keys = jax.random.split(loss_key, 2)
         empty = References(jnp.zeros((48, 8)), jnp.full(48, -1))  # gives draws their shape
-        by_hand = [
-            loss.apply(
-                run.loss_params,
-                outputs["embedding"][c],
-                batch["label"][c],
-                keys[c],
-                memory=empty,
-            )[0]
-            for c in range(2)
-        ]
+        by_hand = _by_hand(model, loss, run, batch, key, [empty, empty])
         np.testing.assert_allclose(metrics["loss"], np.mean(by_hand), rtol=1e-12)
         np.testing.assert_allclose(
             metrics["orthogonality"], masks.orthogonality(run.masks, 4), rtol=1e-12
@@ -176,27 +176,12 @@ def test_a_memory_gives_each_batch_the_past_of_its_cluster() -> None:
         np.testing.assert_array_equal(run.memory["clusters"], [1] * 16 + [3] * 16 + [-1] * 16)
         batch = _batch(1) | {"cluster": np.array([3, 0], np.int32)}
         _, metrics = step(run, batch, _controls(), key)
-        dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, run.step))
-        outputs, _ = jax.jit(model.apply, static_argnames=("train", "mutable"))(
-            run.variables,
-            batch["image"],
-            batch["cluster"],
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable="batch_stats",
-        )
-        keys, by_hand = jax.random.split(loss_key, 2), []
+        memories = []
         for c, labels in enumerate([np.r_[[-1] * 16, _batch(0)["label"][1], [-1] * 16], [-1] * 48]):
             mask = jax.nn.relu(run.masks[batch["cluster"][c]])
             rows = masks.apply(run.memory["embeddings"], mask)
-            value, _ = loss.apply(
-                run.loss_params,
-                outputs["embedding"][c],
-                batch["label"][c],
-                keys[c],
-                memory=References(rows, jnp.asarray(labels)),
-            )
-            by_hand.append(value)
+            memories.append(References(rows, jnp.asarray(labels)))
+        by_hand = _by_hand(model, loss, run, batch, key, memories)
         np.testing.assert_allclose(metrics["loss"], np.mean(by_hand), rtol=1e-6)
         assert abs(by_hand[0] - by_hand[1]) > 1e-6
 

@@ -23,6 +23,9 @@ LEARN: Settings = {"model.masks": "learned"}
 NOT_PROGRESSIVE: Settings = FIX | {"division.hierarchy": "direct"}
 NO_SUBSPACES: Settings = {"model.masks": "none"}
 
+_LARGEST = {"cub": 32, "cars": 32, "digits": 2}
+_LARGEST_OF_SMALL = 8
+
 WITHOUT_SUPER_CLASSES = ("digits", "folder", "vid")
 
 # Of P21's tables; map_at_r, which divides by R, stands beside the papers' mARP.
@@ -56,6 +59,12 @@ def experiments() -> list[str]:
 def is_small(data: str) -> bool:
     """Returns whether an experiment is one of a few classes and epochs."""
     return data == "digits" or data.startswith("small.")
+
+
+def that_fit(data: str, numbers_of_clusters: Sequence[int]) -> list[int]:
+    """Returns those that an experiment can hold: each needs two classes, and images for batches."""
+    largest = _LARGEST.get(data, _LARGEST_OF_SMALL if is_small(data) else max(numbers_of_clusters))
+    return [k for k in numbers_of_clusters if k <= largest]
 
 
 def rows(

@@ -15,10 +15,6 @@ from configs.ablations import p19
 RUNS = p19.RUNS
 SCORES = ablations.SCORES
 
-# Every cluster needs two classes, and images for its batches.
-_LARGEST = {"digits": 2}
-_LARGEST_OF_SMALL, _LARGEST_OF_PAPER = 8, 16
-
 
 def get_config(data: str = "sop") -> ConfigDict:
     """Returns the settings that the rows start from."""
@@ -27,8 +23,5 @@ def get_config(data: str = "sop") -> ConfigDict:
 
 def sweep(data: str = "sop") -> list[dict[str, Any]]:
     """Returns the rows."""
-    usual = _LARGEST_OF_SMALL if ablations.is_small(data) else _LARGEST_OF_PAPER
-    largest = _LARGEST.get(data, usual)
-    return ablations.rows(
-        {f"K = {k}": {"division.max_clusters": k} for k in (1, 2, 3, 4, 8, 16) if k <= largest}
-    )
+    fitting = ablations.that_fit(data, (1, 2, 3, 4, 8, 16))
+    return ablations.rows({f"K = {k}": {"division.max_clusters": k} for k in fitting})

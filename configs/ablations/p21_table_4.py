@@ -28,9 +28,6 @@ _PAPER: ablations.Paper = {
         "K = 64": (79.51, 89.42, 79.31),
     }
 }
-# Every cluster needs two classes, and images for its batches.
-_LARGEST = {"cub": 32, "cars": 32, "digits": 2}
-_LARGEST_OF_SMALL, _LARGEST_OF_PAPER = 8, 64
 
 
 def get_config(data: str = "sop") -> ConfigDict:
@@ -40,11 +37,8 @@ def get_config(data: str = "sop") -> ConfigDict:
 
 def sweep(data: str = "sop") -> list[dict[str, Any]]:
     """Returns the rows."""
-    usual = _LARGEST_OF_SMALL if ablations.is_small(data) else _LARGEST_OF_PAPER
-    largest = _LARGEST.get(data, usual)
     settings = {
         f"K = {k}": ablations.FIX | {"division.max_clusters": k} if k > 1 else ablations.BASELINE
-        for k in (1, 2, 4, 8, 16, 32, 64)
-        if k <= largest
+        for k in ablations.that_fit(data, (1, 2, 4, 8, 16, 32, 64))
     }
     return ablations.rows(settings, _COLUMNS, _PAPER.get(data))

@@ -3,8 +3,8 @@
     python launch.py --sweep --config=configs/ablations/p21_table_6.py:cub
 
 N-pairs has a learned scale, whose learning rate is that of the paper's code. Table VI has CUB, CARS
-and SOP. For In-shop Clothes (Table VIII) and VehicleID's large list (Table
-VII) the paper gives the rows of the margin loss.
+and SOP. For In-shop Clothes (Table VIII) and VehicleID's large list (Table VII) the paper gives the
+rows of the margin loss.
 """
 
 from typing import Any
@@ -14,10 +14,9 @@ from ml_collections import ConfigDict
 from configs import ablations
 
 RUNS = "ablations"
-SCORES = ("recall_at_1", "recall_at_5", "recall_at_10", "recall_at_20", "recall_at_30") + (
-    "nmi",
-    "marp_paper",
-    "map_at_r",
+SCORES = (
+    *("recall_at_1", "recall_at_5", "recall_at_10", "recall_at_20", "recall_at_30"),
+    *("nmi", "marp_paper", "map_at_r"),
 )
 
 _LOSSES: dict[str, ablations.Settings] = {

@@ -7,6 +7,7 @@ from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, tripl
 from dcjax.losses.loss import Loss, Params, checked
 from dcjax.losses.pairwise import margin
 from dcjax.pairs import pairwise_distances
+from dcjax.ranges import require_options
 
 __all__ = ["KNOWN", "Loss", "Params", "create", "margin", "pairwise_distances"]
 
@@ -46,11 +47,5 @@ def create(name: str, *, num_classes: int, embedding_dim: int, **options: Any) -
             "package.module:function of your own."
         )
     options_type, build = _LOSSES[name]
-    known = options_type._fields
-    if set(options) != set(known):
-        raise ValueError(
-            f"Loss {name!r} takes exactly the options {', '.join(known)}; "
-            f"unknown: {sorted(set(options) - set(known))}, "
-            f"missing: {sorted(set(known) - set(options))}."
-        )
+    require_options(f"Loss {name!r}", options, options_type._fields)
     return build(num_classes, embedding_dim, options_type(**options))

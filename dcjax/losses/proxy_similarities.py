@@ -10,6 +10,7 @@ from jax import Array
 
 from dcjax import masks
 from dcjax.losses.loss import Loss, Output, Params
+from dcjax.pairs import products
 
 # From so many classes on rows are rounded up, to divide over devices of any usual number.
 _MANY_CLASSES = 1024
@@ -105,12 +106,6 @@ def num_rows(num_classes: int) -> int:
     """
     multiple = _ROWS_MULTIPLE if num_classes >= _MANY_CLASSES else 1
     return -(-num_classes // multiple) * multiple
-
-
-def products(x: Array, y: Array) -> Array:
-    """Returns inner products [B, R] of x[B, D] and y[R, D]."""
-    # GPUs and TPUs keep 10 or 7 bits of the factors by default.
-    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def log_sum_exp(similarities: Array, scale: float) -> Array:

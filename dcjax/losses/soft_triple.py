@@ -12,10 +12,10 @@ from dcjax.losses.proxy_similarities import (
     Similarities,
     cross_entropy,
     log_sum_exp,
-    products,
     with_centers,
 )
 from dcjax.losses.reductions import square_root
+from dcjax.pairs import products
 from dcjax.ranges import SMALLEST, require_range
 
 
