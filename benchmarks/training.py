@@ -3,13 +3,18 @@
 Ours is the whole step of a run (margin loss with distance-weighted sampling, one cluster, Adam,
 frozen BatchNorm), with matrix products and with XLA's own convolutions. The peer is the same
 network (v1.5, channels_last) with pytorch-metric-learning's loss and miner. All get new images
-from the host at each step.
+from the host at each step. With --precision=bfloat16 the backbone's activations are bfloat16, the
+peer's by autocast.
 
-About five minutes on two cores; other sizes and networks by arguments.
+About five minutes on two cores; other sizes and networks by arguments. On a GPU:
+
+    python benchmarks/training.py --size 224 --batch_size 80 --steps 20 --methods xla
+      --precision float32 bfloat16
 """
 
 import argparse
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -39,30 +44,35 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--size", type=int, nargs="+", default=[64, 224], help="pixels")
     parser.add_argument("--batch_size", type=int, nargs="+", default=[32, 16], help="per size")
+    parser.add_argument("--steps", type=int, default=0, help="in a round; 0: few, as for a CPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", nargs="+", default=["train", "embed"])
     parser.add_argument("--methods", nargs="+", default=["matmul", "xla"], help="of convolution")
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=models.PRECISIONS)
     arguments = parser.parse_args()
     network = (arguments.backbone, arguments.num_stages, arguments.width)
     prepare = {"train": (_ours_train, _peer_train), "embed": (_ours_embed, _peer_embed)}
-    for job in arguments.jobs:
+    sizes = zip(arguments.size, arguments.batch_size, strict=True)
+    for job, (size, batch_size), precision in itertools.product(
+        arguments.jobs, sizes, arguments.precision
+    ):
         ours, peer = prepare[job]
-        for size, batch_size in zip(arguments.size, arguments.batch_size, strict=True):
-            repeats = max(1, 64 * 64 * 128 // (size * size * batch_size))
-            options = {"size": size, "batch_size": batch_size, "repeats": repeats}
-            contestants: dict[str, Callable[[], Job]] = {
-                f"dcjax, {method}": functools.partial(ours, *network, method, **options)
-                for method in arguments.methods
-            }
-            if arguments.backbone in _BLOCKS and arguments.width == 64:
-                contestants["PyTorch"] = functools.partial(peer, *network[:2], **options)
-            compare(
-                f"{job}: {arguments.backbone}, {size} px, batches of {batch_size}",
-                contestants,
-                rounds=arguments.rounds,
-                work=repeats * batch_size,
-                unit="images",
-            )
+        repeats = arguments.steps or max(1, 64 * 64 * 128 // (size * size * batch_size))
+        options = {"precision": precision, "size": size, "batch_size": batch_size}
+        options["repeats"] = repeats
+        contestants: dict[str, Callable[[], Job]] = {
+            f"dcjax, {method}": functools.partial(ours, *network, method, **options)
+            for method in arguments.methods
+        }
+        if arguments.backbone in _BLOCKS and arguments.width == 64:
+            contestants["PyTorch"] = functools.partial(peer, *network[:2], **options)
+        compare(
+            f"{job}: {arguments.backbone}, {size} px, batches of {batch_size}, {precision}",
+            contestants,
+            rounds=arguments.rounds,
+            work=repeats * batch_size,
+            unit="images",
+        )
 
 
 def _batches(size: int, batch_size: int, repeats: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +81,9 @@ def _batches(size: int, batch_size: int, repeats: int) -> tuple[np.ndarray, np.n
     return images.astype(np.uint8), np.arange(batch_size) // 2
 
 
-def _model(backbone: str, num_stages: int, width: int, convolution: str) -> models.MaskedEmbedder:
+def _model(
+    backbone: str, num_stages: int, width: int, convolution: str, precision: str
+) -> models.MaskedEmbedder:
     return models.create(
         backbone,
         num_stages=num_stages or len(resnet.BACKBONES[backbone][1]),
@@ -79,6 +91,7 @@ def _model(backbone: str, num_stages: int, width: int, convolution: str) -> mode
         batch_norm="frozen",
         convolution=convolution,
         own={},
+        precision=precision,
         embedding_dim=_DIMENSION,
         max_clusters=1,
         pooling="average",
@@ -93,12 +106,13 @@ def _ours_train(
     width: int,
     convolution: str,
     *,
+    precision: str,
     size: int,
     batch_size: int,
     repeats: int,
 ) -> Job:
     images, labels = _batches(size, batch_size, repeats)
-    model = _model(backbone, num_stages, width, convolution)
+    model = _model(backbone, num_stages, width, convolution, precision)
     loss = experiment.create_loss(default.get_config(), num_classes=batch_size)
     optimizer = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_GROUPS, 1e-4))
     run = state.create(
@@ -137,12 +151,13 @@ def _ours_embed(
     width: int,
     convolution: str,
     *,
+    precision: str,
     size: int,
     batch_size: int,
     repeats: int,
 ) -> Job:
     images, _ = _batches(size, batch_size, repeats)
-    model = _model(backbone, num_stages, width, convolution)
+    model = _model(backbone, num_stages, width, convolution, precision)
     variables = jax.jit(model.init)(jax.random.key(0), images[0])
     step = jax.jit(functools.partial(steps.embed_step, model=model))
 
@@ -205,8 +220,14 @@ class _Embedder(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        x = self.backbone(x.contiguous(memory_format=torch.channels_last)).mean(dim=(2, 3))
-        return nn.functional.normalize(self.embedding(self.dropout(x)))
+        x = self.backbone(x.contiguous(memory_format=torch.channels_last))
+        with torch.autocast(x.device.type, enabled=False):  # as ours, in float32 from here on
+            x = self.dropout(x.float().mean(dim=(2, 3)))
+            return nn.functional.normalize(self.embedding(x))
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _peer(backbone: str, num_stages: int) -> tuple[_Embedder, torch.device]:
@@ -214,7 +235,9 @@ def _peer(backbone: str, num_stages: int) -> tuple[_Embedder, torch.device]:
     return _Embedder(backbone, num_stages).to(device, memory_format=torch.channels_last), device
 
 
-def _peer_train(backbone: str, num_stages: int, *, size: int, batch_size: int, repeats: int) -> Job:
+def _peer_train(
+    backbone: str, num_stages: int, *, precision: str, size: int, batch_size: int, repeats: int
+) -> Job:
     images, labels = map(torch.from_numpy, _batches(size, batch_size, repeats))
     model, device = _peer(backbone, num_stages)
     model.train()
@@ -229,7 +252,8 @@ def _peer_train(backbone: str, num_stages: int, *, size: int, batch_size: int, r
     def job() -> None:
         for batch in images:
             optimizer.zero_grad()
-            embeddings = model(batch.to(device))
+            with _autocast(device, precision):
+                embeddings = model(batch.to(device))
             value = loss(embeddings, labels, miner(embeddings, labels))
             value.backward()
             optimizer.step()
@@ -238,13 +262,15 @@ def _peer_train(backbone: str, num_stages: int, *, size: int, batch_size: int, r
     return job
 
 
-def _peer_embed(backbone: str, num_stages: int, *, size: int, batch_size: int, repeats: int) -> Job:
+def _peer_embed(
+    backbone: str, num_stages: int, *, precision: str, size: int, batch_size: int, repeats: int
+) -> Job:
     images: Any = torch.from_numpy(_batches(size, batch_size, repeats)[0])
     model, device = _peer(backbone, num_stages)
     model.eval()
 
     def job() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), _autocast(device, precision):
             for batch in images:
                 model(batch.to(device)).cpu().numpy()
 

@@ -40,6 +40,7 @@ def create_model(config: ConfigDict) -> models.MaskedEmbedder:
         batch_norm=model.batch_norm,
         convolution=model.convolution,
         own=model.own,
+        precision=model.precision,
         embedding_dim=model.embedding_dim,
         max_clusters=config.division.max_clusters,
         pooling=model.pooling,

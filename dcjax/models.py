@@ -17,6 +17,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 POOLINGS: dict[str, Callable[..., jax.Array]] = {"average": jnp.mean, "max": jnp.max}
 BATCH_NORMS = ("frozen", "train")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def torch_linear(fan_in: int) -> nn.initializers.Initializer:
@@ -40,6 +41,7 @@ class MaskedEmbedder(nn.Module):
       pooling: "average" or "max" over the feature map.
       dropout: share of the pooled features that is dropped in training.
       test_masks: how masks are joined into one, see `masks.combine`.
+      dtype: of pixels, parameters and all that comes after the backbone.
     """
 
     backbone: nn.Module
@@ -78,7 +80,8 @@ class MaskedEmbedder(nn.Module):
         ).value.astype(self.dtype)
         pixels = images.reshape(-1, *images.shape[-3:]).astype(self.dtype) / 255
         pixels = (pixels - jnp.asarray(IMAGE_MEAN, self.dtype)) / jnp.asarray(IMAGE_STD, self.dtype)
-        pooled = POOLINGS[self.pooling](self.backbone(pixels, train=train), axis=(1, 2))
+        feature_map = self.backbone(pixels, train=train).astype(self.dtype)
+        pooled = POOLINGS[self.pooling](feature_map, axis=(1, 2))
         init = torch_linear(pooled.shape[-1])
         embedding = nn.Dense(
             self.embedding_dim,
@@ -109,6 +112,7 @@ def create(
     batch_norm: str,
     convolution: str,
     own: Mapping[str, Any],
+    precision: str = "float32",
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> MaskedEmbedder:
@@ -116,29 +120,40 @@ def create(
 
     Args:
       name: one of `BACKBONES`; or "package.module:function", a function of your own that takes
-        the options `own` and `dtype` and returns a backbone as `MaskedEmbedder` has it.
+        the options `own` and `dtype`, the type of its activations, and returns a backbone as
+        `MaskedEmbedder` has it.
       num_stages: stages that are kept; the rest is cut off.
       width: channels of the first stage; 64 is the published network.
       batch_norm: "frozen" (running statistics are used in training too and never change) or
         "train".
       convolution: one of `convolution.METHODS`; the weights and the numbers are the same.
       own: options of a backbone of your own, to which the last four do not apply.
-      dtype: of parameters and activations.
+      precision: "bfloat16" makes the backbone's activations in it; parameters, pooling and all that
+        follows keep their type.
+      dtype: of everything else.
       **options: the other attributes of `MaskedEmbedder`.
 
     Raises:
       ValueError: if a name is unknown or a number out of range.
     """
     require_known("pooling", options["pooling"], sorted(POOLINGS))
+    require_known("precision", precision, sorted(PRECISIONS))
+    activations = jnp.bfloat16 if precision == "bfloat16" else dtype
     if plugins.is_own(name):
-        backbone = plugins.load(name, nn.Module)(dtype=dtype, **own)
+        backbone = plugins.load(name, nn.Module)(dtype=activations, **own)
     else:
-        backbone = _resnet(name, num_stages, width, batch_norm, convolution, dtype)
+        backbone = _resnet(name, num_stages, width, batch_norm, convolution, activations, dtype)
     return MaskedEmbedder(backbone=backbone, dtype=dtype, **options)
 
 
 def _resnet(
-    name: str, num_stages: int, width: int, batch_norm: str, convolution: str, dtype: Any
+    name: str,
+    num_stages: int,
+    width: int,
+    batch_norm: str,
+    convolution: str,
+    dtype: Any,
+    param_dtype: Any,
 ) -> ResNet:
     require_known("backbone", name, sorted(BACKBONES))
     require_known("batch_norm", batch_norm, sorted(BATCH_NORMS))
@@ -156,4 +171,5 @@ def _resnet(
         frozen_statistics=batch_norm == "frozen",
         convolution=convolution,
         dtype=dtype,
+        param_dtype=param_dtype,
     )

@@ -23,32 +23,33 @@ class Conv(nn.Module):
     stride: int
     convolution: str
     dtype: Any
+    param_dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, scale: jax.Array | float = 1.0) -> jax.Array:
         """Maps [n, h, w, c] to [n, h / stride, w / stride, features]."""
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", init, shape, self.dtype)
-        return convolve(x, kernel * scale, self.stride, self.convolution)
+        kernel = self.param("kernel", init, shape, self.param_dtype)
+        return convolve(x, (kernel * scale).astype(self.dtype), self.stride, self.convolution)
 
 
 class FrozenNorm(nn.Module):
     """The variables of BatchNorm, and what they do while statistics are frozen."""
 
     features: int
-    dtype: Any
+    param_dtype: Any
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
         """Returns the factor of each feature and what is added to it, [features] each."""
         shape, init = (self.features,), nn.initializers
-        scale = self.param("scale", init.ones, shape, self.dtype)
-        bias = self.param("bias", init.zeros, shape, self.dtype)
+        scale = self.param("scale", init.ones, shape, self.param_dtype)
+        bias = self.param("bias", init.zeros, shape, self.param_dtype)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape).value
         var = self.variable("batch_stats", "var", jnp.ones, shape).value
         factor = scale * jax.lax.rsqrt(var + _EPSILON)
-        return factor.astype(self.dtype), (bias - mean * factor).astype(self.dtype)
+        return factor.astype(self.param_dtype), (bias - mean * factor).astype(self.param_dtype)
 
 
 def _conv_norm(
@@ -63,19 +64,20 @@ def _conv_norm(
     frozen: bool,
     train: bool,
     dtype: Any,
+    param_dtype: Any,
 ) -> jax.Array:
     """Convolves and normalises, as two modules of the one that calls."""
-    conv = Conv(features, size, stride, convolution, dtype, name=conv_name)
+    conv = Conv(features, size, stride, convolution, dtype, param_dtype, name=conv_name)
     if frozen and train:
         # Folded into the kernel, the gradient of the factor needs no output from before the norm.
-        factor, shift = FrozenNorm(features, dtype, name=norm_name)()
-        return conv(x, factor) + shift
+        factor, shift = FrozenNorm(features, param_dtype, name=norm_name)()
+        return conv(x, factor) + shift.astype(dtype)
     norm = nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=_EPSILON,
         dtype=dtype,
-        param_dtype=dtype,
+        param_dtype=param_dtype,
         name=norm_name,
     )
     return norm(conv(x))
@@ -125,7 +127,8 @@ class ResNet(nn.Module):
     """A ResNet without its classifier, with torchvision's names and padding.
 
     The "small" stem is one 3x3 convolution without pooling, and every stage halves the
-    size: for images of 8 to 64 pixels.
+    size: for images of 8 to 64 pixels. Parameters are of `param_dtype`, activations of `dtype`;
+    BatchNorm's statistics are made in float32 at least.
     """
 
     block: type[BasicBlock] | type[Bottleneck]
@@ -135,6 +138,7 @@ class ResNet(nn.Module):
     frozen_statistics: bool
     convolution: str
     dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -145,6 +149,7 @@ class ResNet(nn.Module):
             frozen=self.frozen_statistics,
             train=train,
             dtype=self.dtype,
+            param_dtype=self.param_dtype,
         )
         small = self.stem == "small"
         x = nn.relu(conv_norm(x, self.width, *((3, 1) if small else (7, 2)), "conv1", "bn1"))
