@@ -31,7 +31,8 @@ class Conv(nn.Module):
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", init, shape, self.param_dtype)
-        return convolve(x, (kernel * scale).astype(self.dtype), self.stride, self.convolution)
+        kernel = (kernel * scale).astype(self.dtype)
+        return convolve(x.astype(self.dtype), kernel, self.stride, self.convolution)
 
 
 class FrozenNorm(nn.Module):

@@ -217,3 +217,28 @@ def test_a_fresh_model_has_pytorchs_linear_and_the_mask_of_one_cluster() -> None
 def test_errors_name_what_was_found_and_what_is_known(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         embedder(**changes)
+
+
+@pytest.mark.parametrize("convolution", ["xla", "matmul"])
+def test_bfloat16_is_the_backbones_alone(convolution: str):
+    pixels, clusters = images(2, 4, 16, 16), np.zeros(2, np.int32)
+    outputs, gradients = {}, {}
+    variables = filled(embedder(num_stages=3), size=16)
+    for precision in models.PRECISIONS:
+        model = embedder(num_stages=3, precision=precision, convolution=convolution)
+
+        def objective(params: Any, model: models.MaskedEmbedder = model) -> Any:
+            outputs = model.apply({**variables, "params": params}, pixels, clusters, train=True)
+            return jnp.sum(outputs["embedding"] * jnp.arange(6)), outputs
+
+        gradients[precision], outputs[precision] = jax.jit(jax.grad(objective, has_aux=True))(
+            variables["params"]
+        )
+        text = str(jax.make_jaxpr(functools.partial(model.apply, variables))(pixels[0]))
+        assert ("bf16[" in text) == (precision == "bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves((outputs, gradients))} == {np.dtype("float32")}
+    exact, rough = outputs["float32"]["embedding"], outputs["bfloat16"]["embedding"]
+    assert 1e-5 < np.abs(exact - rough).max() < 0.05
+    np.testing.assert_allclose(np.linalg.norm(rough, axis=-1), 1, atol=1e-6)  # not bfloat16's 4e-3
+    steps = jax.tree.map(lambda a, b: np.sum(a * b) / np.sum(a * a), *gradients.values())
+    np.testing.assert_allclose(jax.tree.leaves(steps["backbone"]["conv1"]), 1, atol=0.1)

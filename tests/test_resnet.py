@@ -43,7 +43,7 @@ def stages(net: ResNet, variables: Any, x: np.ndarray, train: bool = True) -> li
 @pytest.mark.parametrize("size", [32, 33])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_stage_is_the_slow_resnets(block: str, size: int) -> None:
-    net = resnet(block, dtype=jnp.float64)
+    net = resnet(block, dtype=jnp.float64, param_dtype=jnp.float64)
     x = np.random.default_rng(0).normal(size=(1, size, size, 3))
     with jax.enable_x64(True):
         shapes = shapes_of(net, x)
@@ -95,6 +95,7 @@ def test_every_convolution_gives_the_same_numbers_and_gradients(block: str, froz
                 convolution=method,
                 frozen_statistics=frozen,
                 dtype=jnp.float64,
+                param_dtype=jnp.float64,
             )
             variables = variables_of(net, x)
 
