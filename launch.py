@@ -3,6 +3,7 @@
 With --sweep, every row of a config's `sweep()` is trained, see `dcjax/sweeps.py`.
 """
 
+import glob
 import json
 import os
 import pathlib
@@ -32,6 +33,21 @@ _SWEEP = flags.DEFINE_bool(
 )
 _SEEDS = flags.DEFINE_list("seeds", [], "Of a sweep: train each row with each of these seeds.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "Whether to join other processes: auto, where JAX detects a TPU pod, GKE, SLURM or Open MPI; on, "
+    "or end with an error; off.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, to join processes where nothing is detected."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "Processes, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Of this process, with --coordinator.")
+_VIRTUAL_DEVICES = flags.DEFINE_integer(
+    "virtual_devices", 0, "Train on so many pretended CPU devices, to try out what many do."
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 
 # What ml_collections puts before the reason.
@@ -63,6 +79,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _train(config: ConfigDict, workdirs: list[str]) -> None:
+    _join()
     from dcjax.train import train
 
     train(config, _only(workdirs), profiled=_PROFILE.value)
@@ -73,6 +90,7 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
 
     if _PROFILE.value:
         raise ValueError("--profile traces training steps; an evaluation has none.")
+    _join()
     compare(workdirs, config)
 
 
@@ -105,6 +123,27 @@ def _sweep(config: ConfigDict, program: str) -> None:
         sys.exit(1)
 
 
+def _join() -> None:
+    """Joins the other processes of this run, if there are any."""
+    import jax
+
+    from dcjax import processes
+
+    processes.join(
+        _DISTRIBUTED.value,
+        coordinator=_COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+    )
+    found = _accelerators()
+    if found and "JAX_PLATFORMS" not in os.environ and jax.default_backend() == "cpu":
+        sys.stderr.write(
+            f"launch.py: this machine has {found[0]}, but JAX computes on the CPU; install "
+            "requirements.txt for a GPU or requirements-tpu.txt for a TPU, or set "
+            "JAX_PLATFORMS=cpu.\n"
+        )
+
+
 def _only(workdirs: list[str]) -> str:
     if len(workdirs) > 1:
         raise ValueError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(workdirs)}.")
@@ -123,9 +162,17 @@ def _workdirs() -> list[str]:
 
 
 def _choose_platform() -> None:
-    """Keeps jax[cuda] quiet where there is no accelerator that it could look for."""
-    if not any(list(pathlib.Path("/").glob(pattern[1:])) for pattern in _ACCELERATORS):
+    """Computes on the CPU where nothing else is, or where virtual devices are asked for."""
+    if _VIRTUAL_DEVICES.value:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(_VIRTUAL_DEVICES.value)
+    elif not _accelerators():  # for which jax[cuda] would look loudly
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def _accelerators() -> list[str]:
+    """Returns the device files of GPUs and TPUs."""
+    return [path for pattern in _ACCELERATORS for path in glob.glob(pattern)]
 
 
 def _keep_quiet() -> None:

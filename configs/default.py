@@ -168,6 +168,11 @@ def get_config() -> ConfigDict:
     sampling.rounds = "max"  # batches of each cluster in an epoch: max, min or mean of N_k / B
     sampling.clusters_per_step = 1  # C, cluster batches that one step learns from
 
+    # Of C cluster batches, so many lie side by side on the devices, which it must divide: 1 spreads
+    # each batch over all of them; with C and this the number of devices, each has its own batch.
+    config.devices = ConfigDict()
+    config.devices.cluster_parallel = 1
+
     config.optimizer = optimizer = ConfigDict()
     optimizer.learning_rate = 1e-5  # of backbone and embedding, constant
     optimizer.embedding_multiplier = 1.0  # times learning_rate

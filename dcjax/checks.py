@@ -54,6 +54,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "division.num_iterations": (1, math.inf),
     "division.freeze_backbone_epochs": (0, math.inf),
     "sampling.images_per_class": (1, math.inf),
+    "sampling.clusters_per_step": (1, math.inf),
+    "devices.cluster_parallel": (1, math.inf),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.embedding_multiplier": (0, math.inf),
     "optimizer.masks_multiplier": (0, math.inf),
@@ -93,7 +95,7 @@ def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             f"{config.dataset.resize}."
         )
     evaluating = config.eval
-    devices.check_batch_size("eval.batch_size", evaluating.batch_size, mesh)
+    devices.check_divides("eval.batch_size", evaluating.batch_size, mesh.size, "devices")
     ks = tuple(evaluating.ks)
     if not ks or not all(type(k) is int and k >= 1 for k in ks):
         raise ValueError(f"eval.ks must hold whole numbers from 1 on, got {ks}.")
@@ -111,7 +113,12 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
       ValueError: naming the setting, its value and what is allowed.
     """
     check_evaluation(config, mesh)
-    devices.check_batch_size("sampling.batch_size", config.sampling.batch_size, mesh)
+    sampled = config.sampling
+    width, parallel = mesh.shape["data"], mesh.shape["cluster"]
+    devices.check_divides("sampling.batch_size", sampled.batch_size, width, "devices of a batch")
+    devices.check_divides(
+        "sampling.clusters_per_step", sampled.clusters_per_step, parallel, "batches side by side"
+    )
     dividing = config.division
     freeze, period = dividing.freeze_backbone_epochs, dividing.every_epochs
     if dividing.max_clusters > 1 and freeze >= period:

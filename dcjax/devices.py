@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,14 +11,42 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 _MANY_ROWS = 1024
 
 
-def create_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Lays devices (default: all) out along ("cluster", "data"), sorted by process.
+class Share(NamedTuple):
+    """The part of a step's images [C, B] that lies on this process's devices."""
 
-    One cluster batch at a time is spread over all of them, as in the papers' algorithm.
+    clusters: slice
+    images: slice
+
+
+def create_mesh(devices: Sequence[jax.Device] | None = None, *, cluster_parallel: int = 1) -> Mesh:
+    """Lays devices out along ("cluster", "data"), sorted by process.
+
+    Args:
+      devices: all of them if None.
+      cluster_parallel: how many of a step's cluster batches lie side by side. With 1 every batch is
+        spread over all devices; with as many as there are devices, each has batches of its own.
+
+    Raises:
+      ValueError: if the devices, or those of one process, do not divide into so many parts.
     """
     devices = jax.devices() if devices is None else devices
     ordered = sorted(devices, key=lambda d: (d.process_index, d.id))
-    grid = np.array(ordered).reshape(1, -1)
+    # Those of a process are a part of one row, or whole rows.
+    per_process = len(ordered) // len({device.process_index for device in ordered})
+    width, rest = divmod(len(ordered), cluster_parallel)
+    if rest or (width % per_process and per_process % width):
+        fits = [
+            n
+            for n in range(1, len(ordered) + 1)
+            if len(ordered) % n == 0
+            and (len(ordered) // n % per_process == 0 or per_process % (len(ordered) // n) == 0)
+        ]
+        raise ValueError(
+            "devices.cluster_parallel must divide the number of devices "
+            f"({len(ordered)}, {per_process} a process), got {cluster_parallel}; "
+            f"{', '.join(map(str, fits))} would do."
+        )
+    grid = np.array(ordered).reshape(cluster_parallel, width)
     return Mesh(grid, ("cluster", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
@@ -51,26 +79,59 @@ def table_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     return rows_sharding(mesh) if is_large else replicated(mesh)
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Checks that a batch splits evenly over the devices.
+def share_of_batch(mesh: Mesh, num_batches: int, batch_size: int) -> Share:
+    """Returns which of the images [C, B] of a step this process reads."""
+    shape = (num_batches, batch_size)
+    parts = batch_shardings(mesh)["image"].addressable_devices_indices_map(shape).values()
+
+    def hull(axis: int) -> slice:
+        bounds = [part[axis].indices(shape[axis]) for part in parts]
+        return slice(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
+
+    return Share(hull(0), hull(1))
+
+
+def check_divides(name: str, number: int, parts: int, what: str) -> None:
+    """Checks that a number of images, or of batches, splits evenly.
 
     Raises:
-      ValueError: if it does not; names the nearest sizes that do.
+      ValueError: if it does not; names the nearest numbers that do.
     """
-    lower = batch_size // mesh.size * mesh.size
-    if batch_size < 1 or batch_size != lower:
-        nearest = sorted({max(lower, mesh.size), lower + mesh.size})
+    lower = number // parts * parts
+    if number < 1 or number != lower:
+        nearest = sorted({max(lower, parts), lower + parts})
         raise ValueError(
-            f"{name} must be a multiple of the number of devices ({mesh.size}), got {batch_size}; "
+            f"{name} must be a multiple of the number of {what} ({parts}), got {number}; "
             f"{' or '.join(map(str, nearest))} would do."
         )
 
 
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts host arrays, the same on every process, on the devices; arrays there stay there."""
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
 def prefetch(batches: Iterable[Any], shardings: Any, size: int = 2) -> Iterator[Any]:
-    """Yields batches already on the devices; `size` of them are under way at any time."""
+    """Yields batches already on the devices; `size` of them are under way at any time.
+
+    Each process gives its own share of a batch (`share_of_batch`), or an array on the devices.
+    """
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array):
+            return x
+        if sharding.is_fully_addressable:  # the same, in half the time
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_process_local_data(sharding, x)
+
     queue: collections.deque[Any] = collections.deque()
     for batch in batches:
-        queue.append(jax.device_put(batch, shardings))
+        queue.append(jax.tree.map(put, batch, shardings))
         if len(queue) > size:
             yield queue.popleft()
     yield from queue

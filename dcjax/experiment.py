@@ -46,6 +46,7 @@ def create_model(config: ConfigDict) -> models.MaskedEmbedder:
         pooling=model.pooling,
         dropout=model.dropout,
         test_masks=model.test_masks,
+        cluster_parallel=config.devices.cluster_parallel,
     )
 
 

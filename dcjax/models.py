@@ -41,6 +41,8 @@ class MaskedEmbedder(nn.Module):
       pooling: "average" or "max" over the feature map.
       dropout: share of the pooled features that is dropped in training.
       test_masks: how masks are joined into one, see `masks.combine`.
+      cluster_parallel: batches of a step that lie side by side on the devices, see
+        `devices.create_mesh`.
       dtype: of pixels, parameters and all that comes after the backbone.
     """
 
@@ -50,6 +52,7 @@ class MaskedEmbedder(nn.Module):
     pooling: str
     dropout: float
     test_masks: str
+    cluster_parallel: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -64,7 +67,7 @@ class MaskedEmbedder(nn.Module):
         """Embeds images, in the order of operations of P21: mask first, then normalise.
 
         Args:
-          images: uint8 [..., h, w, 3] in RGB.
+          images: uint8 [batch, h, w, 3] or [C, B, h, w, 3] in RGB.
           clusters: int32 [...] without the last of the leading axes: the cluster of each batch,
             whose mask is applied. None applies the combined mask.
           full_embedding: true applies the combined mask in any case.
@@ -78,10 +81,11 @@ class MaskedEmbedder(nn.Module):
         mask = self.variable(
             "masks", "masks", masks.initial, self.max_clusters, self.embedding_dim
         ).value.astype(self.dtype)
-        pixels = images.reshape(-1, *images.shape[-3:]).astype(self.dtype) / 255
+        pixels = _in_one_row(images, self.cluster_parallel).astype(self.dtype) / 255
         pixels = (pixels - jnp.asarray(IMAGE_MEAN, self.dtype)) / jnp.asarray(IMAGE_STD, self.dtype)
         feature_map = self.backbone(pixels, train=train).astype(self.dtype)
         pooled = POOLINGS[self.pooling](feature_map, axis=(1, 2))
+        pooled = _in_batches(pooled, images.shape[:-3], self.cluster_parallel)
         init = torch_linear(pooled.shape[-1])
         embedding = nn.Dense(
             self.embedding_dim,
@@ -91,9 +95,6 @@ class MaskedEmbedder(nn.Module):
             param_dtype=self.dtype,
             name="embedding",
         )(nn.Dropout(self.dropout, deterministic=not train)(pooled))
-        pooled, embedding = (
-            x.reshape(*images.shape[:-3], x.shape[-1]) for x in (pooled, embedding)
-        )
         outputs = {"backbone": masks.l2_normalize(pooled)}
         if clusters is None:
             chosen = masks.combine(mask, self.test_masks)
@@ -102,6 +103,26 @@ class MaskedEmbedder(nn.Module):
             chosen = trained[..., None, :]
             outputs |= {"unmasked": masks.l2_normalize(embedding), "mask": trained}
         return outputs | {"embedding": masks.apply(embedding, chosen)}
+
+
+def _in_one_row(images: jax.Array, parallel: int) -> jax.Array:
+    """Returns images [batch, ...] as they are, and [C, B, ...] as [C * B, ...].
+
+    Of C batches, `parallel` lie side by side on the devices: in this order, the images that a
+    device holds stay neighbours. In any other, XLA gathers all of them on every device.
+    """
+    if images.ndim == 4:
+        return images
+    split = images.reshape(parallel, -1, *images.shape[1:])
+    return split.swapaxes(1, 2).reshape(-1, *images.shape[2:])
+
+
+def _in_batches(rows: jax.Array, shape: tuple[int, ...], parallel: int) -> jax.Array:
+    """Returns what was made of each image of `_in_one_row` in the shape before it, [*shape, F]."""
+    if len(shape) == 1:
+        return rows
+    split = rows.reshape(parallel, shape[1], -1, rows.shape[-1])
+    return split.swapaxes(1, 2).reshape(*shape, rows.shape[-1])
 
 
 def create(

@@ -20,6 +20,7 @@ _FREE = {
     "dataset.num_threads",
     "dataset.root",
     "dataset.source",
+    "devices.cluster_parallel",
     "model.pretrained",
     "model.convolution",
     "train.log_every_steps",

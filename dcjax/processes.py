@@ -1,0 +1,102 @@
+"""The processes of a run: how they find each other, and what they tell each other."""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
+
+MODES = ("auto", "on", "off")
+
+# What launchers tell of the number of processes that they start.
+_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
+_WAIT_MILLISECONDS = 24 * 60 * 60 * 1000
+
+
+def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+    """Joins the other processes of the run, before anything else that JAX does.
+
+    Args:
+      mode: "auto" joins where JAX detects a TPU pod, GKE, SLURM's srun or Open MPI; "on" requires
+        it; "off" runs alone.
+      coordinator: host:port of process 0, where nothing is detected.
+      num_processes: of the run, with a coordinator.
+      process_id: of this process, from 0 on, with a coordinator.
+
+    Raises:
+      ValueError: if others are wanted and not found.
+    """
+    by_hand = bool(coordinator), num_processes > 0, process_id >= 0
+    if any(by_hand):
+        if not all(by_hand) or mode == "off" or process_id >= num_processes:
+            raise ValueError(
+                "Require --coordinator=HOST:PORT, --num_processes=N and --process_id from 0 to "
+                f"N - 1 together, and not --distributed=off; got --coordinator={coordinator or None}, "
+                f"--num_processes={num_processes}, --process_id={process_id}, --distributed={mode}."
+            )
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif mode != "off":
+        _detect(mode)
+
+
+def _detect(mode: str) -> None:
+    told = {name: os.environ[name] for name in _COUNTS if os.environ.get(name, "1") != "1"}
+    try:
+        jax.distributed.initialize()
+        return
+    except ValueError as error:
+        if "coordinator_address" not in str(error):
+            raise
+    if mode == "on":
+        raise ValueError(
+            "--distributed=on requires a TPU pod, GKE, SLURM's srun or Open MPI, got none that "
+            "JAX detects; start with one of them, or give --coordinator, --num_processes and "
+            "--process_id."
+        )
+    if told:
+        found = ", ".join(f"{name}={count}" for name, count in told.items())
+        raise ValueError(
+            f"Found {found}, but no cluster that JAX detects: every process would train the same "
+            "run by itself. Start with srun, give --coordinator, --num_processes and "
+            "--process_id, or for one process --distributed=off."
+        )
+
+
+def is_first() -> bool:
+    """Returns whether this is the process that clusters and writes what is not an array."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until all processes are here, once for each name.
+
+    On the host: a device that waits in a collective spins, and cannot do anything else. Other
+    threads may wait for other names meanwhile.
+    """
+    wait = multihost.get_barrier_sync_fn()
+    wait(key=name, timeout_ms=_WAIT_MILLISECONDS)
+
+
+def from_first(tree: Any) -> Any:
+    """Returns the arrays of process 0 on all, where the others give arrays of the same shapes."""
+    if jax.process_count() == 1:
+        return tree
+    received = multihost_utils.broadcast_one_to_all(tree)
+    return jax.tree.map(lambda like, x: np.asarray(x, like.dtype), tree, received)
+
+
+def check_same(what: str, checksum: int) -> None:
+    """Checks that all processes hold the same, by a checksum of 32 bits.
+
+    Raises:
+      ValueError: on all processes, if they do not.
+    """
+    checksums = multihost_utils.process_allgather(np.uint32(checksum)).reshape(-1)
+    if np.any(checksums != checksums[0]):
+        told = ", ".join(f"{x:08x} on process {i}" for i, x in enumerate(checksums[:8]))
+        raise ValueError(
+            f"All processes must have the same {what}, got checksums {told}; start all of them "
+            "with the same code, settings and data, and they go on from the last checkpoint."
+        )
