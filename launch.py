@@ -37,8 +37,8 @@ _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
     ["auto", "on", "off"],
-    "Whether to join other processes: auto, where JAX detects a TPU pod, GKE, SLURM or Open MPI; on, "
-    "or end with an error; off.",
+    "Whether to join other processes: auto, where JAX detects a TPU pod, GKE, SLURM or Open MPI; "
+    "on, or end with an error; off.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, to join processes where nothing is detected."

@@ -33,8 +33,9 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
         if not all(by_hand) or mode == "off" or process_id >= num_processes:
             raise ValueError(
                 "Require --coordinator=HOST:PORT, --num_processes=N and --process_id from 0 to "
-                f"N - 1 together, and not --distributed=off; got --coordinator={coordinator or None}, "
-                f"--num_processes={num_processes}, --process_id={process_id}, --distributed={mode}."
+                f"N - 1 together, and not --distributed=off; got --coordinator={coordinator}, "
+                f"--num_processes={num_processes}, --process_id={process_id}, "
+                f"--distributed={mode}."
             )
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif mode != "off":
