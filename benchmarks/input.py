@@ -57,7 +57,7 @@ def stream(folder: pathlib.Path, number: int, crop: str, resized: Any = None) ->
     )
     images = from_classes(paths(folder, number), np.zeros(number))
     rows = np.random.default_rng(0).permutation(number).astype(np.int32).reshape(-1, 1, BATCH)
-    plan = sampling.Plan(rows, np.zeros(rows.shape[:2], np.int32))
+    plan = sampling.Plan.of(rows, np.zeros(rows.shape[:2], np.int32))
     reader = pipeline.Stream(images, augmentation, seed=0, num_threads=None, resized=resized)
     return reader, plan
 

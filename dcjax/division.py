@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from dcjax import clustering, grouping
+from dcjax import clustering, counting, grouping
 
 HIERARCHIES = ("direct", "progressive")
 MATCHINGS = ("iou", "overlap")
@@ -39,7 +39,7 @@ class Division:
     @property
     def sizes(self) -> np.ndarray:
         """Number of images trained on in each cluster [K]."""
-        return np.bincount(self.cluster[self.cluster >= 0], minlength=self.num_clusters)
+        return counting.sizes(self.cluster, self.num_clusters)
 
 
 def num_clusters_at(
@@ -137,7 +137,7 @@ def divide(
             )
         partition = grouping.by_kmeans(features, num_iterations)
     group = functools.partial(grouping.group, partition, labels, range(seed, seed + num_trials))
-    everything = np.arange(len(labels))
+    everything = np.arange(len(labels), dtype=np.int32)
     if previous is None:
         cluster = group(everything, num_clusters, 0)
     else:
@@ -184,17 +184,14 @@ def match(
       The renamed current clusters, int32 [N].
     """
     _check_known("matching", score, MATCHINGS)
-    inside, before = current >= 0, previous >= 0
-    both = inside & before
-    overlap = np.zeros((num_clusters, num_clusters))
-    np.add.at(overlap, (current[both], previous[both]), 1)
-    table = overlap
+    counts = counting.table(current, previous, num_clusters)
+    table = overlap = counts[1:, 1:]
     if score == "iou":
-        sizes = np.bincount(current[inside], minlength=num_clusters)[:, None]
-        sizes_before = np.bincount(previous[before], minlength=num_clusters)
-        table = overlap / np.maximum(sizes + sizes_before - overlap, 1)
+        sizes, sizes_before = counts[1:].sum(axis=1), counts[:, 1:].sum(axis=0)
+        table = overlap / np.maximum(sizes[:, None] + sizes_before - overlap, 1)
     _, renamed = linear_sum_assignment(table, maximize=True)
-    return np.where(inside, renamed[current], -1).astype(np.int32)
+    # Behind the names is that of no cluster, which -1 looks up.
+    return np.append(renamed, -1).astype(np.int32)[current]
 
 
 def agreement(division: Division, previous: Division) -> float:
@@ -220,9 +217,9 @@ def _division(
 def _bisect(group: Callable[[np.ndarray, int, int], np.ndarray], cluster: np.ndarray) -> np.ndarray:
     """Divides every cluster c in two, 2c and 2c + 1."""
     children = 2 * cluster
-    for c in np.unique(cluster).tolist():
-        rows = np.flatnonzero(cluster == c)
-        children[rows] += group(rows, 2, 1 + c)
+    for c, rows in enumerate(counting.groups(cluster, int(cluster.max()) + 1)):
+        if len(rows):
+            children[rows] += group(rows, 2, 1 + c)
     return children
 
 

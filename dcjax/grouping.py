@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from dcjax import clustering
+from dcjax import clustering, counting
 
 GROUPINGS = ("kmeans", "random", "labels")
 
@@ -94,8 +94,11 @@ def group(
 
 def drop_singletons(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Sets to -1 the images [N] that are alone of their class in their cluster: no positive."""
-    _, pair, counts = np.unique(_pairs(cluster, labels), return_inverse=True, return_counts=True)
-    return np.where(counts[pair] == 1, -1, cluster).astype(np.int32)
+    kept = cluster.astype(np.int32)
+    for rows in counting.groups(cluster, int(cluster.max()) + 1):
+        _, classes, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
+        kept[rows[counts[classes] == 1]] = -1
+    return kept
 
 
 def check(
@@ -142,11 +145,7 @@ def check(
 
 def _can_be_trained(cluster: np.ndarray, labels: np.ndarray, num_clusters: int) -> np.ndarray:
     """Returns which clusters have two classes with at least two images each, bool [K]."""
-    found, counts = np.unique(_pairs(cluster, labels), return_counts=True)
-    inside = found[counts >= 2] // (labels.max() + 1)
-    return np.bincount(inside, minlength=num_clusters) >= 2
-
-
-def _pairs(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns one number for each pair of a cluster and a class [N]."""
-    return cluster.astype(np.int64) * (labels.max() + 1) + labels
+    counts = (
+        np.unique_counts(labels[rows]).counts for rows in counting.groups(cluster, num_clusters)
+    )
+    return np.array([np.count_nonzero(count >= 2) >= 2 for count in counts])

@@ -94,7 +94,7 @@ class Stream:
 
     def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Returns the batches of one epoch, on the host."""
-        draws = augment.draw(self.augmentation, plan.rows.shape, seed=self.seed, epoch=epoch)
+        draws = augment.draw(self.augmentation, plan.shape, seed=self.seed, epoch=epoch)
         rows, clusters = plan.rows[first_step:], plan.clusters[first_step:]
         flat = tf.nest.map_structure(lambda x: x[first_step:].reshape(-1, *x.shape[3:]), draws)
         size = math.prod(rows.shape[1:])

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import pathlib
 import time
 from collections.abc import Iterator, Mapping
@@ -151,7 +152,7 @@ class Reporter:
         """Follows the steps of an epoch with a bar, and sums them up in a line."""
         num_epochs = self._config.train.num_epochs
         label = f"epoch {epoch + 1}/{num_epochs}"
-        per_step = plan.rows[0].size
+        per_step = math.prod(plan.shape[1:])
         started = time.monotonic()
 
         def rate() -> float:
@@ -159,7 +160,7 @@ class Reporter:
 
         with (
             self.spending("training steps"),
-            self._console.progress(label, total=len(plan.rows), done=done) as move,
+            self._console.progress(label, total=plan.num_steps, done=done) as move,
         ):
             log = StepLog(
                 self._scalars,

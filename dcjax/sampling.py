@@ -5,10 +5,13 @@ clusters get the same number of batches, so that each has the same weight, and s
 again from the front.
 """
 
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from dcjax import counting, walks
 from dcjax.division import Division
 
 SAMPLERS = ("balanced", "uniform")
@@ -22,15 +25,50 @@ _ORDER_STREAM, _IMAGES_STREAM = 1, 2
 
 @dataclass(frozen=True)
 class Plan:
-    """The batches of an epoch.
+    """The batches of an epoch, made in blocks of steps when they are asked for.
 
     Attributes:
-      rows: int32 [S, C, B], the images of each cluster batch of each step.
-      clusters: int32 [S, C], the cluster that each of them comes from.
+      clusters: int32 [S, C], the cluster that each cluster batch of each step comes from.
+      batch_size: images in a cluster batch, B.
+      draw: makes the images of all steps in turn, int32 [s, C, B] at a time.
     """
 
-    rows: np.ndarray
     clusters: np.ndarray
+    batch_size: int
+    draw: Callable[[], Iterator[np.ndarray]]
+
+    @classmethod
+    def of(cls, rows: np.ndarray, clusters: np.ndarray) -> "Plan":
+        """Returns the plan of these images [S, C, B] of these clusters [S, C]."""
+        return cls(clusters, rows.shape[2], lambda: iter([rows]))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Steps, cluster batches in a step and images in a cluster batch, (S, C, B)."""
+        num_steps, clusters_per_step = self.clusters.shape
+        return num_steps, clusters_per_step, self.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps, S."""
+        return len(self.clusters)
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """The images of all cluster batches at once, int32 [S, C, B]."""
+        return np.concatenate(list(self.draw()))
+
+    def blocks(self, first_step: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields rows int32 [s, C, B] and clusters int32 [s, C] of the steps from the first on.
+
+        Steps before the first are drawn and dropped: their draws are those that it follows.
+        """
+        stop = 0
+        for rows in self.draw():
+            start, stop = stop, stop + len(rows)
+            if stop > first_step:
+                skipped = max(first_step - start, 0)
+                yield rows[skipped:], self.clusters[start + skipped : stop]
 
 
 def check(
@@ -85,6 +123,7 @@ def plan_epoch(
     cluster_order: str = "shuffled",
     rounds: str = "max",
     clusters_per_step: int = 1,
+    images_at_once: int = 2**20,
 ) -> Plan:
     """Plans an epoch; a pure function of its arguments.
 
@@ -108,9 +147,10 @@ def plan_epoch(
         the cluster, but at least 1.
       clusters_per_step: cluster batches in a step, C. The last batches are left out, or if there
         are fewer than C the first visits repeated, so that every step is full.
+      images_at_once: images in a block of the plan, about; they are the same whatever it is.
 
     Returns:
-      The plan.
+      The plan. Of its blocks the first takes the longest: it sorts the images.
     """
     labels = np.asarray(labels)
     check(
@@ -123,28 +163,58 @@ def plan_epoch(
         rounds=rounds,
         clusters_per_step=clusters_per_step,
     )
-    filled = np.flatnonzero(division.sizes)
+    sizes = division.sizes
+    filled = np.flatnonzero(sizes)
     if not filled.size:
         raise ValueError("The division must hold images to train on, got only empty clusters.")
-    num_rounds = _num_rounds(division.sizes[filled], batch_size, rounds)
+    num_rounds = _num_rounds(sizes[filled], batch_size, rounds)
     key = (division.period, epoch)
     rng = _generator(seed, _ORDER_STREAM, *key)
     order = _cluster_order(rng, filled, num_rounds, cluster_order)
     num_steps = max(1, len(order) // clusters_per_step)
     order = np.resize(order, num_steps * clusters_per_step)
+    clusters = order.reshape(num_steps, clusters_per_step).astype(np.int32)
 
-    rows = np.zeros((len(order), batch_size), np.int32)
-    for cluster, count in zip(*np.unique(order, return_counts=True), strict=True):
-        members = np.flatnonzero(division.cluster == cluster)
-        classes = labels[members]
-        rng = _generator(seed, _IMAGES_STREAM, *key, int(cluster))
+    def walk(cluster: int, members: np.ndarray) -> walks.Batches:
+        rng = _generator(seed, _IMAGES_STREAM, *key, cluster)
         if sampler == "uniform":
-            batches = _uniform(rng, classes, count, batch_size)
+            return walks.Batches(walks.uniform(rng, members, labels, batch_size))
+        return walks.Batches(
+            walks.balanced(rng, members, labels, batch_size, images_per_class, small_class)
+        )
+
+    def draw() -> Iterator[np.ndarray]:
+        if sampler == "uniform":
+            members = counting.groups(division.cluster, division.num_clusters)
         else:
-            batches = _balanced(rng, classes, count, batch_size, images_per_class, small_class)
-        rows[order == cluster] = members[batches]
-    shape = (num_steps, clusters_per_step)
-    return Plan(rows.reshape(*shape, batch_size), order.reshape(shape).astype(np.int32))
+            members = _class_by_class(division, labels)
+        walking = {cluster: walk(cluster, members[cluster]) for cluster in filled.tolist()}
+        steps_at_once = max(1, images_at_once // (clusters_per_step * batch_size))
+        for start in range(0, num_steps, steps_at_once):
+            yield _block(clusters[start : start + steps_at_once], batch_size, walking)
+
+    return Plan(clusters, batch_size, draw)
+
+
+def _class_by_class(division: Division, labels: np.ndarray) -> list[np.ndarray]:
+    """Returns the images of each cluster, int32, those of one class behind one another."""
+    # Two counting sorts, of which the second keeps what the first has done.
+    if labels.min() < 0 or labels.max() >= len(labels):
+        labels = np.unique(labels, return_inverse=True)[1]
+    by_class, _ = counting.grouped(labels, int(labels.max()) + 1)
+    places = counting.groups(division.cluster[by_class], division.num_clusters)
+    return [by_class[members] for members in places]
+
+
+def _block(clusters: np.ndarray, batch_size: int, walking: dict[int, walks.Batches]) -> np.ndarray:
+    """Takes the next batches of each of the clusters [s, C], int32 [s, C, B]."""
+    rows = np.empty((clusters.size, batch_size), np.int32)
+    order = np.argsort(clusters, axis=None, kind="stable")
+    names, counts = np.unique(clusters, return_counts=True)
+    parts = np.split(order, np.cumsum(counts)[:-1])
+    for cluster, places in zip(names.tolist(), parts, strict=True):
+        rows[places] = walking[cluster].take(len(places))
+    return rows.reshape(*clusters.shape, batch_size)
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -167,91 +237,3 @@ def _cluster_order(
     elif cluster_order == "uniform":
         order = rng.choice(clusters, order.shape)
     return order.ravel()
-
-
-def _uniform(
-    rng: np.random.Generator, classes: np.ndarray, count: int, batch_size: int
-) -> np.ndarray:
-    """Returns batches of the images 0 .. n - 1 of a cluster in random order, [count, B]."""
-    n, batches, num_batches = len(classes), [], 0
-    several = np.any(classes != classes[0])
-    while num_batches < count:
-        # A cluster smaller than a batch: as many turns of its images as fill one.
-        walk = np.concatenate([rng.permutation(n) for _ in range(-(-batch_size // n))])
-        walk = walk[: len(walk) // batch_size * batch_size].reshape(-1, batch_size)
-        if several:
-            # A batch of a single class has no negatives and would teach nothing.
-            walk = walk[np.any(classes[walk] != classes[walk[:, :1]], axis=1)]
-        batches.append(walk)
-        num_batches += len(walk)
-    return np.concatenate(batches)[:count]
-
-
-def _balanced(
-    rng: np.random.Generator,
-    classes: np.ndarray,
-    count: int,
-    batch_size: int,
-    images_per_class: int,
-    small_class: str,
-) -> np.ndarray:
-    """Returns batches of the images 0 .. n - 1 of a cluster with m of each class, [count, B]."""
-    stacks = _ClassStacks(rng, classes)
-    batches = np.zeros((count, batch_size), np.int64)
-    for batch in batches:
-        chosen, quotas = _quotas(rng, len(stacks.sizes), batch_size, images_per_class)
-        if small_class == "other":
-            quotas = np.minimum(quotas, stacks.sizes[chosen])
-        images = np.concatenate([stacks.take(*pair) for pair in zip(chosen, quotas, strict=True)])
-        batch[: len(images)] = images
-        batch[len(images) :] = _others(rng, len(classes), images, batch_size)
-    return batches
-
-
-def _quotas(
-    rng: np.random.Generator, num_classes: int, batch_size: int, images_per_class: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the classes of a batch and says how many images each gives."""
-    chosen_classes = min(batch_size // images_per_class, num_classes)
-    chosen = rng.choice(num_classes, chosen_classes, replace=False)
-    # With too few classes each gives more; the first of the drawn ones give what is left over.
-    share, rest = divmod(batch_size, chosen_classes)
-    return chosen, share + (np.arange(chosen_classes) < rest)
-
-
-def _others(rng: np.random.Generator, n: int, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Draws what a batch lacks from a cluster's n images, repeating one only if it must."""
-    missing = batch_size - len(images)
-    if not missing:
-        return images[:0]
-    # Among B different images, at most B - missing are in the batch: enough are left.
-    candidates = rng.choice(n, min(n, batch_size), replace=False)
-    fresh = candidates[~np.isin(candidates, images)][:missing]
-    if len(fresh) == missing:
-        return fresh
-    return np.concatenate([fresh, np.resize(rng.permutation(n), missing - len(fresh))])
-
-
-class _ClassStacks:
-    """Every class's images in shuffled order, taken from the front and reshuffled at the end."""
-
-    def __init__(self, rng: np.random.Generator, classes: np.ndarray) -> None:
-        _, codes, self.sizes = np.unique(classes, return_inverse=True, return_counts=True)
-        self._rng = rng
-        shuffled = np.lexsort((rng.random(len(classes)), codes))
-        self._stacks = np.split(shuffled, np.cumsum(self.sizes)[:-1])
-        self._taken = np.zeros(len(self.sizes), np.int64)
-
-    def take(self, c: int, quota: int) -> np.ndarray:
-        """Returns quota images of class c, repeated only if the class has fewer."""
-        stack, taken = self._stacks[c], self._taken[c]
-        if taken + quota > len(stack):
-            # Too few are left: a random choice of the whole class, which then starts again.
-            images, taken = np.resize(self._rng.permutation(stack), quota), len(stack)
-        else:
-            images, taken = stack[taken : taken + quota].copy(), taken + quota
-        if taken == len(stack):
-            self._rng.shuffle(stack)
-            taken = 0
-        self._taken[c] = taken
-        return images

@@ -131,7 +131,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                         break
 
             scores = None
-            if stop.requested or log.done < len(plan.rows):
+            if stop.requested or log.done < plan.num_steps:
                 # Also after the last step of an epoch: its evaluation may take longer than the
                 # notice that a job gets, and is made when the run goes on.
                 progress = dataclasses.replace(progress, epoch=epoch, epoch_step=log.done)

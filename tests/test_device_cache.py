@@ -62,7 +62,7 @@ def cache(images, augmentation=CROP, num_devices=1) -> device_cache.Cache:
 def plan(images, num_steps=6, shape=(2, 8)) -> Plan:
     generator = np.random.default_rng(0)
     rows = generator.integers(0, len(images), (num_steps, *shape)).astype(np.int32)
-    return Plan(rows, generator.integers(0, 4, rows.shape[:2]).astype(np.int32))
+    return Plan.of(rows, generator.integers(0, 4, rows.shape[:2]).astype(np.int32))
 
 
 def levels_apart(batches, others) -> int:
@@ -93,7 +93,10 @@ def test_crops_that_are_resized_are_the_pipelines_within_a_grey_level(resized, s
 @pytest.mark.parametrize(("size", "most"), [(7, 1), (24, 1), (40, 0)])
 def test_the_largest_crop_is_right_and_exact_if_of_the_output_size(resized, size, most):
     augmentation = dataclasses.replace(CROP, size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    square, steps = resized.select([0]), Plan(np.zeros((1, 1, 9), int), np.zeros((1, 1), np.int32))
+    square, steps = (
+        resized.select([0]),
+        Plan.of(np.zeros((1, 1, 9), int), np.zeros((1, 1), np.int32)),
+    )
     batches = stream(square, augmentation).train_batches(steps, epoch=0)
     assert levels_apart(cache(square, augmentation).train_batches(steps, epoch=0), batches) <= most
 

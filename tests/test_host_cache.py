@@ -25,7 +25,7 @@ CROP = crops.Augmentation(
     flip=True,
     strategy="geom_color",
 )
-PLAN = Plan(
+PLAN = Plan.of(
     rows=np.random.default_rng(0).integers(0, 12, (5, 2, 3)).astype(np.int32),
     clusters=np.zeros((5, 2), np.int32),
 )

@@ -25,7 +25,7 @@ def plan() -> Plan:
     """Five steps of two cluster batches of three images."""
     rows = np.random.default_rng(0).integers(0, 12, (5, 2, 3)).astype(np.int32)
     clusters = np.array([[0, 1], [1, 0], [2, 3], [3, 2], [0, 3]], np.int32)
-    return Plan(rows=rows, clusters=clusters)
+    return Plan.of(rows, clusters)
 
 
 CROP = crops.Augmentation(
@@ -100,7 +100,7 @@ def test_another_epoch_or_seed_gives_other_pixels(pictures, plan, change):
 
 
 def test_an_image_that_comes_twice_is_cropped_twice(pictures):
-    plan = Plan(rows=np.zeros((1, 1, 8), np.int32), clusters=np.zeros((1, 1), np.int32))
+    plan = Plan.of(np.zeros((1, 1, 8), np.int32), np.zeros((1, 1), np.int32))
     crops = read(pictures, plan)[0]["image"][0]
     assert len(np.unique(crops.reshape(8, -1), axis=0)) == 8
 

@@ -1,9 +1,11 @@
 """Tests of dcjax.sampling."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from dcjax import sampling
 from dcjax.division import Division
@@ -60,6 +62,113 @@ def test_balanced_deals_every_image_of_a_class_before_it_repeats_one():
     rows = _plan(np.zeros(24), labels, sampler="balanced").rows
     assert rows.shape == (3, 1, 8)
     np.testing.assert_array_equal(np.sort(rows.ravel()), np.arange(24))
+
+
+def test_uniform_walks_through_a_cluster_anew():
+    cluster, labels = _clustered((96, 16))
+    plan = _plan(cluster, labels)
+    passes = plan.rows[plan.clusters == 1].reshape(6, 16)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), [np.arange(96, 112)] * 6)
+    assert len(np.unique(passes, axis=0)) == 6
+
+
+def test_balanced_walks_through_each_class_anew():
+    # Classes of 2 to 9 images give 2 at a time: an odd one is left over in every walk.
+    sizes = np.repeat(np.arange(2, 10), 3)
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(24), sizes))
+    large = np.arange(2000) % 2
+    cluster = np.repeat([0, 1], [len(labels), len(large)])
+    plan = _plan(cluster, np.concatenate([labels, large]), sampler="balanced")
+    rows = plan.rows[plan.clusters == 0]
+    assert rows.shape == (250, 8)
+    for c, size in enumerate(sizes.tolist()):
+        shown = rows[labels[rows] == c]
+        in_walk = size // 2 * 2
+        walks = shown[: len(shown) // in_walk * in_walk].reshape(-1, in_walk)
+        assert len(walks) >= 5
+        assert all(len(np.unique(walk)) == in_walk for walk in walks)
+        assert len(np.unique(walks, axis=0)) > 1
+        assert len(np.unique(walks)) == size
+
+
+@pytest.mark.parametrize("num_classes", [7, 50])
+def test_balanced_draws_classes_and_their_images_equally_often(num_classes):
+    sizes = 3 + np.arange(num_classes) % 5
+    labels = np.repeat(np.arange(num_classes), sizes)
+    large = np.arange(40000) % 2
+    cluster = np.repeat([0, 1], [len(labels), len(large)])
+    plan = _plan(cluster, np.concatenate([labels, large]), sampler="balanced")
+    rows = plan.rows[plan.clusters == 0]
+    drawn = np.bincount(labels[rows].ravel(), minlength=num_classes) / 2
+    # Four different classes in each batch: less noise than in draws that do not exclude another.
+    noise = (1 - 4 / num_classes) * num_classes / (num_classes - 1)
+    expected = 4 * len(rows) / num_classes
+    statistic = np.sum((drawn - expected) ** 2) / expected / noise
+    assert 1e-3 < stats.chi2.sf(statistic, num_classes - 1) < 1 - 1e-3
+    # And which two images of the largest classes is as random, but for each walk's own balance.
+    shown = np.bincount(rows.ravel(), minlength=len(labels)) / (2 * drawn / sizes)[labels]
+    assert np.all(np.abs(shown - 1) < 0.15)
+
+
+@pytest.mark.parametrize("num_images", [20, 60, 2000])
+def test_other_images_are_drawn_equally_often(num_images):
+    # Nearly all classes have one image: half of each batch is filled up.
+    labels = np.maximum(np.arange(num_images), 3)
+    counts = np.zeros(num_images)
+    num_batches = 0
+    for epoch in range(200):
+        rows = _plan(
+            np.zeros(num_images),
+            labels,
+            batch_size=16,
+            sampler="balanced",
+            epoch=epoch,
+        ).rows.reshape(-1, 16)
+        assert np.all(np.diff(np.sort(rows, axis=1), axis=1))
+        counts += np.bincount(rows.ravel(), minlength=num_images)
+        num_batches += len(rows)
+    alike = counts[4:]
+    expected = alike.mean()
+    share = expected / num_batches
+    n = len(alike)
+    statistic = np.sum((alike - expected) ** 2) / expected / (1 - share)
+    assert 1e-3 < stats.chi2.sf(statistic, n - 1) < 1 - 1e-3
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+@pytest.mark.parametrize("images_at_once", [1, 150, 10**6])
+def test_steps_are_the_same_in_blocks_of_any_size_from_any_step_on(sampler, images_at_once):
+    cluster, labels = _clustered((80, 25, 5, 61), num_classes=12)
+    cluster[::9] = -1
+    options = {"sampler": sampler, "clusters_per_step": 2}
+    whole = _plan(cluster, labels, **options)
+    plan = _plan(cluster, labels, images_at_once=images_at_once, **options)
+    assert plan.shape == whole.rows.shape == (16, 2, 8)
+    for first_step in range(plan.num_steps):
+        rows, clusters = (
+            np.concatenate(parts) for parts in zip(*plan.blocks(first_step), strict=True)
+        )
+        np.testing.assert_array_equal(rows, whole.rows[first_step:])
+        np.testing.assert_array_equal(clusters, whole.clusters[first_step:])
+    assert len(list(plan.blocks())) == {1: 16, 150: 2, 10**6: 1}[images_at_once]
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+def test_blocks_of_millions_of_images_need_little_memory(sampler):
+    n = 2 * 10**6
+    rng = np.random.default_rng(0)
+    labels = rng.integers(n // 10, size=n, dtype=np.int32)
+    division = Division((labels % 8).astype(np.int32), np.zeros(8, np.int32), 0)
+    tracemalloc.start()
+    plan = sampling.plan_epoch(
+        division, labels, batch_size=80, images_per_class=4, seed=0, epoch=0, sampler=sampler
+    )
+    num_images = sum(rows.size for rows, _ in plan.blocks())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert num_images > 0.99 * n
+    # Two orders of the images, what sorts them, and a block: never a whole plan besides.
+    assert peak < {"uniform": 4, "balanced": 7}[sampler] * 4 * n
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "balanced"])
