@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcjax import clustering, crops, datasets, devices, evaluation, models, pipeline, steps
+from dcjax import (
+    clustering,
+    crops,
+    datasets,
+    devices,
+    evaluation,
+    models,
+    pipeline,
+    shares,
+    steps,
+)
 from dcjax.datasets import ImageSet, Splits
 
 
@@ -32,13 +42,15 @@ def embed(images: ImageSet, step: Any, variables: Any = None, **changes: Any) ->
         "read": read,
         "batch_size": 8,
     }
-    return evaluation.embed(images, step, variables, **options | changes)
+    embedded = evaluation.embed(images, step, variables, **options | changes)
+    return evaluation.whole(embedded, len(images))
 
 
 def given(query: np.ndarray, gallery: np.ndarray | None = None) -> Any:
     """Returns an embedding function that knows its answers by the number of images."""
     known = {len(x): x for x in (query, gallery) if x is not None}
-    return lambda images: known[len(images)].astype(np.float32)
+    mesh = devices.create_mesh()
+    return lambda images: shares.place(known[len(images)].astype(np.float32), mesh).values
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 16])
@@ -145,12 +157,17 @@ def test_nmi_is_the_mean_over_runs_and_left_out_without_any() -> None:
 def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
     splits = datasets.load("digits", root="")
     query = splits.query
-    rows = evaluation.pixels(query, read=read, batch_size=128)
+    pixels = functools.partial(
+        evaluation.pixels,
+        read=read,
+        sharding=devices.rows_sharding(devices.create_mesh()),
+        batch_size=128,
+    )
+    rows = evaluation.whole(pixels(query), len(query))
     grey = query.images.reshape(len(query), 64).astype(np.float32) / 255
     np.testing.assert_allclose(rows, np.repeat(grey, 3, axis=1), rtol=1e-6)
     distances = ((grey[:, None] - grey[None]) ** 2).sum(axis=2)
     np.fill_diagonal(distances, np.inf)
     hits = query.labels[distances.argmin(axis=1)] == query.labels
-    pixels = functools.partial(evaluation.pixels, read=read, batch_size=128)
     scores = evaluation.evaluate(pixels, splits, ks=[1], nmi_runs=0, gallery_draws=0)
     assert scores["recall_at_1"] == pytest.approx(hits.mean())
