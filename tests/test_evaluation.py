@@ -1,10 +1,12 @@
 """Every image is embedded once and in order; scores are those of the protocol."""
 
+import ast
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import many_processes
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from dcjax import (
     datasets,
     devices,
     evaluation,
+    host_cache,
     models,
     pipeline,
     shares,
@@ -171,3 +174,67 @@ def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
     hits = query.labels[distances.argmin(axis=1)] == query.labels
     scores = evaluation.evaluate(pixels, splits, ks=[1], nmi_runs=0, gallery_draws=0)
     assert scores["recall_at_1"] == pytest.approx(hits.mean())
+
+
+# Reads an image set from a cache that counts, embeds it, and tells its scores and what was read.
+_SPREAD = """
+import numpy as np
+import test_evaluation
+from dcjax import evaluation
+
+scores, whole, read = test_evaluation.score_spread()
+print(repr(scores), whole.shape, sorted(read), sep="|")
+"""
+
+
+def score_spread() -> tuple[dict[str, float], np.ndarray, set[int]]:
+    """Scores 37 images on all devices, by both protocols; returns also which this process read."""
+    labels = np.random.default_rng(3).integers(8, size=37).tolist()
+    images, mesh, rows_read = image_set(labels), devices.create_mesh(), set()
+
+    class Counted(host_cache.Decoded):
+        def image(self, row: int) -> np.ndarray:
+            rows_read.add(row)
+            return super().image(row)
+
+    pixels = images.images // 64  # a few levels, so that many distances are equal
+    sizes = np.full((37, 2), 8, np.int32)
+    source = host_cache.source(Counted(pixels.reshape(-1), np.arange(37) * 192, sizes))
+    step = jax.jit(lambda _, batch: {"embedding": batch[:, 0, 0].astype(jnp.float32)})
+    embed_images = functools.partial(
+        evaluation.embed,
+        step=step,
+        variables=None,
+        output="embedding",
+        read=lambda images: pipeline.Stream(
+            images, read(images).augmentation, seed=0, num_threads=1, resized=source
+        ),
+        sharding=devices.rows_sharding(mesh),
+        batch_size=8,
+    )
+    splits = Splits(images, images, None)
+    scores = {
+        f"{name}, {draws} draws": value
+        for draws, runs in [(0, 2), (2, 0)]
+        for name, value in evaluation.evaluate(
+            embed_images, splits, ks=[1, 4], nmi_runs=runs, gallery_draws=draws
+        ).items()
+    }
+    embeddings = embed_images(images)
+    kept = evaluation.whole(embeddings, 37, everywhere=False)
+    whole = evaluation.whole(embeddings, 37)
+    np.testing.assert_array_equal(whole, pixels[:, 0, 0])
+    np.testing.assert_array_equal(kept, whole[: len(kept)])
+    return scores, kept, rows_read
+
+
+def test_processes_share_the_images_and_agree_on_the_scores() -> None:
+    scores, whole, rows_read = score_spread()
+    assert len(whole) == 37
+    assert rows_read == set(range(37))
+    for process, printed in enumerate(many_processes.run(_SPREAD)):
+        told, shape, rows = printed.strip().split("|")
+        assert ast.literal_eval(told) == scores
+        assert ast.literal_eval(shape) == ((0, 3) if process else (37, 3))
+        # Five batches of eight: 20 rows to a process; the last rows repeat the last image.
+        assert ast.literal_eval(rows) == ([*range(20, 37)] if process else [*range(20)])

@@ -112,8 +112,8 @@ def test_blocks_of_any_size(block):
     _check(embeddings, classes, embeddings, classes, exclude_self=True, block=block)
 
 
-@pytest.mark.parametrize("block", [1, 17, None])  # 1: two calls
-@pytest.mark.parametrize("num_classes", [1, 2, 40])  # most rows of a class: more than a share
+# One class: more rows of it than a share has. Blocks of one: two calls.
+@pytest.mark.parametrize(("block", "num_classes"), [(1, 40), (None, 40), (17, 1)])
 def test_devices_share_the_gallery(block, num_classes):
     embeddings, classes = _on_a_grid(203, num_classes, 5)
     mesh = devices.create_mesh()
@@ -122,7 +122,7 @@ def test_devices_share_the_gallery(block, num_classes):
     _check(embeddings[:5], classes[:5], embeddings, classes, exclude_self=False, mesh=mesh)
 
 
-@pytest.mark.parametrize("num_rows", [2, 3, 7, 8, 9, 17])
+@pytest.mark.parametrize("num_rows", [3, 9])
 def test_shares_may_be_empty(num_rows):
     queries, query_classes = _on_a_grid(30, 4, 6)
     gallery, classes = _on_a_grid(num_rows, 3, 7)  # nothing to find for the fourth
@@ -131,7 +131,7 @@ def test_shares_may_be_empty(num_rows):
     _check(gallery, classes, gallery, classes, exclude_self=True, mesh=mesh)
 
 
-@pytest.mark.parametrize("num_same", [9, 50, 203])
+@pytest.mark.parametrize("num_same", [9, 203])
 def test_copies_on_several_devices_go_by_index(num_same):
     gallery, classes = _on_a_grid(203, 60, 3)
     gallery[-num_same:] = gallery[0]
@@ -175,9 +175,9 @@ def test_every_device_holds_its_share():
     num_rows, block, dim = 80_000, 64, 64
     compiled = _compiled(num_rows=num_rows, block=block, mesh=devices.create_mesh(), dim=dim)
     memory = compiled.memory_analysis()
-    # Beside the embeddings, which are also the queries, four numbers and the starts of classes.
+    # The embeddings count twice, as queries and as gallery, but are one array; then three numbers.
     share = num_rows // 8
-    assert memory.argument_size_in_bytes < share * (dim + 5) * 4 + 16 * block * 12 + 100 * 4
+    assert memory.argument_size_in_bytes < share * (2 * dim + 3) * 4 + 16 * block * 12 + 1000
     assert memory.temp_size_in_bytes < 2.5 * block * (share + dim) * 4
     assert memory.output_size_in_bytes < 16 * block * 100
     text = compiled.as_text()
