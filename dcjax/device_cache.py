@@ -46,7 +46,8 @@ class Cache:
         resized = functools.partial(_cut, size=size, num_taps=num_taps)
         train = as_it_is if augmentation.crop == "resize_then_random" else resized
         self._crop_train = _jit(train, mesh, devices.batch_shardings(mesh)["image"])
-        self._crop_eval = _jit(as_it_is, mesh, devices.rows_sharding(mesh))
+        self._spread = devices.rows_sharding(mesh)
+        self._crop_eval = _jit(as_it_is, mesh, self._spread)
 
     def train_batches(
         self, plan: Plan, *, epoch: int, first_step: int = 0
@@ -65,12 +66,12 @@ class Cache:
             for places, step_rows, step_clusters in list(steps)[first_step:]
         )
 
-    def eval_batches(self, batch_size: int) -> Iterator[jax.Array]:
-        """Returns the centre crops of all images, in order, on the devices."""
-        rows = pipeline.rows_to_embed(len(self._sizes), batch_size).reshape(-1, batch_size)
+    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[jax.Array]:
+        """Returns the centre crops of these rows, and of other processes', on the devices."""
         boxes = crops.center_boxes(self._sizes[rows], self._stream.augmentation.size)
         places = self._places(rows, boxes, np.zeros(rows.shape, bool))
-        return (self._crop_eval(self.lines, batch) for batch in places)
+        batches = (jax.make_array_from_process_local_data(self._spread, own) for own in places)
+        return (self._crop_eval(self.lines, batch) for batch in batches)
 
     def _places(
         self, rows: npt.NDArray, boxes: npt.NDArray, flip: npt.NDArray

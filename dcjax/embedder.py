@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, devices, experiment, inputs, resuming
+from dcjax import checks, devices, evaluation, experiment, inputs, resuming
 from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import ImageSet, Splits
 
@@ -53,12 +53,13 @@ class Embedder:
         # A few images need no full batch; powers of two, so that few sizes are compiled.
         needed = 2 ** math.ceil(math.log2(len(array)))
         devices_multiple = -(-needed // jax.device_count()) * jax.device_count()
-        return self.embed(
+        embeddings = self.embed(
             image_set,
             variables=self._variables,
             output="embedding",
             batch_size=min(devices_multiple, self.config.eval.batch_size),
         )
+        return evaluation.whole(embeddings, len(image_set))
 
     @functools.cached_property
     def embed(self) -> experiment.EmbedImages:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import division, experiment, inputs, pipeline, sampling, schedule, state
+from dcjax import division, evaluation, experiment, inputs, pipeline, sampling, schedule, state
 from dcjax.datasets import ImageSet, Splits
 from dcjax.progress import Progress
 
@@ -50,7 +50,8 @@ def prepare(
     lasting = clusters if clusters is not None and clusters.period == period else None
     features = None
     if lasting is None and num_clusters > 1 and config.division.grouping == "kmeans":
-        features = embed(images, variables=run.variables, output=config.division.features)
+        embedded = embed(images, variables=run.variables, output=config.division.features)
+        features = evaluation.whole(embedded, len(images))
 
     def prepare() -> Epoch:
         current = lasting or _divide(config, images, features, clusters, period, num_clusters)

@@ -1,15 +1,21 @@
 """Embeds an image set and scores it by its protocol."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
 
-from dcjax import clustering, devices, pipeline, ranking, retrieval
+from dcjax import clustering, devices, pipeline, retrieval, shares
 from dcjax.datasets import ImageSet, Splits
 
-Embed = Callable[[ImageSet], np.ndarray]
+Embed = Callable[[ImageSet], jax.Array]
 
 
 def embed(
@@ -19,10 +25,10 @@ def embed(
     *,
     output: str,
     read: Callable[[ImageSet], pipeline.Reader],
-    sharding: jax.sharding.Sharding,
+    sharding: NamedSharding,
     batch_size: int,
-) -> np.ndarray:
-    """Embeds every image, in order.
+) -> jax.Array:
+    """Embeds every image, in order; a process reads those whose rows its devices hold.
 
     Args:
       images: N images.
@@ -30,19 +36,21 @@ def embed(
       variables: the model's.
       output: "embedding" or "backbone", the features that are wanted.
       read: gives the reader of the images.
-      sharding: of a batch of images.
+      sharding: of a batch of images, `devices.rows_sharding`.
       batch_size: images embedded at a time.
 
     Returns:
-      float32 [N, D or F], rows L2-normalised.
+      float32 [N', D or F], rows L2-normalised, sharded as a batch is: each device holds an equal
+      part of them, in order. N' is N or, for the last batch to be full, more by rows of zeros.
 
     Raises:
       FloatingPointError: if a value is not finite.
     """
-    batches = devices.prefetch(read(images).eval_batches(batch_size), sharding)
-    rows = list(ranking.fetched(step(variables, batch)[output] for batch in batches))
-    embeddings = np.concatenate(rows)[: len(images)].astype(np.float32)
-    if not np.all(np.isfinite(embeddings)):
+    rows = pipeline.rows_to_embed(len(images), batch_size, sharding.num_devices)
+    own = read(images).eval_batches(rows[:, _own_places(sharding, batch_size)])
+    outputs = (step(variables, batch)[output] for batch in _global(own, sharding, batch_size))
+    embeddings = _joined(outputs, sharding, num_rows=len(images), num_batches=len(rows))
+    if not jax.device_get(_all_finite(embeddings)):
         raise FloatingPointError(
             f"The {output} of some images is not finite: training has diverged. Go back to an "
             "earlier checkpoint, and lower optimizer.learning_rate."
@@ -50,13 +58,34 @@ def embed(
     return embeddings
 
 
+def whole(embeddings: jax.Array, num_rows: int, *, everywhere: bool = True) -> np.ndarray:
+    """Returns what `embed` made of so many images, on the host; all processes call it together.
+
+    Args:
+      embeddings: [N', F].
+      num_rows: N.
+      everywhere: whether all processes get them; else the first one does, and others [0, F].
+    """
+    return shares.whole(shares.Rows(embeddings, num_rows), everywhere=everywhere)
+
+
 def pixels(
-    images: ImageSet, *, read: Callable[[ImageSet], pipeline.Reader], batch_size: int
-) -> np.ndarray:
-    """Returns the test images' own pixels as float32 [N, crop * crop * 3], a floor for scores."""
-    batches = read(images).eval_batches(batch_size)
-    rows = [np.asarray(batch).reshape(batch_size, -1) for batch in batches]
-    return np.concatenate(rows)[: len(images)].astype(np.float32) / 255
+    images: ImageSet,
+    *,
+    read: Callable[[ImageSet], pipeline.Reader],
+    sharding: NamedSharding,
+    batch_size: int,
+) -> jax.Array:
+    """Returns the test images' own pixels as `embed` does, [N', crop * crop * 3], for a floor."""
+    return embed(
+        images,
+        _pixels,
+        None,
+        output="pixels",
+        read=read,
+        sharding=sharding,
+        batch_size=batch_size,
+    )
 
 
 def evaluate(
@@ -70,7 +99,7 @@ def evaluate(
     """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
 
     Args:
-      embed_images: function from an image set to its embeddings [N, D].
+      embed_images: function from an image set to its embeddings, as `embed` returns them.
       splits: whose query searches its gallery, or itself if there is none.
       ks: of recall at k.
       nmi_runs: K-means runs, with as many clusters as classes, whose mean NMI is "nmi"; 0: none.
@@ -80,9 +109,9 @@ def evaluate(
     Returns:
       Score by name.
     """
-    query = embed_images(splits.query)
-    labels, everything = splits.query.labels, query
-    mesh = devices.create_mesh()
+    mesh, labels = devices.create_mesh(), splits.query.labels
+    query = shares.Rows(embed_images(splits.query), len(splits.query))
+    everything = [query]
     if splits.gallery is None and gallery_draws:
         scores = retrieval.score_one_per_class(
             query, labels, ks=ks, num_draws=gallery_draws, mesh=mesh
@@ -90,15 +119,87 @@ def evaluate(
     elif splits.gallery is None:
         scores = retrieval.score(query, labels, ks=ks, mesh=mesh)
     else:
-        gallery = embed_images(splits.gallery)
+        gallery = shares.Rows(embed_images(splits.gallery), len(splits.gallery))
         scores = retrieval.score(query, labels, gallery, splits.gallery.labels, ks=ks, mesh=mesh)
         labels = np.concatenate([labels, splits.gallery.labels])
-        everything = np.concatenate([query, gallery])
+        everything = [query, gallery]
     if nmi_runs:
-        num_classes = len(np.unique(labels))
-        runs = [
-            clustering.nmi(labels, clustering.kmeans(everything, num_classes, seed=seed)[0])
-            for seed in range(nmi_runs)
-        ]
-        scores["nmi"] = float(np.mean(runs))
+        scores["nmi"] = _nmi(everything, labels, nmi_runs)
     return scores
+
+
+def _nmi(embeddings: Sequence[shares.Rows], labels: npt.NDArray, num_runs: int) -> float:
+    """Returns the mean NMI of K-means runs, which the first process makes for all."""
+    points = np.concatenate([shares.whole(rows, everywhere=False) for rows in embeddings])
+    mean = np.zeros(1)
+    if jax.process_index() == 0:
+        num_clusters = len(np.unique(labels))
+        found = (clustering.kmeans(points, num_clusters, seed=i)[0] for i in range(num_runs))
+        mean[0] = np.mean([clustering.nmi(labels, clusters) for clusters in found])
+    # As whole numbers: a float64 would be sent as float32.
+    told = multihost_utils.broadcast_one_to_all(mean.view(np.uint32))
+    return float(np.asarray(told).view(np.float64)[0])
+
+
+def _own_places(sharding: NamedSharding, batch_size: int) -> npt.NDArray:
+    """Returns the places in a batch whose images this process's devices take."""
+    own = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique([np.arange(batch_size)[index] for index in own])
+
+
+def _global(batches: Iterator[Any], sharding: NamedSharding, batch_size: int) -> Iterator[Any]:
+    """Yields batches on the devices, from those of this process's own images or there already."""
+    for batch in batches:
+        if isinstance(batch, jax.Array):
+            yield batch
+        else:
+            shape = (batch_size, *batch.shape[1:])
+            yield jax.make_array_from_process_local_data(sharding, batch, shape)
+
+
+def _joined(
+    outputs: Iterator[jax.Array], sharding: NamedSharding, *, num_rows: int, num_batches: int
+) -> jax.Array:
+    """Returns the outputs [B, F] of all batches as rows, each device putting its own together."""
+    before = next(outputs)
+    shape = (num_batches * len(before), before.shape[1])
+    embeddings = jnp.zeros(shape, jnp.float32, device=sharding)
+    for i, output in enumerate(itertools.chain([before], outputs)):
+        embeddings = _put(embeddings, output, i, num_rows, sharding=sharding)
+        # The host is one batch ahead: more would fill the devices' memory.
+        jax.block_until_ready(before)
+        before = output
+    return embeddings
+
+
+@partial(jax.jit, static_argnames="sharding", donate_argnames="embeddings")
+def _put(
+    embeddings: jax.Array,
+    output: jax.Array,
+    batch: jax.Array,
+    num_rows: jax.Array,
+    *,
+    sharding: NamedSharding,
+) -> jax.Array:
+    """Puts the output [B, F] of a batch in its place; rows from num_rows on stay zeros."""
+    mesh, spread, same = sharding.mesh, sharding.spec, jax.sharding.PartitionSpec()
+
+    def put(share: jax.Array, output: jax.Array, batch: jax.Array, num_rows: jax.Array) -> Any:
+        start = batch * len(output)
+        row = jax.lax.axis_index(mesh.axis_names) * len(share) + start + jnp.arange(len(output))
+        kept = jnp.where(row[:, None] < num_rows, output, 0).astype(share.dtype)
+        return jax.lax.dynamic_update_slice(share, kept, (start, 0))
+
+    specs = (spread, spread, same, same)
+    placed = jax.shard_map(put, mesh=mesh, in_specs=specs, out_specs=spread)
+    return placed(embeddings, output, batch, num_rows)
+
+
+@jax.jit
+def _all_finite(embeddings: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(embeddings))
+
+
+@jax.jit
+def _pixels(_: Any, batch: jax.Array) -> dict[str, jax.Array]:
+    return {"pixels": batch.reshape(len(batch), -1) / 255}

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -25,7 +24,7 @@ from dcjax import (
     steps,
 )
 
-EmbedImages = Callable[..., np.ndarray]
+EmbedImages = Callable[..., jax.Array]
 TrainStep = Callable[..., tuple[state.TrainState, steps.Metrics]]
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
 
@@ -154,12 +153,12 @@ def create_embed(
     mesh: jax.sharding.Mesh,
     read: inputs.ReadImages,
 ) -> EmbedImages:
-    """Returns the function (images, variables, *, output) -> float32 [N, D or F]."""
+    """Returns the function (images, variables, *, output) -> float32 [N', D or F], spread."""
     rows, whole = devices.rows_sharding(mesh), devices.replicated(mesh)
     step = jax.jit(
         functools.partial(steps.embed_step, model=model),
         in_shardings=(whole, rows),
-        out_shardings=whole,
+        out_shardings=rows,
     )
     return functools.partial(
         evaluation.embed,
@@ -221,6 +220,7 @@ def score_pixels(config: ConfigDict, splits: datasets.Splits) -> dict[str, float
     pixels = functools.partial(
         evaluation.pixels,
         read=functools.partial(inputs.create_reader, config),
+        sharding=devices.rows_sharding(devices.create_mesh()),
         batch_size=config.eval.batch_size,
     )
     nmi_runs = config.eval.nmi_runs if config.eval.nmi != "never" else 0

@@ -38,12 +38,15 @@ class Reader(Protocol):
           image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays.
         """
 
-    def eval_batches(self, batch_size: int) -> Iterator[Any]:
-        """Returns all images in order, shorter side resized, then the centre crop.
+    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[Any]:
+        """Returns the images of these rows, shorter side resized, then the centre crop.
+
+        Args:
+          rows: int32[S, B], this process's own of the S batches, as of `rows_to_embed`.
 
         Returns:
-          uint8[batch_size, crop, crop, 3]; the last batch repeats the last image, so that all
-          shapes are the same.
+          uint8[B, crop, crop, 3] on the host, or the whole batches of all processes, spread over
+          the devices.
         """
 
 
@@ -108,11 +111,9 @@ class Stream:
             for image, step_rows, step_clusters in zip(pixels, rows, clusters, strict=True)
         )
 
-    def eval_batches(self, batch_size: int) -> Iterator[npt.NDArray]:
-        """Returns the centre crops of all images, in order, on the host."""
-        return self._batches(
-            self._centered, rows_to_embed(len(self.images), batch_size), batch_size=batch_size
-        )
+    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[npt.NDArray]:
+        """Returns the centre crops of these rows, on the host."""
+        return self._batches(self._centered, rows.reshape(-1), batch_size=rows.shape[1])
 
     def resized_images(self) -> Iterator[npt.NDArray]:
         """Returns all images in order, uint8[h, w, 3], the shorter side resized."""
@@ -176,10 +177,24 @@ def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     return 3 * np.prod(sizes, axis=1, dtype=np.int64)
 
 
-def rows_to_embed(num_images: int, batch_size: int) -> npt.NDArray[np.int32]:
-    """Returns all rows in order, the last one repeated until the last batch is full."""
+def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt.NDArray[np.int32]:
+    """Returns the rows of batches that are spread over devices, each of which takes its own rows.
+
+    Each device has an equal part of all rows, in order, and of every batch as many as the others.
+    The last row is repeated until the last batch is full.
+
+    Args:
+      num_images: N.
+      batch_size: B, a multiple of num_devices.
+      num_devices: that share a batch.
+
+    Returns:
+      int32[ceil(N / B), B].
+    """
     num_batches = -(-num_images // batch_size)
-    return np.minimum(np.arange(num_batches * batch_size), num_images - 1).astype(np.int32)
+    by_device = np.arange(num_batches * batch_size).reshape(num_devices, num_batches, -1)
+    rows = by_device.swapaxes(0, 1).reshape(num_batches, batch_size)
+    return np.minimum(rows, num_images - 1).astype(np.int32)
 
 
 def _source(images: ImageSet) -> Source:

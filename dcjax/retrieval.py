@@ -5,19 +5,23 @@ Exact for any number of images: the queries pass in blocks, so no array of all p
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from dcjax import ranking
+from dcjax import galleries, ranking, shares
+from dcjax.galleries import Set
+from dcjax.shares import Rows
 
 _STREAM = 4  # keeps the draws of galleries apart from those of plans and pixels, 1 to 3
 
 
 def score(
-    queries: ArrayLike,
+    queries: ArrayLike | Rows,
     query_labels: ArrayLike,
-    gallery: ArrayLike | None = None,
+    gallery: ArrayLike | Rows | None = None,
     gallery_labels: ArrayLike | None = None,
     *,
     ks: Sequence[int] = (1, 2, 4, 8),
@@ -36,61 +40,52 @@ def score(
 
     Recall is the mean over all queries: one with no image of its class in the gallery counts as
     missed. The others, undefined for R = 0, are means over the queries that have one (0 if none
-    has). Memory is that of the embeddings and, on each device, of the gallery and of one block of
-    distances; the time is little more than that of the Q G D products.
+    has). Each device holds its share of the embeddings, one block of queries and their distances to
+    its share of the gallery; the time is little more than that of the Q G D products, which the
+    devices divide among them. On several processes, all call this together and get the same.
 
     Args:
-      queries: embeddings [Q, D], used as float32; need not be normalised.
+      queries: embeddings [Q, D], used as float32; need not be normalised. An array that every
+        process has whole, or rows that are spread over the devices (`shares.Rows`).
       query_labels: integer classes [Q].
-      gallery: embeddings [G, D]. None: the queries against each other, each without itself.
+      gallery: embeddings [G, D], like queries. None: the queries against each other, each without
+        itself.
       gallery_labels: integer classes [G]; given exactly if the gallery is.
       ks: the numbers of neighbours that recall is reported at; large ones cost no more.
-      block: number of queries that a device ranks at a time; None chooses one that fits memory.
-      mesh: the devices that share the queries; None: the first one alone.
+      block: number of queries that are ranked at a time; None chooses one that fits memory.
+      mesh: the devices that share the gallery; None: the first one alone.
 
     Returns:
       recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
     """
-    exclude_self = gallery is None
-    queries, query_labels = _as_set("queries", queries, query_labels)
+    mesh = _mesh(mesh)
+    queries, query_labels = _as_set("queries", queries, query_labels, mesh)
     if gallery is None and gallery_labels is None:
-        gallery, gallery_labels = queries, query_labels
-    elif gallery is not None and gallery_labels is not None:
-        gallery, gallery_labels = _as_set("gallery", gallery, gallery_labels)
-    else:
+        _, classes = np.unique(query_labels, return_inverse=True)
+        everything = _whole_set(queries, classes)
+        return _score(everything, everything, exclude_self=True, ks=ks, block=block)
+    if gallery is None or gallery_labels is None:
         raise ValueError("Require gallery and gallery_labels together or neither, got only one.")
-    if queries.shape[1] != gallery.shape[1]:
+    gallery, gallery_labels = _as_set("gallery", gallery, gallery_labels, mesh)
+    if queries.values.shape[1] != gallery.values.shape[1]:
         raise ValueError(
             "queries and gallery must have the same embedding size, "
-            f"got {queries.shape[1]} and {gallery.shape[1]}."
+            f"got {queries.values.shape[1]} and {gallery.values.shape[1]}."
         )
-    _check_sizes(ks, block, num_candidates=len(gallery) - exclude_self)
-
     # Class numbers instead of labels: any integer label, however large, becomes an exact int32.
     _, classes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
-    query_classes, gallery_classes = np.split(classes.astype(np.int32), [len(queries)])
-    num_relevant = np.bincount(gallery_classes, minlength=len(classes))[query_classes]
-    num_relevant = num_relevant - exclude_self
-    ranked = ranking.rank(
-        queries,
-        query_classes,
-        gallery,
-        gallery_classes,
-        exclude_self=exclude_self,
+    query_classes, gallery_classes = np.split(classes, [queries.num])
+    return _score(
+        _whole_set(queries, query_classes),
+        _whole_set(gallery, gallery_classes),
+        exclude_self=False,
+        ks=ks,
         block=block,
-        mesh=mesh,
     )
-    parts = [_query_scores(before, hits, num_relevant[rows], ks) for rows, before, hits in ranked]
-    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    answerable = num_relevant > 0
-    return {
-        name: _mean(values if name.startswith("recall_at_") else values[answerable])
-        for name, values in scores.items()
-    }
 
 
 def score_one_per_class(
-    embeddings: ArrayLike,
+    embeddings: ArrayLike | Rows,
     labels: ArrayLike,
     *,
     ks: Sequence[int],
@@ -120,7 +115,7 @@ def score_one_per_class(
     Returns:
       recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
     """
-    embeddings, labels = _as_set("embeddings", embeddings, labels)
+    embeddings, labels = _as_set("embeddings", embeddings, labels, _mesh(mesh))
     by_class = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     if num_draws < 1 or max(counts) < 2:
@@ -128,14 +123,52 @@ def score_one_per_class(
             "Require num_draws >= 1 and a class of two images, one that searches and one to find, "
             f"got num_draws={num_draws} and {max(counts)} images in the largest class."
         )
-    draws = []
+    _, classes = np.unique(labels, return_inverse=True)
+    drawn = []
     for draw in range(num_draws):
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([_STREAM, draw])))
-        is_gallery = np.zeros(len(labels), bool)
-        is_gallery[by_class[starts + generator.integers(counts)]] = True
-        queries, gallery = ((embeddings[x], labels[x]) for x in (~is_gallery, is_gallery))
-        draws.append(score(*queries, *gallery, ks=ks, block=block, mesh=mesh))
+        drawn.append(np.sort(by_class[starts + generator.integers(counts)]))
+    most = max(galleries.per_device(rows, embeddings.values).max() for rows in drawn)
+    everything = _whole_set(embeddings, classes)
+    draws = []
+    for rows in drawn:
+        others = np.delete(everything.rows, rows)
+        queries, gallery = (everything.part(part) for part in (others, rows))
+        draws.append(
+            _score(
+                queries, gallery, exclude_self=False, ks=ks, block=block, rows_per_device=int(most)
+            )
+        )
     return {name: float(np.mean([scores[name] for scores in draws])) for name in draws[0]}
+
+
+def _score(
+    queries: Set,
+    gallery: Set,
+    *,
+    exclude_self: bool,
+    ks: Sequence[int],
+    block: int | None,
+    rows_per_device: int = 0,
+) -> dict[str, float]:
+    """Does what `score` does, for images that are placed; see `ranking.rank`."""
+    _check_sizes(ks, block, num_candidates=len(gallery.rows) - exclude_self)
+    most = 1 + max(queries.classes.max(), gallery.classes.max())
+    num_relevant = np.bincount(gallery.classes, minlength=most)[queries.classes] - exclude_self
+    ranked = ranking.rank(
+        queries,
+        gallery,
+        exclude_self=exclude_self,
+        block=block,
+        rows_per_device=rows_per_device,
+    )
+    parts = [_query_scores(before, hits, num_relevant[rows], ks) for rows, before, hits in ranked]
+    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    answerable = num_relevant > 0
+    return {
+        name: _mean(values if name.startswith("recall_at_") else values[answerable])
+        for name, values in scores.items()
+    }
 
 
 def _query_scores(
@@ -158,25 +191,49 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else 0.0
 
 
-def _as_set(name: str, embeddings: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Returns embeddings [N, D] as float32 and their labels [N], or raises ValueError."""
-    embeddings, labels = np.asarray(embeddings, dtype=np.float32), np.asarray(labels)
-    if embeddings.ndim != 2 or embeddings.size == 0:
-        raise ValueError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
-    if labels.shape != embeddings.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+def _mesh(mesh: Mesh | None) -> Mesh:
+    """Returns the devices of a mesh, of which it does not matter what else they are used for."""
+    if mesh is None:
+        return Mesh(np.array(jax.local_devices()[:1]), ("device",))
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def _whole_set(embeddings: Rows, classes: np.ndarray) -> Set:
+    return Set(
+        embeddings.values, np.arange(embeddings.num, dtype=np.int32), classes.astype(np.int32)
+    )
+
+
+def _as_set(
+    name: str, embeddings: ArrayLike | Rows, labels: ArrayLike, mesh: Mesh
+) -> tuple[Rows, np.ndarray]:
+    """Places embeddings [N, D] as float32; returns them and labels [N], or raises ValueError."""
+    labels = np.asarray(labels)
+    if not isinstance(embeddings, Rows):
+        embeddings = np.asarray(embeddings, dtype=np.float32)
+        if embeddings.ndim != 2 or embeddings.size == 0:
+            raise ValueError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
+    rows = shares.place(embeddings, mesh)
+    if labels.shape != (rows.num,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"Labels of {name} must be {len(embeddings)} integers, one per embedding, "
+            f"Labels of {name} must be {rows.num} integers, one per embedding, "
             f"got shape {labels.shape} of {labels.dtype}."
         )
-    with np.errstate(over="ignore", invalid="ignore"):
-        squared = 4 * np.einsum("nd,nd->n", embeddings, embeddings)  # as large as distances get
-    broken = np.flatnonzero(~np.isfinite(squared))
-    if broken.size:
+    num_broken, first = jax.device_get(_broken(rows.values))
+    if num_broken:
         raise ValueError(
             f"{name} must be finite, and so must their squared distances, got NaN or infinity in "
-            f"{broken.size} rows, first in row {broken[0]}."
+            f"{num_broken} rows, first in row {first}."
         )
-    return embeddings, labels.astype(np.int64)
+    return rows, labels.astype(np.int64)
+
+
+@jax.jit
+def _broken(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns how many rows have no finite distances, and the first of them."""
+    squared = 4 * jnp.sum(embeddings * embeddings, axis=1)  # as large as distances get
+    is_broken = ~jnp.isfinite(squared)
+    return jnp.sum(is_broken), jnp.argmax(is_broken)
 
 
 def _check_sizes(ks: Sequence[int], block: int | None, *, num_candidates: int) -> None:

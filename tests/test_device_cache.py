@@ -109,7 +109,8 @@ def test_what_is_not_resized_again_is_exact(images, size, request):
     files, held = stream(images, augmentation), cache(images, augmentation)
     batches = files.train_batches(steps, epoch=1)
     assert levels_apart(held.train_batches(steps, epoch=1), batches) == 0
-    for batch, other in itertools.zip_longest(held.eval_batches(4), files.eval_batches(4)):
+    rows = pipeline.rows_to_embed(len(images), 4)
+    for batch, other in itertools.zip_longest(held.eval_batches(rows), files.eval_batches(rows)):
         np.testing.assert_array_equal(batch, other)
 
 
@@ -131,9 +132,10 @@ def test_images_in_memory_are_held_too(channels):
 
 @pytest.mark.parametrize("lines", [1, 50, 333])
 def test_blocks_of_any_size_fill_the_cache(resized, lines, monkeypatch):
-    expected = list(cache(resized, AS_IT_IS).eval_batches(6))
+    rows = pipeline.rows_to_embed(len(resized), 6)
+    expected = list(cache(resized, AS_IT_IS).eval_batches(rows))
     monkeypatch.setattr(device_cache, "_LINES_AT_ONCE", lines)
-    np.testing.assert_array_equal(list(cache(resized, AS_IT_IS).eval_batches(6)), expected)
+    np.testing.assert_array_equal(list(cache(resized, AS_IT_IS).eval_batches(rows)), expected)
 
 
 @pytest.mark.parametrize("first_step", [1, 5, 6])
@@ -164,17 +166,17 @@ def test_each_device_cuts_its_own_share(resized):
     places = held._places(*(np.zeros(shape, int) for shape in ((1, 8), (1, 8, 4), (1, 8))))
     compiled = jax.jit(held._crop_train).lower(held.lines, places).compile().as_text()
     assert not [word for word in ("all-", "collective", "permute") if f" {word}" in compiled]
-    (batch, *_) = held.eval_batches(4)
+    (batch, *_) = held.eval_batches(pipeline.rows_to_embed(len(resized), 4, 4))
     assert batch.sharding.is_equivalent_to(devices.rows_sharding(mesh(4)), ndim=4)
 
 
 def test_nothing_is_compiled_after_the_first_batches(resized, caplog):
     held = cache(resized)
-    compiled = []
+    rows, compiled = pipeline.rows_to_embed(len(resized), 4), []
     with jax.log_compiles(True):
         for epoch, num_steps in enumerate([3, 5, 2]):
             assert len(list(held.train_batches(plan(resized, num_steps), epoch=epoch))) == num_steps
-            assert len(list(held.eval_batches(4))) == 2
+            assert len(list(held.eval_batches(rows))) == 2
             compiled.append(sum("Compiling" in record.getMessage() for record in caplog.records))
     assert compiled[0] == compiled[2] > 0
 

@@ -1,14 +1,27 @@
 """Every image is embedded once and in order; scores are those of the protocol."""
 
+import ast
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import many_processes
 import numpy as np
 import pytest
 
-from dcjax import clustering, crops, datasets, devices, evaluation, models, pipeline, steps
+from dcjax import (
+    clustering,
+    crops,
+    datasets,
+    devices,
+    evaluation,
+    host_cache,
+    models,
+    pipeline,
+    shares,
+    steps,
+)
 from dcjax.datasets import ImageSet, Splits
 
 
@@ -32,13 +45,15 @@ def embed(images: ImageSet, step: Any, variables: Any = None, **changes: Any) ->
         "read": read,
         "batch_size": 8,
     }
-    return evaluation.embed(images, step, variables, **options | changes)
+    embedded = evaluation.embed(images, step, variables, **options | changes)
+    return evaluation.whole(embedded, len(images))
 
 
 def given(query: np.ndarray, gallery: np.ndarray | None = None) -> Any:
     """Returns an embedding function that knows its answers by the number of images."""
     known = {len(x): x for x in (query, gallery) if x is not None}
-    return lambda images: known[len(images)].astype(np.float32)
+    mesh = devices.create_mesh()
+    return lambda images: shares.place(known[len(images)].astype(np.float32), mesh).values
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 16])
@@ -145,12 +160,81 @@ def test_nmi_is_the_mean_over_runs_and_left_out_without_any() -> None:
 def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
     splits = datasets.load("digits", root="")
     query = splits.query
-    rows = evaluation.pixels(query, read=read, batch_size=128)
+    pixels = functools.partial(
+        evaluation.pixels,
+        read=read,
+        sharding=devices.rows_sharding(devices.create_mesh()),
+        batch_size=128,
+    )
+    rows = evaluation.whole(pixels(query), len(query))
     grey = query.images.reshape(len(query), 64).astype(np.float32) / 255
     np.testing.assert_allclose(rows, np.repeat(grey, 3, axis=1), rtol=1e-6)
     distances = ((grey[:, None] - grey[None]) ** 2).sum(axis=2)
     np.fill_diagonal(distances, np.inf)
     hits = query.labels[distances.argmin(axis=1)] == query.labels
-    pixels = functools.partial(evaluation.pixels, read=read, batch_size=128)
     scores = evaluation.evaluate(pixels, splits, ks=[1], nmi_runs=0, gallery_draws=0)
     assert scores["recall_at_1"] == pytest.approx(hits.mean())
+
+
+# Reads an image set from a cache that counts, embeds it, and tells its scores and what was read.
+_SPREAD = """
+import numpy as np
+import test_evaluation
+from dcjax import evaluation
+
+scores, whole, read = test_evaluation.score_spread()
+print(repr(scores), whole.shape, sorted(read), sep="|")
+"""
+
+
+def score_spread() -> tuple[dict[str, float], np.ndarray, set[int]]:
+    """Scores 37 images on all devices, by both protocols; returns also which this process read."""
+    labels = np.random.default_rng(3).integers(8, size=37).tolist()
+    images, mesh, rows_read = image_set(labels), devices.create_mesh(), set()
+
+    class Counted(host_cache.Decoded):
+        def image(self, row: int) -> np.ndarray:
+            rows_read.add(row)
+            return super().image(row)
+
+    pixels = images.images // 64  # a few levels, so that many distances are equal
+    sizes = np.full((37, 2), 8, np.int32)
+    source = host_cache.source(Counted(pixels.reshape(-1), np.arange(37) * 192, sizes))
+    step = jax.jit(lambda _, batch: {"embedding": batch[:, 0, 0].astype(jnp.float32)})
+    embed_images = functools.partial(
+        evaluation.embed,
+        step=step,
+        variables=None,
+        output="embedding",
+        read=lambda images: pipeline.Stream(
+            images, read(images).augmentation, seed=0, num_threads=1, resized=source
+        ),
+        sharding=devices.rows_sharding(mesh),
+        batch_size=8,
+    )
+    splits = Splits(images, images, None)
+    scores = {
+        f"{name}, {draws} draws": value
+        for draws, runs in [(0, 2), (2, 0)]
+        for name, value in evaluation.evaluate(
+            embed_images, splits, ks=[1, 4], nmi_runs=runs, gallery_draws=draws
+        ).items()
+    }
+    embeddings = embed_images(images)
+    kept = evaluation.whole(embeddings, 37, everywhere=False)
+    whole = evaluation.whole(embeddings, 37)
+    np.testing.assert_array_equal(whole, pixels[:, 0, 0])
+    np.testing.assert_array_equal(kept, whole[: len(kept)])
+    return scores, kept, rows_read
+
+
+def test_processes_share_the_images_and_agree_on_the_scores() -> None:
+    scores, whole, rows_read = score_spread()
+    assert len(whole) == 37
+    assert rows_read == set(range(37))
+    for process, printed in enumerate(many_processes.run(_SPREAD)):
+        told, shape, rows = printed.strip().split("|")
+        assert ast.literal_eval(told) == scores
+        assert ast.literal_eval(shape) == ((0, 3) if process else (37, 3))
+        # Five batches of eight: 20 rows to a process; the last rows repeat the last image.
+        assert ast.literal_eval(rows) == ([*range(20, 37)] if process else [*range(20)])

@@ -174,7 +174,8 @@ def test_images_in_memory_give_the_pixels_of_files(write_tree, plan, tmp_path):
 
 def test_evaluation_keeps_order_and_exact_pixels_and_fills_the_last_batch():
     digits = datasets.load("digits", root="").query.select(range(10))
-    batches = list(stream(digits, resize=8, size=8).eval_batches(4))
+    rows = pipeline.rows_to_embed(len(digits), 4)
+    batches = list(stream(digits, resize=8, size=8).eval_batches(rows))
     assert [batch.shape for batch in batches] == [(4, 8, 8, 3)] * 3
     images = np.concatenate(batches)
     for channel in range(3):
@@ -182,12 +183,18 @@ def test_evaluation_keeps_order_and_exact_pixels_and_fills_the_last_batch():
     np.testing.assert_array_equal(images[10:], images[[9, 9]])
 
 
+def test_rows_to_embed_are_those_in_order_of_each_device():
+    assert pipeline.rows_to_embed(5, 2).tolist() == [[0, 1], [2, 3], [4, 4]]
+    shared = pipeline.rows_to_embed(14, 8, num_devices=4)
+    assert shared.tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 13, 13]]
+
+
 @pytest.mark.parametrize(("height", "width"), [(31, 20), (20, 47), (13, 13)])
 def test_evaluation_resizes_the_shorter_side_and_takes_the_centre(tmp_path, height, width):
     path = str(tmp_path / "x.png")
     tf.io.write_file(path, tf.io.encode_png(noise(height, width)))
     images = from_classes([path], [0])
-    (batch,) = stream(images, resize=16, size=11).eval_batches(1)
+    (batch,) = stream(images, resize=16, size=11).eval_batches(pipeline.rows_to_embed(1, 1))
     short, long = min(height, width), max(height, width)
     new = (16, int(16 * long / short)) if height <= width else (int(16 * long / short), 16)
     resized = tf.image.resize(noise(height, width), new, antialias=True).numpy().round()
@@ -223,7 +230,7 @@ def test_a_file_that_breaks_during_a_run_is_named_without_a_trace(pictures, plan
     assert pictures.images[plan.rows[2, 1, 0]] in str(caught.value)
     assert not any(word in str(caught.value) for word in ("{{", "[Op:", "Iterator", "\n"))
     with pytest.raises(ValueError, match="Cannot read image"):
-        list(stream(pictures).eval_batches(5))
+        list(stream(pictures).eval_batches(pipeline.rows_to_embed(5, 5)))
 
 
 def test_a_plan_for_other_images_is_an_error(plan):

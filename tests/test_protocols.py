@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_trees
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from slow_retrieval import slow_score, slow_score_one_per_class
 
 from configs import vid
-from dcjax import comparison, datasets, embedder, evaluation, retrieval
+from dcjax import comparison, datasets, devices, embedder, evaluation, retrieval, shares
 from dcjax.datasets import ImageSet, Splits
 from dcjax.train import train
 
@@ -41,9 +42,14 @@ def _as_set(labels: np.ndarray, num_classes: int) -> ImageSet:
     return ImageSet(np.zeros((len(labels), 1, 1, 1), np.uint8), labels.astype(np.int32), names)
 
 
-def _given(*known: tuple[ImageSet, np.ndarray]) -> Callable[[ImageSet], np.ndarray]:
+def _given(*known: tuple[ImageSet, np.ndarray]) -> Callable[[ImageSet], jax.Array]:
     """Returns the function from these image sets to these embeddings."""
-    return dict(known).__getitem__
+    by_set = dict(known)
+    return lambda images: _spread(by_set[images])
+
+
+def _spread(embeddings: np.ndarray) -> jax.Array:
+    return shares.place(embeddings, devices.create_mesh()).values
 
 
 # A test class of CUB and CARS has some 60 images, one of Stanford Online Products 2 to 12.
@@ -105,8 +111,8 @@ def test_vehicle_ids_lists_each_by_its_own_rows(tmp_path):
     changed = {i: x if i in small else x[::-1] for i, x in known.items()}
 
     def score(name: str, by_image: dict[int, np.ndarray], gallery_draws: int) -> dict[str, float]:
-        def embed(images: ImageSet) -> np.ndarray:
-            return np.stack([by_image[int(Path(path).stem)] for path in images.images])
+        def embed(images: ImageSet) -> jax.Array:
+            return _spread(np.stack([by_image[int(Path(path).stem)] for path in images.images]))
 
         splits = datasets.load(
             "vid", root=str(tmp_path), test_list=name, source="auto", complete=False, download=False
