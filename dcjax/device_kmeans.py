@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ def spread(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
     x = np.asarray(x, np.float32)
     share = math.ceil(len(x) / mesh.size)
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
         rows = x[index]
         return np.pad(rows, ((0, share - len(rows)), (0, 0)))
 
@@ -98,7 +99,7 @@ def spread(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
 
 
 def _mesh(x: Array) -> Mesh:
-    return x.sharding.mesh
+    return cast(Any, x.sharding).mesh
 
 
 def _by_rows(mesh: Mesh) -> NamedSharding:
@@ -138,16 +139,8 @@ def _is_finite(x: Array, counts: Array) -> Array:
 def _take(x: Array, numbers: Array, *, mesh: Mesh) -> Array:
     """Returns rows [k, F] of x, whole on every device."""
     rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-    take = partial(_take_from_all, axes=mesh.axis_names)
+    take = partial(device_lloyd.take, axes=mesh.axis_names)
     return jax.shard_map(take, mesh=mesh, in_specs=(rows, whole), out_specs=whole)(x, numbers)
-
-
-def _take_from_all(x: Array, numbers: Array, axes: tuple[str, ...]) -> Array:
-    """Returns rows [k, F] of the points of all devices, of which x [n, F] are this one's."""
-    here = numbers - device_lloyd.first_row(x, axes)
-    is_here = (here >= 0) & (here < len(x))
-    rows = x.at[here].get(mode="clip").astype(jnp.float32)
-    return jax.lax.psum(jnp.where(is_here[:, None], rows, 0), axes)
 
 
 @partial(jax.jit, static_argnames=("k", "mesh"))
@@ -170,7 +163,7 @@ def _far_apart(x: Array, counts: Array, seed: Array, *, k: int, mesh: Mesh) -> A
             scores = jnp.where(counts, weights + jax.vmap(jax.random.gumbel)(keys), -jnp.inf)
             best = jnp.argmax(scores)[None]
             of_each = device_lloyd.gather((scores[best], numbers[best]), axes)
-            point = _take_from_all(x, of_each[1][jnp.argmax(of_each[0])][None], axes)
+            point = device_lloyd.take(x, of_each[1][jnp.argmax(of_each[0])][None], axes)
             away = jnp.sum(jnp.square(x.astype(jnp.float32) - point), axis=1)
             return chosen.at[i].set(point[0]), jnp.where(i, jnp.minimum(squared, away), away)
 

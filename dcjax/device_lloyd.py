@@ -21,6 +21,8 @@ _NUMBERS_PER_BLOCK = 2**22
 _matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 Axes = tuple[str, ...]
+# Iterations done, labels [n], centroids from the origin [k, F], whether a label has changed.
+_State = tuple[Array, Array, Array, Array]
 
 
 class _Points(NamedTuple):
@@ -62,13 +64,13 @@ def lloyd(
     def iterate(x: Array, counts: Array, start: Array) -> tuple[Array, Array]:
         points = _Points(x, counts, start.mean(axis=0), axes)
 
-        def goes_on(state: tuple[Array, ...]) -> Array:
+        def goes_on(state: _State) -> Array:
             step, _, _, changes = state
             return changes & (step < num_iterations)
 
-        def move(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        def move(state: _State) -> _State:
             step, labels, centroids, _ = state
-            labels = _fill_empty(points, labels, centroids)
+            labels, centroids = _fill_empty(points, labels, centroids)
             centroids = _means(points, labels, centroids)
             found = _nearest(points, centroids)
             changes = jax.lax.psum(jnp.any(found != labels).astype(jnp.int32), axes) > 0
@@ -124,8 +126,11 @@ def _means(points: _Points, labels: Array, centroids: Array) -> Array:
     return centroids + sums / jnp.maximum(sizes, 1)[:, None]
 
 
-def _fill_empty(points: _Points, labels: Array, centroids: Array) -> Array:
-    """Gives each empty cluster the point farthest from its centroid, if any is off its own."""
+def _fill_empty(points: _Points, labels: Array, centroids: Array) -> tuple[Array, Array]:
+    """Gives each empty cluster the point farthest from its centroid, if any is off its own.
+
+    The cluster's centroid goes there at once: of two in one place both are then exactly the same.
+    """
     k, n = len(centroids), len(labels)
     sizes = jax.lax.psum(jnp.zeros(k, jnp.int32).at[labels].add(1, mode="drop"), points.axes)
 
@@ -135,19 +140,25 @@ def _fill_empty(points: _Points, labels: Array, centroids: Array) -> Array:
         here = jnp.sum(jnp.square(x - centroids.at[own].get(mode="clip")), axis=1)
         return jax.lax.dynamic_update_slice_in_dim(squared, here, first, axis=0)
 
-    def fill() -> Array:
+    def fill() -> tuple[Array, Array]:
         squared = jnp.where(points.counts, _through(points, k, look, jnp.zeros(n)), 0)
         # The farthest of all are among the farthest of each device. Of equals, top_k takes the
         # first, and devices are in the order of their rows.
         farthest, here = jax.lax.top_k(squared, min(k, n))
         farthest, numbers = gather((farthest, first_row(labels, points.axes) + here), points.axes)
         farthest, order = jax.lax.top_k(farthest, min(k, len(farthest)))
-        here = numbers[order] - first_row(labels, points.axes)
+        numbers = numbers[order]
         empty = jnp.nonzero(sizes == 0, size=len(order), fill_value=k)[0].astype(jnp.int32)
-        is_taken = (empty < k) & (farthest > 0) & (here >= 0) & (here < n)
-        return labels.at[jnp.where(is_taken, here, n)].set(empty, mode="drop")
+        empty = jnp.where(farthest > 0, empty, k)
+        here = numbers - first_row(labels, points.axes)
+        is_here = (empty < k) & (here >= 0) & (here < n)
+        filled = take(points.x, numbers, points.axes) - points.origin
+        return (
+            labels.at[jnp.where(is_here, here, n)].set(empty, mode="drop"),
+            centroids.at[empty].set(filled, mode="drop"),
+        )
 
-    return jax.lax.cond(jnp.any(sizes == 0), fill, lambda: labels)
+    return jax.lax.cond(jnp.any(sizes == 0), fill, lambda: (labels, centroids))
 
 
 def _through(points: _Points, k: int, step: Callable[..., Any], state: Any) -> Any:
@@ -163,19 +174,27 @@ def _through(points: _Points, k: int, step: Callable[..., Any], state: Any) -> A
     n, dim = points.x.shape
     size = min(n, max(1, _NUMBERS_PER_BLOCK // max(k, dim)))
 
-    def take(block: Array, state: Any) -> Any:
+    def do(block: Array, state: Any) -> Any:
         first = jnp.minimum(block * size, n - size)
         x = jax.lax.dynamic_slice_in_dim(points.x, first, size).astype(jnp.float32)
         counts = jax.lax.dynamic_slice_in_dim(points.counts, first, size)
         x = jnp.where(counts[:, None], x - points.origin, 0)
         return step(first, x, first + jnp.arange(size) >= block * size, state)
 
-    return jax.lax.fori_loop(0, math.ceil(n / size), take, varying(state, points.axes))
+    return jax.lax.fori_loop(0, math.ceil(n / size), do, varying(state, points.axes))
 
 
 def first_row(share: Array, axes: Axes) -> Array:
     """Returns the number of the first of a device's rows among those of all devices."""
     return jax.lax.axis_index(axes) * len(share)
+
+
+def take(x: Array, numbers: Array, axes: Axes) -> Array:
+    """Returns rows [k, F] of the points of all devices, of which x [n, F] are this one's."""
+    here = numbers - first_row(x, axes)
+    is_here = (here >= 0) & (here < len(x))
+    rows = x.at[here].get(mode="clip").astype(jnp.float32)
+    return jax.lax.psum(jnp.where(is_here[:, None], rows, 0), axes)
 
 
 def gather(shares: Any, axes: Axes) -> Any:

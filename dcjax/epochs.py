@@ -1,5 +1,6 @@
 """What an epoch trains on: its clusters, its plan, and batches that are read ahead of it."""
 
+import functools
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import division, experiment, inputs, pipeline, sampling, schedule, state
+from dcjax import devices, division, experiment, inputs, pipeline, sampling, schedule, state
 from dcjax.datasets import ImageSet, Splits
 from dcjax.progress import Progress
 
@@ -32,8 +33,8 @@ def prepare(
 ) -> Future[Epoch]:
     """Divides if it is due, plans the next epoch and begins to read its images.
 
-    The features to divide are made at once, by the devices; the rest is the host's, and goes on
-    while the devices do something else.
+    What the devices do is done at once: features, and K-means if it is theirs. The rest is the
+    host's, and goes on while the devices do something else.
 
     Args:
       config: the experiment.
@@ -47,18 +48,24 @@ def prepare(
     """
     images, epoch = splits.train, progress.epoch
     period, num_clusters = schedule.period(config, epoch), schedule.num_clusters(config, epoch)
-    lasting = clusters if clusters is not None and clusters.period == period else None
+    current = clusters if clusters is not None and clusters.period == period else None
     features = None
-    if lasting is None and num_clusters > 1 and config.division.grouping == "kmeans":
+    if current is None and num_clusters > 1 and config.division.grouping == "kmeans":
         features = embed(images, variables=run.variables, output=config.division.features)
 
+    divide = functools.partial(_divide, config, images, features, clusters, period, num_clusters)
+    if features is not None and config.division.kmeans == "devices":
+        # Not beside other programs on the devices: processes might start them in different orders,
+        # and would wait for each other for ever.
+        current = divide()
+
     def prepare() -> Epoch:
-        current = lasting or _divide(config, images, features, clusters, period, num_clusters)
+        in_force = current or divide()
         plan = sampling.plan_epoch(
-            current, images.labels, seed=config.seed, epoch=epoch, **config.sampling
+            in_force, images.labels, seed=config.seed, epoch=epoch, **config.sampling
         )
         batches = read(images).train_batches(plan, epoch=epoch, first_step=progress.epoch_step)
-        return Epoch(current, plan, batches)
+        return Epoch(in_force, plan, batches)
 
     return host.submit(prepare)
 
@@ -89,4 +96,5 @@ def _divide(
         matching=settings.matching,
         num_trials=settings.num_trials,
         num_iterations=settings.num_iterations,
+        mesh=devices.create_mesh() if settings.kmeans == "devices" else None,
     )

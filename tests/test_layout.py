@@ -16,7 +16,8 @@ _MAX_LINES = 260
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
     "concepts": "plugins ranges pairs distance_weighting mining losses masks memory convolution "
-    "strategies crops grouping division sampling ranking retrieval clustering",
+    "strategies crops grouping division sampling ranking retrieval clustering device_kmeans "
+    "device_lloyd",
     "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection "
     "pipeline device_cache host_cache augment distortions resnet models hub torch_pickle "
     "weight_files pretrained optimizers devices writers preemption profiling",
