@@ -157,6 +157,9 @@ def get_config() -> ConfigDict:
     # Draws of kmeans or random until every cluster has two classes of two images.
     division.num_trials = 30
     division.num_iterations = 100  # of K-means
+    # Where K-means runs: host; or devices, all of which share the images, for more of them than a
+    # host clusters in time: the same but for the last digits.
+    division.kmeans = "host"
     division.freeze_backbone_epochs = 1  # of each period, the first too; not with max_clusters 1
 
     config.sampling = sampling = ConfigDict()

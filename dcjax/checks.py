@@ -31,6 +31,7 @@ _KNOWN = {
     "model.test_masks": masks.COMBINATIONS,
     "division.features": ("backbone", "embedding"),
     "division.grouping": grouping.GROUPINGS,
+    "division.kmeans": grouping.KMEANS,
     "division.hierarchy": division.HIERARCHIES,
     "division.matching": division.MATCHINGS,
     "eval.protocol": ("all_vs_all", "gallery"),

@@ -8,7 +8,9 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from scipy.optimize import linear_sum_assignment
 
 from dcjax import clustering, counting, grouping
@@ -92,7 +94,7 @@ def undivided(labels: np.ndarray, *, period: int) -> Division:
 
 
 def divide(
-    features: np.ndarray | None,
+    features: np.ndarray | jax.Array | None,
     labels: np.ndarray,
     previous: Division | None,
     *,
@@ -102,11 +104,13 @@ def divide(
     matching: str = "iou",
     num_trials: int = 30,
     num_iterations: int = 100,
+    mesh: Mesh | None = None,
 ) -> Division:
     """Divides the training set by K-means or at random, keeping the order of previous clusters.
 
     Args:
-      features: [N, F], what K-means clusters; None: images are shuffled and dealt out instead.
+      features: [N, F], what K-means clusters, on devices with any surplus of rows; None: images are
+        shuffled and dealt out instead.
       labels: [N], the classes.
       previous: the division in force so far; None for the first, which is not matched to anything.
       num_clusters: clusters wanted; with a previous division its number or twice that. Twice
@@ -117,6 +121,7 @@ def divide(
       num_trials: trials until every cluster holds two classes with two images each. The last one
         stands whatever it is.
       num_iterations: iterations of each K-means.
+      mesh: devices that run K-means; None: the host does.
 
     Returns:
       The division. An image that is the only one of its class in its cluster belongs to none.
@@ -130,12 +135,11 @@ def divide(
     if features is None:
         partition = grouping.at_random(period)
     else:
-        if len(features) != len(labels):
-            raise ValueError(
-                "features and labels must hold one row per image, "
-                f"got {len(features)} and {len(labels)} rows."
-            )
-        partition = grouping.by_kmeans(features, num_iterations)
+        surplus = len(features) - len(labels)
+        if surplus < 0 or (surplus and isinstance(features, np.ndarray)):
+            found = f"{len(features)} and {len(labels)} rows"
+            raise ValueError(f"features and labels must hold one row per image, got {found}.")
+        partition = grouping.by_kmeans(features, num_iterations, mesh)
     group = functools.partial(grouping.group, partition, labels, range(seed, seed + num_trials))
     everything = np.arange(len(labels), dtype=np.int32)
     if previous is None:

@@ -1,13 +1,26 @@
 """What an epoch trains on: its clusters, its plan, and batches that are read ahead of it."""
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import division, evaluation, experiment, inputs, pipeline, sampling, schedule, state
+from dcjax import (
+    devices,
+    division,
+    evaluation,
+    experiment,
+    inputs,
+    pipeline,
+    processes,
+    sampling,
+    schedule,
+    state,
+)
 from dcjax.datasets import ImageSet, Splits
 from dcjax.progress import Progress
 
@@ -29,11 +42,12 @@ def prepare(
     progress: Progress,
     clusters: division.Division | None,
     run: state.TrainState,
-) -> Future[Epoch]:
+) -> Callable[[], Epoch]:
     """Divides if it is due, plans the next epoch and begins to read its images.
 
-    The features to divide are made at once, by the devices; the rest is the host's, and goes on
-    while the devices do something else.
+    What the devices do is done at once: features, and K-means if it is theirs. The rest is the
+    host's, and goes on while the devices do something else: of many hosts the first one's, whose
+    clusters all of them take.
 
     Args:
       config: the experiment.
@@ -44,24 +58,54 @@ def prepare(
       progress: says which epoch is next, and how much of it is done.
       clusters: in force so far; None before the first epoch.
       run: the network as it is.
+
+    Returns:
+      A function that waits for the epoch; all processes call it together.
     """
     images, epoch = splits.train, progress.epoch
     period, num_clusters = schedule.period(config, epoch), schedule.num_clusters(config, epoch)
-    lasting = clusters if clusters is not None and clusters.period == period else None
+    in_force = clusters if clusters is not None and clusters.period == period else None
+    on_devices = config.division.kmeans == "devices"
     features = None
-    if lasting is None and num_clusters > 1 and config.division.grouping == "kmeans":
+    if in_force is None and num_clusters > 1 and config.division.grouping == "kmeans":
         embedded = embed(images, variables=run.variables, output=config.division.features)
-        features = evaluation.whole(embedded, len(images))
+        features = (
+            embedded if on_devices else evaluation.whole(embedded, len(images), everywhere=False)
+        )
+    divide = functools.partial(_divide, config, images, features, clusters, period, num_clusters)
 
-    def prepare() -> Epoch:
-        current = lasting or _divide(config, images, features, clusters, period, num_clusters)
+    def begin(current: division.Division) -> Epoch:
         plan = sampling.plan_epoch(
             current, images.labels, seed=config.seed, epoch=epoch, **config.sampling
         )
         batches = read(images).train_batches(plan, epoch=epoch, first_step=progress.epoch_step)
         return Epoch(current, plan, batches)
 
-    return host.submit(prepare)
+    if in_force is None and features is not None and on_devices:
+        # Not beside other programs on the devices: processes might start them in different orders,
+        # and would wait for each other for ever.
+        in_force = divide()
+    if in_force is not None or jax.process_count() == 1:
+        return host.submit(lambda: begin(in_force or divide())).result
+
+    def divided_by_first() -> division.Division | None:
+        found = divide() if processes.is_first() else None
+        processes.wait_for_all(f"division {period}")
+        return found
+
+    found = host.submit(divided_by_first)
+    return lambda: begin(_of_first(found.result(), len(images), num_clusters, period))
+
+
+def _of_first(
+    found: division.Division | None, num_images: int, num_clusters: int, period: int
+) -> division.Division:
+    """Returns on all processes what the first one has found."""
+    arrays = (found.cluster, found.parents) if found else (
+        np.zeros(num_images, np.int32),
+        np.zeros(num_clusters, np.int32),
+    )
+    return division.Division(*processes.from_first(arrays), period)
 
 
 def _divide(
@@ -90,4 +134,5 @@ def _divide(
         matching=settings.matching,
         num_trials=settings.num_trials,
         num_iterations=settings.num_iterations,
+        mesh=devices.create_mesh() if settings.kmeans == "devices" else None,
     )

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from dcjax import clustering, counting
+from dcjax import clustering, counting, device_kmeans
 
 GROUPINGS = ("kmeans", "random", "labels")
+KMEANS = ("host", "devices")
 
 # From ascending rows [n], the number of clusters K, which group the rows are and a seed, to the
 # cluster of each row, int32 [n].
@@ -15,8 +18,12 @@ Partition = Callable[[np.ndarray, int, int, int], np.ndarray]
 _STREAM = 5  # keeps the draws of groups apart from those of plans, pixels and galleries, 1 to 4
 
 
-def by_kmeans(features: np.ndarray, num_iterations: int) -> Partition:
-    """Returns the function that clusters rows of features [N, F]."""
+def by_kmeans(
+    features: np.ndarray | jax.Array, num_iterations: int, mesh: Mesh | None = None
+) -> Partition:
+    """Returns the function that clusters rows of features [N, F], on a mesh if there is one."""
+    if mesh is not None:
+        return _on_devices(features, num_iterations, mesh)
     features = np.asarray(features, np.float32)
     if not np.all(np.isfinite(features)):
         raise ValueError("features must be finite, got NaN or infinity.")
@@ -26,6 +33,20 @@ def by_kmeans(features: np.ndarray, num_iterations: int) -> Partition:
         # All rows are taken as they are: a copy may take gigabytes.
         chosen = features if len(rows) == len(features) else features[rows]
         return clustering.kmeans(chosen, k, seed=seed, num_iterations=num_iterations)[0]
+
+    return partition
+
+
+def _on_devices(features: np.ndarray | jax.Array, num_iterations: int, mesh: Mesh) -> Partition:
+    points = device_kmeans.spread(features, mesh)
+
+    def partition(rows: np.ndarray, k: int, which: int, seed: int) -> np.ndarray:
+        del which
+        # The others stay where they are: parts of all sizes would each have to be compiled.
+        cluster, _ = device_kmeans.kmeans(
+            points, k, seed=seed, num_iterations=num_iterations, rows=rows
+        )
+        return cluster
 
     return partition
 

@@ -1,0 +1,175 @@
+"""K-means of points that are spread over devices, for sets too large for one host."""
+
+import math
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dcjax import device_lloyd
+
+
+def kmeans(
+    x: np.ndarray | Array,
+    k: int,
+    *,
+    seed: int,
+    num_iterations: int = 100,
+    start: str | np.ndarray = "random",
+    rows: np.ndarray | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divides points into k clusters by Lloyd's algorithm, on all devices of a mesh.
+
+    As `clustering.kmeans`: the same seed starts at the same random points, a cluster that has lost
+    all its points takes the point farthest from its own centroid, and of equals the first is taken.
+    Sums are float32, of each device and then of all: their last digits depend on the number of
+    devices, and with them the labels of points about as near to two centroids.
+
+    A device holds its share of the points and blocks of 16 MiB, never all distances. One
+    compilation serves all calls with points of one shape and one k, whatever rows are clustered.
+    If there are several processes, each must call this at the same point of its program, with the
+    same arguments; each gets the whole result.
+
+    Args:
+      x: points [N, F], used as float32: on the host, or rows spread over the devices of a mesh, as
+        by `spread`.
+      k: number of clusters, at most that of the rows.
+      seed: chooses the points that the centroids start from.
+      num_iterations: largest number of iterations; fewer run only if no label changes any more.
+      start: "random"; "kmeans++", points drawn one by one with probabilities in proportion to the
+        squared distance from those before (Arthur and Vassilvitskii, 2007); row numbers [k]; or
+        centroids [k, F].
+      rows: ascending numbers of the rows that are clustered [n], as if there were no others, which
+        may hold anything; None: all.
+      mesh: devices that share points of the host; None: the first one alone.
+
+    Returns:
+      labels int32 [n] and centroids float32 [k, F].
+    """
+    if x.ndim != 2:
+        raise ValueError(f"x must be points of shape [N, F], got shape {x.shape}.")
+    rows = np.arange(len(x)) if rows is None else rows
+    if not 1 <= k <= len(rows):
+        raise ValueError(f"Require 1 <= k <= number of points, got k={k} and {len(rows)} points.")
+    if rows[0] < 0 or rows[-1] >= len(x) or np.any(np.diff(rows) <= 0):
+        raise ValueError(f"rows must ascend within 0 to {len(x) - 1}, got {rows}.")
+    x = spread(x, mesh)
+    is_counted = np.zeros(len(x), bool)
+    is_counted[rows] = True
+    counts = jax.make_array_from_callback(
+        is_counted.shape, _by_rows(_mesh(x)), is_counted.__getitem__
+    )
+    if not _is_finite(x, counts):
+        raise ValueError("x must be finite, and so must its squared norms, got NaN or infinity.")
+    first = _first_centroids(x, counts, k, seed, start, rows)
+    labels, centroids = device_lloyd.lloyd(
+        x, counts, first, np.int32(num_iterations), mesh=_mesh(x)
+    )
+    return np.asarray(labels)[rows], np.asarray(centroids)
+
+
+def spread(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
+    """Spreads points [N, F] of the host over the devices of a mesh, the first alone if it is None.
+
+    Zeros fill up the last rows. Points that are on a mesh stay as they are, and its axes must all
+    divide their rows.
+    """
+    if isinstance(x, Array) and isinstance(x.sharding, NamedSharding):
+        if not x.sharding.is_equivalent_to(_by_rows(_mesh(x)), x.ndim):
+            raise ValueError(
+                "The rows of x must be spread over all axes of its mesh, PartitionSpec("
+                f"{_mesh(x).axis_names}), got {x.sharding.spec}."
+            )
+        return x
+    if mesh is None:
+        mesh = Mesh(np.array(jax.local_devices()[:1]), ("device",))
+    x = np.asarray(x, np.float32)
+    share = math.ceil(len(x) / mesh.size)
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        rows = x[index]
+        return np.pad(rows, ((0, share - len(rows)), (0, 0)))
+
+    return jax.make_array_from_callback((share * mesh.size, x.shape[1]), _by_rows(mesh), part)
+
+
+def _mesh(x: Array) -> Mesh:
+    return cast(Any, x.sharding).mesh
+
+
+def _by_rows(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def _first_centroids(
+    x: Array, counts: Array, k: int, seed: int, start: str | np.ndarray, rows: np.ndarray
+) -> np.ndarray | Array:
+    """Returns the centroids [k, F] to start from."""
+    if not isinstance(start, str):
+        start = np.asarray(start)
+        if start.shape == (k, x.shape[1]):
+            return start.astype(np.float32)
+        if start.shape != (k,) or not np.isin(start, rows).all():
+            raise ValueError(
+                f"start must be {k} of the row numbers or centroids of shape {(k, x.shape[1])}, "
+                f"got {start.dtype} of shape {start.shape}."
+            )
+        numbers = start.astype(np.int32)
+    elif start == "random":
+        numbers = rows[np.random.default_rng(seed).choice(len(rows), k, replace=False)]
+    elif start == "kmeans++":
+        return _far_apart(x, counts, np.uint32(seed), k=k, mesh=_mesh(x))
+    else:
+        raise ValueError(f"Unknown start {start!r}; known are random and kmeans++, or an array.")
+    return _take(x, numbers.astype(np.int32), mesh=_mesh(x))
+
+
+@jax.jit
+def _is_finite(x: Array, counts: Array) -> Array:
+    squared = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1)
+    return jnp.all(jnp.isfinite(squared) | ~counts)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _take(x: Array, numbers: Array, *, mesh: Mesh) -> Array:
+    """Returns rows [k, F] of x, whole on every device."""
+    rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    take = partial(device_lloyd.take, axes=mesh.axis_names)
+    return jax.shard_map(take, mesh=mesh, in_specs=(rows, whole), out_specs=whole)(x, numbers)
+
+
+@partial(jax.jit, static_argnames=("k", "mesh"))
+def _far_apart(x: Array, counts: Array, seed: Array, *, k: int, mesh: Mesh) -> Array:
+    """Returns k points [k, F], drawn as k-means++ does.
+
+    Point i has the largest log(w_i) + noise with a probability in proportion to w_i, if the noise
+    is Gumbel's. The noise is a function of the row, on whatever device that lies.
+    """
+    axes = mesh.axis_names
+
+    def draw(x: Array, counts: Array, key: Array) -> Array:
+        numbers = device_lloyd.first_row(x, axes) + jnp.arange(len(x))
+
+        def add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            chosen, squared = state
+            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, i)))(numbers)
+            # Where all points are at chosen ones, each is as good.
+            weights = jnp.log(jnp.maximum(squared, jnp.finfo(jnp.float32).tiny))
+            scores = jnp.where(counts, weights + jax.vmap(jax.random.gumbel)(keys), -jnp.inf)
+            best = jnp.argmax(scores)[None]
+            of_each = device_lloyd.gather((scores[best], numbers[best]), axes)
+            point = device_lloyd.take(x, of_each[1][jnp.argmax(of_each[0])][None], axes)
+            away = jnp.sum(jnp.square(x.astype(jnp.float32) - point), axis=1)
+            return chosen.at[i].set(point[0]), jnp.where(i, jnp.minimum(squared, away), away)
+
+        chosen, alike = jnp.zeros((k, x.shape[1])), jnp.ones(len(x))
+        return jax.lax.fori_loop(0, k, add, (chosen, device_lloyd.varying(alike, axes)))[0]
+
+    rows, whole = PartitionSpec(axes), PartitionSpec()
+    drawn = jax.shard_map(draw, mesh=mesh, in_specs=(rows, rows, whole), out_specs=whole)
+    return drawn(x, counts, jax.random.key(seed))

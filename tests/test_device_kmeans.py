@@ -1,0 +1,329 @@
+"""K-means on devices: the host's from the same start, on any number of devices and processes."""
+
+import ast
+import itertools
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import many_processes
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from sklearn.cluster import KMeans
+
+from configs import digits
+from dcjax import clustering, device_kmeans, device_lloyd, devices, division, epochs, inputs
+from dcjax.datasets import Splits
+from dcjax.datasets.image_set import from_classes
+from dcjax.progress import Progress
+
+TWO_PROCESSES = """
+import numpy as np
+from dcjax import device_kmeans, devices, division
+from test_device_kmeans import blobs
+x, _ = blobs(6, 20)
+mesh = devices.create_mesh()
+options = {"seed": 0, "num_iterations": 20, "mesh": mesh}
+for start in ("random", "kmeans++"):
+    print(device_kmeans.kmeans(x, 6, start=start, **options)[0].tolist())
+options["num_clusters"] = 2
+print(division.divide(x, np.arange(120) // 5, None, period=0, **options).cluster.tolist())
+"""
+
+
+def blobs(num_blobs: int, size: int, dim: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Returns points around far centers, blob after blob, and the blob of each."""
+    blob = np.repeat(np.arange(num_blobs), size)
+    noise = np.random.default_rng(0).normal(size=(len(blob), dim))
+    return (50 * np.eye(num_blobs, dim)[blob] + noise).astype(np.float32), blob
+
+
+def _random(size: int, dim: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(size, dim)).astype(np.float32)
+
+
+def _mesh(num_devices: int) -> Mesh:
+    return devices.create_mesh(jax.devices()[:num_devices])
+
+
+def _start(x: np.ndarray, k: int) -> np.ndarray:
+    return np.random.default_rng(0).choice(len(x), k, replace=False)
+
+
+def _inertia(x: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> float:
+    return float(np.sum((x - centroids[labels]) ** 2, dtype=np.float64))
+
+
+def _plain_lloyd(x: np.ndarray, start: np.ndarray, num_iterations: int) -> Any:
+    """Goes point by point and cluster by cluster, in float64."""
+    x, centroids = x.astype(np.float64), start.astype(np.float64)
+
+    def nearest() -> list[int]:
+        return [int(np.argmin(np.sum((point - centroids) ** 2, axis=1))) for point in x]
+
+    labels = nearest()
+    for _ in range(num_iterations):
+        away = [float(np.sum((x[i] - centroids[labels[i]]) ** 2)) for i in range(len(x))]
+        empty = [c for c in range(len(start)) if c not in labels]
+        for c in empty:
+            farthest = max(range(len(x)), key=lambda i: away[i])
+            if away[farthest] > 0:
+                labels[farthest], away[farthest] = c, 0
+        before = list(labels)
+        for c in set(labels):
+            centroids[c] = np.mean([x[i] for i in range(len(x)) if labels[i] == c], axis=0)
+        labels = nearest()
+        if labels == before:
+            break
+    return labels, centroids
+
+
+@pytest.mark.parametrize("num_devices", [1, 8])
+@pytest.mark.parametrize(
+    ("size", "k", "dim", "num_iterations"),
+    [(300, 1, 5, 20), (501, 16, 64, 3), (501, 130, 16, 60), (30, 30, 6, 9)],
+)
+def test_equals_the_hosts_from_the_same_seed_and_start(num_devices, size, k, dim, num_iterations):
+    x, mesh = _random(size, dim), _mesh(num_devices)
+    options = {"seed": 3, "num_iterations": num_iterations}
+    want, want_centroids = clustering.kmeans(x, k, **options)
+    labels, centroids = device_kmeans.kmeans(x, k, mesh=mesh, **options)
+    np.testing.assert_array_equal(labels, want)
+    np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
+    assert (labels.dtype, centroids.dtype) == (np.int32, np.float32)
+    start = _start(x, k)
+    want, _ = clustering.lloyd(x, x[start], num_iterations=num_iterations)
+    for given in (start, x[start]):
+        labels, _ = device_kmeans.kmeans(x, k, start=given, mesh=mesh, **options)
+        np.testing.assert_array_equal(labels, want)
+
+
+@pytest.mark.parametrize("start", ["random", "kmeans++"])
+def test_any_number_of_devices_finds_the_same(start):
+    x, _ = blobs(7, 19)
+    found = [
+        device_kmeans.kmeans(x, 7, seed=4, start=start, mesh=mesh) for mesh in (None, _mesh(8))
+    ]
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+    np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-4)
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize(("k", "numbers_per_block"), [(8, 2**22), (40, 400), (85, 700)])
+def test_empty_clusters_take_the_farthest_points(num_devices, k, numbers_per_block, monkeypatch):
+    x = np.tile(_random(43, 3), (2, 1))  # each twice, so that many are as far as another
+    start = np.resize(x[_start(x, k // 4)], (k, 3))
+    monkeypatch.setattr(device_lloyd, "_NUMBERS_PER_BLOCK", numbers_per_block)
+    for num_iterations in (1, 40):
+        want, want_centroids = _plain_lloyd(x, start, num_iterations)
+        labels, centroids = device_kmeans.kmeans(
+            *(x, k), seed=0, start=start, num_iterations=num_iterations, mesh=_mesh(num_devices)
+        )
+        np.testing.assert_array_equal(labels, want)
+        np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
+
+
+def test_points_in_one_place_leave_clusters_empty():
+    x = np.repeat(_random(3, 5), 9, axis=0)
+    for start in ("random", "kmeans++"):
+        labels, centroids = device_kmeans.kmeans(x, 8, seed=0, start=start, mesh=_mesh(4))
+        assert len(np.unique(labels)) == 3
+        np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
+
+
+def test_rounding_does_not_change_labels_far_from_zero():
+    # All points on one line, and their spread a thousandth of their distance from zero.
+    scale = 1 + 1e-3 * np.random.default_rng(0).normal(size=(300, 1))
+    x = (scale * np.full(512, 0.1)).astype(np.float32)
+    labels, centroids = device_kmeans.kmeans(x, 20, seed=0, mesh=_mesh(8))
+    away = np.sum((x[:, None].astype(np.float64) - centroids) ** 2, axis=2)
+    np.testing.assert_array_equal(labels, away.argmin(axis=1))
+
+
+@pytest.mark.parametrize("start", ["random", "kmeans++"])
+def test_other_rows_count_as_nothing(start):
+    x, mesh = _random(200, 8), _mesh(8)
+    rows = np.sort(_start(x, 131))
+    options = {"seed": 5, "start": start, "num_iterations": 20}
+    surplus = np.full((24, 8), np.nan, np.float32)
+    padded = device_kmeans.spread(np.concatenate([x, surplus]), mesh)
+    if start == "random":  # k-means++ draws by row number
+        want, want_centroids = device_kmeans.kmeans(x[rows], 9, mesh=mesh, **options)
+    else:
+        want, want_centroids = device_kmeans.kmeans(x, 9, rows=rows, mesh=mesh, **options)
+    assert jnp.isnan(padded[-1, -1])
+    labels, centroids = device_kmeans.kmeans(padded, 9, rows=rows, **options)
+    np.testing.assert_array_equal(labels, want)
+    np.testing.assert_allclose(centroids, want_centroids, atol=1e-6)
+
+
+def test_kmeans_plus_plus_starts_in_every_blob():
+    x, blob = blobs(10, 20)
+
+    def blobs_started_in(start: str, seed: int) -> int:
+        options = {"seed": seed, "start": start, "num_iterations": 0, "mesh": _mesh(8)}
+        centroids = device_kmeans.kmeans(x, 10, **options)[1]
+        return len({blob[np.argmin(np.sum((x - c) ** 2, axis=1))] for c in centroids})
+
+    assert [blobs_started_in("kmeans++", seed) for seed in range(5)] == [10] * 5
+    assert max(blobs_started_in("random", seed) for seed in range(5)) < 10
+
+
+def test_kmeans_plus_plus_draws_by_squared_distance():
+    x, num_draws = np.array([[0], [1], [3]], np.float32), 1500
+    spread = device_kmeans.spread(x, _mesh(2))
+    counts = jnp.array([True, True, True, False])
+    drawn = Counter()
+    for seed in range(num_draws):
+        options = {"k": 2, "mesh": _mesh(2)}
+        drawn[
+            tuple(np.asarray(device_kmeans._far_apart(spread, counts, seed, **options))[:, 0])
+        ] += 1
+    for first, second in itertools.permutations([0.0, 1.0, 3.0], 2):
+        share = (first - second) ** 2 / np.sum((x - first) ** 2) / 3
+        deviation = np.sqrt(num_draws * share * (1 - share))
+        assert abs(drawn[first, second] - num_draws * share) < 4 * deviation
+    assert drawn.total() == num_draws
+    assert len(drawn) == 6
+
+
+def test_is_as_good_as_scikit_learn():
+    def theirs(x: np.ndarray, start: np.ndarray) -> KMeans:
+        model = KMeans(len(start), init=start, n_init=1, max_iter=300, tol=0, algorithm="lloyd")
+        return model.fit(x)
+
+    x, _ = blobs(5, 31)
+    start = x[3::31]
+    labels, _ = device_kmeans.kmeans(x, 5, seed=0, start=start, mesh=_mesh(8))
+    np.testing.assert_array_equal(labels, theirs(x, start).labels_)
+    x = _random(1500, 12)
+    start = x[_start(x, 20)]
+    options = {"seed": 0, "start": start, "num_iterations": 300, "mesh": _mesh(8)}
+    assert _inertia(x, *device_kmeans.kmeans(x, 20, **options)) == pytest.approx(
+        theirs(x, start).inertia_, rel=1e-4
+    )
+
+
+def test_one_compilation_for_any_rows():
+    x, mesh = _random(173, 4), _mesh(8)
+    points = device_kmeans.spread(x, mesh)
+    device_kmeans.kmeans(points, 3, seed=0)
+    before = device_lloyd.lloyd._cache_size(), device_kmeans._take._cache_size()
+    device_kmeans.kmeans(points, 3, seed=1, rows=np.arange(0, 170, 3), num_iterations=7)
+    device_kmeans.kmeans(x, 3, seed=2, rows=np.arange(5), mesh=mesh)
+    assert (device_lloyd.lloyd._cache_size(), device_kmeans._take._cache_size()) == before
+
+
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_no_array_of_all_distances(num_devices):
+    mesh, n, k, dim = _mesh(num_devices), 2**18, 4096, 64
+    rows, whole = devices.rows_sharding(mesh), devices.replicated(mesh)
+    x = jax.ShapeDtypeStruct((n, dim), jnp.float32, sharding=rows)
+    counts = jax.ShapeDtypeStruct((n,), jnp.bool, sharding=rows)
+    start = jax.ShapeDtypeStruct((k, dim), jnp.float32, sharding=whole)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    programs = [
+        (device_lloyd.lloyd.lower(x, counts, start, number, mesh=mesh), 128),
+        (device_kmeans._far_apart.lower(x, counts, number, k=k, mesh=mesh), 16),
+    ]
+    for lowered, mib in programs:  # of 4,096 MiB for all distances, and 64 for all points
+        used = lowered.compile().memory_analysis()
+        assert used.temp_size_in_bytes < 2**20 * mib
+        assert used.argument_size_in_bytes < n * (4 * dim + 2) / num_devices + 8 * k * dim
+
+
+def test_a_division_is_the_same_by_the_host_and_by_devices():
+    x, _ = blobs(4, 25)
+    labels = np.arange(100) // 5
+    # The first blob with the second, and so that each cluster divides into its two.
+    previous = division.Division(
+        np.repeat([0, 1], 50).astype(np.int32), np.arange(2, dtype=np.int32), 0
+    )
+    x[:, 15] += np.repeat([0, 300], 50)
+    mesh, options = _mesh(8), {"num_clusters": 4, "period": 1, "seed": 0}
+    want = division.divide(x, labels, previous, **options)
+    assert len(np.unique(want.cluster)) == 4
+    for features in (x, device_kmeans.spread(x, mesh)):
+        found = division.divide(features, labels, previous, mesh=mesh, **options)
+        np.testing.assert_array_equal(found.cluster, want.cluster)
+    with pytest.raises(ValueError, match="104 and 101 rows"):
+        division.divide(np.zeros((104, 2)), np.zeros(101, int), None, mesh=mesh, **options)
+
+
+def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
+    x, classes = blobs(4, 18)
+    images = from_classes(np.zeros((72, 8, 8, 1), np.uint8), np.arange(72) // 6)
+    config = digits.get_config()
+    config.division.update(hierarchy="direct", max_clusters=4)
+    config.sampling.update(batch_size=4, images_per_class=2)
+    divide, threads = division.divide, []
+
+    def observed(*args: Any, **options: Any) -> division.Division:
+        threads.append(threading.current_thread())
+        return divide(*args, **options)
+
+    monkeypatch.setattr(division, "divide", observed)
+    found = []
+    with ThreadPoolExecutor(1) as host:
+        for config.division.kmeans in ("host", "devices"):
+            epoch = epochs.prepare(
+                *(
+                    config,
+                    Splits(images, images),
+                    lambda images: inputs.create_reader(config, images),
+                ),
+                *(
+                    lambda *args, **options: x,
+                    host,
+                    Progress(),
+                    None,
+                    SimpleNamespace(variables={}),
+                ),
+            )
+            found.append(epoch.result().clusters.cluster)
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert clustering.nmi(found[1], classes) == pytest.approx(1)
+
+
+def test_two_processes_find_what_one_does():
+    first, second = many_processes.run(TWO_PROCESSES)
+    assert first == second
+    by_random, far_apart, divided = map(ast.literal_eval, first.splitlines())
+    x, blob = blobs(6, 20)
+    want, _ = clustering.kmeans(x, 6, seed=0, num_iterations=20)
+    np.testing.assert_array_equal(by_random, want)
+    want, _ = device_kmeans.kmeans(x, 6, seed=0, start="kmeans++")
+    np.testing.assert_array_equal(far_apart, want)
+    assert clustering.nmi(blob, far_apart) == pytest.approx(1)
+    options = {"num_clusters": 2, "period": 0, "seed": 0, "num_iterations": 20}
+    want = division.divide(x, np.arange(120) // 5, None, **options).cluster
+    np.testing.assert_array_equal(divided, want)
+
+
+def test_names_what_is_wrong():
+    x = np.zeros((6, 2), np.float32)
+    for message, options in {
+        "k=7 and 6 points": {"k": 7},
+        "k=4 and 3 points": {"k": 4, "rows": np.arange(3)},
+        "ascend within 0 to 5": {"k": 1, "rows": np.array([2, 2])},
+        "Unknown start 'far'": {"start": "far"},
+        r"start must be 2 of the row numbers .*float64 of shape \(2, 3\)": {
+            "start": np.ones((2, 3))
+        },
+        r"start must be 2 of .*int64 of shape \(2,\)": {"start": np.array([0, 6])},
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            device_kmeans.kmeans(x, **{"k": 2, "seed": 0} | options)
+    with pytest.raises(ValueError, match=r"shape \(6,\)"):
+        device_kmeans.kmeans(x[:, 0], 2, seed=0)
+    with pytest.raises(ValueError, match="finite, and so must its squared norms"):
+        device_kmeans.kmeans(np.where(np.arange(6)[:, None] == 3, np.inf, x), 2, seed=0)
+    columns = jax.device_put(x, NamedSharding(_mesh(2), PartitionSpec(None, "data")))
+    with pytest.raises(ValueError, match=r"PartitionSpec\(\('cluster', 'data'\)\), got"):
+        device_kmeans.kmeans(columns, 2, seed=0)
