@@ -22,9 +22,8 @@ def write(folder: epath.Path) -> None:
 
     Files in the folder itself are left out: Orbax writes those after it has called this.
     """
-    paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    inner = [name for name in names if "/" in name]
+    paths = (root / name for root, _, names in folder.walk() for name in names if root != folder)
+    inner = sorted(path.relative_to(folder).as_posix() for path in paths)
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda name: _measure(folder / name), inner)
         files = dict(zip(inner, found, strict=True))

@@ -1,4 +1,4 @@
-"""Folders of runs, on a disk or in a bucket, and whether all processes see the same one."""
+"""Folders of runs, on a disk or in a bucket, and what all processes see of them."""
 
 import secrets
 
@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+
+_TOLD = 400  # bytes of what a process tells the others
 
 
 def absolute(workdir: str) -> epath.Path:
@@ -52,6 +54,18 @@ def check_shared(workdir: str) -> None:
             f"0 writes there is not seen by process {', '.join(map(str, blind))}; give a folder on "
             "a file system that all of them share, or gs://BUCKET/FOLDER."
         )
+
+
+def first_of_all(text: str) -> str:
+    """Returns the first of the texts that processes give, each its own, that is not empty.
+
+    Of long ones only 400 bytes.
+    """
+    if jax.process_count() == 1:
+        return text
+    padded = np.frombuffer(text.encode()[:_TOLD].ljust(_TOLD, b"\0"), np.uint8)
+    told = [bytes(row).rstrip(b"\0") for row in multihost_utils.process_allgather(padded)]
+    return next((row.decode(errors="replace") for row in told if row), "")
 
 
 def _write(mark: epath.Path) -> str:

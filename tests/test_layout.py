@@ -19,13 +19,15 @@ _LAYERS = {
     "strategies crops grouping division sampling ranking retrieval clustering",
     "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection "
     "pipeline device_cache host_cache augment distortions resnet models hub torch_pickle "
-    "weight_files pretrained optimizers devices writers preemption profiling",
+    "weight_files pretrained optimizers devices writers preemption profiling checksums workdirs "
+    "store",
     "joints": "state steps evaluation inputs experiment resuming checks schedule epochs "
     "progress checkpoints reporting embedder comparison data_check tables sweeps runner",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
+    "etils": {"checksums", "store", "workdirs"},
     "filelock": {"datasets.sources", "host_cache", "runner"},
     "flax": {"models", "pretrained", "resnet", "state"},
     "huggingface_hub": {"hub"},
@@ -44,7 +46,7 @@ _DOORS = {
         "sweeps",
     },
     "optax": {"optimizers", "state", "steps", "experiment"},
-    "orbax": {"checkpoints"},
+    "orbax": {"checkpoints", "store"},
     "pyarrow": {"datasets.manifest"},
     "rich": {"writers"},
     "safetensors": {"weight_files"},
