@@ -17,6 +17,7 @@ from dcjax import checksums, workdirs
 
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
 _REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is complete
+_SECONDS = 300  # that processes wait for one which cannot write its part
 
 
 class Store:
@@ -53,6 +54,7 @@ class Store:
         self._failure = ""
         if not read_only:
             _finish_replacing(path)
+            multihost_utils.sync_global_devices("nothing is put aside")
         for step in (steps := [int(each.name) for each in path.iterdir() if each.name.isdigit()]):
             self._check(step, ["metrics"], steps)  # which the manager reads of all of them
         self.manager = ocp.CheckpointManager(
@@ -61,7 +63,7 @@ class Store:
                 cleanup_tmp_directories=not read_only,
                 create=False,
                 async_options=ocp.options.AsyncOptions(
-                    post_finalization_callback=self._write_checksums
+                    timeout_secs=_SECONDS, post_finalization_callback=self._write_checksums
                 ),
                 **options,
             ),
@@ -72,7 +74,8 @@ class Store:
         """Starts to write a checkpoint, in place of one that is there, when nothing is under way.
 
         Returns:
-          Why that was not possible, "" if it was.
+          Why that was not possible, "" if it was. Of many processes each returns it, those that
+          could have written after they have waited for the others for five minutes.
 
         Raises:
           RuntimeError: if Orbax declines to save.
@@ -189,15 +192,17 @@ def _finish_replacing(path: epath.Path) -> None:
                 old.rmtree()
             else:
                 old.rename(new)
-    multihost_utils.sync_global_devices("nothing is put aside")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Returns what the system said, where Orbax and TensorStore pass it on."""
     text = " ".join(str(error).split())
     if code := re.search(r"os_error_code='(\d+)'", text):
         return os.strerror(int(code[1]))
-    return getattr(error, "strerror", None) or text[:200]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # The first error counts: that others waited for this process in vain came of it.
+    return _reason(error.__context__) if error.__context__ else text[:200]
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

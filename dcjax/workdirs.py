@@ -44,7 +44,7 @@ def check_shared(workdir: str) -> None:
     reason = _write(mark) if writes else ""
     multihost_utils.sync_global_devices("the mark is written")
     seen = multihost_utils.process_allgather(np.bool_(not reason and mark.exists()))
-    if writes:
+    if writes and not reason:
         mark.unlink(missing_ok=True)
     if not seen[0]:
         raise ValueError(f"Process 0 cannot write to --workdir={workdir}{reason}; take another.")
