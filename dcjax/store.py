@@ -17,7 +17,7 @@ from dcjax import checksums, workdirs
 
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
 _REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is complete
-_SECONDS = 300  # that processes wait for one which cannot write its part
+_SECONDS = 600  # until a save has failed: so long processes wait for one that cannot write
 
 
 class Store:
@@ -75,7 +75,7 @@ class Store:
 
         Returns:
           Why that was not possible, "" if it was. Of many processes each returns it, those that
-          could have written after they have waited for the others for five minutes.
+          could have written after they have waited for the others for ten minutes.
 
         Raises:
           RuntimeError: if Orbax declines to save.
@@ -199,6 +199,8 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if code := re.search(r"os_error_code='(\d+)'", text):
         return os.strerror(int(code[1]))
+    if isinstance(error, TimeoutError):
+        return f"it was not written by all processes within {_SECONDS} s"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     # The first error counts: that others waited for this process in vain came of it.
