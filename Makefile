@@ -19,10 +19,10 @@ INSTALLED_DEV := .venv/.installed-requirements-dev.txt
 INSTALLED_PEERS := .venv/.installed-benchmarks-requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test benchmark format clean
+.PHONY: help setup demo test test-long benchmark format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## make .venv with what this machine needs
 
@@ -40,6 +40,9 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest
+
+test-long: setup $(INSTALLED_DEV) ## run the tests that take too long for every change
+	$(RUN) -m pytest -m long
 
 benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering and input beside peers
 	PYTHONPATH=. $(RUN) benchmarks/training.py

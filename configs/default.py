@@ -209,4 +209,7 @@ def get_config() -> ConfigDict:
     checkpoint.every_epochs = 1
     checkpoint.keep_latest = 2
     checkpoint.keep_best = 1  # by eval.best_by
+    # A checkpoint that cannot be written, as on a full disk: stop, with the one before kept, or
+    # go_on and try again at the next; the last one always has to be written.
+    checkpoint.on_failure = "stop"
     return config.lock()

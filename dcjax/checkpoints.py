@@ -1,9 +1,6 @@
 """Saves a run, and restores it to be evaluated or continued."""
 
-import contextlib
 import math
-import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,8 +8,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from dcjax import devices, workdirs
 from dcjax.division import Division
 from dcjax.state import TrainState, variables
+from dcjax.store import Store
 
 _MODEL = ("params", "masks", "batch_stats")
 _TRAIN = ("step", "loss_params", "memory", "opt_state", "num_clusters")
@@ -21,9 +20,10 @@ _TRAIN = ("step", "loss_params", "memory", "opt_state", "num_clusters")
 class Checkpoints:
     """The checkpoints of one run, the newest few and the best few.
 
-    A checkpoint is written in the background and becomes visible when it is complete, so a
-    run that is killed at any moment leaves the one before. Its items: "model" (all that embedding
-    needs), "train", "division" and "meta" (JSON, with the whole config).
+    A checkpoint is written in the background and becomes visible when it is complete, with the
+    checksums of its files, so a run that is killed at any moment leaves the one before. Its items:
+    "model" (all that embedding needs), "train", "division" and "meta" (JSON, with the whole
+    config). Where several processes train, all of them call every method, at the same steps.
     """
 
     def __init__(
@@ -33,48 +33,48 @@ class Checkpoints:
         keep_latest: int = 1,
         keep_best: int = 0,
         best_by: str = "",
+        on_failure: str = "stop",
         read_only: bool = False,
     ) -> None:
         """Opens the folder `checkpoints` of a run.
 
         Args:
-          workdir: folder of the run.
+          workdir: folder of the run, gs://BUCKET/FOLDER too.
           keep_latest: newest checkpoints that are kept.
           keep_best: checkpoints with the highest score that are kept besides.
           best_by: name of that score.
+          on_failure: of a save: "stop" by an error, or "go_on", to try again at the next one.
           read_only: whether the folder must be there and stays as it is.
 
         Raises:
           FileNotFoundError: if `read_only` and there is no checkpoint.
+          ValueError: if the scores saved with a checkpoint are damaged.
         """
-        path = pathlib.Path(workdir).absolute() / "checkpoints"
+        path = workdirs.absolute(workdir) / "checkpoints"
         if read_only and not path.is_dir():
             raise FileNotFoundError(
                 f"No checkpoint in {path}; give the --workdir of a run that has saved one."
             )
         if not read_only:
-            _make_folder(path)
-        self._best_by = best_by
+            workdirs.create(path)
+        self._best_by, self._on_failure = best_by, on_failure
         kept: list[policies.PreservationPolicy] = [policies.LatestN(keep_latest)]
         if keep_best:
             best = policies.BestN(
                 get_metric_fn=self._score, n=keep_best, keep_checkpoints_without_metrics=False
             )
             kept.append(best)
-        self._manager = ocp.CheckpointManager(
+        self._store = Store(
             path,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if read_only else policies.AnyPreservationPolicy(kept),
-                best_fn=self._score,
-                cleanup_tmp_directories=not read_only,
-                create=False,
-            ),
-            item_handlers={
+            {
                 "model": ocp.StandardCheckpointHandler(),
                 "train": ocp.StandardCheckpointHandler(),
                 "division": ocp.StandardCheckpointHandler(),
                 "meta": ocp.JsonCheckpointHandler(),
             },
+            read_only=read_only,
+            preservation_policy=None if read_only else policies.AnyPreservationPolicy(kept),
+            best_fn=self._score,
         )
 
     def _score(self, scores: dict[str, float]) -> float:
@@ -83,7 +83,7 @@ class Checkpoints:
     @property
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        return self._store.manager.latest_step()
 
     def step(self, select: str) -> int:
         """Returns the step of the "last" checkpoint, or of the "best_test" by `best_by`.
@@ -91,7 +91,7 @@ class Checkpoints:
         Raises:
           FileNotFoundError: if there is no such checkpoint.
         """
-        manager = self._manager
+        manager = self._store.manager
         step = manager.best_step() if select == "best_test" else manager.latest_step()
         if step is None:
             raise FileNotFoundError(f"No complete checkpoint in {manager.directory}.")
@@ -108,7 +108,7 @@ class Checkpoints:
         division: Division,
         meta: dict[str, Any],
         scores: dict[str, float] | None,
-    ) -> None:
+    ) -> str:
         """Starts to write a checkpoint of this step, in place of one that is there.
 
         Args:
@@ -117,28 +117,34 @@ class Checkpoints:
           meta: JSON-able values.
           scores: of an evaluation of just this state.
 
+        Returns:
+          With `on_failure` "go_on": which checkpoint could not be saved, this one or the one
+          before, and why; "" if nothing is known to have failed.
+
         Raises:
+          OSError: with that text, if a failure is to stop the run, as it always does one of many
+            processes: they could not agree on what is there.
           RuntimeError: if Orbax declines to save.
         """
-        step = int(state.step)
-        if step in self._manager.all_steps():  # stopped before the evaluation of just this step
-            self._manager.delete(step)
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave({name: getattr(state, name) for name in _MODEL}),
-                train=ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN}),
-                division=ocp.args.StandardSave(_arrays(division)),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            metrics=scores,
+        before = self._store.finish()
+        self._stop_for(before)
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave({name: getattr(state, name) for name in _MODEL}),
+            train=ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN}),
+            division=ocp.args.StandardSave(_arrays(division)),
+            meta=ocp.args.JsonSave(meta),
         )
-        if not saved:
-            raise RuntimeError(f"No checkpoint of step {step} was saved: a later one is there.")
+        now = self._store.save(int(state.step), items, scores)
+        self._stop_for(now)
+        return now or before
+
+    def _stop_for(self, failure: str) -> None:
+        if failure and (self._on_failure == "stop" or jax.process_count() > 1):
+            raise OSError(f"{failure} When that is mended, the same command goes on from there.")
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns what was saved as `meta`."""
-        return self._read(step, meta=ocp.args.JsonRestore()).meta
+        return self._store.read(step, meta=ocp.args.JsonRestore()).meta
 
     def restore(self, step: int, state: TrainState) -> tuple[TrainState, Division]:
         """Returns the state and division of a step.
@@ -148,26 +154,24 @@ class Checkpoints:
           state: gives shapes, types and shardings.
         """
         like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        num_clusters, num_images = self._division_shape(step)
-        empty = Division(np.zeros(num_images, np.int32), np.zeros(num_clusters, np.int32), 0)
-        restored = self._read(
+        restored = self._store.read(
             step,
             model=ocp.args.StandardRestore({name: getattr(like, name) for name in _MODEL}),
             train=ocp.args.StandardRestore({name: getattr(like, name) for name in _TRAIN}),
-            division=ocp.args.StandardRestore(_arrays(empty)),
+            division=ocp.args.StandardRestore(),
         )
         arrays = restored.division
         division = Division(arrays["cluster"], arrays["parents"], int(arrays["period"]))
         return state.replace(**restored.model, **restored.train), division
 
     def restore_model(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        """Returns the model's variables of a step, on the first device.
+        """Returns the model's variables of a step, on every device.
 
         Args:
           step: of a complete checkpoint.
           like: the variables' shapes and types, as `jax.eval_shape` of the model's init gives.
         """
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = devices.replicated(devices.create_mesh())
         placed = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )
@@ -176,45 +180,28 @@ class Checkpoints:
             "masks": placed["masks"]["masks"],
             "batch_stats": placed.get("batch_stats", {}),
         }
-        return variables(**self._read(step, model=ocp.args.StandardRestore(target)).model)
-
-    def _division_shape(self, step: int) -> tuple[int, int]:
-        with self._naming_damage(step):
-            saved = self._manager.item_metadata(step)["division"]
-            return saved["parents"].shape[0], saved["cluster"].shape[0]
-
-    def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
-        with self._naming_damage(step):
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-
-    @contextlib.contextmanager
-    def _naming_damage(self, step: int) -> Iterator[None]:
-        """Turns whatever Orbax says of a damaged checkpoint into one line."""
-        try:
-            yield
-        except Exception as error:
-            others = [other for other in self._manager.all_steps() if other != step]
-            remedy = f"go on from step {max(others)}" if others else "start anew"
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"Cannot read checkpoint {self._manager.directory / str(step)}; delete that "
-                f"folder to {remedy}. Reason: {reason}"
-            ) from error
+        return variables(**self._store.read(step, model=ocp.args.StandardRestore(target)).model)
 
     def wait(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
+        """Waits until everything is written.
+
+        Raises:
+          OSError: if the newest checkpoint could not be saved, whatever `on_failure` is.
+        """
+        self._store.finish()
+        if self._store.failure:
+            raise OSError(self._store.failure)
 
     def close(self) -> None:
-        """Waits until everything is written, and closes the folder."""
-        self._manager.close()
+        """Waits until everything is written, and closes the folder.
 
-
-def _make_folder(path: pathlib.Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"Cannot write to --workdir: {error}; take another.") from None
+        Raises:
+          OSError: if something could not be written, which nobody has been told yet.
+        """
+        failure = self._store.finish()
+        self._store.manager.close()
+        if failure:
+            raise OSError(failure)
 
 
 def _arrays(division: Division) -> dict[str, np.ndarray]:

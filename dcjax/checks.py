@@ -37,6 +37,7 @@ _KNOWN = {
     "eval.protocol": ("all_vs_all", "gallery"),
     "eval.nmi": ("never", "last", "always"),
     "eval.select": ("last", "best_test"),
+    "checkpoint.on_failure": ("stop", "go_on"),
 }
 # Least and greatest value.
 _RANGES: dict[str, tuple[float, float]] = {

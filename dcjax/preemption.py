@@ -3,9 +3,22 @@
 import signal
 import types
 
+import jax
+from jax.experimental import multihost_utils
+
 
 class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a request that the loop sees; a second one acts at once."""
+    """Turns SIGTERM and Ctrl-C into a request that the loop sees.
+
+    Schedulers repeat SIGTERM: from the second on it is ignored, so that the run can save. Ctrl-C
+    acts at once when there is a request already.
+
+    In a run that `jax.distributed` has joined, one process that gets SIGTERM is enough: JAX, which
+    listens to it there, makes all processes stop after the same step. Ctrl-C is left as it is.
+
+    Attributes:
+      requested: name of the signal, "" as long as there is no request.
+    """
 
     def __init__(self) -> None:
         """Starts without a request."""
@@ -13,21 +26,27 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         """Listens from here on."""
-        self._before = {
-            number: signal.signal(number, self._request)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self._joined = jax.distributed.is_initialized()
+        numbers = () if self._joined else (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._request) for number in numbers}
         return self
+
+    def requested_at(self, step: int) -> bool:
+        """Returns whether the run has to stop after this step.
+
+        Args:
+          step: every process has to ask after every step, with the same growing number.
+        """
+        if self._joined and multihost_utils.reached_preemption_sync_point(step):
+            self.requested = signal.SIGTERM.name
+        return bool(self.requested)
 
     def _request(self, number: int, frame: types.FrameType | None) -> None:
         del frame
-        self.requested = signal.Signals(number).name
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self.requested = self.requested or signal.Signals(number).name
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
     def __exit__(self, *exception: object) -> None:
         """Stops listening."""
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

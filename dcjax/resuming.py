@@ -36,6 +36,7 @@ _FREE = {
     "checkpoint.every_epochs",
     "checkpoint.keep_latest",
     "checkpoint.keep_best",
+    "checkpoint.on_failure",
 }
 # and what only an evaluation may change: a run finds its best epoch by scores of one protocol.
 _FREE_IN_EVALUATION = {"dataset.test_list", "eval.protocol", "eval.gallery_draws"}

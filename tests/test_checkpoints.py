@@ -5,31 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 
 from dcjax.checkpoints import Checkpoints
-from dcjax.division import Division
-from dcjax.state import TrainState, variables
-
-
-def _run(step: int) -> TrainState:
-    return TrainState(
-        step=jnp.asarray(step, jnp.int32),
-        params={"embedding": {"kernel": jnp.full((3, 2), step / 3)}},
-        masks=jnp.full((4, 2), step / 7),
-        loss_params={},
-        memory={},
-        batch_stats={},
-        opt_state={"count": jnp.asarray(step, jnp.int32), "mu": jnp.full((3, 2), step / 9)},
-        num_clusters=jnp.asarray(2, jnp.int32),
-    )
-
-
-def _division(step: int) -> Division:
-    cluster = np.array([step, -1, 0, 1], np.int32)
-    return Division(cluster, np.arange(2, dtype=np.int32), period=step // 100)
+from dcjax.state import variables
 
 
 def _open(workdir: Path, **options: Any) -> Checkpoints:
@@ -41,7 +22,9 @@ def _save(workdir: Path, scores: dict[int, float | None], **options: Any) -> Che
     checkpoints = _open(workdir, **options)
     for step, score in scores.items():
         metrics = None if score is None else {"recall_at_1": score}
-        checkpoints.save(_run(step), _division(step), {"progress": {"epoch": step}}, metrics)
+        checkpoints.save(
+            runs.state(step), runs.division(step), {"progress": {"epoch": step}}, metrics
+        )
     checkpoints.close()
     return _open(workdir, **options)
 
@@ -65,18 +48,18 @@ def test_those_without_scores_are_kept_while_they_are_the_latest(tmp_path: Path)
 
 def test_comes_back_bit_for_bit(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: 0.3, 200: None})
-    run, clusters = checkpoints.restore(200, _run(0))
-    assert jax.tree.structure(run) == jax.tree.structure(_run(200))
-    jax.tree.map(np.testing.assert_array_equal, run, _run(200))
-    np.testing.assert_array_equal(clusters.cluster, _division(200).cluster)
-    np.testing.assert_array_equal(clusters.parents, _division(200).parents)
+    run, clusters = checkpoints.restore(200, runs.state(0))
+    assert jax.tree.structure(run) == jax.tree.structure(runs.state(200))
+    jax.tree.map(np.testing.assert_array_equal, run, runs.state(200))
+    np.testing.assert_array_equal(clusters.cluster, runs.division(200).cluster)
+    np.testing.assert_array_equal(clusters.parents, runs.division(200).parents)
     assert clusters.period == 2
     assert checkpoints.meta(200) == {"progress": {"epoch": 200}}
 
 
 def test_the_model_comes_back_without_the_rest(tmp_path: Path) -> None:
     _save(tmp_path, {100: 0.3})
-    expected = variables(_run(100).params, _run(100).masks, {})
+    expected = variables(runs.state(100).params, runs.state(100).masks, {})
     like = jax.eval_shape(lambda: expected)
     restored = Checkpoints(str(tmp_path), read_only=True).restore_model(100, like)
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
@@ -84,7 +67,9 @@ def test_the_model_comes_back_without_the_rest(tmp_path: Path) -> None:
 
 def test_a_step_that_is_there_is_replaced(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: None})
-    checkpoints.save(_run(100), _division(7), {"progress": {"epoch": 7}}, {"recall_at_1": 0.5})
+    checkpoints.save(
+        runs.state(100), runs.division(7), {"progress": {"epoch": 7}}, {"recall_at_1": 0.5}
+    )
     checkpoints.wait()
     assert _open(tmp_path).meta(100) == {"progress": {"epoch": 7}}
     assert _open(tmp_path).step("best_test") == 100
@@ -97,13 +82,13 @@ def test_of_equal_scores_the_later_one_is_the_best(tmp_path: Path) -> None:
 def test_an_older_step_is_not_dropped_in_silence(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {200: 0.3})
     with pytest.raises(RuntimeError, match="No checkpoint of step 100 was saved"):
-        checkpoints.save(_run(100), _division(1), {}, None)
+        checkpoints.save(runs.state(100), runs.division(1), {}, None)
 
 
 def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
     # Saved and closed, but not opened again: whoever opens it cleans up, some time later.
     checkpoints = _open(tmp_path)
-    checkpoints.save(_run(100), _division(100), {}, None)
+    checkpoints.save(runs.state(100), runs.division(100), {}, None)
     checkpoints.close()
     left = tmp_path / "checkpoints" / "200.orbax-checkpoint-tmp"
     left.mkdir()
@@ -111,7 +96,7 @@ def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> Non
     assert left.exists()
     checkpoints = _open(tmp_path)
     assert checkpoints.latest_step == 100
-    checkpoints.save(_run(200), _division(200), {}, None)
+    checkpoints.save(runs.state(200), runs.division(200), {}, None)
     checkpoints.close()
     assert _kept(tmp_path) == [100, 200]
 
@@ -137,9 +122,9 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(tmp_path: Path, item:
 
     def read() -> None:
         checkpoints.meta(200)
-        checkpoints.restore(200, _run(0))
+        checkpoints.restore(200, runs.state(0))
 
-    with pytest.raises(ValueError, match=r"checkpoints/200; delete that folder to .* step 100\."):
+    with pytest.raises(ValueError, match=r"checkpoints/200.*; move that folder.* step 100\."):
         read()
 
 

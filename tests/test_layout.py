@@ -16,16 +16,19 @@ _MAX_LINES = 260
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
     "concepts": "plugins ranges pairs distance_weighting mining losses masks memory convolution "
-    "strategies crops counting grouping division walks sampling ranking retrieval clustering",
-    "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection "
-    "pipeline device_cache host_cache augment distortions resnet models hub torch_pickle "
-    "weight_files pretrained optimizers devices writers preemption profiling",
-    "joints": "state steps evaluation inputs experiment resuming checks schedule epochs "
-    "progress checkpoints reporting embedder comparison data_check tables sweeps runner",
+    "strategies crops counting clustering device_lloyd device_kmeans grouping division "
+    "walks sampling shares selection galleries ranking retrieval",
+    "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection devices "
+    "processes pipeline device_cache host_cache augment distortions resnet models hub "
+    "torch_pickle weight_files pretrained optimizers writers preemption profiling checksums "
+    "workdirs store",
+    "joints": "state steps evaluation inputs experiment resuming checks schedule epochs progress "
+    "checkpoints reporting embedder comparison data_check tables sweeps runner",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
+    "etils": {"checksums", "store", "workdirs"},
     "filelock": {"datasets.sources", "host_cache", "runner"},
     "flax": {"models", "pretrained", "resnet", "state"},
     "huggingface_hub": {"hub"},
@@ -44,7 +47,7 @@ _DOORS = {
         "sweeps",
     },
     "optax": {"optimizers", "state", "steps", "experiment"},
-    "orbax": {"checkpoints"},
+    "orbax": {"checkpoints", "processes", "store"},
     "pyarrow": {"datasets.manifest"},
     "rich": {"writers"},
     "safetensors": {"weight_files"},

@@ -1,0 +1,212 @@
+"""Orbax's manager of a run's checkpoints, and what disks and kills do to them."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from dcjax import checksums, workdirs
+
+_UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
+_REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is complete
+_SECONDS = 600  # until a save has failed: so long processes wait for one that cannot write
+
+
+class Store:
+    """Checkpoints by step: each is complete and as it was saved, or not there, or refused.
+
+    Where several processes train, all of them call every method, at the same steps.
+
+    Attributes:
+      manager: Orbax's.
+    """
+
+    def __init__(
+        self,
+        path: epath.Path,
+        handlers: Mapping[str, ocp.CheckpointHandler],
+        *,
+        read_only: bool,
+        **options: Any,
+    ) -> None:
+        """Opens a folder; removes what a killed run left in it, unless `read_only`.
+
+        Args:
+          path: of a folder that is there.
+          handlers: of the items of a checkpoint.
+          read_only: whether the folder stays as it is.
+          **options: of `ocp.CheckpointManagerOptions`.
+
+        Raises:
+          ValueError: if the scores saved with a checkpoint are damaged.
+        """
+        logging.getLogger("absl").addFilter(_is_not_of_orbax)
+        self._path = path
+        self._saving: int | None = None
+        self._failure = ""
+        if not read_only:
+            _finish_replacing(path)
+            multihost_utils.sync_global_devices("nothing is put aside")
+        for step in (steps := [int(each.name) for each in path.iterdir() if each.name.isdigit()]):
+            self._check(step, ["metrics"], steps)  # which the manager reads of all of them
+        self.manager = ocp.CheckpointManager(
+            path,
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=not read_only,
+                create=False,
+                async_options=ocp.options.AsyncOptions(
+                    timeout_secs=_SECONDS, post_finalization_callback=self._write_checksums
+                ),
+                **options,
+            ),
+            item_handlers=dict(handlers),
+        )
+
+    def save(self, step: int, items: ocp.args.Composite, scores: dict[str, float] | None) -> str:
+        """Starts to write a checkpoint, in place of one that is there, when nothing is under way.
+
+        Returns:
+          Why that was not possible, "" if it was. Of many processes each returns it, those that
+          could have written after they have waited for the others for ten minutes.
+
+        Raises:
+          RuntimeError: if Orbax declines to save.
+        """
+        if step in self.manager.all_steps():
+            self._put_aside(step)
+        self._saving, self._failure = step, ""
+        try:
+            saved = self.manager.save(step, args=items, metrics=scores)
+        except Exception as error:  # whatever Orbax has met
+            return self._fail(error)
+        if not saved:
+            self._tidy_up()
+            raise RuntimeError(f"No checkpoint of step {step} was saved: a later one is there.")
+        return ""
+
+    def finish(self) -> str:
+        """Waits for the save that is under way; returns why it failed, "" if it did not."""
+        try:
+            self.manager.wait_until_finished()
+        except Exception as error:  # whatever Orbax's threads have met
+            return self._fail(error)
+        if self._saving is not None and jax.process_index() == 0:
+            (self._path / f"{self._saving}{_REPLACED}").rmtree(missing_ok=True)
+        self._saving = None
+        return ""
+
+    @property
+    def failure(self) -> str:
+        """Why the newest checkpoint could not be saved, "" if it could as far as is known."""
+        return self._failure
+
+    def read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+        """Returns some items of a checkpoint.
+
+        Raises:
+          ValueError: if they are not as they were saved, or cannot be read.
+        """
+        self._check(step, items, self.manager.all_steps())
+        with self._naming_damage(step):
+            return self.manager.restore(step, args=ocp.args.Composite(**items))
+
+    def _write_checksums(self) -> None:
+        """Adds the checksums to a checkpoint just before it becomes visible; on process 0 only."""
+        unfinished = self._path / f"{self._saving}{_UNFINISHED}"
+        # In a bucket, which cannot rename, a file that is written last makes it visible.
+        checksums.write(unfinished if unfinished.exists() else self._path / str(self._saving))
+
+    def _put_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            (self._path / str(step)).rename(self._path / f"{step}{_REPLACED}")
+        multihost_utils.sync_global_devices("a checkpoint is put aside")
+        self.manager.reload()
+
+    def _fail(self, error: Exception) -> str:
+        step = self._saving
+        self._tidy_up()
+        last = self.manager.latest_step()
+        kept = "no other is there" if last is None else f"the last complete one is of step {last}"
+        self._failure = (
+            f"Checkpoint {self._path / str(step)} could not be saved: {_reason(error)}; {kept}."
+        )
+        return self._failure
+
+    def _tidy_up(self) -> None:
+        """Removes what a failed save left, and looks anew at what is there."""
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                (self._path / f"{self._saving}{_UNFINISHED}").rmtree(missing_ok=True)
+        _finish_replacing(self._path)
+        self.manager.reload()
+        self._saving = None
+
+    def _check(self, step: int, items: Iterable[str], steps: Iterable[int]) -> None:
+        """Compares the files of some items with their checksums, each process its share of them."""
+        damage = workdirs.first_of_all(
+            checksums.damage(
+                self._path / str(step),
+                list(items),
+                part=jax.process_index(),
+                num_parts=jax.process_count(),
+            )
+        )
+        if damage:
+            raise ValueError(
+                f"Checkpoint {self._path / str(step)} is damaged: {damage}; "
+                f"{self._remedy(step, steps)}"
+            )
+
+    @contextlib.contextmanager
+    def _naming_damage(self, step: int) -> Iterator[None]:
+        """Turns whatever Orbax says of a damaged checkpoint into one line."""
+        try:
+            yield
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"Cannot read checkpoint {self._path / str(step)}; "
+                f"{self._remedy(step, self.manager.all_steps())} Reason: {reason}"
+            ) from error
+
+    def _remedy(self, step: int, steps: Iterable[int]) -> str:
+        others = [other for other in steps if other != step]
+        goes_on = f"goes on from step {max(others)}" if others else "starts anew"
+        return f"move that folder out of {self._path}, and the same command {goes_on}."
+
+
+def _finish_replacing(path: epath.Path) -> None:
+    """Removes a checkpoint that was replaced, or puts it back if the new one is not complete."""
+    if jax.process_index() == 0:
+        for old in path.glob(f"*{_REPLACED}"):
+            new = old.with_suffix("")
+            if new.exists() and ocp.utils.is_checkpoint_finalized(new):
+                old.rmtree()
+            else:
+                old.rename(new)
+
+
+def _reason(error: BaseException) -> str:
+    """Returns what the system said, where Orbax and TensorStore pass it on."""
+    text = " ".join(str(error).split())
+    if code := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(code[1]))
+    if isinstance(error, TimeoutError):
+        return f"it was not written by all processes within {_SECONDS} s"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # The first error counts: that others waited for this process in vain came of it.
+    return _reason(error.__context__) if error.__context__ else text[:200]
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Returns whether a line of the log is not Orbax's, which raises what it logs as errors."""
+    return "orbax" not in pathlib.PurePath(record.pathname).parts

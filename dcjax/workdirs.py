@@ -1,0 +1,78 @@
+"""Folders of runs, on a disk or in a bucket, and what all processes see of them."""
+
+import secrets
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+_TOLD = 400  # bytes of what a process tells the others
+
+
+def absolute(workdir: str) -> epath.Path:
+    """Returns the path of a folder; gs://BUCKET/... stays as it is."""
+    path = epath.Path(workdir)
+    return path if path.is_absolute() else path.absolute()
+
+
+def create(path: epath.Path) -> None:
+    """Makes a folder of a run where there is none.
+
+    Raises:
+      OSError: naming the flag to change.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"Cannot write to --workdir: {error}; take another.") from None
+
+
+def check_shared(workdir: str) -> None:
+    """Checks that a file which process 0 writes into a folder is seen by all processes.
+
+    All of them have to call it, and all come to the same result.
+
+    Raises:
+      ValueError: naming the processes that do not see it.
+    """
+    if jax.process_count() == 1:
+        return
+    token = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31)))
+    mark = absolute(workdir) / f".seen-by-all-{int(token)}"
+    writes = jax.process_index() == 0
+    reason = _write(mark) if writes else ""
+    multihost_utils.sync_global_devices("the mark is written")
+    seen = multihost_utils.process_allgather(np.bool_(not reason and mark.exists()))
+    if writes and not reason:
+        mark.unlink(missing_ok=True)
+    if not seen[0]:
+        raise ValueError(f"Process 0 cannot write to --workdir={workdir}{reason}; take another.")
+    if blind := np.flatnonzero(~seen).tolist():
+        raise ValueError(
+            f"All {len(seen)} processes save into --workdir={workdir} together, but what process "
+            f"0 writes there is not seen by process {', '.join(map(str, blind))}; give a folder on "
+            "a file system that all of them share, or gs://BUCKET/FOLDER."
+        )
+
+
+def first_of_all(text: str) -> str:
+    """Returns the first of the texts that processes give, each its own, that is not empty.
+
+    Of long ones only 400 bytes.
+    """
+    if jax.process_count() == 1:
+        return text
+    padded = np.frombuffer(text.encode()[:_TOLD].ljust(_TOLD, b"\0"), np.uint8)
+    told = [bytes(row).rstrip(b"\0") for row in multihost_utils.process_allgather(padded)]
+    return next((row.decode(errors="replace") for row in told if row), "")
+
+
+def _write(mark: epath.Path) -> str:
+    """Writes a file, and returns why it could not."""
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:
+        return f" ({error})"
+    return ""

@@ -1,0 +1,77 @@
+"""A run that is killed with no warning, at any moment, finds its last checkpoint again."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import many_processes
+import numpy as np
+import pytest
+import runs
+
+from dcjax.checkpoints import Checkpoints
+
+_ROWS = 2_000_000  # 32 MB in all
+_SAVE = f"""
+import sys
+import runs
+from dcjax.checkpoints import Checkpoints
+checkpoints = Checkpoints(sys.argv[1], keep_latest=2)
+step = checkpoints.latest_step or 0
+while True:
+    # Every other step is saved again, as one is whose evaluation was still to come.
+    for again in range(1 + step % 2):
+        checkpoints.save(runs.state(step, rows={_ROWS}), runs.division(step), {{"at": step}}, None)
+        print("begun", step, flush=True)
+        checkpoints.wait()
+        print("saved", step, flush=True)
+    step += 1
+"""
+
+
+def _saves_until_killed(workdir: Path, seconds: float) -> list[list[str]]:
+    """Returns what the saving process said from its first save until it was killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SAVE, str(workdir)],
+        env=many_processes.environment(1),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    time.sleep(seconds)
+    assert process.poll() is None
+    process.kill()
+    return [line.split() for line in [first, *process.communicate()[0].splitlines()]]
+
+
+def _check_kills(workdir: Path, num_kills: int) -> None:
+    rng, saved = random.Random(num_kills), -1
+    for _ in range(num_kills):
+        told = _saves_until_killed(workdir, rng.uniform(0, 1))
+        saved = max([saved, *(int(step) for word, step in told if word == "saved")])
+        begun = max(int(step) for word, step in told if word == "begun")
+        checkpoints = Checkpoints(str(workdir), keep_latest=2)  # puts right what the kill left
+        latest = checkpoints.latest_step
+        if latest is None:
+            assert saved == -1
+            continue
+        assert saved <= latest <= begun
+        state, division = checkpoints.restore(latest, runs.state(0, rows=_ROWS))
+        jax.tree.map(np.testing.assert_array_equal, state, runs.state(latest, rows=_ROWS))
+        np.testing.assert_array_equal(division.cluster, runs.division(latest).cluster)
+        assert checkpoints.meta(latest) == {"at": latest}
+        checkpoints.close()
+    assert saved > 0
+
+
+def test_four_kills_lose_nothing(tmp_path: Path) -> None:
+    _check_kills(tmp_path, 4)
+
+
+@pytest.mark.long
+def test_twenty_kills_lose_nothing(tmp_path: Path) -> None:
+    _check_kills(tmp_path, 20)

@@ -1,0 +1,65 @@
+"""Stopping on request: one signal is heard, a repeated one does not hurt, processes agree."""
+
+import os
+import signal
+import time
+
+import many_processes
+import pytest
+
+from dcjax.preemption import StopRequest
+
+_LOOP = """
+import time
+from dcjax.preemption import StopRequest
+with StopRequest() as stop:
+    for step in range(1, 2000):
+        time.sleep(0.01 * (1 + jax.process_index()))
+        if step == 5:
+            print("runs", flush=True)
+        if stop.requested_at(step):
+            break
+    time.sleep(1)
+print(step, stop.requested)
+"""
+
+
+def test_sigterm_is_a_request_however_often_it_comes() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert not stop.requested_at(1)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested_at(2)
+        assert stop.requested == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_acts_at_once_after_a_request(first: signal.Signals) -> None:
+    with StopRequest() as stop:
+        os.kill(os.getpid(), first)
+        assert stop.requested == first.name
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_all_processes_stop_after_the_same_step_when_one_is_asked_twice() -> None:
+    processes = many_processes.start(_LOOP, num_devices=1)
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            while "runs" not in process.stdout.readline():
+                assert process.poll() is None
+        for _ in range(2):
+            processes[1].send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        outputs = [process.communicate(timeout=60) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    (step, reason), other = (output.split() for output, _ in outputs)
+    assert other == [step, reason]
+    assert reason == "SIGTERM"
+    assert 5 < int(step) < 1999

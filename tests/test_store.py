@@ -1,0 +1,192 @@
+"""What disks and kills do to checkpoints: damage is named, a failed save leaves the one before."""
+
+import contextlib
+import json
+import re
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from dcjax import checksums
+from dcjax.checkpoints import Checkpoints
+
+_LARGE = 20_000  # rows of the arrays of a checkpoint that does not fit a full disk
+
+
+def _open(workdir: Path, **options: Any) -> Checkpoints:
+    return Checkpoints(str(workdir), keep_latest=2, best_by="recall_at_1", **options)
+
+
+def _save(checkpoints: Checkpoints, step: int, *, rows: int = 3) -> str:
+    scores = {"recall_at_1": step / 1000}
+    return checkpoints.save(runs.state(step, rows=rows), runs.division(step), {"at": step}, scores)
+
+
+def _saved(workdir: Path, *steps: int, **options: Any) -> Checkpoints:
+    checkpoints = _open(workdir, **options)
+    for step in steps:
+        assert not _save(checkpoints, step)
+    checkpoints.wait()
+    return checkpoints
+
+
+def _found(workdir: Path) -> list[str]:
+    return sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+
+def _check_restores(workdir: Path, step: int, *, rows: int = 3) -> None:
+    checkpoints = _open(workdir)
+    assert checkpoints.latest_step == step
+    assert checkpoints.meta(step) == {"at": step}
+    state, division = checkpoints.restore(step, runs.state(0, rows=rows))
+    jax.tree.map(np.testing.assert_array_equal, state, runs.state(step, rows=rows))
+    np.testing.assert_array_equal(division.cluster, runs.division(step).cluster)
+    checkpoints.close()
+
+
+# TensorStore's threads report to an event loop that Orbax has closed when the first one failed.
+_FAILS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@contextlib.contextmanager
+def _full_disk(num_bytes: int = 2**14) -> Iterator[None]:
+    """Lets no file grow larger: the system refuses to write on, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [_flip, _truncate, Path.unlink])
+def test_every_file_that_is_not_as_it_was_saved_is_named(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    _saved(tmp_path, 100, 200).close()
+    folder = tmp_path / "checkpoints" / "200"
+    # Orbax's notes of when it saved, and checksums that are not there, have no part in it.
+    harmless = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+    if harm is Path.unlink:
+        harmless.add(checksums.NAME)
+    remedy = f"; move that folder out of {folder.parent}, and the same command goes on from step 1"
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        content = path.read_bytes()
+        harm(path)
+        expected = contextlib.nullcontext()
+        if name not in harmless:
+            told = f"{re.escape(f'{folder} is damaged: {name} ')}.*{re.escape(remedy)}"
+            expected = pytest.raises(ValueError, match=told)
+        with expected:
+            _check_restores(tmp_path, 200)
+        path.write_bytes(content)
+    _check_restores(tmp_path, 200)
+
+
+def test_with_the_damaged_one_moved_away_the_one_before_is_the_latest(tmp_path: Path) -> None:
+    _saved(tmp_path, 100, 200).close()
+    folder = tmp_path / "checkpoints" / "200"
+    _flip(folder / "meta" / "metadata")
+    with pytest.raises(ValueError, match="goes on from step 100"):
+        _open(tmp_path).meta(200)
+    shutil.move(folder, tmp_path / "damaged")
+    _check_restores(tmp_path, 100)
+    shutil.rmtree(tmp_path / "checkpoints" / "100" / "model")
+    with pytest.raises(ValueError, match=r"100 is damaged: model/.* and the same .* starts anew"):
+        _check_restores(tmp_path, 100)
+
+
+def test_an_evaluation_looks_at_what_it_reads(tmp_path: Path) -> None:
+    _saved(tmp_path, 100).close()
+    like = jax.eval_shape(lambda: runs.state(100).variables)
+    shutil.rmtree(tmp_path / "checkpoints" / "100" / "train")
+    _open(tmp_path, read_only=True).restore_model(100, like)
+    (path,) = (tmp_path / "checkpoints" / "100" / "model" / "d").iterdir()
+    _flip(path)
+    with pytest.raises(ValueError, match=f"model/d/{path.name} has other contents than were saved"):
+        _open(tmp_path, read_only=True).restore_model(100, like)
+
+
+def test_all_files_of_the_items_have_checksums(tmp_path: Path) -> None:
+    _saved(tmp_path, 100).close()
+    folder = tmp_path / "checkpoints" / "100"
+    inner = {path for path in folder.rglob("*") if path.is_file() and path.parent != folder}
+    names = json.loads((folder / checksums.NAME).read_text())["files"]
+    assert {folder / name for name in names} == inner
+
+
+@_FAILS
+def test_a_full_disk_stops_the_run_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = _saved(tmp_path, 100)
+    with _full_disk():
+        _save(checkpoints, 200, rows=_LARGE)
+        with pytest.raises(OSError, match=r"checkpoints/200 could not be saved: File too large; "):
+            _save(checkpoints, 300, rows=_LARGE)
+    checkpoints.close()
+    assert _found(tmp_path) == ["100"]
+    assert capfd.readouterr() == ("", "")  # no trace of Orbax's threads
+    _check_restores(tmp_path, 100)
+
+
+@_FAILS
+def test_a_run_may_go_on_and_saves_again_when_there_is_room(tmp_path: Path) -> None:
+    checkpoints = _saved(tmp_path, 100, 200, on_failure="go_on")
+    with _full_disk():
+        assert not _save(checkpoints, 300, rows=_LARGE)
+        told = _save(checkpoints, 400, rows=_LARGE)
+        assert "checkpoints/300 could not be saved: File too large; " in told
+        assert told.endswith("the last complete one is of step 200.")
+        with pytest.raises(OSError, match="checkpoints/400 could not be saved"):
+            checkpoints.wait()  # as for the last one
+    assert _found(tmp_path) == ["100", "200"]
+    assert not _save(checkpoints, 500, rows=_LARGE)
+    checkpoints.wait()
+    checkpoints.close()
+    assert _found(tmp_path) == ["200", "500"]
+    _check_restores(tmp_path, 500, rows=_LARGE)
+
+
+@_FAILS
+def test_a_failed_replacement_leaves_what_was_there(tmp_path: Path) -> None:
+    checkpoints = _saved(tmp_path, 100)
+    with _full_disk():
+        _save(checkpoints, 100, rows=_LARGE)
+        with pytest.raises(OSError, match="the last complete one is of step 100"):
+            checkpoints.wait()
+    checkpoints.close()
+    assert _found(tmp_path) == ["100"]
+    _check_restores(tmp_path, 100)
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_what_a_kill_left_of_a_replacement_is_put_right(tmp_path: Path, is_complete: bool) -> None:
+    _saved(tmp_path / "old", 100).close()
+    new = tmp_path / "checkpoints"
+    if is_complete:
+        _saved(tmp_path, 100, 200).close()
+        shutil.copytree(tmp_path / "old" / "checkpoints" / "100", new / "200.replaced")
+    else:
+        shutil.copytree(tmp_path / "old" / "checkpoints" / "100", new / "100.replaced")
+        (new / "100.orbax-checkpoint-tmp").mkdir()
+    _check_restores(tmp_path, 200 if is_complete else 100)
+    assert _found(tmp_path) == (["100", "200"] if is_complete else ["100"])
