@@ -53,15 +53,15 @@ class Cache:
         self, plan: Plan, *, epoch: int, first_step: int = 0
     ) -> Iterator[pipeline.Batch]:
         """Returns the batches of one epoch; the images are on the devices, the rest is not yet."""
-        augmentation, rows = self._stream.augmentation, plan.rows
+        augmentation, rows, share = self._stream.augmentation, plan.rows, self._stream.share
         draws = crops.draw(augmentation, rows.shape, seed=self._stream.seed, epoch=epoch)
         boxes = crops.boxes(augmentation, self._sizes[rows], draws)
         steps = zip(self._places(rows, boxes, draws.flip), rows, plan.clusters, strict=True)
         return (
             {
                 "image": self._crop_train(self.lines, places),
-                "label": self._stream.images.labels[step_rows],
-                "cluster": step_clusters,
+                "label": self._stream.images.labels[step_rows[share]],
+                "cluster": step_clusters[share.clusters],
             }
             for places, step_rows, step_clusters in list(steps)[first_step:]
         )
@@ -155,7 +155,7 @@ def _jit(
     second = jax.jit(_upright, in_shardings=(sharding, sharding), out_shardings=sharding)
 
     def crop(lines: jax.Array, places: npt.NDArray) -> jax.Array:
-        on_devices = jax.device_put(places, sharding)
+        on_devices = devices.place(places, sharding)
         return second(first(lines, on_devices), on_devices)
 
     return crop

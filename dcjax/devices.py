@@ -18,6 +18,9 @@ class Share(NamedTuple):
     images: slice
 
 
+WHOLE = Share(slice(None), slice(None))
+
+
 def create_mesh(devices: Sequence[jax.Device] | None = None, *, cluster_parallel: int = 1) -> Mesh:
     """Lays devices out along ("cluster", "data"), sorted by process.
 
@@ -82,10 +85,10 @@ def table_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
 def share_of_batch(mesh: Mesh, num_batches: int, batch_size: int) -> Share:
     """Returns which of the images [C, B] of a step this process reads."""
     shape = (num_batches, batch_size)
-    parts = batch_shardings(mesh)["image"].addressable_devices_indices_map(shape).values()
+    own = batch_shardings(mesh)["image"].addressable_devices_indices_map(shape).values()
 
     def hull(axis: int) -> slice:
-        bounds = [part[axis].indices(shape[axis]) for part in parts]
+        bounds = [part[axis].indices(shape[axis]) for part in own if part is not None]
         return slice(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
     return Share(hull(0), hull(1))
@@ -107,12 +110,19 @@ def check_divides(name: str, number: int, parts: int, what: str) -> None:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Puts host arrays, the same on every process, on the devices; arrays there stay there."""
+    """Puts host arrays, which are the same on every process, on the devices.
+
+    Args:
+      tree: the arrays.
+      shardings: of each, or one for all.
+    """
 
     def put(x: Any, sharding: NamedSharding) -> jax.Array:
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda x: put(x, shardings), tree)
     return jax.tree.map(put, tree, shardings)
 
 

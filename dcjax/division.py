@@ -5,6 +5,7 @@ they resemble, and, while there are fewer clusters than wanted in the end, each 
 """
 
 import functools
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from scipy.optimize import linear_sum_assignment
 
 from dcjax import clustering, counting, grouping
+from dcjax.ranges import require_known
 
 HIERARCHIES = ("direct", "progressive")
 MATCHINGS = ("iou", "overlap")
@@ -39,6 +41,12 @@ class Division:
         return len(self.parents)
 
     @property
+    def checksum(self) -> int:
+        """A number of 32 bits that tells it from other divisions."""
+        parents, cluster = map(np.ascontiguousarray, (self.parents, self.cluster))
+        return zlib.crc32(parents.data, zlib.crc32(cluster.data, self.period))
+
+    @property
     def sizes(self) -> np.ndarray:
         """Number of images trained on in each cluster [K]."""
         return counting.sizes(self.cluster, self.num_clusters)
@@ -48,7 +56,7 @@ def num_clusters_at(
     epoch: int, *, divide_every_epochs: int, max_clusters: int, hierarchy: str
 ) -> int:
     """Returns the number of clusters K(e): min(K_max, 2^floor(e / T)), or K_max if "direct"."""
-    _check_known("hierarchy", hierarchy, HIERARCHIES)
+    require_known("hierarchy", hierarchy, HIERARCHIES)
     if epoch < 0 or divide_every_epochs < 1:
         raise ValueError(
             "Require epoch >= 0 and divide_every_epochs >= 1, "
@@ -75,7 +83,7 @@ def check(
       hierarchy: "direct" or "progressive".
       super_classes: the super-class of each image [N], if they are what is grouped.
     """
-    _check_known("hierarchy", hierarchy, HIERARCHIES)
+    require_known("hierarchy", hierarchy, HIERARCHIES)
     doubles = hierarchy == "progressive"
     if max_clusters < 1 or (doubles and max_clusters & (max_clusters - 1)):
         raise ValueError(
@@ -128,7 +136,7 @@ def divide(
     """
     labels = np.asarray(labels)
     _check_labels(labels)
-    _check_known("matching", matching, MATCHINGS)
+    require_known("matching", matching, MATCHINGS)
     _check_previous(previous, len(labels), num_clusters)
     if num_trials < 1:
         raise ValueError(f"Require num_trials >= 1, got num_trials={num_trials}.")
@@ -187,7 +195,7 @@ def match(
     Returns:
       The renamed current clusters, int32 [N].
     """
-    _check_known("matching", score, MATCHINGS)
+    require_known("matching", score, MATCHINGS)
     counts = counting.table(current, previous, num_clusters)
     table = overlap = counts[1:, 1:]
     if score == "iou":
@@ -249,8 +257,3 @@ def _check_labels(labels: np.ndarray) -> None:
             "labels must be integers of shape [N], one per image, got "
             f"{labels.dtype} of shape {labels.shape}."
         )
-
-
-def _check_known(setting: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"Unknown {setting} {value!r}; known values are {', '.join(known)}.")

@@ -89,9 +89,9 @@ def prepare(
         return host.submit(lambda: begin(in_force or divide())).result
 
     def divided_by_first() -> division.Division | None:
-        found = divide() if processes.is_first() else None
+        mine = divide() if processes.is_first() else None
         processes.wait_for_all(f"division {period}")
-        return found
+        return mine
 
     found = host.submit(divided_by_first)
     return lambda: begin(_of_first(found.result(), len(images), num_clusters, period))
@@ -101,17 +101,22 @@ def _of_first(
     found: division.Division | None, num_images: int, num_clusters: int, period: int
 ) -> division.Division:
     """Returns on all processes what the first one has found."""
-    arrays = (found.cluster, found.parents) if found else (
-        np.zeros(num_images, np.int32),
-        np.zeros(num_clusters, np.int32),
+    arrays = (
+        (found.cluster, found.parents)
+        if found
+        else (
+            np.zeros(num_images, np.int32),
+            np.zeros(num_clusters, np.int32),
+        )
     )
-    return division.Division(*processes.from_first(arrays), period)
+    cluster, parents = processes.from_first(arrays)
+    return division.Division(cluster, parents, period)
 
 
 def _divide(
     config: ConfigDict,
     images: ImageSet,
-    features: np.ndarray | None,
+    features: np.ndarray | jax.Array | None,
     previous: division.Division | None,
     period: int,
     num_clusters: int,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from dcjax import crops, datasets, decoding, device_cache, host_cache, pipeline
+from dcjax import crops, datasets, decoding, device_cache, devices, host_cache, pipeline
 
 ReadImages = Callable[[datasets.ImageSet], pipeline.Reader]
 
@@ -43,7 +43,11 @@ def create_augment(config: ConfigDict) -> crops.Augmentation:
 
 
 def create_reader(
-    config: ConfigDict, images: datasets.ImageSet, resized: pipeline.Source | None = None
+    config: ConfigDict,
+    images: datasets.ImageSet,
+    resized: pipeline.Source | None = None,
+    *,
+    share: devices.Share = devices.WHOLE,
 ) -> pipeline.Stream:
     """Builds the reader of a set, from files unless its resized images are at hand."""
     return pipeline.Stream(
@@ -52,15 +56,21 @@ def create_reader(
         seed=config.seed,
         num_threads=config.dataset.num_threads or None,
         resized=resized,
+        share=share,
     )
 
 
 def create_readers(
     config: ConfigDict, splits: datasets.Splits, mesh: jax.sharding.Mesh
 ) -> ReadImages:
-    """Builds the readers of all sets of a training run, which are read again and again."""
+    """Builds the readers of all sets of a training run, which are read again and again.
+
+    Of training batches each process reads what its own devices of the mesh hold.
+    """
     sets = [x for x in (splits.train, splits.query, splits.gallery) if x is not None]
-    streams = [create_reader(config, images) for images in sets]
+    sampled = config.sampling
+    share = devices.share_of_batch(mesh, sampled.clusters_per_step, sampled.batch_size)
+    streams = [create_reader(config, images, share=share) for images in sets]
     readers: dict[datasets.ImageSet, pipeline.Reader] = dict(zip(sets, streams, strict=True))
     if config.dataset.cache == "device":
         readers |= zip(sets, device_cache.create(streams, mesh), strict=True)
@@ -68,7 +78,7 @@ def create_readers(
         folder = config.dataset.cache_dir if config.dataset.cache == "disk" else None
         sources = map(host_cache.source, host_cache.create(streams, folder))
         readers |= {
-            images: create_reader(config, images, resized)
+            images: create_reader(config, images, resized, share=share)
             for images, resized in zip(sets, sources, strict=True)
         }
     return readers.__getitem__

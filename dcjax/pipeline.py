@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dcjax import augment, crops, decoding
+from dcjax import augment, crops, decoding, devices
 from dcjax.datasets import ImageSet
 from dcjax.quiet_tensorflow import tf
 from dcjax.sampling import Plan
@@ -35,7 +35,8 @@ class Reader(Protocol):
           first_step: Step of the epoch to begin with.
 
         Returns:
-          image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays.
+          image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays. Of many
+          processes each gets its share of them on the host.
         """
 
     def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[Any]:
@@ -64,6 +65,7 @@ class Stream:
         seed: int,
         num_threads: int | None,
         resized: Source | None = None,
+        share: devices.Share = devices.WHOLE,
     ) -> None:
         """Reads nothing yet.
 
@@ -73,10 +75,12 @@ class Stream:
           seed: Seed of the run.
           num_threads: Images decoded at once; None lets TensorFlow choose.
           resized: The resized image of a row, where that is at hand; None: reads and resizes.
+          share: The part of a step's images that is read.
         """
         self.images = images
         self.augmentation = augmentation
         self.seed = seed
+        self.share = share
         self._num_threads = num_threads
         read, apply = _source(images), augment.create(augmentation)
 
@@ -98,8 +102,9 @@ class Stream:
     def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Returns the batches of one epoch, on the host."""
         draws = augment.draw(self.augmentation, plan.shape, seed=self.seed, epoch=epoch)
-        rows, clusters = plan.rows[first_step:], plan.clusters[first_step:]
-        flat = tf.nest.map_structure(lambda x: x[first_step:].reshape(-1, *x.shape[3:]), draws)
+        own = slice(first_step, None), *self.share
+        rows, clusters = plan.rows[own], plan.clusters[own[:2]]
+        flat = tf.nest.map_structure(lambda x: x[own].reshape(-1, *x.shape[3:]), draws)
         size = math.prod(rows.shape[1:])
         pixels = self._batches(self._augmented, rows.reshape(-1), flat, batch_size=size)
         return (

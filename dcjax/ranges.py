@@ -1,4 +1,4 @@
-"""Whether the options of a loss or miner are in their range."""
+"""Whether options are in their range."""
 
 import math
 from collections.abc import Collection, Sequence

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import pathlib
 import time
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets, division, plugins, schedule
+from dcjax import datasets, division, plugins, processes, schedule, workdirs
 from dcjax.datasets import ImageSet, Splits
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
@@ -33,17 +32,25 @@ def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_b
 
 
 class Reporter:
-    """Tells of one run: to the terminal, `config.json`, `metrics.jsonl`, `scores.json`."""
+    """Tells of one run: to the terminal, `config.json`, `metrics.jsonl`, `scores.json`.
+
+    Of many processes the first one tells.
+    """
 
     def __init__(self, config: ConfigDict, workdir: str, step: int, progress: Progress) -> None:
         """Opens the files of a run that continues from this step and progress."""
         self._config = config
-        self._workdir = pathlib.Path(workdir)
-        self._console = Console()
+        self._workdir = workdirs.as_path(workdir)
+        self._told = processes.is_first()
+        self._console = Console(quiet=not self._told)
         self._started = time.monotonic()
         self._spent: dict[str, float] = {}
-        self._scalars = Scalars(workdir, step=step, size=progress.curves_size)
-        if progress.epoch < config.train.num_epochs:
+        # What grows line by line cannot lie in a bucket.
+        self._curves = workdirs.on_disk(workdir)
+        self._scalars = Scalars(
+            self._curves if self._told else None, step=step, size=progress.curves_size
+        )
+        if self._told and progress.epoch < config.train.num_epochs:
             (self._workdir / "config.json").write_text(
                 json.dumps(config.to_dict(), indent=1) + "\n"
             )
@@ -79,7 +86,12 @@ class Reporter:
         kept = f", memory of {loss.memory_size} images" if loss.memory_size else ""
         line(f"loss      {loss.name}{miner}{kept}")
         kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
-        line(f"devices   {jax.device_count()} ({kinds}), {jax.process_count()} process")
+        count, parallel = jax.process_count(), config.devices.cluster_parallel
+        side_by_side = f"; {parallel} cluster batches side by side" if parallel > 1 else ""
+        line(
+            f"devices   {jax.device_count()} ({kinds}), {count} process{'es' if count > 1 else ''}"
+            f"{side_by_side}"
+        )
         sampled = config.sampling
         per_step = sampled.batch_size * sampled.clusters_per_step
         num_epochs, num_steps = config.train.num_epochs, max(1, len(splits.train) // per_step)
@@ -184,6 +196,10 @@ class Reporter:
         rows = {f"epoch {progress.epoch}": progress.scores}
         self._table("Unseen classes", rows)
 
+    def not_saved(self, failure: str) -> None:
+        """Says that the run goes on without a checkpoint."""
+        self._console.line(f"not saved {failure} The run goes on.")
+
     def stopped(self, reason: str, progress: Progress) -> None:
         """Says that the run was stopped, and how it goes on."""
         self._console.line(
@@ -203,10 +219,12 @@ class Reporter:
             "last": {"epoch": progress.epoch, **progress.scores},
             "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
         }
-        path = self._workdir / "scores.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        for name in ("checkpoints", "scores.json", "metrics.jsonl", "tensorboard"):
+        if self._told:
+            (self._workdir / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
+        for name in ("checkpoints", "scores.json"):
             self._console.line(f"wrote     {self._workdir / name}")
+        for name in ("metrics.jsonl", "tensorboard"):
+            self._console.line(f"wrote     {self._curves / name}")
 
     def _account(self) -> None:
         total = time.monotonic() - self._started

@@ -1,5 +1,6 @@
 """Whether a run that continues or evaluates a saved one is the same run."""
 
+import json
 import zlib
 from collections.abc import Iterable
 from typing import Any
@@ -113,6 +114,11 @@ def check_same(
             f"settings{'' if evaluating else ' (--mode=evaluate may change the protocol)'}. "
             f"Different: {', '.join(different)}."
         )
+
+
+def checksum(told: dict[str, Any]) -> int:
+    """Returns a number of 32 bits that tells settings, or a fingerprint, from others."""
+    return zlib.crc32(json.dumps(told, sort_keys=True).encode())
 
 
 def check_complete(settings: dict[str, Any], needed: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dcjax import counting, walks
 from dcjax.division import Division
+from dcjax.ranges import require_known
 
 SAMPLERS = ("balanced", "uniform")
 SMALL_CLASSES = ("other", "repeat")
@@ -89,8 +90,7 @@ def check(
         ("cluster_order", cluster_order, CLUSTER_ORDERS),
         ("rounds", rounds, ROUNDS),
     ):
-        if value not in known:
-            raise ValueError(f"Unknown {setting} {value!r}; known values are {', '.join(known)}.")
+        require_known(setting, value, known)
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(

@@ -114,7 +114,7 @@ def rebuild_masks(
     state: TrainState,
     optimizer: optax.GradientTransformation,
     *,
-    parents: np.ndarray,
+    parents: np.ndarray | jax.Array,
     kind: str,
 ) -> TrainState:
     """Gives each cluster of a new division the mask of its parent, or its share of it.
@@ -124,14 +124,13 @@ def rebuild_masks(
     Args:
       state: the state of the previous division.
       optimizer: the one that made `state.opt_state`.
-      parents: int32 [K], from `Division`.
+      parents: int32 [K], those of `Division`; of one shape for all divisions if -1 fills up K_max.
       kind: "learned", "fixed" or "none", see `masks.inherit`.
     """
-    padded = np.full(state.masks.shape[0], -1, np.int32)
-    padded[: len(parents)] = parents
+    padded = jnp.full(state.masks.shape[0], -1, jnp.int32).at[: len(parents)].set(parents)
     state = state.replace(
-        masks=inherit(state.masks, jnp.asarray(padded), kind),
-        num_clusters=jnp.full_like(state.num_clusters, len(parents)),
+        masks=inherit(state.masks, padded, kind),
+        num_clusters=jnp.sum(padded >= 0, dtype=state.num_clusters.dtype),
     )
     return state.replace(
         opt_state=optimizers.renew(optimizer, state.opt_state, state.trainable, "masks")

@@ -14,11 +14,11 @@ from dcjax import (
     epochs,
     experiment,
     inputs,
-    memory,
+    processes,
     resuming,
     schedule,
-    state,
     steps,
+    workdirs,
 )
 from dcjax.checkpoints import Checkpoints
 from dcjax.preemption import StopRequest
@@ -42,11 +42,14 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
       ValueError: before anything compiles, if config, data or workdir do not allow the run.
       FloatingPointError: if the loss is not finite.
     """
-    mesh = devices.create_mesh()
+    mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
     checks.check_training(config, mesh)
     splits, num_skipped = inputs.load_splits(config)
     checks.check_data(config, splits)
     data = resuming.fingerprint(splits.train)
+    workdirs.check_shared(workdir)
+    processes.check_same("settings", resuming.checksum(config.to_dict()))
+    processes.check_same("training images", resuming.checksum(data))
     model = experiment.create_model(config)
     loss = experiment.create_loss(config, splits.train.num_classes)
     optimizer = experiment.create_optimizer(config)
@@ -59,6 +62,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         keep_latest=config.checkpoint.keep_latest,
         keep_best=config.checkpoint.keep_best,
         best_by=config.eval.best_by,
+        on_failure=config.checkpoint.on_failure,
     )
     progress, clusters = Progress(), None
     if (latest := checkpoints.latest_step) is None:
@@ -88,8 +92,10 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     read = inputs.create_readers(config, splits, mesh)
     embed = experiment.create_embed(config, model, mesh, read)
     train_step = experiment.create_train_step(config, model, loss, optimizer, mesh, shardings)
-    key = jax.device_put(jax.random.fold_in(jax.random.key(config.seed), 1), replicated)
-    profile = Profile(f"{workdir}/profile" if profiled else None)
+    rebuild = experiment.create_rebuild(config, optimizer, shardings)
+    draw_key = functools.partial(jax.random.fold_in, jax.random.key(config.seed), 1)
+    key = jax.jit(draw_key, out_shardings=replicated)()
+    profile = Profile(f"{workdir}/profile" if profiled and processes.is_first() else None)
     all_finite = jax.jit(steps.is_finite)
     with (
         StopRequest() as stop,
@@ -108,17 +114,13 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         for epoch in range(progress.epoch, config.train.num_epochs):
             previous = clusters
             with report.spending("division"):
-                clusters, plan, batches = upcoming.result()
+                clusters, plan, batches = upcoming()
+            processes.check_same("division", clusters.checksum)
             if clusters is not previous:
-                if clusters.num_clusters > run.num_clusters:
-                    run = state.rebuild_masks(
-                        run, optimizer, parents=clusters.parents, kind=config.model.masks
-                    )
-                run = run.replace(memory=memory.forget(run.memory))
-                run = jax.device_put(run, shardings)
+                run = rebuild(run, clusters)
                 report.division(step, clusters, previous)
 
-            controls = jax.device_put(schedule.controls(config, epoch), replicated)
+            controls = devices.place(schedule.controls(config, epoch), replicated)
             # No step may wait for an array to go to the devices or to come from them unasked.
             waitless = jax.transfer_guard("disallow")
             with report.epoch(epoch, plan, done=progress.epoch_step) as log, waitless:
@@ -127,7 +129,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                     step += 1
                     log.add(step, metrics)
                     profile.step(metrics)
-                    if stop.requested:
+                    if stop.requested_at(step):
                         break
 
             scores = None
@@ -156,7 +158,8 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                     "config": config.to_dict(),
                     "data": data,
                 }
-                checkpoints.save(run, clusters, meta, scores)
+                if failure := checkpoints.save(run, clusters, meta, scores):
+                    report.not_saved(failure)
             if stop.requested and progress.epoch < config.train.num_epochs:
                 checkpoints.wait()
                 report.stopped(stop.requested, progress)

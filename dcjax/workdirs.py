@@ -1,5 +1,6 @@
 """Folders of runs, on a disk or in a bucket, and what all processes see of them."""
 
+import pathlib
 import secrets
 
 import jax
@@ -10,10 +11,22 @@ from jax.experimental import multihost_utils
 _TOLD = 400  # bytes of what a process tells the others
 
 
+def as_path(workdir: str) -> epath.Path:
+    """Returns the path of a folder, on a disk or in a bucket."""
+    return epath.Path(workdir)
+
+
 def absolute(workdir: str) -> epath.Path:
-    """Returns the path of a folder; gs://BUCKET/... stays as it is."""
-    path = epath.Path(workdir)
+    """Returns the absolute path of a folder; gs://BUCKET/... stays as it is."""
+    path = as_path(workdir)
     return path if path.is_absolute() else path.absolute()
+
+
+def on_disk(workdir: str) -> pathlib.Path:
+    """Returns the folder itself; for one in a bucket, runs/ and its name on this machine's disk."""
+    path = epath.Path(workdir)
+    in_bucket = "://" in workdir
+    return pathlib.Path("runs") / path.name if in_bucket else pathlib.Path(workdir)
 
 
 def create(path: epath.Path) -> None:

@@ -21,9 +21,11 @@ _HEADINGS = {"map_at_r": "MAP@R", "marp_paper": "mARP", "r_precision": "R-prec."
 class Console:
     """The terminal."""
 
-    def __init__(self) -> None:
-        """Prints to stdout."""
-        self._console = rich.console.Console(markup=False, emoji=False, highlight=False)
+    def __init__(self, *, quiet: bool = False) -> None:
+        """Prints to stdout, or if it is quiet nothing."""
+        self._console = rich.console.Console(
+            markup=False, emoji=False, highlight=False, quiet=quiet
+        )
         if not self._console.is_terminal:
             self._console.width = _WIDTH_OF_FILES
 
@@ -81,21 +83,25 @@ class Console:
 class Scalars:
     """Curves of a run: `metrics.jsonl`, one object a line, and TensorBoard."""
 
-    def __init__(self, workdir: str, *, step: int, size: int) -> None:
+    def __init__(self, folder: pathlib.Path | None, *, step: int, size: int) -> None:
         """Opens both, and forgets what a killed run wrote after its last checkpoint.
 
         Args:
-          workdir: folder of the run.
+          folder: where they are; None: nowhere.
           step: of the checkpoint that the run continues from, 0 if it starts.
           size: of `metrics.jsonl` in bytes when that checkpoint was saved.
         """
-        path = pathlib.Path(workdir) / "metrics.jsonl"
-        path.touch()
-        if path.stat().st_size > size:
-            os.truncate(path, size)
+        path = pathlib.Path(os.devnull) if folder is None else folder / "metrics.jsonl"
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            if path.stat().st_size > size:
+                os.truncate(path, size)
         self._lines = path.open("a", buffering=1)
         self._tensorboard = tensorboardX.SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"), purge_step=step + 1 if step else 0
+            str(path.with_name("tensorboard")),
+            purge_step=step + 1 if step else 0,
+            write_to_disk=folder is not None,
         )
 
     @property

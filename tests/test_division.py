@@ -249,7 +249,7 @@ def test_errors_name_the_value():
     previous = division.undivided(labels, period=0)
     with pytest.raises(ValueError, match="1 or 2, got num_clusters=4"):
         division.divide(features, labels, previous, num_clusters=4, period=1, seed=0)
-    with pytest.raises(ValueError, match="Unknown matching 'jaccard'; known values are iou, over"):
+    with pytest.raises(ValueError, match="Unknown matching 'jaccard'; known are iou, over"):
         division.match(labels, labels, 24, score="jaccard")
     with pytest.raises(ValueError, match="Unknown hierarchy 'flat'"):
         division.num_clusters_at(0, divide_every_epochs=2, max_clusters=4, hierarchy="flat")

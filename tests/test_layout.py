@@ -18,8 +18,8 @@ _LAYERS = {
     "concepts": "plugins ranges pairs distance_weighting mining losses masks memory convolution "
     "strategies crops counting clustering device_lloyd device_kmeans grouping division "
     "walks sampling shares selection galleries ranking retrieval",
-    "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection devices "
-    "processes pipeline device_cache host_cache augment distortions resnet models hub "
+    "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection "
+    "devices processes pipeline device_cache host_cache augment distortions resnet models hub "
     "torch_pickle weight_files pretrained optimizers writers preemption profiling checksums "
     "workdirs store",
     "joints": "state steps evaluation inputs experiment resuming checks schedule epochs progress "

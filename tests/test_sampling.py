@@ -300,10 +300,10 @@ def test_every_step_is_full(clusters_per_step, num_steps):
         ({"batch_size": 1}, "4 <= batch_size"),
         ({"batch_size": 50}, "batch_size <= 40 images .*got batch_size=50"),
         ({"clusters_per_step": 0}, "clusters_per_step=0"),
-        ({"sampler": "npairs"}, "Unknown sampler 'npairs'; known values are balanced, uniform"),
-        ({"small_class": "skip"}, "known values are other, repeat"),
-        ({"cluster_order": "sorted"}, "known values are round_robin, shuffled, uniform"),
-        ({"rounds": "all"}, "known values are max, mean, min"),
+        ({"sampler": "npairs"}, "Unknown sampler 'npairs'; known are balanced, uniform"),
+        ({"small_class": "skip"}, "known are other, repeat"),
+        ({"cluster_order": "sorted"}, "known are round_robin, shuffled, uniform"),
+        ({"rounds": "all"}, "known are max, mean, min"),
     ],
 )
 def test_check_names_what_is_wrong(changes, message):

@@ -1,0 +1,155 @@
+"""Runs of several processes: stopped, killed, continued on other devices, they equal one."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import many_processes
+import numpy as np
+import pod
+import pytest
+
+from configs import digits
+from dcjax import experiment, models
+from dcjax.checkpoints import Checkpoints
+
+_ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass
+class Pod:
+    """Processes that train one run."""
+
+    processes: list[subprocess.Popen[str]]
+
+    def finish(self, seconds: int = 300) -> list[tuple[int, str, str]]:
+        """Waits; returns exit code, stdout and stderr of each."""
+        try:
+            outputs = [process.communicate(timeout=seconds) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [
+            (process.returncode, *output)
+            for process, output in zip(self.processes, outputs, strict=True)
+        ]
+
+
+def start(
+    workdir: Path, *changes: str, processes: int = 1, devices: int = 1, heartbeat: int = 100
+) -> Pod:
+    coordinator = f"localhost:{many_processes.free_port()}"
+    return Pod(
+        [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "tests/pod.py", str(workdir), str(devices), coordinator),
+                    *(str(processes), str(number), str(heartbeat), *changes),
+                ],
+                cwd=_ROOT,
+                env=many_processes.environment(devices),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(processes)
+        ]
+    )
+
+
+def wait_for_steps(pod: Pod, workdir: Path, number: int) -> None:
+    """Waits until a run has told of so many steps."""
+    while steps_told(workdir) < number:
+        assert all(process.poll() is None for process in pod.processes), pod.finish(10)
+        time.sleep(0.02)
+
+
+def steps_told(workdir: Path) -> int:
+    """Returns how many steps a run has told of."""
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count('"train/loss"') if path.exists() else 0
+
+
+def state_of(workdir: Path) -> tuple[Any, Any, Any]:
+    """Returns the arrays and the division of the last checkpoint, and the scores."""
+    config = digits.get_config()
+    config.update_from_flattened_dict(pod.SETTINGS)
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        create = models.create
+        patch.setattr(models, "create", lambda *a, **k: create(*a, **k, dtype=np.float64))
+        model, optimizer = experiment.create_model(config), experiment.create_optimizer(config)
+        loss = experiment.create_loss(config, 5)
+        like = experiment.create_state(config, model, loss, optimizer, None)
+        checkpoints = Checkpoints(str(workdir), read_only=True)
+        run, clusters = checkpoints.restore(checkpoints.step("last"), like)
+        scores = checkpoints.meta(checkpoints.step("last"))["progress"]["scores"]
+        return jax.device_get(run), (clusters.cluster, clusters.parents), scores
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    """Asserts that two runs have come to the same, to the rounding of float64."""
+    (run, clusters, scores), (other, others, told) = state_of(found), state_of(expected)
+    jax.tree.map(np.testing.assert_array_equal, clusters, others)
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.params)} == {np.dtype(np.float64)}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), run, other)
+    assert scores == pytest.approx(told, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process and one device that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("alone")
+    ((code, told, errors),) = start(workdir).finish()
+    assert code == 0, errors
+    assert "finished True, compilations [1]" in told
+    return workdir
+
+
+def test_a_stopped_run_goes_on_on_other_devices_as_if_it_had_been_one(
+    alone: Path, tmp_path: Path
+) -> None:
+    run = start(tmp_path, processes=2, devices=2)
+    wait_for_steps(run, tmp_path, 20)  # in the first epoch of 56 steps
+    run.processes[1].send_signal(signal.SIGTERM)
+    for code, told, errors in run.finish():
+        assert code == 0, errors
+        assert "finished False, compilations [1]" in told
+    masks = state_of(tmp_path)[0].masks
+    assert masks[0].any()
+    assert not masks[1:].any()  # K = 1 of 2
+    ((code, told, errors),) = start(tmp_path, devices=8).finish()
+    assert code == 0, errors
+    assert "continue  after epoch 0 and" in told
+    assert "finished True, compilations [1]" in told
+    assert_same(tmp_path, alone)
+
+
+def test_the_others_end_when_one_is_killed_and_a_restart_goes_on(
+    alone: Path, tmp_path: Path
+) -> None:
+    run = start(tmp_path, processes=2, devices=1, heartbeat=5)
+    wait_for_steps(run, tmp_path, 70)
+    run.processes[1].kill()
+    (code, _, errors), _ = run.finish(120)
+    assert code != 0
+    assert "another task died" in errors
+    for code, told, errors in start(tmp_path, processes=2, devices=1).finish():
+        assert code == 0, errors
+        assert "finished True," in told
+    assert_same(tmp_path, alone)
+
+
+def test_cluster_batches_side_by_side_are_those_of_one_device(tmp_path: Path) -> None:
+    folders = tmp_path / "one", tmp_path / "pod"
+    settings = ("sampling.clusters_per_step=4", "train.num_epochs=2")
+    ((code, _, errors),) = start(folders[0], *settings).finish()
+    assert code == 0, errors
+    side_by_side = (*settings, "devices.cluster_parallel=2")
+    for code, _, errors in start(folders[1], *side_by_side, processes=2, devices=2).finish():
+        assert code == 0, errors
+    assert_same(folders[1], folders[0])
