@@ -1,5 +1,7 @@
 """K-means beside faiss and scikit-learn, from the same centroids; division of a training set.
 
+K-means on devices runs beside: on one virtual CPU device, and on two that share the same cores.
+
 By default 20,000 embeddings of 256 numbers are divided into 3,700 clusters, as many as classes, in
 at most 20 iterations, and 60,000 features of 2,048 numbers into 32 clusters: about 2 minutes on two
 cores. `--full` clusters 60,502 embeddings of 512 numbers into 11,316, the size of Stanford Online
@@ -11,10 +13,11 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
+import jax
 import numpy as np
 from compare import compare
 
-from dcjax import clustering, division
+from dcjax import clustering, device_kmeans, devices, division
 
 
 def embeddings(size: int, dim: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,6 +71,22 @@ def ours(size: int, dim: int, k: int, num_iterations: int) -> Callable[[], dict[
     return job
 
 
+def on_devices(
+    size: int, dim: int, k: int, num_iterations: int, num_devices: int
+) -> Callable[[], dict[str, float]]:
+    """Prepares K-means by dcjax on virtual devices, and compiles it."""
+    jax.config.update("jax_num_cpu_devices", num_devices)
+    x, classes, start = _case(size, dim, k)
+    points = device_kmeans.spread(x, devices.create_mesh())
+    cluster = partial(device_kmeans.kmeans, points, k, seed=0, start=start, rows=np.arange(size))
+    cluster(num_iterations=0)
+
+    def job() -> dict[str, float]:
+        return _scores(x, classes, *cluster(num_iterations=num_iterations))
+
+    return job
+
+
 def with_faiss(size: int, dim: int, k: int, num_iterations: int) -> Callable[[], dict[str, float]]:
     """Prepares K-means by faiss, without drawing a part of the points."""
     import faiss
@@ -106,8 +125,17 @@ def with_sklearn(
     return job
 
 
-def divide(size: int, dim: int, before: int, num_clusters: int) -> Callable[[], dict[str, float]]:
-    """Divides once more, from the given number of clusters: K-means, matching and bisection."""
+def divide(
+    size: int, dim: int, before: int, num_clusters: int, num_devices: int = 0
+) -> Callable[[], dict[str, float]]:
+    """Divides once more, from the given number of clusters: K-means, matching and bisection.
+
+    K-means runs on virtual devices, if there are any, and else on the host.
+    """
+    mesh = None
+    if num_devices:
+        jax.config.update("jax_num_cpu_devices", num_devices)
+        mesh = devices.create_mesh()
     x, labels = features(size, dim, 11318)
     rng = np.random.default_rng(0)
     previous = division.Division(
@@ -115,7 +143,9 @@ def divide(size: int, dim: int, before: int, num_clusters: int) -> Callable[[], 
     )
 
     def job() -> dict[str, float]:
-        found = division.divide(x, labels, previous, num_clusters=num_clusters, period=1, seed=0)
+        found = division.divide(
+            x, labels, previous, num_clusters=num_clusters, period=1, seed=0, mesh=mesh
+        )
         return {"clusters": found.num_clusters, "smallest": int(found.sizes.min())}
 
     return job
@@ -129,12 +159,21 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="at the size of SOP's test set")
     parser.add_argument("--iterations", type=int, default=20, help="at most")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each that count")
+    parser.add_argument("--no_peers", action="store_true", help="ours alone")
     options = parser.parse_args()
     size, dim, k = (60502, 512, 11316) if options.full else (20000, 256, 3700)
-    peers = {"dcjax": ours, "faiss": with_faiss, "scikit-learn": with_sklearn}
+    ours_alone: dict[str, Callable[..., Callable[[], dict[str, float]]]] = {
+        "dcjax": ours,
+        "dcjax, one device": partial(on_devices, num_devices=1),
+        "dcjax, 2 devices": partial(on_devices, num_devices=2),
+    }
+    peers = {} if options.no_peers else {"faiss": with_faiss, "scikit-learn": with_sklearn}
     compare(
         f"K-means, {size:,} x {dim} into {k:,}, at most {options.iterations} iterations",
-        {name: partial(f, size, dim, k, options.iterations) for name, f in peers.items()},
+        {
+            name: partial(f, size, dim, k, options.iterations)
+            for name, f in (ours_alone | peers).items()
+        },
         rounds=options.rounds,
         warm_up=False,
     )
@@ -143,6 +182,8 @@ def main() -> None:
         {
             "16 to 32 clusters": partial(divide, 60000, 2048, 16, 32),
             "32 to 32 clusters": partial(divide, 60000, 2048, 32, 32),
+            "32 to 32 clusters, one device": partial(divide, 60000, 2048, 32, 32, 1),
+            "32 to 32 clusters, 2 devices": partial(divide, 60000, 2048, 32, 32, 2),
         },
         rounds=options.rounds,
         warm_up=False,

@@ -43,6 +43,7 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ),
         ({"division__grouping": "gt"}, "division.grouping 'gt'; known are kmeans, random, labels"),
         ({"division__grouping": "labels"}, "grouping=labels requires super-classes.*kmeans or ran"),
+        ({"division__kmeans": "gpu"}, "division.kmeans 'gpu'; known are host, devices"),
         ({"division__matching": "dice"}, "division.matching 'dice'; known are iou, overlap"),
         ({"division__features": "logits"}, "'logits'; known are backbone, embedding"),
         ({"division__freeze_backbone_epochs": 2}, "never be trained"),

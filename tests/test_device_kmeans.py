@@ -22,21 +22,21 @@ from dcjax.datasets import Splits
 from dcjax.datasets.image_set import from_classes
 from dcjax.progress import Progress
 
+# The points are those of _blobs(6, 20): this module would import far more than they need.
 TWO_PROCESSES = """
 import numpy as np
 from dcjax import device_kmeans, devices, division
-from test_device_kmeans import blobs
-x, _ = blobs(6, 20)
+x = 50 * np.eye(6, 16)[np.arange(120) // 20] + np.random.default_rng(0).normal(size=(120, 16))
 mesh = devices.create_mesh()
 options = {"seed": 0, "num_iterations": 20, "mesh": mesh}
-for start in ("random", "kmeans++"):
-    print(device_kmeans.kmeans(x, 6, start=start, **options)[0].tolist())
-options["num_clusters"] = 2
-print(division.divide(x, np.arange(120) // 5, None, period=0, **options).cluster.tolist())
+found = [device_kmeans.kmeans(x, 6, start=start, **options)[0] for start in ("random", "kmeans++")]
+options["num_clusters"] = 6
+found.append(division.divide(x, np.arange(120) // 5, None, period=0, **options).cluster)
+print("found", [labels.tolist() for labels in found])
 """
 
 
-def blobs(num_blobs: int, size: int, dim: int = 16) -> tuple[np.ndarray, np.ndarray]:
+def _blobs(num_blobs: int, size: int, dim: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """Returns points around far centers, blob after blob, and the blob of each."""
     blob = np.repeat(np.arange(num_blobs), size)
     noise = np.random.default_rng(0).normal(size=(len(blob), dim))
@@ -86,7 +86,7 @@ def _plain_lloyd(x: np.ndarray, start: np.ndarray, num_iterations: int) -> Any:
 @pytest.mark.parametrize("num_devices", [1, 8])
 @pytest.mark.parametrize(
     ("size", "k", "dim", "num_iterations"),
-    [(300, 1, 5, 20), (501, 16, 64, 3), (501, 130, 16, 60), (30, 30, 6, 9)],
+    [(300, 1, 5, 20), (501, 130, 16, 60), (30, 30, 6, 9)],
 )
 def test_equals_the_hosts_from_the_same_seed_and_start(num_devices, size, k, dim, num_iterations):
     x, mesh = _random(size, dim), _mesh(num_devices)
@@ -105,7 +105,7 @@ def test_equals_the_hosts_from_the_same_seed_and_start(num_devices, size, k, dim
 
 @pytest.mark.parametrize("start", ["random", "kmeans++"])
 def test_any_number_of_devices_finds_the_same(start):
-    x, _ = blobs(7, 19)
+    x, _ = _blobs(7, 19)
     found = [
         device_kmeans.kmeans(x, 7, seed=4, start=start, mesh=mesh) for mesh in (None, _mesh(8))
     ]
@@ -114,12 +114,13 @@ def test_any_number_of_devices_finds_the_same(start):
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])
-@pytest.mark.parametrize(("k", "numbers_per_block"), [(8, 2**22), (40, 400), (85, 700)])
+@pytest.mark.parametrize(("k", "numbers_per_block"), [(8, 2**22), (85, 700)])
 def test_empty_clusters_take_the_farthest_points(num_devices, k, numbers_per_block, monkeypatch):
-    x = np.tile(_random(43, 3), (2, 1))  # each twice, so that many are as far as another
-    start = np.resize(x[_start(x, k // 4)], (k, 3))
     monkeypatch.setattr(device_lloyd, "_NUMBERS_PER_BLOCK", numbers_per_block)
-    for num_iterations in (1, 40):
+    # Points that are there twice are as far as each other, of which the first is taken. Later two
+    # that share a centroid are so too, but for rounding.
+    for x, num_iterations in [(np.tile(_random(43, 3), (2, 1)), 1), (_random(86, 3), 40)]:
+        start = np.resize(x[_start(x, k // 4)], (k, 3))
         want, want_centroids = _plain_lloyd(x, start, num_iterations)
         labels, centroids = device_kmeans.kmeans(
             *(x, k), seed=0, start=start, num_iterations=num_iterations, mesh=_mesh(num_devices)
@@ -163,7 +164,7 @@ def test_other_rows_count_as_nothing(start):
 
 
 def test_kmeans_plus_plus_starts_in_every_blob():
-    x, blob = blobs(10, 20)
+    x, blob = _blobs(10, 20)
 
     def blobs_started_in(start: str, seed: int) -> int:
         options = {"seed": seed, "start": start, "num_iterations": 0, "mesh": _mesh(8)}
@@ -197,7 +198,7 @@ def test_is_as_good_as_scikit_learn():
         model = KMeans(len(start), init=start, n_init=1, max_iter=300, tol=0, algorithm="lloyd")
         return model.fit(x)
 
-    x, _ = blobs(5, 31)
+    x, _ = _blobs(5, 31)
     start = x[3::31]
     labels, _ = device_kmeans.kmeans(x, 5, seed=0, start=start, mesh=_mesh(8))
     np.testing.assert_array_equal(labels, theirs(x, start).labels_)
@@ -238,7 +239,7 @@ def test_no_array_of_all_distances(num_devices):
 
 
 def test_a_division_is_the_same_by_the_host_and_by_devices():
-    x, _ = blobs(4, 25)
+    x, _ = _blobs(4, 25)
     labels = np.arange(100) // 5
     # The first blob with the second, and so that each cluster divides into its two.
     previous = division.Division(
@@ -256,7 +257,7 @@ def test_a_division_is_the_same_by_the_host_and_by_devices():
 
 
 def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
-    x, classes = blobs(4, 18)
+    x, classes = _blobs(4, 18)
     images = from_classes(np.zeros((72, 8, 8, 1), np.uint8), np.arange(72) // 6)
     config = digits.get_config()
     config.division.update(hierarchy="direct", max_clusters=4)
@@ -292,16 +293,18 @@ def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
 
 
 def test_two_processes_find_what_one_does():
-    first, second = many_processes.run(TWO_PROCESSES)
+    # The library for messages writes lines of its own.
+    outputs = [output.split("found ")[1] for output in many_processes.run(TWO_PROCESSES)]
+    first, second = (ast.literal_eval(output.splitlines()[0]) for output in outputs)
     assert first == second
-    by_random, far_apart, divided = map(ast.literal_eval, first.splitlines())
-    x, blob = blobs(6, 20)
+    by_random, far_apart, divided = first
+    x, blob = _blobs(6, 20)
     want, _ = clustering.kmeans(x, 6, seed=0, num_iterations=20)
     np.testing.assert_array_equal(by_random, want)
     want, _ = device_kmeans.kmeans(x, 6, seed=0, start="kmeans++")
     np.testing.assert_array_equal(far_apart, want)
     assert clustering.nmi(blob, far_apart) == pytest.approx(1)
-    options = {"num_clusters": 2, "period": 0, "seed": 0, "num_iterations": 20}
+    options = {"num_clusters": 6, "period": 0, "seed": 0, "num_iterations": 20}
     want = division.divide(x, np.arange(120) // 5, None, **options).cluster
     np.testing.assert_array_equal(divided, want)
 
