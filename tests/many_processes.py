@@ -7,8 +7,11 @@ import subprocess
 import sys
 
 _ROOT = pathlib.Path(__file__).parent.parent
+# Gloo, in C++, greets on the standard output.
 _JOIN = """
-import sys
+import os, sys
+sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 import jax
 jax.distributed.initialize({address!r}, {num_processes}, {process_id}, {more})
 """
@@ -37,7 +40,7 @@ def run(
     for process, (_, errors) in zip(processes, outputs, strict=True):
         if process.returncode:
             raise AssertionError(f"A process ended with {process.returncode}:\n{errors[-4000:]}")
-    return ["".join(_without_gloo(output)) for output, _ in outputs]
+    return [output for output, _ in outputs]
 
 
 def start(
@@ -82,7 +85,3 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return int(listener.getsockname()[1])
-
-
-def _without_gloo(output: str) -> list[str]:
-    return [line for line in output.splitlines(keepends=True) if not line.startswith("[Gloo]")]
