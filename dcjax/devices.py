@@ -1,6 +1,7 @@
 """Where arrays live: the device mesh, placement and prefetch."""
 
 import collections
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -119,7 +120,8 @@ def place(tree: Any, shardings: Any) -> Any:
 
     def put(x: Any, sharding: NamedSharding) -> jax.Array:
         x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        with _explicitly():
+            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     if isinstance(shardings, NamedSharding):
         return jax.tree.map(lambda x: put(x, shardings), tree)
@@ -137,7 +139,8 @@ def prefetch(batches: Iterable[Any], shardings: Any, size: int = 2) -> Iterator[
             return x
         if sharding.is_fully_addressable:  # the same, in half the time
             return jax.device_put(x, sharding)
-        return jax.make_array_from_process_local_data(sharding, x)
+        with _explicitly():
+            return jax.make_array_from_process_local_data(sharding, x)
 
     queue: collections.deque[Any] = collections.deque()
     for batch in batches:
@@ -145,3 +148,8 @@ def prefetch(batches: Iterable[Any], shardings: Any, size: int = 2) -> Iterator[
         if len(queue) > size:
             yield queue.popleft()
     yield from queue
+
+
+def _explicitly() -> contextlib.AbstractContextManager[None]:
+    """Allows transfers that are asked for, which JAX allows by itself in `device_put` only."""
+    return jax.transfer_guard_host_to_device("allow")

@@ -129,6 +129,7 @@ def test_a_stopped_run_goes_on_on_other_devices_as_if_it_had_been_one(
     assert_same(tmp_path, alone)
 
 
+@pytest.mark.long
 def test_the_others_end_when_one_is_killed_and_a_restart_goes_on(
     alone: Path, tmp_path: Path
 ) -> None:
@@ -144,9 +145,10 @@ def test_the_others_end_when_one_is_killed_and_a_restart_goes_on(
     assert_same(tmp_path, alone)
 
 
+@pytest.mark.long
 def test_cluster_batches_side_by_side_are_those_of_one_device(tmp_path: Path) -> None:
     folders = tmp_path / "one", tmp_path / "pod"
-    settings = ("sampling.clusters_per_step=4", "train.num_epochs=2")
+    settings = ("sampling.clusters_per_step=4",)
     ((code, _, errors),) = start(folders[0], *settings).finish()
     assert code == 0, errors
     side_by_side = (*settings, "devices.cluster_parallel=2")
