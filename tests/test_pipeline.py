@@ -230,7 +230,7 @@ def test_a_file_that_breaks_during_a_run_is_named_without_a_trace(pictures, plan
     assert pictures.images[plan.rows[2, 1, 0]] in str(caught.value)
     assert not any(word in str(caught.value) for word in ("{{", "[Op:", "Iterator", "\n"))
     with pytest.raises(ValueError, match="Cannot read image"):
-        list(stream(pictures).eval_batches(pipeline.rows_to_embed(5, 5)))
+        list(stream(pictures).eval_batches(pipeline.rows_to_embed(len(pictures), 5)))
 
 
 def test_a_plan_for_other_images_is_an_error(plan):
