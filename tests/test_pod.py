@@ -97,7 +97,7 @@ def assert_same(found: Path, expected: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, clusters, others)
     assert {leaf.dtype for leaf in jax.tree.leaves(run.params)} == {np.dtype(np.float64)}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), run, other)
-    assert scores == pytest.approx(told, abs=1e-12)
+    assert scores == pytest.approx(told, abs=1e-6)  # of float32 embeddings
 
 
 @pytest.fixture(scope="module")
