@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import embedder, experiment, inputs
+from dcjax import embedder, experiment, inputs, processes
 from dcjax.progress import Scores
 from dcjax.reporting import show_scores
 from dcjax.writers import Console
@@ -40,7 +40,8 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
             )
         rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
     best_by = runs[workdirs[0]].config.eval.best_by
-    show_scores(Console(), f"Unseen classes{_protocol(runs[workdirs[0]].config)}", rows, best_by)
+    console = Console(quiet=not processes.is_first())
+    show_scores(console, f"Unseen classes{_protocol(runs[workdirs[0]].config)}", rows, best_by)
 
 
 def _protocol(config: ConfigDict) -> str:

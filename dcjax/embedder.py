@@ -3,7 +3,6 @@
 import functools
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, devices, evaluation, experiment, inputs, resuming
+from dcjax import checks, devices, evaluation, experiment, inputs, resuming, workdirs
 from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import ImageSet, Splits
 
@@ -90,7 +89,7 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
       FileNotFoundError: if there is no checkpoint.
       ValueError: if `config` is that of another model.
     """
-    folder = pathlib.Path(path).absolute()
+    folder = workdirs.absolute(path)
     chosen = None
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         folder, chosen = folder.parent.parent, int(folder.name)
@@ -100,13 +99,11 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
         config = ConfigDict(saved)
     else:
         resuming.check_same(config, saved, str(folder), evaluating=True)
-    mesh = devices.create_mesh()
-    checks.check_evaluation(config, mesh)
+    checks.check_evaluation(config, devices.create_mesh())
     if chosen is None:
         best_by = config.eval.best_by
         checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
         chosen = checkpoints.step(config.eval.select)
     model = experiment.create_model(config)
     variables = checkpoints.restore_model(chosen, experiment.variable_shapes(config, model))
-    variables = jax.device_put(variables, devices.replicated(mesh))
     return Embedder(config, variables, checkpoints.meta(chosen)["progress"]["epoch"])

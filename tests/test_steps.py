@@ -73,13 +73,16 @@ def _controls(*, full: bool = False, memory: bool = True, **rates: float) -> dic
     }
 
 
+def _one() -> jax.sharding.Mesh:
+    return devices.create_mesh(jax.devices()[:1])
+
+
 def _jitted(
-    num_devices: int,
+    mesh: jax.sharding.Mesh,
     model: Any,
     loss: losses.Loss,
     optimizer: Any,
 ) -> Callable[..., tuple[state.TrainState, dict[str, jax.Array]]]:
-    mesh = devices.create_mesh(jax.devices()[:num_devices])
     whole = devices.replicated(mesh)
     step = functools.partial(
         steps.train_step,
@@ -92,11 +95,12 @@ def _jitted(
     return jax.jit(step, in_shardings=shardings, out_shardings=whole)
 
 
-def _three_states(num_devices: int) -> list[state.TrainState]:
-    mesh = devices.create_mesh(jax.devices()[:num_devices])
+def _three_states(num_devices: int, parallel: int = 1) -> list[state.TrainState]:
+    mesh = devices.create_mesh(jax.devices()[:num_devices], cluster_parallel=parallel)
     model, loss, run = _parts(jnp.float64, _adam())
+    model = model.clone(cluster_parallel=parallel)
     run = jax.device_put(run, devices.replicated(mesh))
-    step = _jitted(num_devices, model, loss, _adam())
+    step = _jitted(mesh, model, loss, _adam())
     trained = []
     for number in range(3):
         run, _ = step(run, _batch(number), _controls(), jax.random.key(2))
@@ -121,12 +125,12 @@ def one_device() -> list[state.TrainState]:
         return _three_states(1)
 
 
-@pytest.mark.parametrize("num_devices", [2, 4, 8])
+@pytest.mark.parametrize(("num_devices", "parallel"), [(2, 2), (4, 1), (8, 2)])
 def test_gradients_and_states_are_those_of_one_device(
-    num_devices: int, one_device: list[state.TrainState]
+    num_devices: int, parallel: int, one_device: list[state.TrainState]
 ) -> None:
     with jax.enable_x64(True):
-        many = _three_states(num_devices)
+        many = _three_states(num_devices, parallel)
     gradients = _gradients(one_device[0])
     assert len(gradients) == len(jax.tree.leaves(one_device[0].trainable))
     assert min(float(np.max(np.abs(leaf))) for leaf in gradients) > 1e-5  # all take part
@@ -157,7 +161,7 @@ def test_loss_is_that_of_each_cluster_batch_in_its_own_subspace() -> None:
     with jax.enable_x64(True):
         model, loss, run = _parts(jnp.float64, _adam())
         batch, key = _batch(0), jax.random.key(2)
-        step = _jitted(1, model, loss, _adam())
+        step = _jitted(_one(), model, loss, _adam())
         _, metrics = step(run, batch, _controls(), key)
         empty = References(jnp.zeros((48, 8)), jnp.full(48, -1))  # gives draws their shape
         by_hand = _by_hand(model, loss, run, batch, key, [empty, empty])
@@ -170,7 +174,10 @@ def test_loss_is_that_of_each_cluster_batch_in_its_own_subspace() -> None:
 def test_a_memory_gives_each_batch_the_past_of_its_cluster() -> None:
     with jax.enable_x64(True):
         model, loss, run = _parts(jnp.float64, _adam())
-        step, key = _jitted(1, model, loss, _adam()), jax.random.key(2)
+        step, key = (
+            _jitted(_one(), model, loss, _adam()),
+            jax.random.key(2),
+        )
         together = {"cluster": np.array([1, 3], np.int32)}
         run, _ = step(run, _batch(0) | together, _controls(), key)
         np.testing.assert_array_equal(run.memory["clusters"], [1] * 16 + [3] * 16 + [-1] * 16)
@@ -190,7 +197,7 @@ def test_a_memory_gives_each_batch_the_past_of_its_cluster() -> None:
 def float32() -> tuple[Callable[..., Any], losses.Loss, state.TrainState]:
     """A jitted step, compiled once for the tests that need no more, and a state."""
     model, loss, run = _parts(jnp.float32, _adam())
-    return _jitted(1, model, loss, _adam()), loss, run
+    return _jitted(_one(), model, loss, _adam()), loss, run
 
 
 def test_other_masks_get_no_gradient_but_that_of_orthogonality(float32: Any) -> None:

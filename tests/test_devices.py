@@ -1,0 +1,112 @@
+"""The mesh: which devices, and which processes, have which part of a step."""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from configs import digits
+from dcjax import checks, crops, datasets, devices, experiment, pipeline, sampling, schedule
+
+
+@pytest.mark.parametrize(
+    ("parallel", "reason"),
+    [
+        (3, r"devices.cluster_parallel must divide the number of devices \(8, 8 a process\), "),
+        (4, r"sampling.clusters_per_step must be a multiple of the number of batches side by s"),
+        (1, r"sampling.batch_size must be a multiple of the number of devices of a batch \(8\), "),
+    ],
+)
+def test_sizes_that_do_not_divide_are_named_with_those_that_do(parallel: int, reason: str) -> None:
+    config = digits.get_config()
+    config.sampling.batch_size = 60
+    config.sampling.images_per_class = 4
+    with pytest.raises(ValueError, match=reason + r".*got \d+; .*\d would do\."):
+        checks.check_training(config, devices.create_mesh(cluster_parallel=parallel))
+
+
+def _shares(num_processes: int, parallel: int, shape: tuple[int, int]) -> list[devices.Share]:
+    """Returns the shares of processes that have one device each."""
+    shares = []
+    for own in range(num_processes):
+        grid = np.array(jax.devices()[:num_processes]).reshape(parallel, -1)
+        mesh = Mesh(grid, ("cluster", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
+        index = devices.batch_shardings(mesh)["image"].devices_indices_map(shape)
+        clusters, images = index[jax.devices()[own]]
+        shares.append(devices.Share(clusters, images))
+    return shares
+
+
+@pytest.mark.parametrize(("num_processes", "parallel"), [(2, 1), (8, 2)])
+def test_any_number_of_processes_reads_the_same_batches(num_processes: int, parallel: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (64, 12, 10, 3), np.uint8)
+    images = datasets.ImageSet(pixels, np.arange(64, dtype=np.int32) % 4, tuple("abcd"))
+    augmentation = crops.Augmentation(
+        "random_resized",
+        size=6,
+        resize=8,
+        scale=(0.2, 1.0),
+        ratio=(0.75, 1.33),
+        flip=True,
+        strategy="geom_color",
+    )
+    plan = sampling.Plan.of(
+        rng.integers(0, 64, (3, 8, 16)).astype(np.int32),
+        np.tile(np.arange(8, dtype=np.int32), (3, 1)),
+    )
+
+    def read(share: devices.Share) -> list[dict[str, Any]]:
+        stream = pipeline.Stream(images, augmentation, seed=1, num_threads=2, share=share)
+        return list(stream.train_batches(plan, epoch=2, first_step=1))
+
+    whole = read(devices.WHOLE)
+    parts = [(share, read(share)) for share in _shares(num_processes, parallel, (8, 16))]
+    for step, batch in enumerate(whole):
+        for share, batches in parts:
+            own = batches[step]
+            np.testing.assert_array_equal(own["image"], batch["image"][share])
+            np.testing.assert_array_equal(own["label"], batch["label"][share])
+            np.testing.assert_array_equal(own["cluster"], batch["cluster"][share.clusters])
+    assert sum(batches[0]["label"].size for _, batches in parts) == 8 * 16
+
+
+@functools.cache
+def _compiled(clusters_per_step: int, parallel: int) -> str:
+    config = digits.get_config()
+    config.division.max_clusters = 1
+    config.model.num_stages, config.model.width = 1, 16
+    config.devices.cluster_parallel = parallel
+    mesh = devices.create_mesh(cluster_parallel=parallel)
+    model, optimizer = experiment.create_model(config), experiment.create_optimizer(config)
+    loss = experiment.create_loss(config, 5)
+    like = experiment.state_shapes(config, model, loss, optimizer, mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, like)
+    step = experiment.create_train_step(config, model, loss, optimizer, mesh, shardings)
+    batch = {
+        "image": jax.ShapeDtypeStruct((clusters_per_step, 32, 8, 8, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((clusters_per_step, 32), np.int32),
+        "cluster": jax.ShapeDtypeStruct((clusters_per_step,), np.int32),
+    }
+    lowered = step.lower(like, batch, schedule.controls(config, 0), jax.random.key(0))
+    return lowered.compile().as_text()
+
+
+@pytest.mark.parametrize(("clusters_per_step", "parallel"), [(4, 2), (8, 8)])
+def test_a_device_sees_its_own_images_alone(clusters_per_step: int, parallel: int) -> None:
+    text = _compiled(clusters_per_step, parallel)
+    convolutions = re.findall(r"= f32\[(\d+),8,8,16\]\S* convolution\(", text)
+    assert {int(n) for n in convolutions} == {clusters_per_step * 32 // 8}
+    assert not re.search(r"u8\[\S* all-gather", text)
+
+
+def test_the_loss_of_a_device_with_its_own_cluster_needs_no_other() -> None:
+    moved = re.findall(
+        r" (all-gather|all-to-all|collective-permute|reduce-scatter)\(", _compiled(8, 8)
+    )
+    assert not moved
+    assert re.search(r" all-gather\(", _compiled(1, 1))  # one batch over all devices does

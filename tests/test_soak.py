@@ -1,0 +1,59 @@
+"""A long run needs no more memory in the end than after it has warmed up."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import many_processes
+import numpy as np
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+_SOAK = """
+import json, sys
+import jax
+import pod
+from configs import digits
+from dcjax.checkpoints import Checkpoints
+from dcjax.train import train
+
+told, save = [], Checkpoints.save
+
+def measured(self, state, *rest):
+    failure = save(self, state, *rest)
+    self.wait()
+    status = open("/proc/self/status").read()
+    host = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    device = sum(x.nbytes for x in jax.live_arrays()) / 2**20
+    told.append({"step": int(state.step), "host": host, "device": device})
+    return failure
+
+Checkpoints.save = measured
+config = digits.get_config()
+config.update_from_flattened_dict({
+    **pod.SETTINGS, "sampling.batch_size": 8, "train.num_epochs": 20, "eval.every_epochs": 5,
+})
+train(config, sys.argv[1])
+sys.stderr.write("SOAK " + json.dumps(told))
+"""
+
+
+@pytest.mark.long
+def test_memory_stays_flat_over_2000_steps_20_divisions_and_20_saves(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SOAK, str(tmp_path)],
+        cwd=_ROOT,
+        env=many_processes.environment(1),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stderr.split("SOAK ")[1])
+    print("\n", done.stderr.split("SOAK ")[1])  # noqa: T201, for the record: pytest -s
+    assert len(told) == 20
+    assert told[-1]["step"] >= 2000
+    host, device = (np.array([row[name] for row in told]) for name in ("host", "device"))
+    assert np.ptp(device[1:]) < 0.1  # MiB
+    # Of 20 epochs the first five warm up: the allocator, TensorFlow's threads, all compilations.
+    assert host[-5:].mean() < 1.03 * host[5:10].mean()
