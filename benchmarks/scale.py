@@ -3,8 +3,8 @@
 Labels and clusters are drawn as a division makes them: a tenth of the images lies in any cluster,
 not in that of their class. Features are drawn block by block, each from its own seed. Each step
 runs in a process of its own; memory is the most that it had, the step's input and all but Python
-and the libraries. K-means gets as many points as fit into `--gib`, crops are drawn for a million
-images at most; if that is not all of them, seconds and bytes are extrapolated in proportion.
+and the libraries. K-means gets as many points as fit into `--gib`; if that is not all of them,
+seconds and bytes are extrapolated in proportion.
 """
 
 import argparse
@@ -145,9 +145,10 @@ def plan(size: Size, sampler: str) -> Iterator[str]:
 
 
 def draw_crops(n: int) -> Iterator[str]:
-    """Draws the crops of an epoch of n images at once."""
+    """Draws the crops of an epoch of n images, those of a block of its plan at once."""
     yield ""
-    crops.draw(_AUGMENTATION, (n,), seed=0, epoch=0)
+    for block, start in enumerate(range(0, n, _AT_ONCE)):
+        crops.draw(_AUGMENTATION, (min(n - start, _AT_ONCE),), seed=0, epoch=0, block=block)
     yield "crops of an epoch"
 
 
@@ -216,8 +217,7 @@ def main() -> None:
     ):
         show(step)
     show(partial(kmeans, fitting, size, options.iterations), n / fitting)
-    drawn = min(n, 10**6)
-    show(partial(draw_crops, drawn), n / drawn)
+    show(partial(draw_crops, n))
 
 
 if __name__ == "__main__":

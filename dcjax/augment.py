@@ -24,16 +24,21 @@ _STEPS: dict[str, Callable[[tf.Tensor, Any], tf.Tensor]] = {
 
 
 def draw(
-    augmentation: crops.Augmentation, shape: tuple[int, ...], *, seed: int, epoch: int
+    augmentation: crops.Augmentation,
+    shape: tuple[int, ...],
+    *,
+    seed: int,
+    epoch: int,
+    block: int = 0,
 ) -> Draws:
-    """Draws for an epoch whose plan has this shape, [S, C, B].
+    """Draws for a block of an epoch's plan, of this shape, [s, C, B].
 
     Returns:
-      For each step of the strategy a named tuple of arrays that begin with the plan's shape.
+      For each step of the strategy a named tuple of arrays that begin with the block's shape.
     """
     name, size = augmentation.strategy, augmentation.size
-    crop = crops.draw(augmentation, shape, seed=seed, epoch=epoch)
-    others = strategies.draw(name, shape, size=size, seed=seed, epoch=epoch)
+    crop = crops.draw(augmentation, shape, seed=seed, epoch=epoch, block=block)
+    others = strategies.draw(name, shape, size=size, seed=seed, epoch=epoch, block=block)
     return {"crop": crop, "flip": strategies.Switch(crop.flip), **others}
 
 

@@ -1,9 +1,9 @@
 """Where training crops lie: the random draws of an epoch, and the boxes that they make of images.
 
-The draws are made on the host, for a whole plan at once, so that whoever cuts the pixels, the
-pipeline or the device cache, cuts the same ones. From a draw to a box there are only operations
-that IEEE 754 rounds in one way (and no division: TensorFlow multiplies by the reciprocal), so
-that `augment`, which sees one image at a time, comes to the same boxes.
+The draws are made on the host, for a whole block of a plan at once, so that whoever cuts the
+pixels, the pipeline or the device cache, cuts the same ones. From a draw to a box there are only
+operations that IEEE 754 rounds in one way (and no division: TensorFlow multiplies by the
+reciprocal), so that `augment`, which sees one image at a time, comes to the same boxes.
 """
 
 import dataclasses
@@ -87,13 +87,15 @@ class Draws(NamedTuple):
     flip: Any
 
 
-def draw(augmentation: Augmentation, shape: tuple[int, ...], *, seed: int, epoch: int) -> Draws:
-    """Draws for an epoch whose plan has this shape, [S, C, B].
+def draw(
+    augmentation: Augmentation, shape: tuple[int, ...], *, seed: int, epoch: int, block: int = 0
+) -> Draws:
+    """Draws for a block of an epoch's plan, of this shape, [s, C, B].
 
     The area is uniform in `scale`, the logarithm of the aspect is uniform in `ratio`.
     """
-    # For the whole plan, so that a place keeps its draws wherever reading begins.
-    sequence = np.random.SeedSequence([seed, _STREAM, epoch])
+    # For the whole block, so that a place keeps its draws wherever reading begins.
+    sequence = np.random.SeedSequence([seed, _STREAM, epoch, block])
     generator = np.random.Generator(np.random.Philox(sequence))
     place = generator.random((*shape, 2), np.float32)
     flip = generator.random(shape, np.float32) < 0.5

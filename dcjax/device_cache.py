@@ -18,7 +18,7 @@ import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding
 
 from dcjax import crops, devices, pipeline
-from dcjax.sampling import Plan
+from dcjax.sampling import Block, Plan
 
 _LINES_AT_ONCE = 8192  # sent to the devices while the cache is filled: 6 MiB at 256 pixels
 
@@ -45,7 +45,8 @@ class Cache:
         as_it_is = functools.partial(_cut, size=size, num_taps=1)
         resized = functools.partial(_cut, size=size, num_taps=num_taps)
         train = as_it_is if augmentation.crop == "resize_then_random" else resized
-        self._crop_train = _jit(train, mesh, devices.batch_shardings(mesh)["image"])
+        self._step = devices.batch_shardings(mesh)["image"]
+        self._crop_train = _jit(train, mesh, self._step)
         self._spread = devices.rows_sharding(mesh)
         self._crop_eval = _jit(as_it_is, mesh, self._spread)
 
@@ -53,17 +54,17 @@ class Cache:
         self, plan: Plan, *, epoch: int, first_step: int = 0
     ) -> Iterator[pipeline.Batch]:
         """Returns the batches of one epoch; the images are on the devices, the rest is not yet."""
-        augmentation, rows, share = self._stream.augmentation, plan.rows, self._stream.share
-        draws = crops.draw(augmentation, rows.shape, seed=self._stream.seed, epoch=epoch)
-        boxes = crops.boxes(augmentation, self._sizes[rows], draws)
-        steps = zip(self._places(rows, boxes, draws.flip), rows, plan.clusters, strict=True)
+        share = self._stream.share
         return (
             {
-                "image": self._crop_train(self.lines, places),
-                "label": self._stream.images.labels[step_rows[share]],
-                "cluster": step_clusters[share.clusters],
+                "image": self._crop_train(self.lines, devices.place(places, self._step)),
+                "label": self._stream.images.labels[rows[share]],
+                "cluster": clusters[share.clusters],
             }
-            for places, step_rows, step_clusters in list(steps)[first_step:]
+            for block in plan.blocks(first_step)
+            for places, rows, clusters in zip(
+                self._places_of_crops(block, epoch), block.rows, block.clusters, strict=True
+            )
         )
 
     def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[jax.Array]:
@@ -72,6 +73,14 @@ class Cache:
         places = self._places(rows, boxes, np.zeros(rows.shape, bool))
         batches = (jax.make_array_from_process_local_data(self._spread, own) for own in places)
         return (self._crop_eval(self.lines, batch) for batch in batches)
+
+    def _places_of_crops(self, block: Block, epoch: int) -> npt.NDArray[np.int32]:
+        """Returns `_places` of a block's steps, [s, C, B, 6]."""
+        augmentation, seed = self._stream.augmentation, self._stream.seed
+        draws = crops.draw(augmentation, block.shape, seed=seed, epoch=epoch, block=block.number)
+        own = crops.Draws(*(x[block.skipped :] for x in draws))
+        boxes = crops.boxes(augmentation, self._sizes[block.rows], own)
+        return self._places(block.rows, boxes, own.flip)
 
     def _places(
         self, rows: npt.NDArray, boxes: npt.NDArray, flip: npt.NDArray
@@ -144,7 +153,7 @@ def _blocks(images: Iterable[npt.NDArray], width: int) -> Iterator[npt.NDArray]:
 
 def _jit(
     cut: Callable[[jax.Array, jax.Array], jax.Array], mesh: Mesh, sharding: NamedSharding
-) -> Callable[[jax.Array, npt.NDArray], jax.Array]:
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Returns a function whose devices cut their own shares of a batch out of their own copies."""
     whole = devices.replicated(mesh)
     specs = (whole.spec, sharding.spec)
@@ -154,9 +163,8 @@ def _jit(
     # far from the last one in memory, which took 15 times as long.
     second = jax.jit(_upright, in_shardings=(sharding, sharding), out_shardings=sharding)
 
-    def crop(lines: jax.Array, places: npt.NDArray) -> jax.Array:
-        on_devices = devices.place(places, sharding)
-        return second(first(lines, on_devices), on_devices)
+    def crop(lines: jax.Array, places: jax.Array) -> jax.Array:
+        return second(first(lines, places), places)
 
     return crop
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from dcjax import augment, crops, decoding, devices
 from dcjax.datasets import ImageSet
 from dcjax.quiet_tensorflow import tf
-from dcjax.sampling import Plan
+from dcjax.sampling import Block, Plan
 
 Batch = dict[str, Any]
 Source = Callable[[tf.Tensor], tf.Tensor]  # from a row int32[] to its image, uint8[h, w, 3]
@@ -101,9 +101,16 @@ class Stream:
 
     def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Returns the batches of one epoch, on the host."""
-        draws = augment.draw(self.augmentation, plan.shape, seed=self.seed, epoch=epoch)
-        own = slice(first_step, None), *self.share
-        rows, clusters = plan.rows[own], plan.clusters[own[:2]]
+        parts = (self._of_block(block, epoch) for block in plan.blocks(first_step))
+        return _in_turn(next(parts, iter(())), parts)
+
+    def _of_block(self, block: Block, epoch: int) -> Iterator[Batch]:
+        draws = augment.draw(
+            self.augmentation, block.shape, seed=self.seed, epoch=epoch, block=block.number
+        )
+        rows = block.rows[:, *self.share]
+        clusters = block.clusters[:, self.share.clusters]
+        own = slice(block.skipped, None), *self.share
         flat = tf.nest.map_structure(lambda x: x[own].reshape(-1, *x.shape[3:]), draws)
         size = math.prod(rows.shape[1:])
         pixels = self._batches(self._augmented, rows.reshape(-1), flat, batch_size=size)
@@ -180,6 +187,12 @@ class Stream:
 def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """Returns what each decoded image takes, int64[N], by its height and width, int32[N, 2]."""
     return 3 * np.prod(sizes, axis=1, dtype=np.int64)
+
+
+def _in_turn(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Iterator[Batch]:
+    yield from first
+    for batches in others:
+        yield from batches
 
 
 def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt.NDArray[np.int32]:

@@ -8,6 +8,7 @@ again from the front.
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,28 @@ ROUNDS = ("max", "mean", "min")
 
 # Keep the draws of the order and of the images apart from each other, and from other modules'.
 _ORDER_STREAM, _IMAGES_STREAM = 1, 2
+
+
+class Block(NamedTuple):
+    """Some steps of a plan.
+
+    Attributes:
+      rows: int32 [s, C, B], the images of each cluster batch.
+      clusters: int32 [s, C], the cluster that each comes from.
+      number: of the block in the plan, from 0 on.
+      skipped: steps of the block before these.
+    """
+
+    rows: np.ndarray
+    clusters: np.ndarray
+    number: int
+    skipped: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Steps of the whole block, cluster batches in a step and images in a cluster batch."""
+        num_steps, *of_step = self.rows.shape
+        return (self.skipped + num_steps, *of_step)
 
 
 @dataclass(frozen=True)
@@ -59,17 +82,18 @@ class Plan:
         """The images of all cluster batches at once, int32 [S, C, B]."""
         return np.concatenate(list(self.draw()))
 
-    def blocks(self, first_step: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields rows int32 [s, C, B] and clusters int32 [s, C] of the steps from the first on.
+    def blocks(self, first_step: int = 0) -> Iterator[Block]:
+        """Yields the steps from the first on.
 
         Steps before the first are drawn and dropped: their draws are those that it follows.
         """
         stop = 0
-        for rows in self.draw():
+        for number, rows in enumerate(self.draw()):
             start, stop = stop, stop + len(rows)
             if stop > first_step:
                 skipped = max(first_step - start, 0)
-                yield rows[skipped:], self.clusters[start + skipped : stop]
+                clusters = self.clusters[start + skipped : stop]
+                yield Block(rows[skipped:], clusters, number, skipped)
 
 
 def check(

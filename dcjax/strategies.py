@@ -124,14 +124,14 @@ class Switch(NamedTuple):
 
 
 def draw(
-    strategy: str, shape: tuple[int, ...], *, size: int, seed: int, epoch: int
+    strategy: str, shape: tuple[int, ...], *, size: int, seed: int, epoch: int, block: int = 0
 ) -> dict[str, Any]:
-    """Draws for an epoch whose plan has this shape, [S, C, B], and whose crops have this size.
+    """Draws for a block of an epoch's plan, of this shape, [s, C, B], and crops of this size.
 
     Returns:
-      For each step but crop and flip its draws, whose arrays begin with the plan's shape.
+      For each step but crop and flip its draws, whose arrays begin with the block's shape.
     """
-    sequence = np.random.SeedSequence([seed, _STREAM, epoch])
+    sequence = np.random.SeedSequence([seed, _STREAM, epoch, block])
     generator = np.random.Generator(np.random.Philox(sequence))
     steps = [step for step in STRATEGIES[strategy] if step in _DRAWS]
     return {step: _DRAWS[step](_applied(step, generator, shape), generator, size) for step in steps}

@@ -92,6 +92,22 @@ def test_reading_may_begin_at_any_step(pictures, plan, first_step, strategy):
     assert_same(batches, read(pictures, plan, strategy=strategy, first_step=first_step))
 
 
+@pytest.mark.parametrize("first_step", [0, 1, 2, 4])
+def test_blocks_of_a_plan_have_crops_of_their_own(pictures, plan, first_step):
+    parts = plan.rows[:2], plan.rows[2:4], plan.rows[4:]
+    in_blocks = Plan(plan.clusters, plan.batch_size, lambda: iter(parts))
+    every = read(pictures, in_blocks, strategy="geom_color")
+    for batch, other in zip(every, read(pictures, plan), strict=True):
+        np.testing.assert_array_equal(batch["label"], other["label"])
+    assert_same(
+        read(pictures, in_blocks, strategy="geom_color", first_step=first_step), every[first_step:]
+    )
+    again = Plan(plan.clusters[:4], plan.batch_size, lambda: iter([parts[0], parts[0]]))
+    first, second, third, fourth = (batch["image"] for batch in read(pictures, again))
+    assert not np.array_equal(first, third)
+    assert not np.array_equal(second, fourth)
+
+
 @pytest.mark.parametrize("change", [{"epoch": 4}, {"seed": 1}])
 def test_another_epoch_or_seed_gives_other_pixels(pictures, plan, change):
     for batch, other in zip(read(pictures, plan), read(pictures, plan, **change), strict=True):
