@@ -6,18 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from dcjax import (
     datasets,
     devices,
-    division,
     evaluation,
     inputs,
     losses,
-    memory,
     mining,
     models,
     optimizers,
@@ -29,7 +26,6 @@ from dcjax import (
 
 EmbedImages = Callable[..., jax.Array]
 TrainStep = Callable[..., tuple[state.TrainState, steps.Metrics]]
-Rebuild = Callable[[state.TrainState, division.Division], state.TrainState]
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
 
 
@@ -200,38 +196,6 @@ def create_train_step(
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )
-
-
-def create_rebuild(
-    config: ConfigDict,
-    optimizer: optax.GradientTransformation,
-    shardings: state.TrainState,
-) -> Rebuild:
-    """Returns the function (state, division) -> state of a new division; the state is used up.
-
-    The masks are rebuilt if there are more clusters now, and the memory is emptied in any case.
-    """
-    max_clusters = config.division.max_clusters
-    on_all = jax.tree.leaves(shardings.step)[0]
-
-    def rebuild(run: state.TrainState, parents: jax.Array) -> state.TrainState:
-        return state.rebuild_masks(run, optimizer, parents=parents, kind=config.model.masks)
-
-    def forget(run: state.TrainState) -> state.TrainState:
-        return run.replace(memory=memory.forget(run.memory))
-
-    jit = functools.partial(jax.jit, out_shardings=shardings, donate_argnums=0)
-    grow = jit(rebuild, in_shardings=(shardings, on_all))
-    empty = jit(forget, in_shardings=(shardings,))
-
-    def divided(run: state.TrainState, clusters: division.Division) -> state.TrainState:
-        if clusters.num_clusters > int(run.num_clusters):
-            padded = np.full(max_clusters, -1, np.int32)
-            padded[: clusters.num_clusters] = clusters.parents
-            run = grow(run, padded)
-        return empty(run)
-
-    return divided
 
 
 def score(

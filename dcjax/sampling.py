@@ -43,8 +43,7 @@ class Block(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """Steps of the whole block, cluster batches in a step and images in a cluster batch."""
-        num_steps, *of_step = self.rows.shape
-        return (self.skipped + num_steps, *of_step)
+        return (self.skipped + len(self.rows), *self.rows.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,9 @@ class Plan:
         return cls(clusters, rows.shape[2], lambda: iter([rows]))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Steps, cluster batches in a step and images in a cluster batch, (S, C, B)."""
-        num_steps, clusters_per_step = self.clusters.shape
-        return num_steps, clusters_per_step, self.batch_size
+        return (*self.clusters.shape, self.batch_size)
 
     @property
     def num_steps(self) -> int:
@@ -92,8 +90,7 @@ class Plan:
             start, stop = stop, stop + len(rows)
             if stop > first_step:
                 skipped = max(first_step - start, 0)
-                clusters = self.clusters[start + skipped : stop]
-                yield Block(rows[skipped:], clusters, number, skipped)
+                yield Block(rows[skipped:], self.clusters[start + skipped : stop], number, skipped)
 
 
 def check(

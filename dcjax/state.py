@@ -1,5 +1,7 @@
 """What training reads and writes: one immutable pytree of arrays."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import optax
 from flax import struct
 
 from dcjax import devices, memory, optimizers
+from dcjax.division import Division
 from dcjax.losses import Loss
 from dcjax.masks import inherit
 from dcjax.memory import Memory
@@ -127,7 +130,8 @@ def rebuild_masks(
       parents: int32 [K], those of `Division`; of one shape for all divisions if -1 fills up K_max.
       kind: "learned", "fixed" or "none", see `masks.inherit`.
     """
-    padded = jnp.full(state.masks.shape[0], -1, jnp.int32).at[: len(parents)].set(parents)
+    padded = jnp.full(state.masks.shape[0], -1, jnp.int32)
+    padded = padded.at[: len(parents)].set(jnp.asarray(parents, jnp.int32))
     state = state.replace(
         masks=inherit(state.masks, padded, kind),
         num_clusters=jnp.sum(padded >= 0, dtype=state.num_clusters.dtype),
@@ -135,3 +139,36 @@ def rebuild_masks(
     return state.replace(
         opt_state=optimizers.renew(optimizer, state.opt_state, state.trainable, "masks")
     )
+
+
+def create_renew(
+    optimizer: optax.GradientTransformation, shardings: TrainState, *, max_clusters: int, kind: str
+) -> Callable[[TrainState, Division], TrainState]:
+    """Returns the function (state, division) -> state of a new division; the state is used up.
+
+    If there are more clusters now, the masks are rebuilt. The memory is emptied in any case.
+
+    Args:
+      optimizer: the one that made the state.
+      shardings: of the state.
+      max_clusters: K_max.
+      kind: as in `rebuild_masks`.
+    """
+    jit = functools.partial(jax.jit, out_shardings=shardings, donate_argnums=0)
+
+    @jit
+    def rebuild(state: TrainState, parents: jax.Array) -> TrainState:
+        return rebuild_masks(state, optimizer, parents=parents, kind=kind)
+
+    @jit
+    def forget(state: TrainState) -> TrainState:
+        return state.replace(memory=memory.forget(state.memory))
+
+    def renew(state: TrainState, division: Division) -> TrainState:
+        if division.num_clusters > int(state.num_clusters):
+            padded = np.full(max_clusters, -1, np.int32)
+            padded[: division.num_clusters] = division.parents
+            state = rebuild(state, padded)
+        return forget(state)
+
+    return renew

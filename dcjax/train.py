@@ -17,6 +17,7 @@ from dcjax import (
     processes,
     resuming,
     schedule,
+    state,
     steps,
     workdirs,
 )
@@ -92,7 +93,12 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     read = inputs.create_readers(config, splits, mesh)
     embed = experiment.create_embed(config, model, mesh, read)
     train_step = experiment.create_train_step(config, model, loss, optimizer, mesh, shardings)
-    rebuild = experiment.create_rebuild(config, optimizer, shardings)
+    renew = state.create_renew(
+        optimizer,
+        shardings,
+        max_clusters=config.division.max_clusters,
+        kind=config.model.masks,
+    )
     draw_key = functools.partial(jax.random.fold_in, jax.random.key(config.seed), 1)
     key = jax.jit(draw_key, out_shardings=replicated)()
     profile = Profile(f"{workdir}/profile" if profiled and processes.is_first() else None)
@@ -117,7 +123,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                 clusters, plan, batches = upcoming()
             processes.check_same("division", clusters.checksum)
             if clusters is not previous:
-                run = rebuild(run, clusters)
+                run = renew(run, clusters)
                 report.division(step, clusters, previous)
 
             controls = devices.place(schedule.controls(config, epoch), replicated)

@@ -116,7 +116,8 @@ def test_both_ways_to_compare_less_find_the_same(cost_of_a_point, k, dim, monkey
 @pytest.mark.parametrize("k", [8, 60, 400])
 def test_lloyd_equals_the_plain_one_where_clusters_were_empty(k):
     x = _embeddings(1500, 4 * k, 8)
-    start = np.resize(_start(x, k // 2), (k, 8))
+    start = _start(x, k)
+    start[k // 2 :] *= 3  # farther from every point, all of length 1, than any other can be
     want, want_centroids = _plain_lloyd(x, start, 60)
     labels, centroids = clustering.lloyd(x, start, num_iterations=60)
     np.testing.assert_array_equal(labels, want)

@@ -286,7 +286,7 @@ def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
                     SimpleNamespace(variables={}),
                 ),
             )
-            found.append(epoch.result().clusters.cluster)
+            found.append(epoch().clusters.cluster)
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
     np.testing.assert_array_equal(found[0], found[1])
     assert clustering.nmi(found[1], classes) == pytest.approx(1)

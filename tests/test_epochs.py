@@ -43,7 +43,7 @@ def prepare(splits: Splits) -> Iterator[Prepare]:
             return epochs.prepare(
                 *(config, splits, functools.partial(read, config), embed, host, progress),
                 *(clusters, no_run),
-            ).result()
+            )()
 
         yield prepare
 
