@@ -73,9 +73,18 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         if _TRACEBACK.value:
             raise
-        sys.exit(f"launch.py: {error}")
+        _leave(f"launch.py: {error}")
     except KeyboardInterrupt:
         sys.exit("launch.py: interrupted; a run goes on from its last checkpoint.")
+
+
+def _leave(error: str) -> None:
+    """Ends with an error; one of many processes at once, for the others not to wait for it."""
+    if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    sys.exit(error)
 
 
 def _train(config: ConfigDict, workdirs: list[str]) -> None:
@@ -108,6 +117,11 @@ def _sweep(config: ConfigDict, program: str) -> None:
 
     if _MODE.value != "train" or _PROFILE.value:
         raise ValueError("--sweep trains: leave out --mode and --profile.")
+    if _DISTRIBUTED.value != "auto" or _COORDINATOR.value:
+        raise ValueError(
+            "--sweep trains each run in one process: leave out --distributed and --coordinator; "
+            "the same sweep may be started on several hosts, which share the runs."
+        )
     flag = flags.FLAGS["config"]
     sweep = sweeps.plan(
         config,

@@ -56,8 +56,8 @@ def get_config() -> ConfigDict:
     model.pretrained = ""
     model.batch_norm = "frozen"  # frozen running statistics, or train (from random weights)
     model.convolution = "auto"  # xla, matmul (same numbers, fast on a CPU), auto: by device
-    # Type of the backbone's activations: float32, or bfloat16, which takes half the memory and, on
-    # GPUs and TPUs, less time. Parameters, losses, K-means and scores are float32 in any case.
+    # Type of the backbone's activations: float32, or bfloat16, in half the bits. Parameters,
+    # losses, K-means and scores are float32 in any case.
     model.precision = "float32"
     model.pooling = "average"  # average or max
     model.dropout = 0.01  # share of pooled features dropped in training

@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -83,13 +83,17 @@ def table_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     return rows_sharding(mesh) if is_large else replicated(mesh)
 
 
-def share_of_batch(mesh: Mesh, num_batches: int, batch_size: int) -> Share:
-    """Returns which of the images [C, B] of a step this process reads."""
+def share_of_batch(
+    mesh: Mesh, num_batches: int, batch_size: int, own: Collection[jax.Device] | None = None
+) -> Share:
+    """Returns which of a step's images [C, B] lie on these devices, None: on this process's."""
     shape = (num_batches, batch_size)
-    own = batch_shardings(mesh)["image"].addressable_devices_indices_map(shape).values()
+    own = mesh.local_devices if own is None else own
+    indices = batch_shardings(mesh)["image"].devices_indices_map(shape)
+    parts = [index for device, index in indices.items() if device in own]
 
     def hull(axis: int) -> slice:
-        bounds = [part[axis].indices(shape[axis]) for part in own if part is not None]
+        bounds = [part[axis].indices(shape[axis]) for part in parts]
         return slice(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
     return Share(hull(0), hull(1))

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from dcjax import clustering, devices, pipeline, retrieval, shares
+from dcjax import clustering, devices, pipeline, processes, retrieval, shares
 from dcjax.datasets import ImageSet, Splits
 
 Embed = Callable[[ImageSet], jax.Array]
@@ -132,13 +131,14 @@ def _nmi(embeddings: Sequence[shares.Rows], labels: npt.NDArray, num_runs: int) 
     """Returns the mean NMI of K-means runs, which the first process makes for all."""
     points = np.concatenate([shares.whole(rows, everywhere=False) for rows in embeddings])
     mean = np.zeros(1)
-    if jax.process_index() == 0:
+    if processes.is_first():
         num_clusters = len(np.unique(labels))
         found = (clustering.kmeans(points, num_clusters, seed=i)[0] for i in range(num_runs))
         mean[0] = np.mean([clustering.nmi(labels, clusters) for clusters in found])
+    processes.wait_for_all("clusters of the test images")
     # As whole numbers: a float64 would be sent as float32.
-    told = multihost_utils.broadcast_one_to_all(mean.view(np.uint32))
-    return float(np.asarray(told).view(np.float64)[0])
+    told = processes.from_first(mean.view(np.uint32))
+    return float(told.view(np.float64)[0])
 
 
 def _own_places(sharding: NamedSharding, batch_size: int) -> npt.NDArray:

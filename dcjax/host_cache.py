@@ -14,7 +14,7 @@ import filelock
 import numpy as np
 import numpy.typing as npt
 
-from dcjax import pipeline
+from dcjax import pipeline, processes
 from dcjax.datasets import ImageSet
 from dcjax.quiet_tensorflow import tf
 from dcjax.writers import Console
@@ -131,7 +131,7 @@ def _in_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded
 
 def _told(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
     """Yields all resized images, and tells of it."""
-    console, total = Console(), len(stream.images)
+    console, total = Console(quiet=not processes.is_first()), len(stream.images)
     console.line(f"cache     decodes {total:,} images into {where}")
     with console.progress("decoding", total=total, done=0) as move:
         for image in stream.resized_images():

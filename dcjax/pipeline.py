@@ -190,9 +190,11 @@ def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 
 
 def _in_turn(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Iterator[Batch]:
-    yield from first
-    for batches in others:
+    batches: Iterator[Batch] | None = first
+    while batches is not None:
+        upcoming = next(others, None)  # begins to be read before its turn
         yield from batches
+        batches = upcoming
 
 
 def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt.NDArray[np.int32]:

@@ -14,7 +14,8 @@ class StopRequest:
     acts at once when there is a request already.
 
     In a run that `jax.distributed` has joined, one process that gets SIGTERM is enough: JAX, which
-    listens to it there, makes all processes stop after the same step. Ctrl-C is left as it is.
+    listens to it there, makes all processes stop after the same step. Ctrl-C is left as it is if
+    there are several.
 
     Attributes:
       requested: name of the signal, "" as long as there is no request.
@@ -27,7 +28,9 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         """Listens from here on."""
         self._joined = jax.distributed.is_initialized()
-        numbers = () if self._joined else (signal.SIGTERM, signal.SIGINT)
+        numbers = {signal.SIGTERM, signal.SIGINT}
+        if self._joined:  # where JAX listens to SIGTERM
+            numbers = {signal.SIGINT} if jax.process_count() == 1 else set()
         self._before = {number: signal.signal(number, self._request) for number in numbers}
         return self
 

@@ -1,6 +1,9 @@
 """The processes of a run: how they find each other, and what they tell each other."""
 
+import collections
+import itertools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,11 +11,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-MODES = ("auto", "on", "off")
-
 # What launchers tell of the number of processes that they start.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
 _WAIT_MILLISECONDS = 24 * 60 * 60 * 1000
+_WAITS: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
 
 
 def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
@@ -71,13 +73,13 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until all processes are here, once for each name.
+    """Waits until all processes are here.
 
-    On the host: a device that waits in a collective spins, and cannot do anything else. Other
-    threads may wait for other names meanwhile.
+    On the host: a device that waits in a collective spins, and cannot do anything else. Another
+    thread may wait meanwhile under another name.
     """
     wait = multihost.get_barrier_sync_fn()
-    wait(key=name, timeout_ms=_WAIT_MILLISECONDS)
+    wait(key=f"{name}, {next(_WAITS[name])}", timeout_ms=_WAIT_MILLISECONDS)
 
 
 def from_first(tree: Any) -> Any:

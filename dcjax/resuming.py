@@ -5,10 +5,11 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets
+from dcjax import datasets, processes
 
 # What may differ between a saved run and one that continues or evaluates it,
 _FREE = {
@@ -116,8 +117,28 @@ def check_same(
         )
 
 
-def checksum(told: dict[str, Any]) -> int:
-    """Returns a number of 32 bits that tells settings, or a fingerprint, from others."""
+def check_processes(config: ConfigDict, splits: datasets.Splits) -> None:
+    """Checks that all processes have the same settings and the same lists of images.
+
+    Raises:
+      ValueError: on all of them, if they have not.
+    """
+    processes.check_same("settings", _checksum(config.to_dict()))
+    for name in ("train", "query", "gallery"):
+        images = getattr(splits, name)
+        told = fingerprint(images) if images is not None else {}
+        processes.check_same(f"images of the {name} set", _checksum(told))
+
+
+def checksum_of_arrays(tree: Any) -> int:
+    """Returns a number of 32 bits that tells arrays from others of the same shapes."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        total = zlib.crc32(np.ascontiguousarray(leaf).data, total)
+    return total
+
+
+def _checksum(told: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(told, sort_keys=True).encode())
 
 

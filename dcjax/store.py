@@ -20,6 +20,19 @@ _REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is 
 _SECONDS = 600  # until a save has failed: so long processes wait for one that cannot write
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves it to the training loop to ask for a preemption notice.
+
+    It would ask when a save is done, with the step of that, on one process: JAX, which makes all
+    processes stop after one step more than any has asked for, would wait for a step long past.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns that it does not know of one."""
+        del step
+        return False
+
+
 class Store:
     """Checkpoints by step: each is complete and as it was saved, or not there, or refused.
 
@@ -55,9 +68,9 @@ class Store:
         if not read_only:
             _finish_replacing(path)
             multihost_utils.sync_global_devices("nothing is put aside")
-        for step in (steps := [int(each.name) for each in path.iterdir() if each.name.isdigit()]):
-            self._check(step, ["metrics"], steps)  # which the manager reads of all of them
-        self.manager = ocp.CheckpointManager(
+        steps = sorted(int(each.name) for each in path.iterdir() if each.name.isdigit())
+        self._check(steps, ["metrics"], steps)  # which the manager reads of all of them
+        self.manager = _Manager(
             path,
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=not read_only,
@@ -114,7 +127,7 @@ class Store:
         Raises:
           ValueError: if they are not as they were saved, or cannot be read.
         """
-        self._check(step, items, self.manager.all_steps())
+        self._check([step], items, self.manager.all_steps())
         with self._naming_damage(step):
             return self.manager.restore(step, args=ocp.args.Composite(**items))
 
@@ -149,21 +162,23 @@ class Store:
         self.manager.reload()
         self._saving = None
 
-    def _check(self, step: int, items: Iterable[str], steps: Iterable[int]) -> None:
-        """Compares the files of some items with their checksums, each process its share of them."""
-        damage = workdirs.first_of_all(
-            checksums.damage(
+    def _check(self, checked: Iterable[int], items: Iterable[str], steps: Iterable[int]) -> None:
+        """Compares files of checkpoints with their checksums, each process its share of them."""
+        told = ""
+        for step in checked:
+            damage = checksums.damage(
                 self._path / str(step),
                 list(items),
                 part=jax.process_index(),
                 num_parts=jax.process_count(),
             )
-        )
-        if damage:
-            raise ValueError(
-                f"Checkpoint {self._path / str(step)} is damaged: {damage}; "
-                f"{self._remedy(step, steps)}"
-            )
+            if damage and not told:
+                told = (
+                    f"Checkpoint {self._path / str(step)} is damaged: {damage}; "
+                    f"{self._remedy(step, steps)}"
+                )
+        if told := workdirs.first_of_all(told):
+            raise ValueError(told)
 
     @contextlib.contextmanager
     def _naming_damage(self, step: int) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -22,6 +23,8 @@ from dcjax import (
     workdirs,
 )
 from dcjax.checkpoints import Checkpoints
+from dcjax.division import Division
+from dcjax.models import MaskedEmbedder
 from dcjax.preemption import StopRequest
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, not_finite
@@ -49,14 +52,14 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     checks.check_data(config, splits)
     data = resuming.fingerprint(splits.train)
     workdirs.check_shared(workdir)
-    processes.check_same("settings", resuming.checksum(config.to_dict()))
-    processes.check_same("training images", resuming.checksum(data))
+    resuming.check_processes(config, splits)
     model = experiment.create_model(config)
     loss = experiment.create_loss(config, splits.train.num_classes)
     optimizer = experiment.create_optimizer(config)
     replicated, batch_shardings = devices.replicated(mesh), devices.batch_shardings(mesh)
     like = experiment.state_shapes(config, model, loss, optimizer, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, like)
+    draw = functools.partial(experiment.create_state, config, model, loss, optimizer)
 
     checkpoints = Checkpoints(
         workdir,
@@ -65,22 +68,9 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         best_by=config.eval.best_by,
         on_failure=config.checkpoint.on_failure,
     )
-    progress, clusters = Progress(), None
-    if (latest := checkpoints.latest_step) is None:
-        weights = experiment.load_pretrained(config, model)
-        draw = functools.partial(experiment.create_state, config, model, loss, optimizer)
-        run = jax.jit(draw, out_shardings=shardings)(weights)
-    else:
-        meta = checkpoints.meta(latest)
-        resuming.check_same(config, meta["config"], workdir)
-        resuming.check_same_data(data, meta["data"], workdir)
-        progress = Progress(**meta["progress"])
-        if progress.epoch > config.train.num_epochs:
-            raise ValueError(
-                f"{workdir} holds a run of {progress.epoch} epochs already, got "
-                f"train.num_epochs={config.train.num_epochs}; evaluate it, or ask for more."
-            )
-        run, clusters = checkpoints.restore(latest, like)
+    run, clusters, progress = _begun(
+        config, workdir, checkpoints, data, like, create_state=draw, model=model
+    )
     step = int(run.step)
 
     report = Reporter(config, workdir, step, progress)
@@ -175,3 +165,33 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         report.finished(progress)
         report.profile(profile)
     return progress.scores
+
+
+def _begun(
+    config: ConfigDict,
+    workdir: str,
+    checkpoints: Checkpoints,
+    data: dict[str, int],
+    like: state.TrainState,
+    *,
+    create_state: Callable[[experiment.Weights | None], state.TrainState],
+    model: MaskedEmbedder,
+) -> tuple[state.TrainState, Division | None, Progress]:
+    """Returns the state, the clusters and the progress of a new run, or of the one in workdir."""
+    # Of a shared folder too, what a host sees may be half a minute old.
+    processes.check_same("last checkpoint", checkpoints.latest_step or 0)
+    if (latest := checkpoints.latest_step) is None:
+        weights = experiment.load_pretrained(config, model)
+        processes.check_same("published weights", resuming.checksum_of_arrays(weights))
+        shardings = jax.tree.map(lambda x: x.sharding, like)
+        return jax.jit(create_state, out_shardings=shardings)(weights), None, Progress()
+    meta = checkpoints.meta(latest)
+    resuming.check_same(config, meta["config"], workdir)
+    resuming.check_same_data(data, meta["data"], workdir)
+    progress = Progress(**meta["progress"])
+    if progress.epoch > config.train.num_epochs:
+        raise ValueError(
+            f"{workdir} holds a run of {progress.epoch} epochs already, got "
+            f"train.num_epochs={config.train.num_epochs}; evaluate it, or ask for more."
+        )
+    return *checkpoints.restore(latest, like), progress

@@ -279,7 +279,7 @@ def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
                     lambda images: inputs.create_reader(config, images),
                 ),
                 *(
-                    lambda *args, **options: x,
+                    lambda *args, **options: jnp.asarray(x),
                     host,
                     Progress(),
                     None,

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
 from configs import digits
 from dcjax import checks, crops, datasets, devices, experiment, pipeline, sampling, schedule
@@ -30,18 +29,17 @@ def test_sizes_that_do_not_divide_are_named_with_those_that_do(parallel: int, re
 
 
 def _shares(num_processes: int, parallel: int, shape: tuple[int, int]) -> list[devices.Share]:
-    """Returns the shares of processes that have one device each."""
-    shares = []
-    for own in range(num_processes):
-        grid = np.array(jax.devices()[:num_processes]).reshape(parallel, -1)
-        mesh = Mesh(grid, ("cluster", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
-        index = devices.batch_shardings(mesh)["image"].devices_indices_map(shape)
-        clusters, images = index[jax.devices()[own]]
-        shares.append(devices.Share(clusters, images))
-    return shares
+    """Returns the shares of processes that have 8 devices in all."""
+    everyone = jax.devices()
+    mesh = devices.create_mesh(everyone, cluster_parallel=parallel)
+    each = len(everyone) // num_processes
+    return [
+        devices.share_of_batch(mesh, *shape, own=everyone[start : start + each])
+        for start in range(0, len(everyone), each)
+    ]
 
 
-@pytest.mark.parametrize(("num_processes", "parallel"), [(2, 1), (8, 2)])
+@pytest.mark.parametrize(("num_processes", "parallel"), [(2, 1), (2, 8), (4, 2), (8, 2)])
 def test_any_number_of_processes_reads_the_same_batches(num_processes: int, parallel: int) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (64, 12, 10, 3), np.uint8)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import many_processes
 import pytest
@@ -11,6 +12,7 @@ from dcjax.preemption import StopRequest
 
 _LOOP = """
 import time
+from pathlib import Path
 from dcjax.preemption import StopRequest
 with StopRequest() as stop:
     for step in range(1, 2000):
@@ -63,3 +65,29 @@ def test_all_processes_stop_after_the_same_step_when_one_is_asked_twice() -> Non
     assert other == [step, reason]
     assert reason == "SIGTERM"
     assert 5 < int(step) < 1999
+
+
+def test_a_save_in_the_background_does_not_hide_the_notice(tmp_path: Path) -> None:
+    program = f"""
+import os, signal, time
+import runs
+from dcjax.checkpoints import Checkpoints
+from dcjax.preemption import StopRequest
+checkpoints = Checkpoints({str(tmp_path)!r})
+with StopRequest() as stop:
+    for step in range(1, 400):
+        if step == 5:  # is done, and tells Orbax so, many steps later
+            checkpoints.save(runs.state(5, rows=1_000_000), runs.division(5), {{}}, None)
+        if step == 60:
+            checkpoints.wait()
+        if step == 70:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if stop.requested_at(step):
+            break
+        time.sleep(0.01)
+print(step, stop.requested)
+"""
+    (told,) = many_processes.run(program, num_processes=1, num_devices=1)
+    step, reason = told.split()
+    assert 70 <= int(step) < 399
+    assert reason == "SIGTERM"
