@@ -48,7 +48,10 @@ class Reporter:
         # What grows line by line cannot lie in a bucket.
         self._curves = workdirs.on_disk(workdir)
         self._scalars = Scalars(
-            self._curves if self._told else None, step=step, size=progress.curves_size
+            self._curves if self._told else None,
+            step=step,
+            size=progress.curves_size,
+            lossy=config.checkpoint.on_failure == "go_on",
         )
         if self._told and progress.epoch < config.train.num_epochs:
             (self._workdir / "config.json").write_text(

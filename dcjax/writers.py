@@ -83,14 +83,18 @@ class Console:
 class Scalars:
     """Curves of a run: `metrics.jsonl`, one object a line, and TensorBoard."""
 
-    def __init__(self, folder: pathlib.Path | None, *, step: int, size: int) -> None:
+    def __init__(
+        self, folder: pathlib.Path | None, *, step: int, size: int, lossy: bool = False
+    ) -> None:
         """Opens both, and forgets what a killed run wrote after its last checkpoint.
 
         Args:
           folder: where they are; None: nowhere.
           step: of the checkpoint that the run continues from, 0 if it starts.
           size: of `metrics.jsonl` in bytes when that checkpoint was saved.
+          lossy: whether what cannot be written is left out, and not an error.
         """
+        self._failures = (OSError,) if lossy else ()
         path = pathlib.Path(os.devnull) if folder is None else folder / "metrics.jsonl"
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -115,12 +119,14 @@ class Scalars:
             f"{group}/{name}": value if math.isfinite(value) else None
             for name, value in values.items()
         }
-        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+        with contextlib.suppress(*self._failures):
+            self._lines.write(json.dumps({"step": step, **finite}) + "\n")
         for name, number in finite.items():
             if number is not None:
                 self._tensorboard.add_scalar(name, number, step)
 
     def close(self) -> None:
         """Writes what is left."""
-        self._lines.close()
+        with contextlib.suppress(*self._failures):
+            self._lines.close()
         self._tensorboard.close()

@@ -46,7 +46,7 @@ def main() -> None:
             heartbeat_timeout_seconds=int(heartbeat),
         )
     from configs import digits
-    from dcjax import experiment, models
+    from dcjax import experiment, models, processes
     from dcjax.train import train
 
     # What no setting does: numbers in which devices differ by rounding alone, and no more.
@@ -59,8 +59,14 @@ def main() -> None:
         return steps[-1]
 
     experiment.create_train_step = create_train_step
+    if "disagree" in changes and process_id == "1":
+        first = processes.from_first
+        processes.from_first = lambda tree: tuple(x[::-1].copy() for x in first(tree))
     config = digits.get_config()
-    typed = {key: type(SETTINGS[key])(value) for key, value in (x.split("=") for x in changes)}
+    typed = {
+        key: type(SETTINGS[key])(value)
+        for key, value in (x.split("=") for x in changes if "=" in x)
+    }
     config.update_from_flattened_dict(SETTINGS | typed)
     scores = train(config, workdir)
     compiled = [step._cache_size() for step in steps]

@@ -155,3 +155,10 @@ def test_cluster_batches_side_by_side_are_those_of_one_device(tmp_path: Path) ->
     for code, _, errors in start(folders[1], *side_by_side, processes=2, devices=2).finish():
         assert code == 0, errors
     assert_same(folders[1], folders[0])
+
+
+@pytest.mark.long
+def test_hosts_whose_division_disagrees_stop_and_say_so(tmp_path: Path) -> None:
+    for code, told, errors in start(tmp_path, "disagree", processes=2).finish():
+        assert code != 0
+        assert "All processes must have the same division, got checksums" in errors, told

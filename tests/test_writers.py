@@ -25,7 +25,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(workdir: Path, *steps: int, size: int = 0) -> int:
-    scalars = Scalars(str(workdir), step=0, size=size)
+    scalars = Scalars(workdir, step=0, size=size)
     for step in steps:
         scalars.write(step, {"loss": step / 4}, group="train")
     size = scalars.size
@@ -59,7 +59,7 @@ def test_a_run_that_starts_again_forgets_everything(tmp_path: Path) -> None:
 
 
 def test_what_is_not_finite_is_valid_json(tmp_path: Path) -> None:
-    scalars = Scalars(str(tmp_path), step=0, size=0)
+    scalars = Scalars(tmp_path, step=0, size=0)
     scalars.write(1, {"loss": float("nan")}, group="train")
     scalars.close()
     assert rows(tmp_path) == [{"step": 1, "train/loss": None}]
@@ -125,3 +125,15 @@ def test_the_bar_starts_at_what_is_done_and_shows_the_text(capsys) -> None:
     assert "1/3" in out
     assert "2/3" in out
     assert "loss 0.5" in out
+
+
+def test_a_full_disk_is_an_error_unless_what_is_lost_may_be(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    strict = Scalars(tmp_path, step=0, size=0)
+    for use in (lambda: strict.write(1, {"loss": 1.0}, group="train"), strict.close):
+        with pytest.raises(OSError, match="No space left"):
+            use()
+    lossy = Scalars(tmp_path, step=0, size=0, lossy=True)
+    for step in range(3):
+        lossy.write(step, {"loss": 1.0}, group="train")
+    lossy.close()
