@@ -117,7 +117,13 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     check_evaluation(config, mesh)
     sampled = config.sampling
     width, parallel = mesh.shape["data"], mesh.shape["cluster"]
-    devices.check_divides("sampling.batch_size", sampled.batch_size, width, "devices of a batch")
+    devices.check_divides(
+        "sampling.batch_size",
+        sampled.batch_size,
+        width,
+        "devices of a batch",
+        also=sampled.images_per_class if sampled.sampler == "balanced" else 1,
+    )
     devices.check_divides(
         "sampling.clusters_per_step", sampled.clusters_per_step, parallel, "batches side by side"
     )

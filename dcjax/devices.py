@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -99,15 +100,23 @@ def share_of_batch(
     return Share(hull(0), hull(1))
 
 
-def check_divides(name: str, number: int, parts: int, what: str) -> None:
+def check_divides(name: str, number: int, parts: int, what: str, *, also: int = 1) -> None:
     """Checks that a number of images, or of batches, splits evenly.
+
+    Args:
+      name: of the setting.
+      number: its value.
+      parts: into which it is split.
+      what: they are.
+      also: of which numbers that would do are a multiple too.
 
     Raises:
       ValueError: if it does not; names the nearest numbers that do.
     """
-    lower = number // parts * parts
-    if number < 1 or number != lower:
-        nearest = sorted({max(lower, parts), lower + parts})
+    if number < 1 or number % parts:
+        step = math.lcm(parts, also)
+        lower = number // step * step
+        nearest = sorted({max(lower, step), lower + step})
         raise ValueError(
             f"{name} must be a multiple of the number of {what} ({parts}), got {number}; "
             f"{' or '.join(map(str, nearest))} would do."

@@ -168,7 +168,7 @@ def plan_epoch(
         the cluster, but at least 1.
       clusters_per_step: cluster batches in a step, C. The last batches are left out, or if there
         are fewer than C the first visits repeated, so that every step is full.
-      images_at_once: images in a block of the plan, about; they are the same whatever it is.
+      images_at_once: images in a block, about; changes no image, but crops, drawn for a block.
 
     Returns:
       The plan. Of its blocks the first takes the longest: it sorts the images.

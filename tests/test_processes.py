@@ -81,7 +81,7 @@ def test_one_process_runs_alone_and_devices_can_be_pretended(tmp_path: Path) -> 
     done = launch("--virtual_devices=8", *wrong, OMPI_COMM_WORLD_SIZE="4")
     assert done.stderr == (
         "launch.py: sampling.batch_size must be a multiple of the number of devices of a batch "
-        "(8), got 60; 56 or 64 would do.\n"
+        "(8), got 60; 48 or 64 would do.\n"
     )
 
 
