@@ -44,6 +44,7 @@ def _told_to_stop(function: Callable[..., Any]) -> Callable[..., Any]:
     return stopped
 
 
+@pytest.mark.long
 def test_sigterm_in_a_save_a_division_and_an_evaluation_loses_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
