@@ -103,6 +103,7 @@ def test_equals_the_hosts_from_the_same_seed_and_start(num_devices, size, k, dim
         np.testing.assert_array_equal(labels, want)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("start", ["random", "kmeans++"])
 def test_any_number_of_devices_finds_the_same(start):
     x, _ = _blobs(7, 19)
@@ -113,7 +114,7 @@ def test_any_number_of_devices_finds_the_same(start):
     np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-4)
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.long), 4])
 @pytest.mark.parametrize(("k", "numbers_per_block"), [(8, 2**22), (85, 700)])
 def test_empty_clusters_take_the_farthest_points(num_devices, k, numbers_per_block, monkeypatch):
     monkeypatch.setattr(device_lloyd, "_NUMBERS_PER_BLOCK", numbers_per_block)
@@ -210,6 +211,7 @@ def test_is_as_good_as_scikit_learn():
     )
 
 
+@pytest.mark.long
 def test_one_compilation_for_any_rows():
     x, mesh = _random(173, 4), _mesh(8)
     points = device_kmeans.spread(x, mesh)

@@ -254,7 +254,7 @@ def test_proxies_move_at_the_rate_of_the_loss() -> None:
     np.testing.assert_array_equal(moves[1e-3][1025:], 0)
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.long), 4])
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path, num_devices: int) -> None:
     parts = _parts(1025, 8, jnp.float32)
     draw, shardings = _draw(*parts, _mesh(8))

@@ -188,6 +188,7 @@ def _score_as_trained(trained: Path, name: str, protocol: str) -> dict[str, floa
     return retrieval.score(embeddings, vehicles, ks=(1, 5))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", _LISTS)
 @pytest.mark.parametrize("protocol", ["all_vs_all", "gallery"])
 def test_a_trained_run_is_evaluated_by_every_list_and_protocol(trained, name, protocol):

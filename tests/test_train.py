@@ -167,7 +167,7 @@ def test_refuses_the_workdir_of_another_config(finished: Any) -> None:
 @pytest.mark.parametrize(
     ("grouping", "hierarchy", "max_clusters", "masks"),
     [
-        ("random", "progressive", 4, "learned"),
+        pytest.param("random", "progressive", 4, "learned", marks=pytest.mark.long),
         ("labels", "direct", 3, "fixed"),
     ],
 )
