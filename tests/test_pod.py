@@ -110,6 +110,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.long
 def test_a_stopped_run_goes_on_on_other_devices_as_if_it_had_been_one(
     alone: Path, tmp_path: Path
 ) -> None:

@@ -199,6 +199,7 @@ def test_a_trained_run_is_evaluated_by_every_list_and_protocol(trained, name, pr
     assert in_training == ((name, protocol) == ("large", "all_vs_all"))
 
 
+@pytest.mark.long
 def test_flags_choose_list_and_protocol(trained):
     command = [sys.executable, "launch.py", "--mode=evaluate", f"--workdir={trained}/all_vs_all"]
     flags = ["--config.dataset.test_list=small", "--config.eval.protocol=gallery"]
@@ -213,6 +214,7 @@ def test_flags_choose_list_and_protocol(trained):
     assert told == pytest.approx(list(scores.values()), abs=6e-5)
 
 
+@pytest.mark.long
 def test_a_run_finds_its_best_epoch_by_its_own_protocol(trained):
     workdir = str(trained / "gallery")
     own = embedder.load(workdir, _tiny(trained, eval__select="best_test", **_DRAWING))
@@ -225,6 +227,7 @@ def test_a_run_finds_its_best_epoch_by_its_own_protocol(trained):
         train(_tiny(trained), workdir)
 
 
+@pytest.mark.long
 def test_scores_by_two_protocols_make_no_table(trained):
     workdirs = [str(trained / name) for name in ("all_vs_all", "gallery")]
     with pytest.raises(ValueError, match=r"one table, got .*protocol all_vs_all and gallery; give"):

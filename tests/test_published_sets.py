@@ -52,7 +52,10 @@ def _launch(compilations: str, *flags: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["cub", "cars", "sop", "inshop", "vid"])
+@pytest.mark.parametrize(
+    "name",
+    ["cub", *(pytest.param(x, marks=pytest.mark.long) for x in ("cars", "sop", "inshop", "vid"))],
+)
 def test_both_sources_train_and_score_alike(name: str, tmp_path: Path, compilations: str) -> None:
     roots = {source: tmp_path / source for source in ("folder", "tfds")}
     pictures = benchmark_trees.write(name, "original", roots["folder"])

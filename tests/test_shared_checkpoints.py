@@ -111,6 +111,7 @@ def test_one_process_with_other_devices_restores_it(workdir: Path, num_devices: 
     many_processes.run(program, num_processes=1, num_devices=num_devices)
 
 
+@pytest.mark.long
 def test_others_restore_it_and_all_refuse_it_when_one_sees_damage(workdir: Path) -> None:
     files = (workdir / "checkpoints" / "100" / "train").rglob("ocdbt.process_1/d/*")
     largest = max(files, key=lambda path: path.stat().st_size)
