@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import embedder, experiment, inputs, processes, resuming
+from dcjax import agreement, embedder, experiment, inputs, processes
 from dcjax.progress import Scores
 from dcjax.reporting import show_scores
 from dcjax.writers import Console
@@ -29,7 +29,7 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
     labels = None
     for workdir, run in runs.items():
         splits, _ = inputs.load_splits(run.config)
-        resuming.check_processes(run.config, splits)
+        agreement.check(run.config, splits)
         processes.check_same("checkpoint", run.epoch)
         if labels is None:
             labels = splits.query.labels

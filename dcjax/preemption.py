@@ -1,10 +1,8 @@
 """Ends a run when it is asked to, with nothing lost."""
 
 import signal
+import sys
 import types
-
-import jax
-from jax.experimental import multihost_utils
 
 
 class StopRequest:
@@ -27,9 +25,10 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         """Listens from here on."""
-        self._joined = jax.distributed.is_initialized()
+        jax = sys.modules.get("jax")  # a sweep, which computes nothing itself, has not loaded it
+        self._joined = jax is not None and jax.distributed.is_initialized()
         numbers = {signal.SIGTERM, signal.SIGINT}
-        if self._joined:  # where JAX listens to SIGTERM
+        if jax is not None and self._joined:  # where JAX listens to SIGTERM
             numbers = {signal.SIGINT} if jax.process_count() == 1 else set()
         self._before = {number: signal.signal(number, self._request) for number in numbers}
         return self
@@ -40,8 +39,11 @@ class StopRequest:
         Args:
           step: every process has to ask after every step, with the same growing number.
         """
-        if self._joined and multihost_utils.reached_preemption_sync_point(step):
-            self.requested = signal.SIGTERM.name
+        if self._joined:
+            from jax.experimental import multihost_utils
+
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.requested = signal.SIGTERM.name
         return bool(self.requested)
 
     def _request(self, number: int, frame: types.FrameType | None) -> None:

@@ -23,7 +23,7 @@ class Conv(nn.Module):
     stride: int
     convolution: str
     dtype: Any
-    param_dtype: Any
+    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, scale: jax.Array | float = 1.0) -> jax.Array:

@@ -1,15 +1,13 @@
 """Whether a run that continues or evaluates a saved one is the same run."""
 
-import json
 import zlib
 from collections.abc import Iterable
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets, processes
+from dcjax import datasets
 
 # What may differ between a saved run and one that continues or evaluates it,
 _FREE = {
@@ -115,31 +113,6 @@ def check_same(
             f"settings{'' if evaluating else ' (--mode=evaluate may change the protocol)'}. "
             f"Different: {', '.join(different)}."
         )
-
-
-def check_processes(config: ConfigDict, splits: datasets.Splits) -> None:
-    """Checks that all processes have the same settings and the same lists of images.
-
-    Raises:
-      ValueError: on all of them, if they have not.
-    """
-    processes.check_same("settings", _checksum(config.to_dict()))
-    for name in ("train", "query", "gallery"):
-        images = getattr(splits, name)
-        told = fingerprint(images) if images is not None else {}
-        processes.check_same(f"images of the {name} set", _checksum(told))
-
-
-def checksum_of_arrays(tree: Any) -> int:
-    """Returns a number of 32 bits that tells arrays from others of the same shapes."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        total = zlib.crc32(np.ascontiguousarray(leaf).data, total)
-    return total
-
-
-def _checksum(told: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(told, sort_keys=True).encode())
 
 
 def check_complete(settings: dict[str, Any], needed: Iterable[str]) -> None:

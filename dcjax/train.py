@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dcjax import (
+    agreement,
     checks,
     devices,
     epochs,
@@ -52,7 +53,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     checks.check_data(config, splits)
     data = resuming.fingerprint(splits.train)
     workdirs.check_shared(workdir)
-    resuming.check_processes(config, splits)
+    agreement.check(config, splits)
     model = experiment.create_model(config)
     loss = experiment.create_loss(config, splits.train.num_classes)
     optimizer = experiment.create_optimizer(config)
@@ -182,7 +183,7 @@ def _begun(
     processes.check_same("last checkpoint", checkpoints.latest_step or 0)
     if (latest := checkpoints.latest_step) is None:
         weights = experiment.load_pretrained(config, model)
-        processes.check_same("published weights", resuming.checksum_of_arrays(weights))
+        agreement.check_arrays("published weights", weights)
         shardings = jax.tree.map(lambda x: x.sharding, like)
         return jax.jit(create_state, out_shardings=shardings)(weights), None, Progress()
     meta = checkpoints.meta(latest)

@@ -22,8 +22,8 @@ _LAYERS = {
     "devices processes pipeline device_cache host_cache augment distortions resnet models hub "
     "torch_pickle weight_files pretrained optimizers writers preemption profiling checksums "
     "workdirs store",
-    "joints": "state steps evaluation inputs experiment resuming checks schedule epochs progress "
-    "checkpoints reporting embedder comparison data_check tables sweeps runner",
+    "joints": "state steps evaluation inputs experiment resuming agreement checks schedule "
+    "epochs progress checkpoints reporting embedder comparison data_check tables sweeps runner",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
@@ -34,6 +34,7 @@ _DOORS = {
     "huggingface_hub": {"hub"},
     "ml_collections": {
         "train",
+        "agreement",
         "checks",
         "comparison",
         "data_check",
