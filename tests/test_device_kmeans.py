@@ -294,6 +294,7 @@ def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
     assert clustering.nmi(found[1], classes) == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_two_processes_find_what_one_does():
     # The library for messages writes lines of its own.
     outputs = [output.split("found ")[1] for output in many_processes.run(TWO_PROCESSES)]

@@ -263,6 +263,7 @@ def _steps_done(workdir: Path) -> int:
         return 0
 
 
+@pytest.mark.long
 def test_a_run_killed_in_an_epoch_and_in_a_save_equals_one_that_was_not(tmp_path: Path) -> None:
     # Also, a run from the device cache, which is filled again each time, equals one from files.
     whole, broken = tmp_path / "whole", tmp_path / "broken"
