@@ -80,7 +80,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _leave(error: str) -> None:
     """Ends with an error; one of many processes at once, for the others not to wait for it."""
-    if "jax" in sys.modules and sys.modules["jax"].process_count() > 1:
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1:
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
         os._exit(1)

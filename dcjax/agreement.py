@@ -17,6 +17,8 @@ def check(config: ConfigDict, splits: datasets.Splits) -> None:
     Raises:
       ValueError: on all of them, if they have not.
     """
+    if jax.process_count() == 1:  # which need not look at all images again
+        return
     processes.check_same("settings", _checksum(config.to_dict()))
     for name in ("train", "query", "gallery"):
         images = getattr(splits, name)
@@ -30,6 +32,8 @@ def check_arrays(what: str, tree: Any) -> None:
     Raises:
       ValueError: on all of them, if they have not.
     """
+    if jax.process_count() == 1:
+        return
     total = 0
     for leaf in jax.tree.leaves(tree):
         total = zlib.crc32(np.ascontiguousarray(leaf).data, total)

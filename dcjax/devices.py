@@ -38,20 +38,19 @@ def create_mesh(devices: Sequence[jax.Device] | None = None, *, cluster_parallel
     ordered = sorted(devices, key=lambda d: (d.process_index, d.id))
     # Those of a process are a part of one row, or whole rows.
     per_process = len(ordered) // len({device.process_index for device in ordered})
-    width, rest = divmod(len(ordered), cluster_parallel)
-    if rest or (width % per_process and per_process % width):
-        fits = [
-            n
-            for n in range(1, len(ordered) + 1)
-            if len(ordered) % n == 0
-            and (len(ordered) // n % per_process == 0 or per_process % (len(ordered) // n) == 0)
-        ]
+
+    def fits(parallel: int) -> bool:
+        width, rest = divmod(len(ordered), parallel)
+        return not rest and (width % per_process == 0 or per_process % width == 0)
+
+    if not fits(cluster_parallel):
+        known = filter(fits, range(1, len(ordered) + 1))
         raise ValueError(
             "devices.cluster_parallel must divide the number of devices "
             f"({len(ordered)}, {per_process} a process), got {cluster_parallel}; "
-            f"{', '.join(map(str, fits))} would do."
+            f"{', '.join(map(str, known))} would do."
         )
-    grid = np.array(ordered).reshape(cluster_parallel, width)
+    grid = np.array(ordered).reshape(cluster_parallel, -1)
     return Mesh(grid, ("cluster", "data"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 

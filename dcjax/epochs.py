@@ -101,15 +101,8 @@ def _of_first(
     found: division.Division | None, num_images: int, num_clusters: int, period: int
 ) -> division.Division:
     """Returns on all processes what the first one has found."""
-    arrays = (
-        (found.cluster, found.parents)
-        if found
-        else (
-            np.zeros(num_images, np.int32),
-            np.zeros(num_clusters, np.int32),
-        )
-    )
-    cluster, parents = processes.from_first(arrays)
+    like = np.zeros(num_images, np.int32), np.zeros(num_clusters, np.int32)
+    cluster, parents = processes.from_first((found.cluster, found.parents) if found else like)
     return division.Division(cluster, parents, period)
 
 
