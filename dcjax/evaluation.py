@@ -47,7 +47,7 @@ def embed(
     """
     rows = pipeline.rows_to_embed(len(images), batch_size, sharding.num_devices)
     own = read(images).eval_batches(rows[:, _own_places(sharding, batch_size)])
-    outputs = (step(variables, batch)[output] for batch in _global(own, sharding, batch_size))
+    outputs = (step(variables, batch)[output] for batch in devices.prefetch(own, sharding))
     embeddings = _joined(outputs, sharding, num_rows=len(images), num_batches=len(rows))
     if not jax.device_get(_all_finite(embeddings)):
         raise FloatingPointError(
@@ -145,16 +145,6 @@ def _own_places(sharding: NamedSharding, batch_size: int) -> npt.NDArray:
     """Returns the places in a batch whose images this process's devices take."""
     own = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique([np.arange(batch_size)[index] for index in own])
-
-
-def _global(batches: Iterator[Any], sharding: NamedSharding, batch_size: int) -> Iterator[Any]:
-    """Yields batches on the devices, from those of this process's own images or there already."""
-    for batch in batches:
-        if isinstance(batch, jax.Array):
-            yield batch
-        else:
-            shape = (batch_size, *batch.shape[1:])
-            yield jax.make_array_from_process_local_data(sharding, batch, shape)
 
 
 def _joined(
