@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+import torch_resnet
 from compare import Job, compare
 from pytorch_metric_learning import losses as torch_losses
 from pytorch_metric_learning import miners
@@ -32,14 +33,15 @@ from dcjax import experiment, models, optimizers, resnet, state, steps
 
 _LEARNING_RATE = 1e-5
 _DIMENSION = 512
-_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 _GROUPS = ("backbone", "embedding", "masks", "loss")
 
 
 def main() -> None:
     """Times each size in training, then in embedding."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone", default="resnet50", choices=[*_BLOCKS, "resnet_small"])
+    parser.add_argument(
+        "--backbone", default="resnet50", choices=[*torch_resnet.BLOCKS, "resnet_small"]
+    )
     parser.add_argument("--num_stages", type=int, default=0, help="0: all")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--size", type=int, nargs="+", default=[64, 224], help="pixels")
@@ -64,7 +66,7 @@ def main() -> None:
             f"dcjax, {method}": functools.partial(ours, *network, method, **options)
             for method in arguments.methods
         }
-        if arguments.backbone in _BLOCKS and arguments.width == 64:
+        if arguments.backbone in torch_resnet.BLOCKS and arguments.width == 64:
             contestants["PyTorch"] = functools.partial(peer, *network[:2], **options)
         compare(
             f"{job}: {arguments.backbone}, {size} px, batches of {batch_size}, {precision}",
@@ -168,71 +170,15 @@ def _ours_embed(
     return job
 
 
-class _Block(nn.Module):
-    """A block of torchvision's ResNet v1.5, with two 3x3 convolutions or a bottleneck."""
-
-    def __init__(self, channels: int, width: int, stride: int, *, bottleneck: bool) -> None:
-        super().__init__()
-        layers = (
-            [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
-            if bottleneck
-            else [(width, 3, stride), (width, 3, 1)]
-        )
-        modules: list[nn.Module] = []
-        out = channels
-        for features, size, step in layers:
-            modules += _conv_norm(out, features, size, step) + [nn.ReLU(inplace=True)]
-            out = features
-        self.residual = nn.Sequential(*modules[:-1])
-        same = stride == 1 and channels == out
-        self.shortcut = nn.Sequential(*([] if same else _conv_norm(channels, out, 1, stride)))
-        self.channels = out
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu_(self.residual(x) + self.shortcut(x))
-
-
-def _conv_norm(channels: int, features: int, size: int, stride: int) -> list[nn.Module]:
-    conv = nn.Conv2d(channels, features, size, stride, padding=size // 2, bias=False)
-    return [conv, nn.BatchNorm2d(features)]
-
-
-class _Embedder(nn.Module):
-    """The peer: uint8 images [n, h, w, 3] to L2-normalised embeddings."""
-
-    def __init__(self, backbone: str, num_stages: int) -> None:
-        super().__init__()
-        layers = [*_conv_norm(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)]
-        channels, blocks = 64, _BLOCKS[backbone]
-        for stage, number in enumerate(blocks[: num_stages or len(blocks)]):
-            for index in range(number):
-                stride = 2 if stage > 0 and index == 0 else 1
-                bottleneck = backbone == "resnet50"
-                block = _Block(channels, 64 * 2**stage, stride, bottleneck=bottleneck)
-                layers.append(block)
-                channels = block.channels
-        self.backbone = nn.Sequential(*layers)
-        self.dropout = nn.Dropout(0.01)
-        self.embedding = nn.Linear(channels, _DIMENSION)
-        for name in ("mean", "std"):
-            values = getattr(models, f"IMAGE_{name.upper()}")
-            self.register_buffer(name, torch.tensor(values)[:, None, None])
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        x = self.backbone(x.contiguous(memory_format=torch.channels_last))
-        with torch.autocast(x.device.type, enabled=False):  # as ours, in float32 from here on
-            x = self.dropout(x.float().mean(dim=(2, 3)))
-            return nn.functional.normalize(self.embedding(x))
-
-
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def _peer(backbone: str, num_stages: int) -> tuple[_Embedder, torch.device]:
+def _peer(backbone: str, num_stages: int) -> tuple[torch_resnet.Embedder, torch.device]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return _Embedder(backbone, num_stages).to(device, memory_format=torch.channels_last), device
+    return torch_resnet.Embedder(backbone, num_stages, _DIMENSION).to(
+        device, memory_format=torch.channels_last
+    ), device
 
 
 def _peer_train(

@@ -201,6 +201,7 @@ def get_config() -> ConfigDict:
     evaluation.ks = (1, 2, 4, 8)  # of recall at k
     evaluation.nmi = "last"  # cluster the test embeddings: never, last or always (slow)
     evaluation.nmi_runs = 10  # K-means runs whose NMI is averaged
+    evaluation.kmeans = "host"  # where these run, as division.kmeans: host or devices
     evaluation.pixels = False  # also score raw pixels, for tiny images
     evaluation.best_by = "recall_at_1"  # score by which an epoch is best
     evaluation.select = "last"  # checkpoint to evaluate and load: last, or best_test

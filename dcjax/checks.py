@@ -35,6 +35,7 @@ _KNOWN = {
     "division.hierarchy": division.HIERARCHIES,
     "division.matching": division.MATCHINGS,
     "eval.protocol": ("all_vs_all", "gallery"),
+    "eval.kmeans": grouping.KMEANS,
     "eval.nmi": ("never", "last", "always"),
     "eval.select": ("last", "best_test"),
     "checkpoint.on_failure": ("stop", "go_on"),

@@ -1,8 +1,6 @@
 """K-means of points that are spread over devices, for sets too large for one host."""
 
-import math
 from functools import partial
-from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dcjax import device_lloyd
+from dcjax import device_lloyd, shares
 
 
 def kmeans(
@@ -61,15 +59,12 @@ def kmeans(
     x = spread(x, mesh)
     is_counted = np.zeros(len(x), bool)
     is_counted[rows] = True
-    counts = jax.make_array_from_callback(
-        is_counted.shape, _by_rows(_mesh(x)), is_counted.__getitem__
-    )
+    mesh = shares.mesh_of(x)
+    counts = shares.spread(is_counted, mesh)
     if not _is_finite(x, counts):
         raise ValueError("x must be finite, and so must its squared norms, got NaN or infinity.")
     first = _first_centroids(x, counts, k, seed, start, rows)
-    labels, centroids = device_lloyd.lloyd(
-        x, counts, first, np.int32(num_iterations), mesh=_mesh(x)
-    )
+    labels, centroids = device_lloyd.lloyd(x, counts, first, np.int32(num_iterations), mesh=mesh)
     return np.asarray(labels)[rows], np.asarray(centroids)
 
 
@@ -80,30 +75,16 @@ def spread(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
     divide their rows.
     """
     if isinstance(x, Array) and isinstance(x.sharding, NamedSharding):
-        if not x.sharding.is_equivalent_to(_by_rows(_mesh(x)), x.ndim):
+        found = shares.mesh_of(x)
+        if not x.sharding.is_equivalent_to(shares.sharding(found), x.ndim):
             raise ValueError(
                 "The rows of x must be spread over all axes of its mesh, PartitionSpec("
-                f"{_mesh(x).axis_names}), got {x.sharding.spec}."
+                f"{found.axis_names}), got {x.sharding.spec}."
             )
         return x
     if mesh is None:
         mesh = Mesh(np.array(jax.local_devices()[:1]), ("device",))
-    x = np.asarray(x, np.float32)
-    share = math.ceil(len(x) / mesh.size)
-
-    def part(index: tuple[slice, ...] | None) -> np.ndarray:
-        rows = x[index]
-        return np.pad(rows, ((0, share - len(rows)), (0, 0)))
-
-    return jax.make_array_from_callback((share * mesh.size, x.shape[1]), _by_rows(mesh), part)
-
-
-def _mesh(x: Array) -> Mesh:
-    return cast(Any, x.sharding).mesh
-
-
-def _by_rows(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    return shares.spread(np.asarray(x, np.float32), mesh)
 
 
 def _first_centroids(
@@ -119,28 +100,20 @@ def _first_centroids(
                 f"start must be {k} of the row numbers or centroids of shape {(k, x.shape[1])}, "
                 f"got {start.dtype} of shape {start.shape}."
             )
-        numbers = start.astype(np.int32)
+        numbers = start
     elif start == "random":
         numbers = rows[np.random.default_rng(seed).choice(len(rows), k, replace=False)]
     elif start == "kmeans++":
-        return _far_apart(x, counts, np.uint32(seed), k=k, mesh=_mesh(x))
+        return _far_apart(x, counts, np.uint32(seed), k=k, mesh=shares.mesh_of(x))
     else:
         raise ValueError(f"Unknown start {start!r}; known are random and kmeans++, or an array.")
-    return _take(x, numbers.astype(np.int32), mesh=_mesh(x))
+    return shares.take(x, numbers).astype(jnp.float32)
 
 
 @jax.jit
 def _is_finite(x: Array, counts: Array) -> Array:
     squared = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1)
     return jnp.all(jnp.isfinite(squared) | ~counts)
-
-
-@partial(jax.jit, static_argnames="mesh")
-def _take(x: Array, numbers: Array, *, mesh: Mesh) -> Array:
-    """Returns rows [k, F] of x, whole on every device."""
-    rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-    take = partial(device_lloyd.take, axes=mesh.axis_names)
-    return jax.shard_map(take, mesh=mesh, in_specs=(rows, whole), out_specs=whole)(x, numbers)
 
 
 @partial(jax.jit, static_argnames=("k", "mesh"))
@@ -153,7 +126,7 @@ def _far_apart(x: Array, counts: Array, seed: Array, *, k: int, mesh: Mesh) -> A
     axes = mesh.axis_names
 
     def draw(x: Array, counts: Array, key: Array) -> Array:
-        numbers = device_lloyd.first_row(x, axes) + jnp.arange(len(x))
+        numbers = shares.first_row(x, axes) + jnp.arange(len(x))
 
         def add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             chosen, squared = state
@@ -163,7 +136,7 @@ def _far_apart(x: Array, counts: Array, seed: Array, *, k: int, mesh: Mesh) -> A
             scores = jnp.where(counts, weights + jax.vmap(jax.random.gumbel)(keys), -jnp.inf)
             best = jnp.argmax(scores)[None]
             of_each = device_lloyd.gather((scores[best], numbers[best]), axes)
-            point = device_lloyd.take(x, of_each[1][jnp.argmax(of_each[0])][None], axes)
+            point = shares.taken(x, of_each[1][jnp.argmax(of_each[0])][None], axes)
             away = jnp.sum(jnp.square(x.astype(jnp.float32) - point), axis=1)
             return chosen.at[i].set(point[0]), jnp.where(i, jnp.minimum(squared, away), away)
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dcjax import shares
+
 # Distances, or coordinates of points, that a device makes at a time: 16 MiB of float32.
 _NUMBERS_PER_BLOCK = 2**22
 
@@ -145,14 +147,15 @@ def _fill_empty(points: _Points, labels: Array, centroids: Array) -> tuple[Array
         # The farthest of all are among the farthest of each device. Of equals, top_k takes the
         # first, and devices are in the order of their rows.
         farthest, here = jax.lax.top_k(squared, min(k, n))
-        farthest, numbers = gather((farthest, first_row(labels, points.axes) + here), points.axes)
+        own = shares.first_row(labels, points.axes)
+        farthest, numbers = gather((farthest, own + here), points.axes)
         farthest, order = jax.lax.top_k(farthest, min(k, len(farthest)))
         numbers = numbers[order]
         empty = jnp.nonzero(sizes == 0, size=len(order), fill_value=k)[0].astype(jnp.int32)
         empty = jnp.where(farthest > 0, empty, k)
-        here = numbers - first_row(labels, points.axes)
+        here = numbers - own
         is_here = (empty < k) & (here >= 0) & (here < n)
-        filled = take(points.x, numbers, points.axes) - points.origin
+        filled = shares.taken(points.x, numbers, points.axes).astype(jnp.float32) - points.origin
         return (
             labels.at[jnp.where(is_here, here, n)].set(empty, mode="drop"),
             centroids.at[empty].set(filled, mode="drop"),
@@ -182,19 +185,6 @@ def _through(points: _Points, k: int, step: Callable[..., Any], state: Any) -> A
         return step(first, x, first + jnp.arange(size) >= block * size, state)
 
     return jax.lax.fori_loop(0, math.ceil(n / size), do, varying(state, points.axes))
-
-
-def first_row(share: Array, axes: Axes) -> Array:
-    """Returns the number of the first of a device's rows among those of all devices."""
-    return jax.lax.axis_index(axes) * len(share)
-
-
-def take(x: Array, numbers: Array, axes: Axes) -> Array:
-    """Returns rows [k, F] of the points of all devices, of which x [n, F] are this one's."""
-    here = numbers - first_row(x, axes)
-    is_here = (here >= 0) & (here < len(x))
-    rows = x.at[here].get(mode="clip").astype(jnp.float32)
-    return jax.lax.psum(jnp.where(is_here[:, None], rows, 0), axes)
 
 
 def gather(shares: Any, axes: Axes) -> Any:

@@ -69,8 +69,9 @@ def prepare(
     features = None
     if in_force is None and num_clusters > 1 and config.division.grouping == "kmeans":
         embedded = embed(images, variables=run.variables, output=config.division.features)
+        is_asked = processes.is_first()
         features = (
-            embedded if on_devices else evaluation.whole(embedded, len(images), everywhere=False)
+            embedded if on_devices else evaluation.whole(embedded, len(images), is_asked=is_asked)
         )
     divide = functools.partial(_divide, config, images, features, clusters, period, num_clusters)
 

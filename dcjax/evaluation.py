@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import NamedSharding
 
-from dcjax import clustering, devices, pipeline, processes, retrieval, shares
+from dcjax import clustering, device_kmeans, devices, pipeline, processes, retrieval, shares
 from dcjax.datasets import ImageSet, Splits
 
 Embed = Callable[[ImageSet], jax.Array]
@@ -57,15 +57,15 @@ def embed(
     return embeddings
 
 
-def whole(embeddings: jax.Array, num_rows: int, *, everywhere: bool = True) -> np.ndarray:
+def whole(embeddings: jax.Array, num_rows: int, *, is_asked: bool = True) -> np.ndarray:
     """Returns what `embed` made of so many images, on the host; all processes call it together.
 
     Args:
       embeddings: [N', F].
       num_rows: N.
-      everywhere: whether all processes get them; else the first one does, and others [0, F].
+      is_asked: whether this process gets them; else, if there are others, [0, F].
     """
-    return shares.whole(shares.Rows(embeddings, num_rows), everywhere=everywhere)
+    return shares.whole(shares.Rows(embeddings, num_rows), is_asked=is_asked)
 
 
 def pixels(
@@ -94,6 +94,7 @@ def evaluate(
     ks: Sequence[int],
     nmi_runs: int,
     gallery_draws: int,
+    kmeans: str = "host",
 ) -> dict[str, float]:
     """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
 
@@ -104,6 +105,8 @@ def evaluate(
       nmi_runs: K-means runs, with as many clusters as classes, whose mean NMI is "nmi"; 0: none.
       gallery_draws: for a query that searches itself, how often a random image of each class is the
         gallery of all others (`retrieval.score_one_per_class`); 0: each image searches all others.
+      kmeans: where images are clustered for "nmi": "host", that of the first process, which then
+        holds all embeddings; or "devices", each of which keeps its share.
 
     Returns:
       Score by name.
@@ -123,15 +126,18 @@ def evaluate(
         labels = np.concatenate([labels, splits.gallery.labels])
         everything = [query, gallery]
     if nmi_runs:
-        scores["nmi"] = _nmi(everything, labels, nmi_runs)
+        nmi = _nmi_on_devices if kmeans == "devices" else _nmi
+        scores["nmi"] = nmi(everything, labels, nmi_runs)
     return scores
 
 
 def _nmi(embeddings: Sequence[shares.Rows], labels: npt.NDArray, num_runs: int) -> float:
     """Returns the mean NMI of K-means runs, which the first process makes for all."""
-    points = np.concatenate([shares.whole(rows, everywhere=False) for rows in embeddings])
+    is_first = processes.is_first()
+    parts = [shares.whole(rows, is_asked=is_first) for rows in embeddings]
     mean = np.zeros(1)
-    if processes.is_first():
+    if is_first:
+        points = np.concatenate(parts) if parts[1:] else parts[0]
         num_clusters = len(np.unique(labels))
         found = (clustering.kmeans(points, num_clusters, seed=i)[0] for i in range(num_runs))
         mean[0] = np.mean([clustering.nmi(labels, clusters) for clusters in found])
@@ -139,6 +145,15 @@ def _nmi(embeddings: Sequence[shares.Rows], labels: npt.NDArray, num_runs: int) 
     # As whole numbers: a float64 would be sent as float32.
     told = processes.from_first(mean.view(np.uint32))
     return float(told.view(np.float64)[0])
+
+
+def _nmi_on_devices(embeddings: Sequence[shares.Rows], labels: npt.NDArray, num_runs: int) -> float:
+    """Returns the mean NMI of K-means runs, which all devices make together."""
+    points, places = shares.side_by_side(embeddings)
+    order = np.argsort(places)
+    cluster = partial(device_kmeans.kmeans, points, len(np.unique(labels)), rows=places[order])
+    found = (cluster(seed=i)[0] for i in range(num_runs))
+    return float(np.mean([clustering.nmi(labels[order], clusters) for clusters in found]))
 
 
 def _own_places(sharding: NamedSharding, batch_size: int) -> npt.NDArray:

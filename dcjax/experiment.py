@@ -242,4 +242,4 @@ def score_untrained(
 
 def _protocol(config: ConfigDict) -> dict[str, Any]:
     draws = config.eval.gallery_draws if config.eval.protocol == "gallery" else 0
-    return {"ks": config.eval.ks, "gallery_draws": draws}
+    return {"ks": config.eval.ks, "gallery_draws": draws, "kmeans": config.eval.kmeans}

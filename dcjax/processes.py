@@ -13,6 +13,7 @@ from orbax.checkpoint import multihost
 
 # What launchers tell of the number of processes that they start.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
+_TOLD = 400  # bytes of what a process tells the others
 _WAIT_MILLISECONDS = 24 * 60 * 60 * 1000
 _WAITS: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
 
@@ -90,13 +91,31 @@ def from_first(tree: Any) -> Any:
     return jax.tree.map(lambda like, x: np.asarray(x, like.dtype), tree, received)
 
 
+def from_all(value: np.generic) -> np.ndarray:
+    """Returns the number of each process, [P], on all."""
+    return multihost_utils.process_allgather(value).reshape(-1)
+
+
+def first_of_all(text: str) -> str:
+    """Returns the first of the texts that processes give, each its own, that is not empty.
+
+    Of long ones only 400 bytes.
+    """
+    if jax.process_count() == 1:
+        return text
+    padded = np.frombuffer(text.encode()[:_TOLD].ljust(_TOLD, b"\0"), np.uint8)
+    wait_for_all("what each has to tell")
+    told = [bytes(row).rstrip(b"\0") for row in multihost_utils.process_allgather(padded)]
+    return next((row.decode(errors="replace") for row in told if row), "")
+
+
 def check_same(what: str, checksum: int) -> None:
     """Checks that all processes hold the same, by a checksum of 32 bits.
 
     Raises:
       ValueError: on all processes, if they do not.
     """
-    checksums = multihost_utils.process_allgather(np.uint32(checksum)).reshape(-1)
+    checksums = from_all(np.uint32(checksum))
     if np.any(checksums != checksums[0]):
         told = ", ".join(f"{x:08x} on process {i}" for i, x in enumerate(checksums[:8]))
         raise ValueError(

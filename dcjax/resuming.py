@@ -28,6 +28,7 @@ _FREE = {
     "eval.every_epochs",
     "eval.at_start",
     "eval.ks",
+    "eval.kmeans",
     "eval.nmi",
     "eval.nmi_runs",
     "eval.pixels",

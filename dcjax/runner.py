@@ -151,7 +151,7 @@ def _execute(run: Run, log: pathlib.Path, lock: int, stop: StopRequest) -> int:
     """
     with log.open("ab") as output:
         child = subprocess.Popen(
-            [sys.executable, *run.command],
+            [sys.executable, *run.command, "--distributed=off"],  # where srun starts the sweep, too
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

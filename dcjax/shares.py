@@ -1,6 +1,7 @@
 """Embeddings whose rows are spread over devices: each holds as many as the others, in order."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -48,7 +49,7 @@ def place(rows: np.ndarray | Rows, mesh: Mesh) -> Rows:
       ValueError: if rows on devices are fewer than said, or do not divide over those of the mesh.
     """
     if not isinstance(rows, Rows):
-        return Rows(spread(_filled_up(rows, mesh.size), mesh), len(rows))
+        return Rows(spread(rows, mesh), len(rows))
     size = len(rows.values)
     if size < rows.num or size % mesh.size:
         raise ValueError(
@@ -59,10 +60,36 @@ def place(rows: np.ndarray | Rows, mesh: Mesh) -> Rows:
 
 
 def spread(values: np.ndarray, mesh: Mesh) -> Array:
-    """Spreads rows that divide over the devices; a process sends its own devices' rows alone."""
-    return jax.make_array_from_callback(
-        values.shape, sharding(mesh), values.__getitem__, dtype=values.dtype
-    )
+    """Spreads rows [N, ...], zeros after the last; a process sends its own devices' rows alone."""
+    size = math.ceil(len(values) / mesh.size)
+
+    def share(index: tuple[slice, ...] | None) -> np.ndarray:
+        rows = values[index]
+        return np.pad(rows, [(0, size - len(rows)), *((0, 0) for _ in rows.shape[1:])])
+
+    shape = (size * mesh.size, *values.shape[1:])
+    return jax.make_array_from_callback(shape, sharding(mesh), share, dtype=values.dtype)
+
+
+def side_by_side(parts: Sequence[Rows]) -> tuple[Array, np.ndarray]:
+    """Puts parts together; each row stays on its device.
+
+    Returns:
+      [N', D], and where in it the rows of the parts are, those of the first one first, int [N].
+    """
+    mesh = mesh_of(parts[0].values)
+    sizes = [len(part.values) // mesh.size for part in parts]
+    places = []
+    for part, size, first in zip(parts, sizes, np.cumsum([0, *sizes[:-1]]), strict=True):
+        device, place = np.divmod(np.arange(part.num), size)
+        places.append(device * sum(sizes) + first + place)
+    return _joined([part.values for part in parts], mesh=mesh), np.concatenate(places)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _joined(parts: list[Array], *, mesh: Mesh) -> Array:
+    spread = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(jnp.concatenate, mesh=mesh, in_specs=spread, out_specs=spread)(parts)
 
 
 def spread_each(make: Callable[[int], np.ndarray], size: int, mesh: Mesh) -> Array:
@@ -76,50 +103,50 @@ def spread_each(make: Callable[[int], np.ndarray], size: int, mesh: Mesh) -> Arr
     return jax.make_array_from_single_device_arrays((mesh.size, size), where, own)
 
 
+def take(values: Array, rows: np.ndarray) -> Array:
+    """Returns rows [B] of what is spread, whole on every device, [B, D]; zeros beyond the last."""
+    return _take(values, rows.astype(np.int32), mesh=mesh_of(values))
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _take(values: Array, rows: Array, *, mesh: Mesh) -> Array:
+    spread, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    take = partial(taken, axes=mesh.axis_names)
+    return jax.shard_map(take, mesh=mesh, in_specs=(spread, whole), out_specs=whole)(values, rows)
+
+
+def first_row(share: Array, axes: tuple[str, ...]) -> Array:
+    """Returns the number of the first of a device's rows, within `jax.shard_map` over axes."""
+    return jax.lax.axis_index(axes) * len(share)
+
+
 def taken(share: Array, rows: Array, axes: tuple[str, ...]) -> Array:
     """Returns rows [B] of what is spread over the devices, whole on each of them, [B, D].
 
     Called for each device, of which `share` is its own, within `jax.shard_map` over axes.
     """
-    place = rows - jax.lax.axis_index(axes) * len(share)
+    place = rows - first_row(share, axes)
     is_own = (place >= 0) & (place < len(share))
     own = jnp.where(is_own[:, None], share[jnp.where(is_own, place, 0)], 0)
     return jax.lax.psum(own, axes)
 
 
-def whole(rows: Rows, *, everywhere: bool = True) -> np.ndarray:
+def whole(rows: Rows, *, is_asked: bool = True) -> np.ndarray:
     """Returns the rows on the host, [N, D]; no device ever holds more of them than a block.
 
     All processes call it together.
 
     Args:
       rows: on the devices.
-      everywhere: whether all processes get them; else the first one does, and others [0, D].
+      is_asked: whether this process gets them; else, if there are others, [0, D].
     """
     values, num = rows
     if values.is_fully_addressable:
         return np.asarray(values)[:num]
+    found = np.empty((num if is_asked else 0, values.shape[1]), values.dtype)
     size = max(1, min(num, _NUMBERS_PER_BLOCK // values.shape[1]))
-    is_asked = everywhere or jax.process_index() == 0
-    blocks = [np.zeros((0, values.shape[1]), values.dtype)]
     for start in range(0, num, size):
-        block = _block(values, start, size=size, mesh=mesh_of(values))
+        block = take(values, np.arange(start, start + size))
         if is_asked:
-            blocks.append(np.asarray(block.addressable_data(0))[: num - start])
-    return np.concatenate(blocks)
-
-
-@partial(jax.jit, static_argnames=("size", "mesh"))
-def _block(values: Array, start: Array, *, size: int, mesh: Mesh) -> Array:
-    """Returns rows start .. start + size - 1, whole on every device; zeros beyond the last."""
-    axes, nowhere = mesh.axis_names, PartitionSpec()
-    take = partial(taken, axes=axes)
-    shared = jax.shard_map(
-        take, mesh=mesh, in_specs=(PartitionSpec(axes), nowhere), out_specs=nowhere
-    )
-    return shared(values, start + jnp.arange(size))
-
-
-def _filled_up(values: np.ndarray, multiple: int) -> np.ndarray:
-    surplus = -len(values) % multiple
-    return np.pad(values, ((0, surplus), (0, 0))) if surplus else values
+            found[start : start + size] = np.asarray(block.addressable_data(0))[: num - start]
+    return found

@@ -5,15 +5,14 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
-from dcjax import checksums, workdirs
+from dcjax import checksums, processes
 
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
 _REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is complete
@@ -67,7 +66,7 @@ class Store:
         self._failure = ""
         if not read_only:
             _finish_replacing(path)
-            multihost_utils.sync_global_devices("nothing is put aside")
+            processes.wait_for_all("nothing is put aside")
         steps = sorted(int(each.name) for each in path.iterdir() if each.name.isdigit())
         self._check(steps, ["metrics"], steps)  # which the manager reads of all of them
         self.manager = _Manager(
@@ -111,7 +110,7 @@ class Store:
             self.manager.wait_until_finished()
         except Exception as error:  # whatever Orbax's threads have met
             return self._fail(error)
-        if self._saving is not None and jax.process_index() == 0:
+        if self._saving is not None and processes.is_first():
             (self._path / f"{self._saving}{_REPLACED}").rmtree(missing_ok=True)
         self._saving = None
         return ""
@@ -128,8 +127,18 @@ class Store:
           ValueError: if they are not as they were saved, or cannot be read.
         """
         self._check([step], items, self.manager.all_steps())
-        with self._naming_damage(step):
-            return self.manager.restore(step, args=ocp.args.Composite(**items))
+        told, found, cause = "", None, None
+        try:
+            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # whatever Orbax says of a damaged checkpoint
+            cause = error
+            told = (
+                f"Cannot read checkpoint {self._path / str(step)}; "
+                f"{self._remedy(step, self.manager.all_steps())} Reason: {_reason(error)}"
+            )
+        if told := processes.first_of_all(told):
+            raise ValueError(told) from cause
+        return found
 
     def _write_checksums(self) -> None:
         """Adds the checksums to a checkpoint just before it becomes visible; on process 0 only."""
@@ -138,9 +147,9 @@ class Store:
         checksums.write(unfinished if unfinished.exists() else self._path / str(self._saving))
 
     def _put_aside(self, step: int) -> None:
-        if jax.process_index() == 0:
+        if processes.is_first():
             (self._path / str(step)).rename(self._path / f"{step}{_REPLACED}")
-        multihost_utils.sync_global_devices("a checkpoint is put aside")
+        processes.wait_for_all("a checkpoint is put aside")
         self.manager.reload()
 
     def _fail(self, error: Exception) -> str:
@@ -155,7 +164,7 @@ class Store:
 
     def _tidy_up(self) -> None:
         """Removes what a failed save left, and looks anew at what is there."""
-        if jax.process_index() == 0:
+        if processes.is_first():
             with contextlib.suppress(OSError):
                 (self._path / f"{self._saving}{_UNFINISHED}").rmtree(missing_ok=True)
         _finish_replacing(self._path)
@@ -177,20 +186,8 @@ class Store:
                     f"Checkpoint {self._path / str(step)} is damaged: {damage}; "
                     f"{self._remedy(step, steps)}"
                 )
-        if told := workdirs.first_of_all(told):
+        if told := processes.first_of_all(told):
             raise ValueError(told)
-
-    @contextlib.contextmanager
-    def _naming_damage(self, step: int) -> Iterator[None]:
-        """Turns whatever Orbax says of a damaged checkpoint into one line."""
-        try:
-            yield
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"Cannot read checkpoint {self._path / str(step)}; "
-                f"{self._remedy(step, self.manager.all_steps())} Reason: {reason}"
-            ) from error
 
     def _remedy(self, step: int, steps: Iterable[int]) -> str:
         others = [other for other in steps if other != step]
@@ -200,7 +197,7 @@ class Store:
 
 def _finish_replacing(path: epath.Path) -> None:
     """Removes a checkpoint that was replaced, or puts it back if the new one is not complete."""
-    if jax.process_index() == 0:
+    if processes.is_first():
         for old in path.glob(f"*{_REPLACED}"):
             new = old.with_suffix("")
             if new.exists() and ocp.utils.is_checkpoint_finalized(new):

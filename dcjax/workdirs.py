@@ -6,9 +6,8 @@ import secrets
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
-_TOLD = 400  # bytes of what a process tells the others
+from dcjax import processes
 
 
 def as_path(workdir: str) -> epath.Path:
@@ -51,13 +50,12 @@ def check_shared(workdir: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    token = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31)))
+    token = processes.from_first(np.int32(secrets.randbits(31)))
     mark = absolute(workdir) / f".seen-by-all-{int(token)}"
-    writes = jax.process_index() == 0
-    reason = _write(mark) if writes else ""
-    multihost_utils.sync_global_devices("the mark is written")
-    seen = multihost_utils.process_allgather(np.bool_(not reason and mark.exists()))
-    if writes and not reason:
+    reason = _write(mark) if processes.is_first() else ""
+    processes.wait_for_all("the mark is written")
+    seen = processes.from_all(np.bool_(not reason and mark.exists()))
+    if processes.is_first() and not reason:
         mark.unlink(missing_ok=True)
     if not seen[0]:
         raise ValueError(f"Process 0 cannot write to --workdir={workdir}{reason}; take another.")
@@ -67,18 +65,6 @@ def check_shared(workdir: str) -> None:
             f"0 writes there is not seen by process {', '.join(map(str, blind))}; give a folder on "
             "a file system that all of them share, or gs://BUCKET/FOLDER."
         )
-
-
-def first_of_all(text: str) -> str:
-    """Returns the first of the texts that processes give, each its own, that is not empty.
-
-    Of long ones only 400 bytes.
-    """
-    if jax.process_count() == 1:
-        return text
-    padded = np.frombuffer(text.encode()[:_TOLD].ljust(_TOLD, b"\0"), np.uint8)
-    told = [bytes(row).rstrip(b"\0") for row in multihost_utils.process_allgather(padded)]
-    return next((row.decode(errors="replace") for row in told if row), "")
 
 
 def _write(mark: epath.Path) -> str:

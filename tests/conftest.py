@@ -1,5 +1,6 @@
 """Fixtures: tiny trees in the layouts of real data sets, and real images where they are at hand."""
 
+import os
 import struct
 import zipfile
 import zlib
@@ -10,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+# Compiled in three quarters of the time: tests run few steps of many programs.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 jax.config.update("jax_num_cpu_devices", 8)  # for tests that spread a batch; others use the first
 
 _REAL_DATA = Path(__file__).parents[2] / "shared" / "data"

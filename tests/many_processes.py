@@ -13,7 +13,7 @@ import os, sys
 sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 import jax
-jax.distributed.initialize({address!r}, {num_processes}, {process_id}, {more})
+jax.distributed.initialize({address!r}, {num}, {number})
 """
 
 
@@ -31,41 +31,46 @@ def run(
     Raises:
       AssertionError: if one of them fails; tells what it wrote.
     """
-    processes = start(program, num_processes=num_processes, num_devices=num_devices)
+    ends = finish(start(program, num_processes=num_processes, num_devices=num_devices), seconds)
+    for code, _, errors in ends:
+        assert not code, f"A process ended with {code}:\n{errors[-4000:]}"
+    return [told for _, told, _ in ends]
+
+
+def start(
+    program: str, *, num_processes: int = 2, num_devices: int = 2
+) -> list[subprocess.Popen[str]]:
+    """Starts Python source on processes that find each other."""
+    address = f"localhost:{free_port()}"
+    joins = (
+        _JOIN.format(address=address, number=i, num=num_processes) for i in range(num_processes)
+    )
+    return [python("-c", join + program, num_devices=num_devices) for join in joins]
+
+
+def python(*arguments: str, num_devices: int = 1, **variables: str) -> subprocess.Popen[str]:
+    """Starts Python in the project's folder."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=_ROOT,
+        env=environment(num_devices) | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(
+    processes: list[subprocess.Popen[str]], seconds: int = 300
+) -> list[tuple[int, str, str]]:
+    """Waits for processes, kills them after so long; returns exit code, stdout, stderr of each."""
     try:
         outputs = [process.communicate(timeout=seconds) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        if process.returncode:
-            raise AssertionError(f"A process ended with {process.returncode}:\n{errors[-4000:]}")
-    return [output for output, _ in outputs]
-
-
-def start(
-    program: str, *, num_processes: int = 2, num_devices: int = 2, heartbeat_seconds: int = 100
-) -> list[subprocess.Popen[str]]:
-    """Starts Python source on processes that find each other."""
-    address, source = f"localhost:{free_port()}", "import jax\n" + program
-    more = f"heartbeat_timeout_seconds={heartbeat_seconds}"
     return [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                _JOIN.format(
-                    address=address, num_processes=num_processes, process_id=number, more=more
-                )
-                + source,
-            ],
-            cwd=_ROOT,
-            env=environment(num_devices),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(num_processes)
+        (process.returncode, *output) for process, output in zip(processes, outputs, strict=True)
     ]
 
 
@@ -76,7 +81,6 @@ def environment(num_devices: int) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(num_devices),
         "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "tests")]),
-        "XLA_FLAGS": "",
     }
 
 

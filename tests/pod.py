@@ -1,10 +1,17 @@
 """A run in float64 on real digits, as one process of a pod trains it: python tests/pod.py ...
 
-python tests/pod.py WORKDIR DEVICES COORDINATOR NUM_PROCESSES PROCESS_ID HEARTBEAT [KEY=VALUE ...]
+python tests/pod.py WORKDIR DEVICES COORDINATOR NUM_PROCESSES PROCESS_ID HEARTBEAT [CHANGE ...]
+
+A change is KEY=VALUE; "disagree", by which process 1 takes another division; or "stop in" division,
+evaluation or save, by which one process is told to stop as soon as it is there.
 """
 
 import functools
+import os
+import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +40,17 @@ SETTINGS = {
 }
 
 
+def told_to_stop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function, which first tells this process to stop, twice, as schedulers do."""
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments, **options)
+
+    return stopped
+
+
 def main() -> None:
     """Joins the others, and trains."""
     workdir, num_devices, coordinator, num_processes, process_id, heartbeat, *changes = sys.argv[1:]
@@ -46,7 +64,8 @@ def main() -> None:
             heartbeat_timeout_seconds=int(heartbeat),
         )
     from configs import digits
-    from dcjax import experiment, models, processes
+    from dcjax import division, evaluation, experiment, models, processes
+    from dcjax.checkpoints import Checkpoints
     from dcjax.train import train
 
     # What no setting does: numbers in which devices differ by rounding alone, and no more.
@@ -62,6 +81,13 @@ def main() -> None:
     if "disagree" in changes and process_id == "1":
         first = processes.from_first
         processes.from_first = lambda tree: tuple(x[::-1].copy() for x in first(tree))
+    for owner, name, moment, number in (
+        (division, "divide", "division", "0"),  # which divides for all
+        (evaluation, "evaluate", "evaluation", "1"),
+        (Checkpoints, "save", "save", "1"),
+    ):
+        if f"stop in {moment}" in changes and process_id == number:
+            setattr(owner, name, told_to_stop(getattr(owner, name)))
     config = digits.get_config()
     typed = {
         key: type(SETTINGS[key])(value)

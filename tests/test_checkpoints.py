@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import runs
+import small_runs
 
 from dcjax.checkpoints import Checkpoints
 from dcjax.state import variables
@@ -23,7 +23,10 @@ def _save(workdir: Path, scores: dict[int, float | None], **options: Any) -> Che
     for step, score in scores.items():
         metrics = None if score is None else {"recall_at_1": score}
         checkpoints.save(
-            runs.state(step), runs.division(step), {"progress": {"epoch": step}}, metrics
+            small_runs.state(step),
+            small_runs.division(step),
+            {"progress": {"epoch": step}},
+            metrics,
         )
     checkpoints.close()
     return _open(workdir, **options)
@@ -48,18 +51,18 @@ def test_those_without_scores_are_kept_while_they_are_the_latest(tmp_path: Path)
 
 def test_comes_back_bit_for_bit(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: 0.3, 200: None})
-    run, clusters = checkpoints.restore(200, runs.state(0))
-    assert jax.tree.structure(run) == jax.tree.structure(runs.state(200))
-    jax.tree.map(np.testing.assert_array_equal, run, runs.state(200))
-    np.testing.assert_array_equal(clusters.cluster, runs.division(200).cluster)
-    np.testing.assert_array_equal(clusters.parents, runs.division(200).parents)
+    run, clusters = checkpoints.restore(200, small_runs.state(0))
+    assert jax.tree.structure(run) == jax.tree.structure(small_runs.state(200))
+    jax.tree.map(np.testing.assert_array_equal, run, small_runs.state(200))
+    np.testing.assert_array_equal(clusters.cluster, small_runs.division(200).cluster)
+    np.testing.assert_array_equal(clusters.parents, small_runs.division(200).parents)
     assert clusters.period == 2
     assert checkpoints.meta(200) == {"progress": {"epoch": 200}}
 
 
 def test_the_model_comes_back_without_the_rest(tmp_path: Path) -> None:
     _save(tmp_path, {100: 0.3})
-    expected = variables(runs.state(100).params, runs.state(100).masks, {})
+    expected = variables(small_runs.state(100).params, small_runs.state(100).masks, {})
     like = jax.eval_shape(lambda: expected)
     restored = Checkpoints(str(tmp_path), read_only=True).restore_model(100, like)
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
@@ -68,7 +71,10 @@ def test_the_model_comes_back_without_the_rest(tmp_path: Path) -> None:
 def test_a_step_that_is_there_is_replaced(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: None})
     checkpoints.save(
-        runs.state(100), runs.division(7), {"progress": {"epoch": 7}}, {"recall_at_1": 0.5}
+        small_runs.state(100),
+        small_runs.division(7),
+        {"progress": {"epoch": 7}},
+        {"recall_at_1": 0.5},
     )
     checkpoints.wait()
     assert _open(tmp_path).meta(100) == {"progress": {"epoch": 7}}
@@ -82,13 +88,13 @@ def test_of_equal_scores_the_later_one_is_the_best(tmp_path: Path) -> None:
 def test_an_older_step_is_not_dropped_in_silence(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {200: 0.3})
     with pytest.raises(RuntimeError, match="No checkpoint of step 100 was saved"):
-        checkpoints.save(runs.state(100), runs.division(1), {}, None)
+        checkpoints.save(small_runs.state(100), small_runs.division(1), {}, None)
 
 
 def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
     # Saved and closed, but not opened again: whoever opens it cleans up, some time later.
     checkpoints = _open(tmp_path)
-    checkpoints.save(runs.state(100), runs.division(100), {}, None)
+    checkpoints.save(small_runs.state(100), small_runs.division(100), {}, None)
     checkpoints.close()
     left = tmp_path / "checkpoints" / "200.orbax-checkpoint-tmp"
     left.mkdir()
@@ -96,7 +102,7 @@ def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> Non
     assert left.exists()
     checkpoints = _open(tmp_path)
     assert checkpoints.latest_step == 100
-    checkpoints.save(runs.state(200), runs.division(200), {}, None)
+    checkpoints.save(small_runs.state(200), small_runs.division(200), {}, None)
     checkpoints.close()
     assert _kept(tmp_path) == [100, 200]
 
@@ -122,7 +128,7 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(tmp_path: Path, item:
 
     def read() -> None:
         checkpoints.meta(200)
-        checkpoints.restore(200, runs.state(0))
+        checkpoints.restore(200, small_runs.state(0))
 
     with pytest.raises(ValueError, match=r"checkpoints/200.*; move that folder.* step 100\."):
         read()

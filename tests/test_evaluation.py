@@ -19,6 +19,7 @@ from dcjax import (
     host_cache,
     models,
     pipeline,
+    processes,
     shares,
     steps,
 )
@@ -133,15 +134,19 @@ def test_queries_search_themselves_or_the_gallery() -> None:
     assert searched["map_at_r"] == pytest.approx((1 / 2 + 1 / 2 + 1 + 1 + 1 / 4) / 5)
 
 
-def test_nmi_clusters_query_and_gallery_together() -> None:
+@pytest.mark.parametrize("kmeans", ["host", "devices"])
+def test_nmi_clusters_query_and_gallery_together(kmeans) -> None:
     query, gallery = image_set([0, 1]), image_set([0, 1, 1])
     places, others = np.array([[0.0], [0.1]]), np.array([[0.2], [50.0], [50.1]])
     splits = Splits(query, query, gallery)
-    scores = evaluation.evaluate(given(places, others), splits, ks=[1], nmi_runs=3, gallery_draws=0)
+    scores = evaluation.evaluate(
+        given(places, others), splits, ks=[1], nmi_runs=3, gallery_draws=0, kmeans=kmeans
+    )
     assert scores["nmi"] == pytest.approx(clustering.nmi([0, 1, 0, 1, 1], [0, 0, 0, 1, 1]))
 
 
-def test_nmi_is_the_mean_over_runs_and_left_out_without_any() -> None:
+@pytest.mark.parametrize("kmeans", ["host", "devices"])
+def test_nmi_is_the_mean_over_runs_and_left_out_without_any(kmeans) -> None:
     query = image_set([0, 1, 2, 3] * 5)
     places = np.random.default_rng(0).normal(size=(20, 2))
     splits = Splits(query, query, None)
@@ -150,7 +155,9 @@ def test_nmi_is_the_mean_over_runs_and_left_out_without_any() -> None:
         for seed in range(3)
     ]
     assert len(set(runs)) > 1
-    scores = evaluation.evaluate(given(places), splits, ks=[1], nmi_runs=3, gallery_draws=0)
+    scores = evaluation.evaluate(
+        given(places), splits, ks=[1], nmi_runs=3, gallery_draws=0, kmeans=kmeans
+    )
     assert scores["nmi"] == pytest.approx(np.mean(runs))
     assert "nmi" not in evaluation.evaluate(
         given(places), splits, ks=[1], nmi_runs=0, gallery_draws=0
@@ -214,14 +221,14 @@ def score_spread() -> tuple[dict[str, float], np.ndarray, set[int]]:
     )
     splits = Splits(images, images, None)
     scores = {
-        f"{name}, {draws} draws": value
-        for draws, runs in [(0, 2), (2, 0)]
+        f"{name}, {draws} draws, {kmeans}": value
+        for draws, runs, kmeans in [(0, 2, "host"), (0, 2, "devices"), (2, 0, "host")]
         for name, value in evaluation.evaluate(
-            embed_images, splits, ks=[1, 4], nmi_runs=runs, gallery_draws=draws
+            embed_images, splits, ks=[1, 4], nmi_runs=runs, gallery_draws=draws, kmeans=kmeans
         ).items()
     }
     embeddings = embed_images(images)
-    kept = evaluation.whole(embeddings, 37, everywhere=False)
+    kept = evaluation.whole(embeddings, 37, is_asked=processes.is_first())
     whole = evaluation.whole(embeddings, 37)
     np.testing.assert_array_equal(whole, pixels[:, 0, 0])
     np.testing.assert_array_equal(kept, whole[: len(kept)])

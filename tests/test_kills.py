@@ -10,21 +10,22 @@ import jax
 import many_processes
 import numpy as np
 import pytest
-import runs
+import small_runs
 
 from dcjax.checkpoints import Checkpoints
 
 _ROWS = 2_000_000  # 32 MB in all
 _SAVE = f"""
 import sys
-import runs
+import small_runs
 from dcjax.checkpoints import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep_latest=2)
 step = checkpoints.latest_step or 0
 while True:
     # Every other step is saved again, as one is whose evaluation was still to come.
     for again in range(1 + step % 2):
-        checkpoints.save(runs.state(step, rows={_ROWS}), runs.division(step), {{"at": step}}, None)
+        state = small_runs.state(step, rows={_ROWS})
+        checkpoints.save(state, small_runs.division(step), {{"at": step}}, None)
         print("begun", step, flush=True)
         checkpoints.wait()
         print("saved", step, flush=True)
@@ -58,9 +59,9 @@ def _check_kills(workdir: Path, num_kills: int) -> None:
         latest = checkpoints.latest_step
         assert latest is not None
         assert saved <= latest <= begun
-        state, division = checkpoints.restore(latest, runs.state(0, rows=_ROWS))
-        jax.tree.map(np.testing.assert_array_equal, state, runs.state(latest, rows=_ROWS))
-        np.testing.assert_array_equal(division.cluster, runs.division(latest).cluster)
+        state, division = checkpoints.restore(latest, small_runs.state(0, rows=_ROWS))
+        jax.tree.map(np.testing.assert_array_equal, state, small_runs.state(latest, rows=_ROWS))
+        np.testing.assert_array_equal(division.cluster, small_runs.division(latest).cluster)
         assert checkpoints.meta(latest) == {"at": latest}
         checkpoints.close()
     assert saved > 0

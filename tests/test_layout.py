@@ -16,8 +16,8 @@ _MAX_LINES = 260
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
     "concepts": "plugins ranges pairs distance_weighting mining losses masks memory convolution "
-    "strategies crops counting clustering device_lloyd device_kmeans grouping division "
-    "walks sampling shares selection galleries ranking retrieval",
+    "strategies crops counting clustering shares device_lloyd device_kmeans grouping "
+    "division walks sampling selection galleries ranking retrieval",
     "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection "
     "devices processes pipeline device_cache host_cache augment distortions resnet models hub "
     "torch_pickle weight_files pretrained optimizers writers preemption profiling checksums "

@@ -1,9 +1,7 @@
 """Runs of several processes: stopped, killed, continued on other devices, they equal one."""
 
-import dataclasses
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,59 +11,33 @@ import many_processes
 import numpy as np
 import pod
 import pytest
+import small_runs
 
 from configs import digits
-from dcjax import experiment, models
+from dcjax import models
 from dcjax.checkpoints import Checkpoints
-
-_ROOT = Path(__file__).parents[1]
-
-
-@dataclasses.dataclass
-class Pod:
-    """Processes that train one run."""
-
-    processes: list[subprocess.Popen[str]]
-
-    def finish(self, seconds: int = 300) -> list[tuple[int, str, str]]:
-        """Waits; returns exit code, stdout and stderr of each."""
-        try:
-            outputs = [process.communicate(timeout=seconds) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-        return [
-            (process.returncode, *output)
-            for process, output in zip(self.processes, outputs, strict=True)
-        ]
 
 
 def start(
     workdir: Path, *changes: str, processes: int = 1, devices: int = 1, heartbeat: int = 100
-) -> Pod:
-    coordinator = f"localhost:{many_processes.free_port()}"
-    return Pod(
-        [
-            subprocess.Popen(
-                [
-                    *(sys.executable, "tests/pod.py", str(workdir), str(devices), coordinator),
-                    *(str(processes), str(number), str(heartbeat), *changes),
-                ],
-                cwd=_ROOT,
-                env=many_processes.environment(devices),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(processes)
-        ]
-    )
+) -> list[subprocess.Popen[str]]:
+    """Starts the processes of a run."""
+    told = f"{workdir} {devices} localhost:{many_processes.free_port()} {processes}".split()
+    return [
+        many_processes.python("tests/pod.py", *told, str(number), str(heartbeat), *changes)
+        for number in range(processes)
+    ]
 
 
-def wait_for_steps(pod: Pod, workdir: Path, number: int) -> None:
+def train(workdir: Path, *changes: str, **options: int) -> list[tuple[int, str, str]]:
+    """Returns exit code, stdout and stderr of the processes of a run."""
+    return many_processes.finish(start(workdir, *changes, **options))
+
+
+def wait_for_steps(run: list[subprocess.Popen[str]], workdir: Path, number: int) -> None:
     """Waits until a run has told of so many steps."""
     while steps_told(workdir) < number:
-        assert all(process.poll() is None for process in pod.processes), pod.finish(10)
+        assert all(process.poll() is None for process in run), many_processes.finish(run, 10)
         time.sleep(0.02)
 
 
@@ -82,19 +54,15 @@ def state_of(workdir: Path) -> tuple[Any, Any, Any]:
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
         create = models.create
         patch.setattr(models, "create", lambda *a, **k: create(*a, **k, dtype=np.float64))
-        model, optimizer = experiment.create_model(config), experiment.create_optimizer(config)
-        loss = experiment.create_loss(config, 5)
-        like = experiment.create_state(config, model, loss, optimizer, None)
-        checkpoints = Checkpoints(str(workdir), read_only=True)
-        run, clusters = checkpoints.restore(checkpoints.step("last"), like)
-        scores = checkpoints.meta(checkpoints.step("last"))["progress"]["scores"]
-        return jax.device_get(run), (clusters.cluster, clusters.parents), scores
+        run, clusters = small_runs.saved(config, workdir)
+    checkpoints = Checkpoints(str(workdir), read_only=True)
+    return run, clusters, checkpoints.meta(checkpoints.step("last"))["progress"]["scores"]
 
 
 def assert_same(found: Path, expected: Path) -> None:
     """Asserts that two runs have come to the same, to the rounding of float64."""
     (run, clusters, scores), (other, others, told) = state_of(found), state_of(expected)
-    jax.tree.map(np.testing.assert_array_equal, clusters, others)
+    small_runs.assert_equal(clusters, others)
     assert {leaf.dtype for leaf in jax.tree.leaves(run.params)} == {np.dtype(np.float64)}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), run, other)
     assert scores == pytest.approx(told, abs=1e-6)  # of float32 embeddings
@@ -104,7 +72,7 @@ def assert_same(found: Path, expected: Path) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process and one device that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("alone")
-    ((code, told, errors),) = start(workdir).finish()
+    ((code, told, errors),) = train(workdir)
     assert code == 0, errors
     assert "finished True, compilations [1]" in told
     return workdir
@@ -116,17 +84,32 @@ def test_a_stopped_run_goes_on_on_other_devices_as_if_it_had_been_one(
 ) -> None:
     run = start(tmp_path, processes=2, devices=2)
     wait_for_steps(run, tmp_path, 20)  # in the first epoch of 56 steps
-    run.processes[1].send_signal(signal.SIGTERM)
-    for code, told, errors in run.finish():
+    run[1].send_signal(signal.SIGTERM)
+    for code, told, errors in many_processes.finish(run):
         assert code == 0, errors
         assert "finished False, compilations [1]" in told
     masks = state_of(tmp_path)[0].masks
     assert masks[0].any()
     assert not masks[1:].any()  # K = 1 of 2
-    ((code, told, errors),) = start(tmp_path, devices=8).finish()
+    ((code, told, errors),) = train(tmp_path, devices=8)
     assert code == 0, errors
     assert "continue  after epoch 0 and" in told
     assert "finished True, compilations [1]" in told
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["division", "evaluation", "save"])
+def test_a_notice_to_one_of_two_processes_stops_both_and_loses_nothing(
+    moment: str, alone: Path, tmp_path: Path
+) -> None:
+    every_epoch = "eval.every_epochs=1"
+    for code, told, errors in train(tmp_path, every_epoch, f"stop in {moment}", processes=2):
+        assert code == 0, errors
+        assert "finished False" in told
+    for code, told, errors in train(tmp_path, every_epoch, processes=2):
+        assert code == 0, errors
+        assert "finished True" in told
     assert_same(tmp_path, alone)
 
 
@@ -136,11 +119,11 @@ def test_the_others_end_when_one_is_killed_and_a_restart_goes_on(
 ) -> None:
     run = start(tmp_path, processes=2, devices=1, heartbeat=5)
     wait_for_steps(run, tmp_path, 70)
-    run.processes[1].kill()
-    (code, _, errors), _ = run.finish(120)
+    run[1].kill()
+    (code, _, errors), _ = many_processes.finish(run, 120)
     assert code != 0
     assert "another task died" in errors
-    for code, told, errors in start(tmp_path, processes=2, devices=1).finish():
+    for code, told, errors in train(tmp_path, processes=2):
         assert code == 0, errors
         assert "finished True," in told
     assert_same(tmp_path, alone)
@@ -150,16 +133,16 @@ def test_the_others_end_when_one_is_killed_and_a_restart_goes_on(
 def test_cluster_batches_side_by_side_are_those_of_one_device(tmp_path: Path) -> None:
     folders = tmp_path / "one", tmp_path / "pod"
     settings = ("sampling.clusters_per_step=4",)
-    ((code, _, errors),) = start(folders[0], *settings).finish()
+    ((code, _, errors),) = train(folders[0], *settings)
     assert code == 0, errors
     side_by_side = (*settings, "devices.cluster_parallel=2")
-    for code, _, errors in start(folders[1], *side_by_side, processes=2, devices=2).finish():
+    for code, _, errors in train(folders[1], *side_by_side, processes=2, devices=2):
         assert code == 0, errors
     assert_same(folders[1], folders[0])
 
 
 @pytest.mark.long
 def test_hosts_whose_division_disagrees_stop_and_say_so(tmp_path: Path) -> None:
-    for code, told, errors in start(tmp_path, "disagree", processes=2).finish():
+    for code, told, errors in train(tmp_path, "disagree", processes=2):
         assert code != 0
         assert "All processes must have the same division, got checksums" in errors, told

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import many_processes
@@ -37,6 +38,15 @@ def test_sigterm_is_a_request_however_often_it_comes() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.fixture
+def _heard() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell has what runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heard")
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_acts_at_once_after_a_request(first: signal.Signals) -> None:
     with StopRequest() as stop:
@@ -56,12 +66,10 @@ def test_all_processes_stop_after_the_same_step_when_one_is_asked_twice() -> Non
         for _ in range(2):
             processes[1].send_signal(signal.SIGTERM)
             time.sleep(0.2)
-        outputs = [process.communicate(timeout=60) for process in processes]
     finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    (step, reason), other = (output.split() for output, _ in outputs)
+        ends = many_processes.finish(processes, 60)
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    (step, reason), other = (told.split() for _, told, _ in ends)
     assert other == [step, reason]
     assert reason == "SIGTERM"
     assert 5 < int(step) < 1999
@@ -70,14 +78,15 @@ def test_all_processes_stop_after_the_same_step_when_one_is_asked_twice() -> Non
 def test_a_save_in_the_background_does_not_hide_the_notice(tmp_path: Path) -> None:
     program = f"""
 import os, signal, time
-import runs
+import small_runs
 from dcjax.checkpoints import Checkpoints
 from dcjax.preemption import StopRequest
 checkpoints = Checkpoints({str(tmp_path)!r})
 with StopRequest() as stop:
     for step in range(1, 400):
         if step == 5:  # is done, and tells Orbax so, many steps later
-            checkpoints.save(runs.state(5, rows=1_000_000), runs.division(5), {{}}, None)
+            state = small_runs.state(5, rows=1_000_000)
+            checkpoints.save(state, small_runs.division(5), {{}}, None)
         if step == 60:
             checkpoints.wait()
         if step == 70:

@@ -1,14 +1,10 @@
 """How processes find each other, or say that they have not; and what they agree on."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import many_processes
 import pytest
 
-_ROOT = Path(__file__).parents[1]
-_LAUNCH = ("launch.py", "--config=configs/digits.py")
 _JOINED = """
 import jax
 from dcjax import processes
@@ -34,17 +30,11 @@ except ValueError as error:
 """
 
 
-def launch(*flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**many_processes.environment(1), **variables}
-    return subprocess.run(
-        [sys.executable, *_LAUNCH, *flags],
-        cwd=_ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def launch(*flags: str, **variables: str) -> tuple[int, str]:
+    """Returns exit code and stderr."""
+    run = many_processes.python("launch.py", "--config=configs/digits.py", *flags, **variables)
+    ((code, _, errors),) = many_processes.finish([run])
+    return code, errors
 
 
 @pytest.mark.parametrize(
@@ -69,17 +59,17 @@ def launch(*flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
 def test_others_that_are_not_found_are_an_error(
     flags: list[str], variables: dict[str, str], reason: str, tmp_path: Path
 ) -> None:
-    done = launch(f"--workdir={tmp_path}", *flags, **variables)
-    assert done.returncode == 1
-    assert done.stderr.startswith("launch.py: ")
-    assert reason in done.stderr
-    assert done.stderr.count("\n") == 1
+    code, errors = launch(f"--workdir={tmp_path}", *flags, **variables)
+    assert code == 1
+    assert errors.startswith("launch.py: ")
+    assert reason in errors
+    assert errors.count("\n") == 1
 
 
 def test_one_process_runs_alone_and_devices_can_be_pretended(tmp_path: Path) -> None:
     wrong = ("--config.sampling.batch_size=60", "--distributed=off", f"--workdir={tmp_path}")
-    done = launch("--virtual_devices=8", *wrong, OMPI_COMM_WORLD_SIZE="4")
-    assert done.stderr == (
+    _, errors = launch("--virtual_devices=8", *wrong, OMPI_COMM_WORLD_SIZE="4")
+    assert errors == (
         "launch.py: sampling.batch_size must be a multiple of the number of devices of a batch "
         "(8), got 60; 48 or 64 would do.\n"
     )
@@ -93,25 +83,11 @@ def test_the_tasks_of_srun_find_each_other() -> None:
         "SLURM_STEP_NUM_NODES": "1",
         "SLURM_NTASKS": "2",
     }
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", _JOINED],
-            cwd=_ROOT,
-            env={
-                **many_processes.environment(2),
-                **job,
-                "SLURM_PROCID": str(number),
-                "SLURM_LOCALID": str(number),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    outputs = [run.communicate(timeout=120) for run in runs]
-    told = [output.splitlines()[-1] for output, _ in outputs]
-    assert told == ["0 2 4", "1 2 4"], outputs
+    tasks = ({**job, "SLURM_PROCID": task, "SLURM_LOCALID": task} for task in "01")
+    ends = many_processes.finish(
+        [many_processes.python("-c", _JOINED, num_devices=2, **task) for task in tasks]
+    )
+    assert [told.splitlines()[-1:] for _, told, _ in ends] == [["0 2 4"], ["1 2 4"]], ends
 
 
 def test_processes_take_what_the_first_has_and_say_when_they_differ() -> None:

@@ -11,7 +11,7 @@ _ROWS = 2048
 _STATE = f"""
 ROWS = {_ROWS}
 import numpy as np
-import runs
+import small_runs
 from dcjax import devices
 from dcjax.checkpoints import Checkpoints
 mesh = devices.create_mesh()
@@ -19,7 +19,7 @@ table = np.random.default_rng(7).random((ROWS, 64), np.float32)
 where = devices.table_sharding(mesh, table.shape)
 assert jax.device_count() == 1 or not where.is_fully_replicated
 def whole(step):
-    return jax.tree.map(np.asarray, runs.state(step, rows=ROWS))
+    return jax.tree.map(np.asarray, small_runs.state(step, rows=ROWS))
 def state(step, table):
     spread = lambda x, sharding: jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
     placed = jax.tree.map(lambda x: spread(x, devices.replicated(mesh)), whole(step))
@@ -27,7 +27,7 @@ def state(step, table):
 """
 _SAVE = """
 checkpoints = Checkpoints({workdir!r})
-division = runs.division(100 + jax.process_index())  # process 0's is written
+division = small_runs.division(100 + jax.process_index())  # process 0's is written
 for _ in range(2):  # the second in place of the first
     checkpoints.save(state(100, table), division, {{"at": 100}}, {{}})
     checkpoints.wait()
@@ -40,7 +40,7 @@ for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state(100, table))
     assert one.sharding == other.sharding
     for a, b in zip(one.addressable_shards, other.addressable_shards, strict=True):
         np.testing.assert_array_equal(a.data, b.data)
-np.testing.assert_array_equal(division.cluster, runs.division(100).cluster)
+np.testing.assert_array_equal(division.cluster, small_runs.division(100).cluster)
 assert checkpoints.meta(100) == {{"at": 100}}
 saved = whole(100).variables
 model = checkpoints.restore_model(100, jax.eval_shape(lambda: saved))
@@ -75,13 +75,13 @@ import resource, sys
 from dcjax import store
 store._SECONDS = 10
 checkpoints = Checkpoints({workdir!r}, on_failure="go_on")
-checkpoints.save(state(100, table), runs.division(100), {{}}, {{}})
+checkpoints.save(state(100, table), small_runs.division(100), {{}}, {{}})
 checkpoints.wait()
 if jax.process_index() == {full}:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, hard))
 try:
-    checkpoints.save(state(200, table), runs.division(200), {{}}, {{}})
+    checkpoints.save(state(200, table), small_runs.division(200), {{}}, {{}})
     checkpoints.wait()
 except OSError as error:
     print(error)

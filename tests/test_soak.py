@@ -1,15 +1,12 @@
 """A long run needs no more memory in the end than after it has warmed up."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import many_processes
 import numpy as np
 import pytest
 
-_ROOT = Path(__file__).parents[1]
 _SOAK = """
 import json, sys
 import jax
@@ -41,16 +38,11 @@ sys.stderr.write("SOAK " + json.dumps(told))
 
 @pytest.mark.long
 def test_memory_stays_flat_over_2000_steps_20_divisions_and_20_saves(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _SOAK, str(tmp_path)],
-        cwd=_ROOT,
-        env=many_processes.environment(1),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    told = json.loads(done.stderr.split("SOAK ")[1])
-    print("\n", done.stderr.split("SOAK ")[1])  # noqa: T201, for the record: pytest -s
+    run = many_processes.python("-c", _SOAK, str(tmp_path))
+    ((code, _, errors),) = many_processes.finish([run], seconds=1200)
+    assert code == 0, errors
+    told = json.loads(errors.split("SOAK ")[1])
+    print("\n", told)  # noqa: T201, for the record: pytest -s
     assert len(told) == 20
     assert told[-1]["step"] >= 2000
     host, device = (np.array([row[name] for row in told]) for name in ("host", "device"))

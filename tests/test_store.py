@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import runs
+import small_runs
 
 from dcjax import checksums
 from dcjax.checkpoints import Checkpoints
@@ -26,7 +26,9 @@ def _open(workdir: Path, **options: Any) -> Checkpoints:
 
 def _save(checkpoints: Checkpoints, step: int, *, rows: int = 3) -> str:
     scores = {"recall_at_1": step / 1000}
-    return checkpoints.save(runs.state(step, rows=rows), runs.division(step), {"at": step}, scores)
+    return checkpoints.save(
+        small_runs.state(step, rows=rows), small_runs.division(step), {"at": step}, scores
+    )
 
 
 def _saved(workdir: Path, *steps: int, **options: Any) -> Checkpoints:
@@ -45,9 +47,9 @@ def _check_restores(workdir: Path, step: int, *, rows: int = 3) -> None:
     checkpoints = _open(workdir)
     assert checkpoints.latest_step == step
     assert checkpoints.meta(step) == {"at": step}
-    state, division = checkpoints.restore(step, runs.state(0, rows=rows))
-    jax.tree.map(np.testing.assert_array_equal, state, runs.state(step, rows=rows))
-    np.testing.assert_array_equal(division.cluster, runs.division(step).cluster)
+    state, division = checkpoints.restore(step, small_runs.state(0, rows=rows))
+    jax.tree.map(np.testing.assert_array_equal, state, small_runs.state(step, rows=rows))
+    np.testing.assert_array_equal(division.cluster, small_runs.division(step).cluster)
     checkpoints.close()
 
 
@@ -116,7 +118,7 @@ def test_with_the_damaged_one_moved_away_the_one_before_is_the_latest(tmp_path: 
 
 def test_an_evaluation_looks_at_what_it_reads(tmp_path: Path) -> None:
     _saved(tmp_path, 100).close()
-    like = jax.eval_shape(lambda: runs.state(100).variables)
+    like = jax.eval_shape(lambda: small_runs.state(100).variables)
     shutil.rmtree(tmp_path / "checkpoints" / "100" / "train")
     _open(tmp_path, read_only=True).restore_model(100, like)
     (path,) = (tmp_path / "checkpoints" / "100" / "model" / "d").iterdir()

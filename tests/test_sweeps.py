@@ -56,11 +56,13 @@ from ml_collections import config_flags
 
 config_flags.DEFINE_config_file("config")
 flags.DEFINE_string("workdir", "", "")
+flags.DEFINE_enum("distributed", "on", ["on", "off"], "")
 
 def main(argv):
     config, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
     signal.signal(signal.SIGTERM, lambda *_: (print("stopped"), sys.exit(0)))
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    assert flags.FLAGS.distributed == "off"
     trouble = os.environ.get("TROUBLE", "")
     print("trains", flush=True)
     if trouble in sys.argv and trouble:

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import small_runs
 from ml_collections import ConfigDict
 
 import dcjax
 from configs import digits
-from dcjax import devices, experiment, inputs
+from dcjax import devices, inputs
 from dcjax.checkpoints import Checkpoints
 from dcjax.train import train
 
@@ -55,16 +56,6 @@ def _config(**changes: Any) -> ConfigDict:
     config = digits.get_config()
     config.update_from_flattened_dict(_TINY | {k.replace("__", "."): v for k, v in changes.items()})
     return config
-
-
-def _saved(config: ConfigDict, workdir: str | Path, step: int | None = None) -> tuple[Any, Any]:
-    """Returns the arrays of a checkpoint, the last if no step is given."""
-    model, optimizer = experiment.create_model(config), experiment.create_optimizer(config)
-    loss = experiment.create_loss(config, 5)
-    like = experiment.create_state(config, model, loss, optimizer, None)
-    checkpoints = Checkpoints(str(workdir), read_only=True)
-    run, clusters = checkpoints.restore(step or checkpoints.step("last"), like)
-    return jax.device_get(run), (clusters.cluster, clusters.parents, clusters.period)
 
 
 def _lines(workdir: Path, group: str = "") -> list[dict[str, float]]:
@@ -204,12 +195,10 @@ def test_a_run_of_other_groups_than_by_kmeans_goes_on_as_if_it_had_not_stopped(
     last = Checkpoints(str(stopped), read_only=True).step("last")
     shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed in the last epoch
     train(config, str(stopped))
-    ends = _saved(config, whole), _saved(config, stopped)
-    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
-        np.testing.assert_array_equal(a, b)
-    run, (clusters, parents, _) = ends[0]
-    assert run.num_clusters == len(parents) == max_clusters
-    assert set(clusters[clusters >= 0]) == set(range(max_clusters))
+    run, found = small_runs.saved(config, whole)
+    small_runs.assert_equal(small_runs.saved(config, stopped), (run, found))
+    assert run.num_clusters == len(found["parents"]) == max_clusters
+    assert set(found["cluster"][found["cluster"] >= 0]) == set(range(max_clusters))
     if masks == "fixed":  # 8 dimensions for 3 clusters
         np.testing.assert_array_equal(run.masks.sum(axis=0), np.ones(8))
         np.testing.assert_array_equal(run.masks.sum(axis=1), [2, 3, 3])
@@ -230,7 +219,7 @@ def test_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_checkpoint(tmp_pa
     (saved,) = _lines(tmp_path, "train/")[-1:]
     last_good = Checkpoints(str(tmp_path), read_only=True).step("last")
     assert last_good < step == saved["step"] + 1
-    run, _ = _saved(config, tmp_path)
+    run, _ = small_runs.saved(config, tmp_path)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(run))
 
 
@@ -287,9 +276,8 @@ def test_a_run_killed_in_an_epoch_and_in_a_save_equals_one_that_was_not(tmp_path
     assert process.returncode == 0, text
 
     config = _config(**_KEPT)
-    run, _ = _saved(config, whole)
+    run, found = small_runs.saved(config, whole)
     assert np.all(run.memory["labels"] >= 0)
     assert run.memory["count"] > 48
-    for a, b in zip(*(jax.tree.leaves(_saved(config, d)) for d in (whole, broken)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    small_runs.assert_equal(small_runs.saved(config, broken), (run, found))
     assert _lines(whole, "train/") == _lines(broken, "train/")

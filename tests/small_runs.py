@@ -1,0 +1,48 @@
+"""Small runs: one to save, whose arrays are functions of the step; and what others have saved."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax import experiment
+from dcjax.checkpoints import Checkpoints
+from dcjax.division import Division
+from dcjax.state import TrainState
+
+
+def state(step: int, *, rows: int = 3) -> TrainState:
+    kernel = np.random.default_rng(step).random((rows, 2), np.float32)
+    return TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params={"embedding": {"kernel": jnp.asarray(kernel)}},
+        masks=jnp.full((4, 2), step / 7),
+        loss_params={},
+        memory={},
+        batch_stats={},
+        opt_state={"count": jnp.asarray(step, jnp.int32), "mu": jnp.asarray(-kernel)},
+        num_clusters=jnp.asarray(2, jnp.int32),
+    )
+
+
+def division(step: int) -> Division:
+    cluster = np.array([step, -1, 0, 1], np.int32)
+    return Division(cluster, np.arange(2, dtype=np.int32), period=step // 100)
+
+
+def saved(config: ConfigDict, workdir: str | Path) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the arrays and the division's of the last checkpoint of a run on digits."""
+    model, optimizer = experiment.create_model(config), experiment.create_optimizer(config)
+    loss = experiment.create_loss(config, 5)
+    like = experiment.create_state(config, model, loss, optimizer, None)
+    checkpoints = Checkpoints(str(workdir), read_only=True)
+    run, clusters = checkpoints.restore(checkpoints.step("last"), like)
+    return jax.device_get(run), vars(clusters)
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    """Asserts that two trees of arrays are the same, bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
