@@ -30,7 +30,6 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
     for workdir, run in runs.items():
         splits, _ = inputs.load_splits(run.config)
         agreement.check(run.config, splits)
-        processes.check_same("checkpoint", run.epoch)
         if labels is None:
             labels = splits.query.labels
             if run.config.eval.pixels:

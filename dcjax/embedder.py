@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, devices, evaluation, experiment, inputs, resuming, workdirs
+from dcjax import checks, devices, evaluation, experiment, inputs, processes, resuming, workdirs
 from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import ImageSet, Splits
 
@@ -104,6 +104,7 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
         best_by = config.eval.best_by
         checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
         chosen = checkpoints.step(config.eval.select)
+    processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
     model = experiment.create_model(config)
     variables = checkpoints.restore_model(chosen, experiment.variable_shapes(config, model))
     return Embedder(config, variables, checkpoints.meta(chosen)["progress"]["epoch"])

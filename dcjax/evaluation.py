@@ -111,8 +111,9 @@ def evaluate(
     Returns:
       Score by name.
     """
-    mesh, labels = devices.create_mesh(), splits.query.labels
+    labels = splits.query.labels
     query = shares.Rows(embed_images(splits.query), len(splits.query))
+    mesh = shares.mesh_of(query.values)
     everything = [query]
     if splits.gallery is None and gallery_draws:
         scores = retrieval.score_one_per_class(

@@ -212,9 +212,9 @@ def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt
       int32[ceil(N / B), B].
     """
     num_batches = -(-num_images // batch_size)
-    by_device = np.arange(num_batches * batch_size).reshape(num_devices, num_batches, -1)
-    rows = by_device.swapaxes(0, 1).reshape(num_batches, batch_size)
-    return np.minimum(rows, num_images - 1).astype(np.int32)
+    rows = np.minimum(np.arange(num_batches * batch_size, dtype=np.int32), num_images - 1)
+    by_device = rows.reshape(num_devices, num_batches, -1)
+    return by_device.swapaxes(0, 1).reshape(num_batches, batch_size)
 
 
 def _source(images: ImageSet) -> Source:

@@ -1,8 +1,13 @@
 """Ends a run when it is asked to, with nothing lost."""
 
+import itertools
 import signal
 import sys
 import types
+
+# JAX stops all processes at one more than the largest number that any has asked for. It counts from
+# 0, and so the numbers of a run that goes on cannot be its steps'.
+_ASKED = itertools.count(1)
 
 
 class StopRequest:
@@ -33,16 +38,12 @@ class StopRequest:
         self._before = {number: signal.signal(number, self._request) for number in numbers}
         return self
 
-    def requested_at(self, step: int) -> bool:
-        """Returns whether the run has to stop after this step.
-
-        Args:
-          step: every process has to ask after every step, with the same growing number.
-        """
+    def asks_to_stop(self) -> bool:
+        """Returns whether the run has to stop now; every process has to ask after every step."""
         if self._joined:
             from jax.experimental import multihost_utils
 
-            if multihost_utils.reached_preemption_sync_point(step):
+            if multihost_utils.reached_preemption_sync_point(next(_ASKED)):
                 self.requested = signal.SIGTERM.name
         return bool(self.requested)
 

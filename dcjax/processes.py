@@ -13,7 +13,7 @@ from orbax.checkpoint import multihost
 
 # What launchers tell of the number of processes that they start.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
-_TOLD = 400  # bytes of what a process tells the others
+_TOLD = 1000  # bytes of what a process tells the others
 _WAIT_MILLISECONDS = 24 * 60 * 60 * 1000
 _WAITS: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
 
@@ -99,7 +99,7 @@ def from_all(value: np.generic) -> np.ndarray:
 def first_of_all(text: str) -> str:
     """Returns the first of the texts that processes give, each its own, that is not empty.
 
-    Of long ones only 400 bytes.
+    Of long ones only 1000 bytes.
     """
     if jax.process_count() == 1:
         return text

@@ -21,7 +21,7 @@ Interval = tuple[float, float]
 class Profile:
     """Traces steps 51 to 100 of a run, counted from its start or continuation."""
 
-    def __init__(self, folder: str | None) -> None:
+    def __init__(self, folder: pathlib.Path | None) -> None:
         """Sets where the trace goes, which XProf and TensorBoard open; None: no trace."""
         self.folder = folder
         self.num_steps = 0
@@ -42,7 +42,7 @@ class Profile:
             jax.block_until_ready(output)
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # tracing every Python call would slow the host
-            jax.profiler.start_trace(self.folder, profiler_options=options)
+            jax.profiler.start_trace(str(self.folder), profiler_options=options)
             self._tracing = True
         elif self._tracing and self.num_steps == _NUM_STEPS:
             jax.block_until_ready(output)
@@ -60,7 +60,7 @@ class Profile:
         None if the trace names nothing that is known to be a device's work.
         """
         newest = max(
-            pathlib.Path(self.folder or "").rglob("*.xplane.pb"),
+            (self.folder or pathlib.Path()).rglob("*.xplane.pb"),
             key=lambda path: path.stat().st_mtime,
         )
         trace = jax.profiler.ProfileData.from_file(str(newest))

@@ -132,9 +132,10 @@ class Store:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # whatever Orbax says of a damaged checkpoint
             cause = error
+            reason = " ".join(str(error).split())[:200]
             told = (
                 f"Cannot read checkpoint {self._path / str(step)}; "
-                f"{self._remedy(step, self.manager.all_steps())} Reason: {_reason(error)}"
+                f"{self._remedy(step, self.manager.all_steps())} Reason: {reason}"
             )
         if told := processes.first_of_all(told):
             raise ValueError(told) from cause

@@ -92,7 +92,8 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     )
     draw_key = functools.partial(jax.random.fold_in, jax.random.key(config.seed), 1)
     key = jax.jit(draw_key, out_shardings=replicated)()
-    profile = Profile(f"{workdir}/profile" if profiled and processes.is_first() else None)
+    traced = workdirs.on_disk(workdir) / "profile" if profiled and processes.is_first() else None
+    profile = Profile(traced)
     all_finite = jax.jit(steps.is_finite)
     with (
         StopRequest() as stop,
@@ -126,7 +127,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                     step += 1
                     log.add(step, metrics)
                     profile.step(metrics)
-                    if stop.requested_at(step):
+                    if stop.asks_to_stop():
                         break
 
             scores = None
@@ -144,9 +145,10 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                         scores = experiment.score(config, splits, embed, run.variables, epoch)
                     progress = progress.evaluated(scores, config.eval.best_by)
                     report.evaluation(step, progress)
+            stopped_by = stop.requested  # a signal from here on is heard in the next epoch
             is_best = scores is not None and progress.best_epoch == progress.epoch
             is_due = schedule.is_due(config, config.checkpoint.every_epochs, epoch)
-            if is_best or is_due or stop.requested:
+            if is_best or is_due or stopped_by:
                 if not all_finite(run):
                     raise FloatingPointError(not_finite(f"The network after step {step}"))
                 progress = dataclasses.replace(progress, curves_size=report.curves_size)
@@ -157,9 +159,9 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                 }
                 if failure := checkpoints.save(run, clusters, meta, scores):
                     report.not_saved(failure)
-            if stop.requested and progress.epoch < config.train.num_epochs:
+            if stopped_by and progress.epoch < config.train.num_epochs:
                 checkpoints.wait()
-                report.stopped(stop.requested, progress)
+                report.stopped(stopped_by, progress)
                 return None
         checkpoints.wait()
         profile.close()

@@ -6,6 +6,7 @@ A change is KEY=VALUE; "disagree", by which process 1 takes another division; or
 evaluation or save, by which one process is told to stop as soon as it is there.
 """
 
+import dataclasses
 import functools
 import os
 import signal
@@ -64,7 +65,7 @@ def main() -> None:
             heartbeat_timeout_seconds=int(heartbeat),
         )
     from configs import digits
-    from dcjax import division, evaluation, experiment, models, processes
+    from dcjax import division, epochs, evaluation, experiment, models
     from dcjax.checkpoints import Checkpoints
     from dcjax.train import train
 
@@ -79,8 +80,10 @@ def main() -> None:
 
     experiment.create_train_step = create_train_step
     if "disagree" in changes and process_id == "1":
-        first = processes.from_first
-        processes.from_first = lambda tree: tuple(x[::-1].copy() for x in first(tree))
+        received = epochs._of_first
+        epochs._of_first = lambda *arguments: dataclasses.replace(
+            found := received(*arguments), cluster=found.cluster[::-1].copy()
+        )
     for owner, name, moment, number in (
         (division, "divide", "division", "0"),  # which divides for all
         (evaluation, "evaluate", "evaluation", "1"),

@@ -17,7 +17,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn.cluster import KMeans
 
 from configs import digits
-from dcjax import clustering, device_kmeans, device_lloyd, devices, division, epochs, inputs
+from dcjax import (
+    clustering,
+    device_kmeans,
+    device_lloyd,
+    devices,
+    division,
+    epochs,
+    inputs,
+    shares,
+)
 from dcjax.datasets import Splits
 from dcjax.datasets.image_set import from_classes
 from dcjax.progress import Progress
@@ -103,7 +112,6 @@ def test_equals_the_hosts_from_the_same_seed_and_start(num_devices, size, k, dim
         np.testing.assert_array_equal(labels, want)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("start", ["random", "kmeans++"])
 def test_any_number_of_devices_finds_the_same(start):
     x, _ = _blobs(7, 19)
@@ -114,7 +122,7 @@ def test_any_number_of_devices_finds_the_same(start):
     np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-4)
 
 
-@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.long), 4])
+@pytest.mark.parametrize("num_devices", [1, 4])
 @pytest.mark.parametrize(("k", "numbers_per_block"), [(8, 2**22), (85, 700)])
 def test_empty_clusters_take_the_farthest_points(num_devices, k, numbers_per_block, monkeypatch):
     monkeypatch.setattr(device_lloyd, "_NUMBERS_PER_BLOCK", numbers_per_block)
@@ -211,15 +219,14 @@ def test_is_as_good_as_scikit_learn():
     )
 
 
-@pytest.mark.long
 def test_one_compilation_for_any_rows():
     x, mesh = _random(173, 4), _mesh(8)
     points = device_kmeans.spread(x, mesh)
     device_kmeans.kmeans(points, 3, seed=0)
-    before = device_lloyd.lloyd._cache_size(), device_kmeans._take._cache_size()
+    before = device_lloyd.lloyd._cache_size(), shares._take._cache_size()
     device_kmeans.kmeans(points, 3, seed=1, rows=np.arange(0, 170, 3), num_iterations=7)
     device_kmeans.kmeans(x, 3, seed=2, rows=np.arange(5), mesh=mesh)
-    assert (device_lloyd.lloyd._cache_size(), device_kmeans._take._cache_size()) == before
+    assert (device_lloyd.lloyd._cache_size(), shares._take._cache_size()) == before
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])

@@ -25,7 +25,7 @@ def test_idle_share_is_what_no_interval_covers(intervals, share):
 def test_a_trace_holds_the_steps_after_the_warm_up(tmp_path):
     step = jax.jit(lambda x: jnp.sin(x @ x))
     output = jnp.eye(300)
-    profile = profiling.Profile(str(tmp_path))
+    profile = profiling.Profile(tmp_path)
     for _ in range(120):
         output = step(output)
         profile.step(output)
@@ -40,7 +40,7 @@ def test_a_trace_holds_the_steps_after_the_warm_up(tmp_path):
 def test_only_the_ends_of_the_trace_wait_for_a_step(tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr(jax, "block_until_ready", waits.append)
-    profile = profiling.Profile(str(tmp_path))
+    profile = profiling.Profile(tmp_path)
     for step in range(1, 301):
         profile.step(step)
     assert waits == [50, 100]
@@ -49,12 +49,12 @@ def test_only_the_ends_of_the_trace_wait_for_a_step(tmp_path, monkeypatch):
 def test_a_trace_without_known_names_has_no_share(tmp_path):
     with jax.profiler.trace(str(tmp_path)):
         pass
-    assert profiling.Profile(str(tmp_path)).idle_share() is None
+    assert profiling.Profile(tmp_path).idle_share() is None
 
 
 def test_a_run_that_ends_early_is_traced_as_far_as_it_went(tmp_path):
     output = jnp.eye(3)
-    profile = profiling.Profile(str(tmp_path))
+    profile = profiling.Profile(tmp_path)
     for _ in range(60):
         output = output + 1
         profile.step(output)
@@ -64,7 +64,7 @@ def test_a_run_that_ends_early_is_traced_as_far_as_it_went(tmp_path):
 
 
 def test_a_run_without_a_full_warm_up_has_no_trace(tmp_path):
-    profile = profiling.Profile(str(tmp_path))
+    profile = profiling.Profile(tmp_path)
     profile.step(jnp.eye(3))
     profile.close()
     assert profile.num_steps == 0
