@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,29 +71,33 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError("--seeds and --dry_run belong to a sweep: give --sweep too.")
         else:
             modes[_MODE.value](_config(), _workdirs())
-    except (ValueError, OSError, FloatingPointError) as error:
-        if _TRACEBACK.value:
-            raise
-        _leave(f"launch.py: {error}")
     except KeyboardInterrupt:
-        sys.exit("launch.py: interrupted; a run goes on from its last checkpoint.")
+        _end(1, "launch.py: interrupted; a run goes on from its last checkpoint.")
+    except Exception as error:
+        is_told = isinstance(error, ValueError | OSError | FloatingPointError)
+        one_line = is_told and not _TRACEBACK.value
+        _end(1, f"launch.py: {error}" if one_line else traceback.format_exc().rstrip())
 
 
-def _leave(error: str) -> None:
-    """Ends with an error; one of many processes at once, for the others not to wait for it."""
-    jax = sys.modules.get("jax")
-    if jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1:
+def _end(code: int, error: str = "") -> None:
+    """Ends at once: waits neither for a division under way nor, of many processes, for others."""
+    if error:
         sys.stderr.write(f"{error}\n")
-        sys.stderr.flush()
-        os._exit(1)
-    sys.exit(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _train(config: ConfigDict, workdirs: list[str]) -> None:
     _join()
+    import jax
+
     from dcjax.train import train
 
-    train(config, _only(workdirs), profiled=_PROFILE.value)
+    if train(config, _only(workdirs), profiled=_PROFILE.value) is None:  # stopped
+        if jax.distributed.is_initialized():
+            jax.distributed.shutdown()
+        _end(0)
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:

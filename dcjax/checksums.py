@@ -57,6 +57,15 @@ def damage(folder: epath.Path, items: Container[str], *, part: int, num_parts: i
         return next((f"{name} {text}" for name, text in zip(names, told, strict=True) if text), "")
 
 
+def misses_files(folder: epath.Path) -> bool:
+    """Returns whether files that `write` has seen are gone; False where nothing was written."""
+    try:
+        files = json.loads((folder / NAME).read_bytes())["files"]
+        return not all((folder / name).exists() for name in files)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False
+
+
 def _difference(path: epath.Path, saved: list[int]) -> str:
     try:
         size = path.stat().length

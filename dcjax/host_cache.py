@@ -66,11 +66,13 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
     if folder is not None:
         return [_on_disk(stream, folder) for stream in streams]
     sizes = [stream.resized_sizes() for stream in streams]
-    needed = sum(map(_total, sizes))
+    sharing = processes.on_this_host()
+    needed = sharing * sum(map(_total, sizes))
     if needed > (available := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        each = f" in each of {sharing} processes" if sharing > 1 else ""
         raise ValueError(
             f"dataset.cache=memory needs {needed / 2**20:,.0f} MiB for {sum(map(len, sizes))} "
-            f"images at {streams[0].augmentation.resize} pixels, and this machine has "
+            f"images at {streams[0].augmentation.resize} pixels{each}, and this machine has "
             f"{available / 2**20:,.0f} MiB; set dataset.cache=disk or none, or a smaller "
             "dataset.resize."
         )

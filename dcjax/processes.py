@@ -3,6 +3,8 @@
 import collections
 import itertools
 import os
+import socket
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,6 +73,12 @@ def _detect(mode: str) -> None:
 def is_first() -> bool:
     """Returns whether this is the process that clusters and writes what is not an array."""
     return jax.process_index() == 0
+
+
+def on_this_host() -> int:
+    """Returns how many processes of the run share this machine; all of them call it together."""
+    name = np.uint32(zlib.crc32(socket.gethostname().encode()))
+    return int(np.sum(from_all(name) == name))
 
 
 def wait_for_all(name: str) -> None:

@@ -58,16 +58,22 @@ class Store:
           **options: of `ocp.CheckpointManagerOptions`.
 
         Raises:
-          ValueError: if the scores saved with a checkpoint are damaged.
+          ValueError: if the scores saved with a checkpoint are damaged; or, with `read_only`, if a
+            kill has left a checkpoint half replaced.
         """
         logging.getLogger("absl").addFilter(_is_not_of_orbax)
         self._path = path
         self._saving: int | None = None
         self._failure = ""
-        if not read_only:
+        if read_only:
+            _refuse_half_replaced(path)
+        else:
             _finish_replacing(path)
+            if processes.is_first():
+                for step in set(_steps(path)).difference(_whole_steps(path)):
+                    (path / str(step)).rmtree()
             processes.wait_for_all("nothing is put aside")
-        steps = sorted(int(each.name) for each in path.iterdir() if each.name.isdigit())
+        steps = _whole_steps(path)
         self._check(steps, ["metrics"], steps)  # which the manager reads of all of them
         self.manager = _Manager(
             path,
@@ -196,15 +202,38 @@ class Store:
         return f"move that folder out of {self._path}, and the same command {goes_on}."
 
 
+def _steps(path: epath.Path) -> list[int]:
+    return sorted(int(each.name) for each in path.iterdir() if each.name.isdigit())
+
+
+def _whole_steps(path: epath.Path) -> list[int]:
+    """Returns the steps but those that a kill has left half removed; the last never is."""
+    steps = _steps(path)
+    whole = [step for step in steps[:-1] if not checksums.misses_files(path / str(step))]
+    return whole + steps[-1:]
+
+
 def _finish_replacing(path: epath.Path) -> None:
     """Removes a checkpoint that was replaced, or puts it back if the new one is not complete."""
     if processes.is_first():
         for old in path.glob(f"*{_REPLACED}"):
-            new = old.with_suffix("")
-            if new.exists() and ocp.utils.is_checkpoint_finalized(new):
+            if _is_complete(new := old.with_suffix("")):
                 old.rmtree()
             else:
                 old.rename(new)
+
+
+def _refuse_half_replaced(path: epath.Path) -> None:
+    for old in path.glob(f"*{_REPLACED}"):
+        if not _is_complete(new := old.with_suffix("")):
+            raise ValueError(
+                f"Checkpoint {new} is being replaced, or a run was killed while it was; wait until "
+                f"it is there, or go on with the run, or rename {old.name} to {new.name}."
+            )
+
+
+def _is_complete(path: epath.Path) -> bool:
+    return path.exists() and ocp.utils.is_checkpoint_finalized(path)
 
 
 def _reason(error: BaseException) -> str:

@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import jax
 from ml_collections import ConfigDict
@@ -97,7 +97,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     all_finite = jax.jit(steps.is_finite)
     with (
         StopRequest() as stop,
-        ThreadPoolExecutor(1) as host,
+        _host_thread() as host,
         contextlib.closing(checkpoints),
         contextlib.closing(report),
         contextlib.closing(profile),
@@ -168,6 +168,16 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         report.finished(progress)
         report.profile(profile)
     return progress.scores
+
+
+@contextlib.contextmanager
+def _host_thread() -> Iterator[Executor]:
+    """A thread that nobody waits for in the end: its K-means may take hours."""
+    host = ThreadPoolExecutor(1)
+    try:
+        yield host
+    finally:
+        host.shutdown(wait=False, cancel_futures=True)
 
 
 def _begun(

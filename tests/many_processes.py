@@ -69,6 +69,7 @@ def finish(
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return [
         (process.returncode, *output) for process, output in zip(processes, outputs, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import many_processes
 import pod
 import pytest
 import small_runs
@@ -11,6 +12,43 @@ from configs import digits
 from dcjax import division, evaluation
 from dcjax.checkpoints import Checkpoints
 from dcjax.train import train
+
+# A run of launch.py whose division takes a day, and whose first evaluation is disturbed.
+_BUSY = """
+import sys, time
+from absl import app
+import launch, pod
+from dcjax import division, evaluation
+
+def fail(*arguments, **options):
+    raise {error}("no such image")
+
+division.divide = lambda *arguments, **options: time.sleep(86_400)
+evaluation.evaluate = pod.told_to_stop(evaluation.evaluate) if "{error}" == "None" else fail
+settings = pod.SETTINGS | {{"eval.every_epochs": 1}}
+flags = [f"--config.{{key}}={{value}}" for key, value in settings.items()]
+sys.argv = ["launch.py", "--config=configs/digits.py", "--workdir={workdir}", *flags]
+app.run(launch.main, flags_parser=launch._parse)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("error", "ends", "told"),
+    [
+        ("None", 0, ""),
+        ("OSError", 1, "launch.py: no such image\n"),
+        ("KeyError", 1, "KeyError: 'no such image'\n"),
+    ],
+)
+def test_the_end_does_not_wait_for_a_division(
+    error: str, ends: int, told: str, tmp_path: Path
+) -> None:
+    run = many_processes.python("-c", _BUSY.format(error=error, workdir=tmp_path))
+    ((code, output, errors),) = many_processes.finish([run], seconds=200)
+    assert code == ends
+    assert errors.endswith(told)
+    assert ("Stopped by SIGTERM and saved after epoch 1" in output) is (error == "None")
 
 
 def _config() -> ConfigDict:

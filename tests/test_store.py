@@ -180,6 +180,16 @@ def test_a_failed_replacement_leaves_what_was_there(tmp_path: Path) -> None:
     _check_restores(tmp_path, 100)
 
 
+@pytest.mark.parametrize("item", ["metrics", "model"])
+def test_what_a_kill_left_of_a_removal_is_removed(tmp_path: Path, item: str) -> None:
+    _saved(tmp_path, 100, 200).close()
+    shutil.rmtree(tmp_path / "checkpoints" / "100" / item)
+    assert _open(tmp_path, read_only=True).meta(200) == {"at": 200}
+    assert _found(tmp_path) == ["100", "200"]
+    _check_restores(tmp_path, 200)
+    assert _found(tmp_path) == ["200"]
+
+
 @pytest.mark.parametrize("is_complete", [True, False])
 def test_what_a_kill_left_of_a_replacement_is_put_right(tmp_path: Path, is_complete: bool) -> None:
     _saved(tmp_path / "old", 100).close()
@@ -190,5 +200,9 @@ def test_what_a_kill_left_of_a_replacement_is_put_right(tmp_path: Path, is_compl
     else:
         shutil.copytree(tmp_path / "old" / "checkpoints" / "100", new / "100.replaced")
         (new / "100.orbax-checkpoint-tmp").mkdir()
+        with pytest.raises(
+            ValueError, match=r"100 is being replaced, or .* rename 100.replaced to"
+        ):
+            _open(tmp_path, read_only=True)
     _check_restores(tmp_path, 200 if is_complete else 100)
     assert _found(tmp_path) == (["100", "200"] if is_complete else ["100"])
