@@ -47,7 +47,10 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "Processes, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Of this process, with --coordinator.")
 _VIRTUAL_DEVICES = flags.DEFINE_integer(
-    "virtual_devices", 0, "Train on so many pretended CPU devices, to try out what many do."
+    "virtual_devices",
+    0,
+    "Train on so many pretended CPU devices, to try out what many do.",
+    lower_bound=0,
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 
@@ -74,9 +77,20 @@ def main(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         _end(1, "launch.py: interrupted; a run goes on from its last checkpoint.")
     except Exception as error:
-        is_told = isinstance(error, ValueError | OSError | FloatingPointError)
-        one_line = is_told and not _TRACEBACK.value
-        _end(1, f"launch.py: {error}" if one_line else traceback.format_exc().rstrip())
+        _end(1, traceback.format_exc().rstrip() if _TRACEBACK.value else _told(error))
+
+
+def _told(error: Exception) -> str:
+    """Returns the line that says what is wrong, or the traceback of what nobody has foreseen."""
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        return f"launch.py: {error}"
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError):
+        return (
+            f"launch.py: {' '.join(str(error).split())[:300]}; if another process has ended, start "
+            "all of them again: they go on from the last checkpoint."
+        )
+    return traceback.format_exc().rstrip()
 
 
 def _end(code: int, error: str = "") -> None:

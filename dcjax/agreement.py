@@ -19,11 +19,33 @@ def check(config: ConfigDict, splits: datasets.Splits) -> None:
     """
     if jax.process_count() == 1:  # which need not look at all images again
         return
-    processes.check_same("settings", _checksum(config.to_dict()))
+    check_settings(config)
     for name in ("train", "query", "gallery"):
         images = getattr(splits, name)
         told = resuming.fingerprint(images) if images is not None else {}
         processes.check_same(f"images of the {name} set", _checksum(told))
+
+
+def check_settings(config: ConfigDict | None) -> None:
+    """Checks that all processes have the same settings, if any.
+
+    Raises:
+      ValueError: on all of them, if they have not; names the settings.
+    """
+    if jax.process_count() == 1:
+        return
+    settings = resuming.flatten(config.to_dict()) if config is not None else {}
+    processes.check_same("names of settings", _checksum(dict.fromkeys(settings)))
+    if not settings:
+        return
+    of_each = np.array([_checksum({"": value}) for value in settings.values()], np.uint32)
+    received = processes.from_all(of_each)
+    is_same = np.all(received == received[0], axis=0)
+    if differing := [name for name, same in zip(settings, is_same, strict=True) if not same]:
+        raise ValueError(
+            "All processes must have the same settings, got different ones of "
+            f"{', '.join(differing[:8])}; start all of them with the same command."
+        )
 
 
 def check_arrays(what: str, tree: Any) -> None:

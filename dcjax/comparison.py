@@ -18,6 +18,7 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
       workdirs: of runs on the same data.
       config: in place of the saved ones, see `embedder.load`.
     """
+    agreement.check_settings(config)
     runs = {workdir: embedder.load(workdir, config) for workdir in workdirs}
     protocols = {run.config.eval.protocol for run in runs.values()}
     if len(protocols) > 1:

@@ -4,6 +4,7 @@ import collections
 import itertools
 import os
 import socket
+import sys
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -42,6 +43,11 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
                 f"--num_processes={num_processes}, --process_id={process_id}, "
                 f"--distributed={mode}."
             )
+        sys.stdout.write(
+            f"joins     as process {process_id} of {num_processes}, at {coordinator}; "
+            "waits for the others up to five minutes\n"
+        )
+        sys.stdout.flush()
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif mode != "off":
         _detect(mode)
@@ -99,9 +105,10 @@ def from_first(tree: Any) -> Any:
     return jax.tree.map(lambda like, x: np.asarray(x, like.dtype), tree, received)
 
 
-def from_all(value: np.generic) -> np.ndarray:
-    """Returns the number of each process, [P], on all."""
-    return multihost_utils.process_allgather(value).reshape(-1)
+def from_all(value: np.ndarray | np.generic) -> np.ndarray:
+    """Returns the arrays of all processes, which have one shape, on all: [P, ...]."""
+    received = multihost_utils.process_allgather(value)
+    return np.reshape(received, (jax.process_count(), *np.shape(value)))
 
 
 def first_of_all(text: str) -> str:

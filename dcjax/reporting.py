@@ -185,7 +185,7 @@ class Reporter:
             )
             yield log
             log.finish()
-        if log.losses:
+        if log.losses and log.done == plan.num_steps:
             seconds = time.monotonic() - started
             left = (num_epochs - epoch - 1) * seconds / 60
             self._console.line(

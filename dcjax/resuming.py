@@ -27,6 +27,7 @@ _FREE = {
     "train.num_epochs",
     "eval.every_epochs",
     "eval.at_start",
+    "eval.batch_size",
     "eval.ks",
     "eval.kmeans",
     "eval.nmi",

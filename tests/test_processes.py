@@ -91,6 +91,27 @@ def test_the_tasks_of_srun_find_each_other() -> None:
     assert [told.splitlines()[-1:] for _, told, _ in ends] == [["0 2 4"], ["1 2 4"]], ends
 
 
+_DIFFER = """
+from configs import digits
+from dcjax import agreement
+config = digits.get_config()
+agreement.check_settings(config)
+config.optimizer.learning_rate = 1e-3 * (1 + jax.process_index())
+try:
+    agreement.check_settings(config)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_setting_that_differs_is_named() -> None:
+    for told in many_processes.run(_DIFFER, num_devices=1):
+        assert told == (
+            "All processes must have the same settings, got different ones of "
+            "optimizer.learning_rate; start all of them with the same command.\n"
+        )
+
+
 def test_processes_take_what_the_first_has_and_say_when_they_differ() -> None:
     for told in many_processes.run(_AGREE, num_devices=1):
         first, second = told.splitlines()
