@@ -104,6 +104,21 @@ except ValueError as error:
 """
 
 
+_BROKEN = """
+import launch
+error = jax.errors.JaxRuntimeError("UNKNOWN: all-reduce failed:\\nConnection reset by peer")
+print(launch._told(error))
+"""
+
+
+def test_a_broken_connection_is_told_in_one_line_by_one_of_many() -> None:
+    (told,) = many_processes.run(_BROKEN, num_processes=1, num_devices=1)
+    assert told == (
+        "launch.py: UNKNOWN: all-reduce failed: Connection reset by peer; if another process has "
+        "ended, start all of them again: they go on from the last checkpoint.\n"
+    )
+
+
 def test_a_setting_that_differs_is_named() -> None:
     for told in many_processes.run(_DIFFER, num_devices=1):
         assert told == (
