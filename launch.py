@@ -3,7 +3,6 @@
 With --sweep, every row of a config's `sweep()` is trained, see `dcjax/sweeps.py`.
 """
 
-import glob
 import json
 import os
 import pathlib
@@ -14,6 +13,8 @@ from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
+
+from dcjax import machine
 
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -57,15 +58,14 @@ _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an er
 # What ml_collections puts before the reason.
 _NOT_LOADED = "Configuration is not available because of an earlier failure to load: "
 _IN_CONFIG = "Error whilst parsing config file:"
-_ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs a mode or a sweep, and turns errors into one line."""
     logging.set_verbosity(logging.ERROR)
-    _choose_platform()
-    _keep_quiet()
-    _keep_compilations()
+    machine.choose_platform(_VIRTUAL_DEVICES.value)
+    machine.keep_quiet()
+    machine.keep_compilations()
     try:
         modes = {"train": _train, "evaluate": _evaluate, "check_data": _check_data}
         if _SWEEP.value:
@@ -169,7 +169,7 @@ def _join() -> None:
         num_processes=_NUM_PROCESSES.value,
         process_id=_PROCESS_ID.value,
     )
-    found = _accelerators()
+    found = machine.accelerators()
     if found and "JAX_PLATFORMS" not in os.environ and jax.default_backend() == "cpu":
         sys.stderr.write(
             f"launch.py: this machine has {found[0]}, but JAX computes on the CPU; install "
@@ -193,31 +193,6 @@ def _workdirs() -> list[str]:
         return _WORKDIR.value
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     return [str(pathlib.Path("runs") / pathlib.Path(file).stem)]
-
-
-def _choose_platform() -> None:
-    """Computes on the CPU where nothing else is, or where virtual devices are asked for."""
-    if _VIRTUAL_DEVICES.value:
-        os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["JAX_NUM_CPU_DEVICES"] = str(_VIRTUAL_DEVICES.value)
-    elif not _accelerators():  # for which jax[cuda] would look loudly
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
-
-def _accelerators() -> list[str]:
-    """Returns the device files of GPUs and TPUs."""
-    return [path for pattern in _ACCELERATORS for path in glob.glob(pattern)]
-
-
-def _keep_quiet() -> None:
-    """Keeps TensorFlow from telling of errors that are raised, or counted, anyway."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX would set it when it is imported
-
-
-def _keep_compilations() -> None:
-    """Takes what XLA has compiled in an earlier run from a cache on disk."""
-    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "dcjax"))
 
 
 def _define_config(argv: Sequence[str]) -> None:

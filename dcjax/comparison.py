@@ -30,7 +30,7 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
     labels = None
     for workdir, run in runs.items():
         splits, _ = inputs.load_splits(run.config)
-        agreement.check(run.config, splits)
+        agreement.check_images(splits)
         if labels is None:
             labels = splits.query.labels
             if run.config.eval.pixels:

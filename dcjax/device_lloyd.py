@@ -187,10 +187,10 @@ def _through(points: _Points, k: int, step: Callable[..., Any], state: Any) -> A
     return jax.lax.fori_loop(0, math.ceil(n / size), do, varying(state, points.axes))
 
 
-def gather(shares: Any, axes: Axes) -> Any:
+def gather(parts: Any, axes: Axes) -> Any:
     """Joins arrays that each device has, in the order of the devices."""
     return jax.tree.map(
-        lambda share: jax.lax.all_gather(share, axes, tiled=True, to="invarying"), shares
+        lambda part: jax.lax.all_gather(part, axes, tiled=True, to="invarying"), parts
     )
 
 

@@ -67,13 +67,12 @@ class Store:
         self._failure = ""
         if read_only:
             _refuse_half_replaced(path)
+            steps = _whole_steps(path)
         else:
             _finish_replacing(path)
-            if processes.is_first():
-                for step in set(_steps(path)).difference(_whole_steps(path)):
-                    (path / str(step)).rmtree()
+            _finish_removing(path)
             processes.wait_for_all("nothing is put aside")
-        steps = _whole_steps(path)
+            steps = _steps(path)
         self._check(steps, ["metrics"], steps)  # which the manager reads of all of them
         self.manager = _Manager(
             path,
@@ -221,6 +220,13 @@ def _finish_replacing(path: epath.Path) -> None:
                 old.rmtree()
             else:
                 old.rename(new)
+
+
+def _finish_removing(path: epath.Path) -> None:
+    """Removes what a kill has left of checkpoints that were being removed."""
+    if processes.is_first():
+        for step in set(_steps(path)).difference(_whole_steps(path)):
+            (path / str(step)).rmtree()
 
 
 def _refuse_half_replaced(path: epath.Path) -> None:

@@ -135,7 +135,7 @@ def test_queries_search_themselves_or_the_gallery() -> None:
 
 
 @pytest.mark.parametrize("kmeans", ["host", "devices"])
-def test_nmi_clusters_query_and_gallery_together(kmeans) -> None:
+def test_nmi_clusters_query_and_gallery_together(kmeans: str) -> None:
     query, gallery = image_set([0, 1]), image_set([0, 1, 1])
     places, others = np.array([[0.0], [0.1]]), np.array([[0.2], [50.0], [50.1]])
     splits = Splits(query, query, gallery)
@@ -146,7 +146,7 @@ def test_nmi_clusters_query_and_gallery_together(kmeans) -> None:
 
 
 @pytest.mark.parametrize("kmeans", ["host", "devices"])
-def test_nmi_is_the_mean_over_runs_and_left_out_without_any(kmeans) -> None:
+def test_nmi_is_the_mean_over_runs_and_left_out_without_any(kmeans: str) -> None:
     query = image_set([0, 1, 2, 3] * 5)
     places = np.random.default_rng(0).normal(size=(20, 2))
     splits = Splits(query, query, None)

@@ -18,10 +18,10 @@ _LAYERS = {
     "concepts": "plugins ranges pairs distance_weighting mining losses masks memory convolution "
     "strategies crops counting clustering shares device_lloyd device_kmeans grouping "
     "division walks sampling selection galleries ranking retrieval",
-    "boundaries": "datasets archives downloads quiet_tensorflow headers decoding inspection "
-    "devices processes pipeline device_cache host_cache augment distortions resnet models hub "
-    "torch_pickle weight_files pretrained optimizers writers preemption profiling checksums "
-    "workdirs store",
+    "boundaries": "machine datasets archives downloads quiet_tensorflow headers decoding "
+    "inspection devices processes pipeline device_cache host_cache augment distortions resnet "
+    "models hub torch_pickle weight_files pretrained optimizers writers preemption profiling "
+    "checksums workdirs store",
     "joints": "state steps evaluation inputs experiment resuming agreement checks schedule "
     "epochs progress checkpoints reporting embedder comparison data_check tables sweeps runner",
     "loop": "train",

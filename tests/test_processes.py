@@ -91,19 +91,6 @@ def test_the_tasks_of_srun_find_each_other() -> None:
     assert [told.splitlines()[-1:] for _, told, _ in ends] == [["0 2 4"], ["1 2 4"]], ends
 
 
-_DIFFER = """
-from configs import digits
-from dcjax import agreement
-config = digits.get_config()
-agreement.check_settings(config)
-config.optimizer.learning_rate = 1e-3 * (1 + jax.process_index())
-try:
-    agreement.check_settings(config)
-except ValueError as error:
-    print(error)
-"""
-
-
 _BROKEN = """
 import launch
 error = jax.errors.JaxRuntimeError("UNKNOWN: all-reduce failed:\\nConnection reset by peer")
@@ -117,6 +104,19 @@ def test_a_broken_connection_is_told_in_one_line_by_one_of_many() -> None:
         "launch.py: UNKNOWN: all-reduce failed: Connection reset by peer; if another process has "
         "ended, start all of them again: they go on from the last checkpoint.\n"
     )
+
+
+_DIFFER = """
+from configs import digits
+from dcjax import agreement
+config = digits.get_config()
+agreement.check_settings(config)
+config.optimizer.learning_rate = 1e-3 * (1 + jax.process_index())
+try:
+    agreement.check_settings(config)
+except ValueError as error:
+    print(error)
+"""
 
 
 def test_a_setting_that_differs_is_named() -> None:

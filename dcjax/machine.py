@@ -1,0 +1,32 @@
+"""What JAX and TensorFlow have to know of this machine before they are imported."""
+
+import glob
+import os
+import pathlib
+
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
+
+
+def accelerators() -> list[str]:
+    """Returns the device files of GPUs and TPUs."""
+    return [path for pattern in _ACCELERATORS for path in glob.glob(pattern)]
+
+
+def choose_platform(virtual_devices: int) -> None:
+    """Computes on the CPU where nothing else is, or where virtual devices are asked for."""
+    if virtual_devices:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(virtual_devices)
+    elif not accelerators():  # for which jax[cuda] would look loudly
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def keep_quiet() -> None:
+    """Keeps TensorFlow from telling of errors that are raised, or counted, anyway."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX would set it when it is imported
+
+
+def keep_compilations() -> None:
+    """Takes what XLA has compiled in an earlier run from a cache on disk."""
+    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "dcjax"))
