@@ -15,6 +15,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from dcjax import machine
+from dcjax.errors import DcjaxError, InputError
 
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
         if _SWEEP.value:
             _sweep(_config(), argv[0])
         elif _SEEDS.value or _DRY_RUN.value:
-            raise ValueError("--seeds and --dry_run belong to a sweep: give --sweep too.")
+            raise InputError("--seeds and --dry_run belong to a sweep: give --sweep too.")
         else:
             modes[_MODE.value](_config(), _workdirs())
     except KeyboardInterrupt:
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _told(error: Exception) -> str:
     """Returns the line that says what is wrong, or the traceback of what nobody has foreseen."""
-    if isinstance(error, ValueError | OSError | FloatingPointError):
+    if isinstance(error, DcjaxError | OSError):
         return f"launch.py: {error}"
     jax = sys.modules.get("jax")
     if jax and jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError):
@@ -118,7 +119,7 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.comparison import compare
 
     if _PROFILE.value:
-        raise ValueError("--profile traces training steps; an evaluation has none.")
+        raise InputError("--profile traces training steps; an evaluation has none.")
     _join()
     compare(workdirs, config)
 
@@ -127,7 +128,7 @@ def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.data_check import check_data
 
     if _PROFILE.value:
-        raise ValueError("--profile traces training steps; a look at the data has none.")
+        raise InputError("--profile traces training steps; a look at the data has none.")
     if not check_data(config, _only(workdirs)):
         sys.exit(1)
 
@@ -136,9 +137,9 @@ def _sweep(config: ConfigDict, program: str) -> None:
     from dcjax import runner, sweeps
 
     if _MODE.value != "train" or _PROFILE.value:
-        raise ValueError("--sweep trains: leave out --mode and --profile.")
+        raise InputError("--sweep trains: leave out --mode and --profile.")
     if _DISTRIBUTED.value != "auto" or _COORDINATOR.value:
-        raise ValueError(
+        raise InputError(
             "--sweep trains each run in one process: leave out --distributed and --coordinator; "
             "the same sweep may be started on several hosts, which share the runs."
         )
@@ -180,7 +181,7 @@ def _join() -> None:
 
 def _only(workdirs: list[str]) -> str:
     if len(workdirs) > 1:
-        raise ValueError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(workdirs)}.")
+        raise InputError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(workdirs)}.")
     return workdirs[0]
 
 

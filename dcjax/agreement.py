@@ -9,13 +9,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax import datasets, processes, resuming
+from dcjax.errors import InputError
 
 
 def check_images(splits: datasets.Splits) -> None:
     """Checks that all processes have the same lists of images.
 
     Raises:
-      ValueError: on all of them, if they have not.
+      InputError: on all of them, if they have not.
     """
     if jax.process_count() == 1:  # which need not look at all images again
         return
@@ -29,7 +30,7 @@ def check_settings(config: ConfigDict | None) -> None:
     """Checks that all processes have the same settings, if any.
 
     Raises:
-      ValueError: on all of them, if they have not; names the settings.
+      InputError: on all of them, if they have not; names the settings.
     """
     if jax.process_count() == 1:
         return
@@ -41,7 +42,7 @@ def check_settings(config: ConfigDict | None) -> None:
     received = processes.from_all(of_each)
     is_same = np.all(received == received[0], axis=0)
     if differing := [name for name, same in zip(settings, is_same, strict=True) if not same]:
-        raise ValueError(
+        raise InputError(
             "All processes must have the same settings, got different ones of "
             f"{', '.join(differing[:8])}; start all of them with the same command."
         )
@@ -51,7 +52,7 @@ def check_arrays(what: str, tree: Any) -> None:
     """Checks that all processes have the same arrays.
 
     Raises:
-      ValueError: on all of them, if they have not.
+      InputError: on all of them, if they have not.
     """
     if jax.process_count() == 1:
         return

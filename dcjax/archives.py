@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from dcjax.errors import FileError, InputError
+
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
 _BLOCK = 2**20  # bytes
 
@@ -24,9 +26,9 @@ def extract(path: Path, folder: Path) -> None:
       folder: where to, on the disk that is written to.
 
     Raises:
-      FileExistsError: if the folder holds something else under the names of the archive.
-      OSError: if the disk has no space for it.
-      ValueError: if the archive is damaged, or would write outside of the folder.
+      FileError: if the folder holds something else under the names of the archive.
+      FileError: if the disk has no space for it.
+      InputError: if the archive is damaged, or would write outside of the folder.
     """
     if path.suffix not in (".tgz", ".zip"):
         return
@@ -34,7 +36,7 @@ def extract(path: Path, folder: Path) -> None:
     lacking = _top_names(sizes) - _whole(sizes, folder)
     for name in sorted(lacking):
         if os.path.lexists(folder / name):
-            raise FileExistsError(
+            raise FileError(
                 f"{folder / name} is there, but is not what {path} holds; move it away, and the "
                 "same command extracts it again."
             )
@@ -54,10 +56,10 @@ def extract(path: Path, folder: Path) -> None:
 
 
 def require_space(folder: Path, num_bytes: int) -> None:
-    """Raises OSError if the disk of an existing folder has less space than this."""
+    """Raises FileError if the disk of an existing folder has less space than this."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
-        raise OSError(
+        raise FileError(
             f"Require {num_bytes:,} bytes free in {folder}, found {free:,}; make room, or choose "
             "a folder on another disk."
         )
@@ -78,7 +80,7 @@ def _read_sizes(path: Path) -> dict[str, int | None]:
                 sizes = {m.name: m.size if m.isfile() else None for m in members}
     for name in sizes:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ValueError(f"{path} would write outside of its folder, to {name!r}.")
+            raise InputError(f"{path} would write outside of its folder, to {name!r}.")
     return sizes
 
 
@@ -113,8 +115,8 @@ def _errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except tarfile.FilterError as error:
-        raise ValueError(f"{path} would write outside of its folder: {error}.") from None
+        raise InputError(f"{path} would write outside of its folder: {error}.") from None
     except _DAMAGED as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is damaged ({type(error).__name__}: {error}); remove it and get it again."
         ) from None

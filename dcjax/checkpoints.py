@@ -10,6 +10,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dcjax import devices, workdirs
 from dcjax.division import Division
+from dcjax.errors import FileError, MissingFileError
 from dcjax.state import TrainState, variables
 from dcjax.store import Store
 
@@ -47,12 +48,12 @@ class Checkpoints:
           read_only: whether the folder must be there and stays as it is.
 
         Raises:
-          FileNotFoundError: if `read_only` and there is no checkpoint.
-          ValueError: if the scores saved with a checkpoint are damaged.
+          MissingFileError: if `read_only` and there is no checkpoint.
+          InputError: if the scores saved with a checkpoint are damaged.
         """
         path = workdirs.absolute(workdir) / "checkpoints"
         if read_only and not path.is_dir():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"No checkpoint in {path}; give the --workdir of a run that has saved one."
             )
         if not read_only:
@@ -89,14 +90,14 @@ class Checkpoints:
         """Returns the step of the "last" checkpoint, or of the "best_test" by `best_by`.
 
         Raises:
-          FileNotFoundError: if there is no such checkpoint.
+          MissingFileError: if there is no such checkpoint.
         """
         manager = self._store.manager
         step = manager.best_step() if select == "best_test" else manager.latest_step()
         if step is None:
-            raise FileNotFoundError(f"No complete checkpoint in {manager.directory}.")
+            raise MissingFileError(f"No complete checkpoint in {manager.directory}.")
         if select == "best_test" and self._best_by not in (manager.metrics(step) or {}):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"No checkpoint in {manager.directory} has the score eval.best_by={self._best_by}; "
                 "use eval.select=last."
             )
@@ -122,7 +123,7 @@ class Checkpoints:
           before, and why; "" if nothing is known to have failed.
 
         Raises:
-          OSError: with that text, if a failure is to stop the run, as it always does one of many
+          FileError: with that text, if a failure is to stop the run, as it always does one of many
             processes: they could not agree on what is there.
           RuntimeError: if Orbax declines to save.
         """
@@ -140,7 +141,7 @@ class Checkpoints:
 
     def _stop_for(self, failure: str) -> None:
         if failure and (self._on_failure == "stop" or jax.process_count() > 1):
-            raise OSError(f"{failure} When that is mended, the same command goes on from there.")
+            raise FileError(f"{failure} When that is mended, the same command goes on from there.")
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns what was saved as `meta`."""
@@ -186,22 +187,22 @@ class Checkpoints:
         """Waits until everything is written.
 
         Raises:
-          OSError: if the newest checkpoint could not be saved, whatever `on_failure` is.
+          FileError: if the newest checkpoint could not be saved, whatever `on_failure` is.
         """
         self._store.finish()
         if self._store.failure:
-            raise OSError(self._store.failure)
+            raise FileError(self._store.failure)
 
     def close(self) -> None:
         """Waits until everything is written, and closes the folder.
 
         Raises:
-          OSError: if something could not be written, which nobody has been told yet.
+          FileError: if something could not be written, which nobody has been told yet.
         """
         failure = self._store.finish()
         self._store.manager.close()
         if failure:
-            raise OSError(failure)
+            raise FileError(failure)
 
 
 def _arrays(division: Division) -> dict[str, np.ndarray]:

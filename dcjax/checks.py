@@ -19,6 +19,7 @@ from dcjax import (
     sampling,
     strategies,
 )
+from dcjax.errors import InputError
 
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 _KNOWN = {
@@ -81,19 +82,19 @@ def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Checks, without data, every setting by itself and those that an evaluation needs.
 
     Raises:
-      ValueError: naming the setting, its value and what is allowed.
+      InputError: naming the setting, its value and what is allowed.
     """
     flat = resuming.flatten(config.to_dict())
     resuming.check_complete(flat, _KNOWN.keys() | _RANGES.keys())
     for key, known in _KNOWN.items():
         if flat[key] not in known:
-            raise ValueError(f"Unknown {key} {flat[key]!r}; known are {', '.join(known)}.")
+            raise InputError(f"Unknown {key} {flat[key]!r}; known are {', '.join(known)}.")
     for key, (low, high) in _RANGES.items():
         if not low <= flat[key] <= high or not math.isfinite(flat[key]):
             end = "" if high == math.inf else f" and at most {high}"
-            raise ValueError(f"{key} must be at least {low}{end}, got {flat[key]}.")
+            raise InputError(f"{key} must be at least {low}{end}, got {flat[key]}.")
     if config.dataset.crop > config.dataset.resize:
-        raise ValueError(
+        raise InputError(
             f"Require dataset.crop <= dataset.resize, got {config.dataset.crop} and "
             f"{config.dataset.resize}."
         )
@@ -101,10 +102,10 @@ def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     devices.check_divides("eval.batch_size", evaluating.batch_size, mesh.size, "devices")
     ks = tuple(evaluating.ks)
     if not ks or not all(type(k) is int and k >= 1 for k in ks):
-        raise ValueError(f"eval.ks must hold whole numbers from 1 on, got {ks}.")
+        raise InputError(f"eval.ks must hold whole numbers from 1 on, got {ks}.")
     scores = (*(f"recall_at_{k}" for k in evaluating.ks), *_SCORES)
     if evaluating.best_by not in scores:
-        raise ValueError(
+        raise InputError(
             f"Unknown eval.best_by {evaluating.best_by!r}; known are {', '.join(scores)}."
         )
 
@@ -113,7 +114,7 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Checks, without data, every setting.
 
     Raises:
-      ValueError: naming the setting, its value and what is allowed.
+      InputError: naming the setting, its value and what is allowed.
     """
     check_evaluation(config, mesh)
     sampled = config.sampling
@@ -131,64 +132,64 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     dividing = config.division
     freeze, period = dividing.freeze_backbone_epochs, dividing.every_epochs
     if dividing.max_clusters > 1 and freeze >= period:
-        raise ValueError(
+        raise InputError(
             "Require division.freeze_backbone_epochs < division.every_epochs, got "
             f"{freeze} and {period}: the backbone would never be trained."
         )
     if config.model.masks == "fixed" and config.model.embedding_dim < dividing.max_clusters:
-        raise ValueError(
+        raise InputError(
             "Fixed masks share out the embedding: require model.embedding_dim >= "
             f"division.max_clusters, got {config.model.embedding_dim} and {dividing.max_clusters}."
         )
     own = plugins.is_own(config.model.backbone)
     if own and config.model.pretrained:
-        raise ValueError(
+        raise InputError(
             f"model.pretrained has weights of a ResNet, but model.backbone={config.model.backbone} "
             "is your own; leave it empty, and load its weights where they are initialised."
         )
     if config.model.batch_norm == "frozen" and not config.model.pretrained and not own:
-        raise ValueError(
+        raise InputError(
             "model.batch_norm=frozen keeps the statistics of published weights, but "
             "model.pretrained is ''; give a file or a name on the hub as timm/resnet50.tv_in1k, or "
             "model.batch_norm=train."
         )
     size, from_epoch = config.loss.memory_size, config.loss.memory_from_epoch
     if size and from_epoch >= config.train.num_epochs:
-        raise ValueError(
+        raise InputError(
             "A memory is compared with from epoch loss.memory_from_epoch on: require it below "
             f"train.num_epochs, got {from_epoch} and {config.train.num_epochs}."
         )
     per_step = config.sampling.batch_size * config.sampling.clusters_per_step
     if 0 < size < per_step:
-        raise ValueError(
+        raise InputError(
             f"A memory holds the {per_step} images of a step or more: require loss.memory_size >= "
             f"{per_step}, or 0 for none, got {size}."
         )
     cache, augment = config.dataset.cache, config.augment
     if cache != "none" and augment.crop == "random_resized":
-        raise ValueError(
+        raise InputError(
             f"dataset.cache={cache} holds images at dataset.resize: require augment.crop="
             "resize_then_random or resize_then_random_resized, or dataset.cache=none, got "
             f"augment.crop={augment.crop}."
         )
     if cache == "device" and augment.strategy != "standard":
-        raise ValueError(
+        raise InputError(
             "dataset.cache=device makes crops and flips only: require augment.strategy=standard, "
             f"or dataset.cache=memory, disk or none, got augment.strategy={augment.strategy}."
         )
     if config.eval.select == "best_test" and not config.checkpoint.keep_best:
-        raise ValueError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
+        raise InputError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
 
 
 def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
     """Checks that there is something to retrieve by the protocol, at every k.
 
     Raises:
-      ValueError: naming the setting, its value and what is allowed.
+      InputError: naming the setting, its value and what is allowed.
     """
     draws_gallery = config.eval.protocol == "gallery"
     if draws_gallery and splits.gallery is not None:
-        raise ValueError(
+        raise InputError(
             "eval.protocol=gallery draws a gallery from the test images, but dataset "
             f"{config.dataset.name!r} has one of its own, which its protocol fixes; take "
             "eval.protocol=all_vs_all, with which queries search that gallery."
@@ -197,14 +198,14 @@ def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
     found, counts = np.unique(gallery.labels, return_counts=True)
     answered = np.isin(splits.query.labels, found[counts > (splits.gallery is None)])
     if len(found) < 2 or not answered.any():
-        raise ValueError(
+        raise InputError(
             "Retrieval is scored on images of two classes or more, with another image of a query's "
             f"own class to find; got {len(found)} test classes, and {answered.sum()} of "
             f"{len(answered)} queries have one. Add test images or classes."
         )
     searched = len(found) if draws_gallery else len(gallery) - (splits.gallery is None)
     if max(config.eval.ks) > searched:
-        raise ValueError(
+        raise InputError(
             f"eval.ks must lie in 1 to {searched}, the images that a query searches, got "
             f"{tuple(config.eval.ks)}."
         )
@@ -214,7 +215,7 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
     """Checks that the data allow the division, the batches and the evaluation.
 
     Raises:
-      ValueError: naming the setting, its value and what is allowed.
+      InputError: naming the setting, its value and what is allowed.
     """
     train, max_clusters = splits.train, config.division.max_clusters
     by_super_class = config.division.grouping == "labels" and max_clusters > 1

@@ -16,6 +16,8 @@ import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 
+from dcjax.errors import InputError
+
 # Points and centroids whose distances one thread holds at a time: 8 MiB of float32.
 _POINTS_PER_BLOCK, _CENTROIDS_PER_BLOCK = 1024, 2048
 # Reading a point costs about as much as its distances to so many centroids.
@@ -81,13 +83,13 @@ def kmeans(
     """
     x = np.asarray(x, dtype=np.float32)
     if x.ndim != 2:
-        raise ValueError(f"x must be points of shape [N, F], got shape {x.shape}.")
+        raise InputError(f"x must be points of shape [N, F], got shape {x.shape}.")
     if not 1 <= k <= len(x):
-        raise ValueError(f"Require 1 <= k <= number of points, got k={k} and {len(x)} points.")
+        raise InputError(f"Require 1 <= k <= number of points, got k={k} and {len(x)} points.")
     with np.errstate(over="ignore", invalid="ignore"):
         squared = np.einsum("nf,nf->n", x, x)
     if not np.all(np.isfinite(squared)):
-        raise ValueError("x must be finite, and so must its squared norms, got NaN or infinity.")
+        raise InputError("x must be finite, and so must its squared norms, got NaN or infinity.")
     start = np.random.default_rng(seed).choice(len(x), k, replace=False)
     return lloyd(x, x[start], num_iterations=num_iterations)
 

@@ -6,6 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax import agreement, embedder, experiment, inputs, processes
+from dcjax.errors import InputError
 from dcjax.progress import Scores
 from dcjax.reporting import show_scores
 from dcjax.writers import Console
@@ -22,7 +23,7 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
     runs = {workdir: embedder.load(workdir, config) for workdir in workdirs}
     protocols = {run.config.eval.protocol for run in runs.values()}
     if len(protocols) > 1:
-        raise ValueError(
+        raise InputError(
             "Only scores by one protocol make one table, got runs with eval.protocol "
             f"{' and '.join(sorted(protocols))}; give --config for all, or evaluate one by one."
         )
@@ -36,7 +37,7 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
             if run.config.eval.pixels:
                 rows["raw pixels"] = experiment.score_pixels(run.config, splits)
         elif not np.array_equal(labels, splits.query.labels):
-            raise ValueError(
+            raise InputError(
                 "Only runs on the same test images make one table, but those of "
                 f"{workdir} and {workdirs[0]} differ; evaluate them one by one."
             )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dcjax import strategies
+from dcjax.errors import InputError
 
 CROPS = ("random_resized", "resize_then_random", "resize_then_random_resized")
 
@@ -46,18 +47,18 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Checks that such crops can be made."""
         if self.crop not in CROPS:
-            raise ValueError(f"Unknown crop {self.crop!r}; known crops are {', '.join(CROPS)}.")
+            raise InputError(f"Unknown crop {self.crop!r}; known crops are {', '.join(CROPS)}.")
         if self.strategy not in (known := strategies.STRATEGIES):
-            raise ValueError(f"Unknown strategy {self.strategy!r}; known are {', '.join(known)}.")
+            raise InputError(f"Unknown strategy {self.strategy!r}; known are {', '.join(known)}.")
         scale, ratio = self.scale, self.ratio
         if len(scale) != 2 or len(ratio) != 2:
-            raise ValueError(f"Require two numbers each, got scale={scale} and ratio={ratio}.")
+            raise InputError(f"Require two numbers each, got scale={scale} and ratio={ratio}.")
         if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"Require 0 < scale[0] <= scale[1] <= 1, got scale={scale}.")
+            raise InputError(f"Require 0 < scale[0] <= scale[1] <= 1, got scale={scale}.")
         if not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"Require 0 < ratio[0] <= ratio[1], got ratio={ratio}.")
+            raise InputError(f"Require 0 < ratio[0] <= ratio[1], got ratio={ratio}.")
         if self.resize < self.size:
-            raise ValueError(
+            raise InputError(
                 f"Require resize >= size, got resize={self.resize} and size={self.size}."
             )
 

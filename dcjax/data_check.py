@@ -72,8 +72,8 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
       Whether training could begin.
 
     Raises:
-      ValueError: for settings with which no data could be trained on.
-      FileNotFoundError: if the data set is not there.
+      InputError: for settings with which no data could be trained on.
+      MissingFileError: if the data set is not there.
     """
     console = Console()
     checks.check_evaluation(config, devices.create_mesh())  # needs no weights

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dcjax import headers
 from dcjax.datasets import ImageSet
 from dcjax.datasets.files import read_bytes
+from dcjax.errors import InputError
 from dcjax.quiet_tensorflow import tf
 
 _SHOWN = 5  # bad files named in an error
@@ -103,7 +104,7 @@ def _decode_as_stored(encoded: tf.Tensor) -> tf.Tensor:
 
 def _checked(encoded: bytes) -> bytes:
     if reason := headers.refusal(encoded):
-        raise ValueError(reason)
+        raise InputError(reason)
     return encoded
 
 
@@ -129,7 +130,7 @@ def readable(images: ImageSet, *, skip_unreadable: bool) -> tuple[ImageSet, int]
         return images, 0
     if not skip_unreadable:
         shown = [f"{images.name(row)}: {unreadable_reason(images, row)}" for row in bad[:_SHOWN]]
-        raise ValueError(
+        raise InputError(
             f"{len(bad)} of {len(images)} images cannot be read; replace or remove them, or set "
             "dataset.skip_unreadable=True; --mode=check_data lists all. The first are\n  "
             + "\n  ".join(shown)
@@ -141,12 +142,12 @@ def without(images: ImageSet, bad: Sequence[int]) -> ImageSet:
     """Returns the images but for the bad ones; labels stay as they are.
 
     Raises:
-      ValueError: if a class is left without an image.
+      InputError: if a class is left without an image.
     """
     kept = images.select(np.delete(np.arange(len(images)), bad))
     emptied = np.setdiff1d(images.labels, kept.labels)
     if len(emptied):
-        raise ValueError(
+        raise InputError(
             f"Require a readable image in every class, got none in {len(emptied)} classes, the "
             f"first is {images.class_names[emptied[0]]!r}; replace its images or remove the class."
         )

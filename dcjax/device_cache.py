@@ -18,6 +18,7 @@ import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding
 
 from dcjax import crops, devices, pipeline
+from dcjax.errors import InputError
 from dcjax.sampling import Block, Plan
 
 _LINES_AT_ONCE = 8192  # sent to the devices while the cache is filled: 6 MiB at 256 pixels
@@ -97,12 +98,12 @@ def create(streams: Sequence[pipeline.Stream], mesh: Mesh) -> list[Cache]:
     """Reads image sets into the devices' memory, each device holding all of them.
 
     Raises:
-      ValueError: before an image is decoded, if they do not fit.
+      InputError: before an image is decoded, if they do not fit.
     """
     sizes = [stream.resized_sizes() for stream in streams]
     needed = sum(int(pipeline.num_bytes(size).sum()) for size in sizes)
     if needed > (free := free_bytes(mesh)):
-        raise ValueError(
+        raise InputError(
             f"dataset.cache=device needs {needed / 2**20:,.0f} MiB of each device's memory for "
             f"{sum(map(len, sizes))} images at {streams[0].augmentation.resize} pixels, got "
             f"{free / 2**20:,.0f} MiB; set dataset.cache=none, or a smaller dataset.resize."

@@ -9,6 +9,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dcjax import device_lloyd, shares
+from dcjax.errors import InputError
 
 
 def kmeans(
@@ -50,19 +51,19 @@ def kmeans(
       labels int32 [n] and centroids float32 [k, F].
     """
     if x.ndim != 2:
-        raise ValueError(f"x must be points of shape [N, F], got shape {x.shape}.")
+        raise InputError(f"x must be points of shape [N, F], got shape {x.shape}.")
     rows = np.arange(len(x)) if rows is None else rows
     if not 1 <= k <= len(rows):
-        raise ValueError(f"Require 1 <= k <= number of points, got k={k} and {len(rows)} points.")
+        raise InputError(f"Require 1 <= k <= number of points, got k={k} and {len(rows)} points.")
     if rows[0] < 0 or rows[-1] >= len(x) or np.any(np.diff(rows) <= 0):
-        raise ValueError(f"rows must ascend within 0 to {len(x) - 1}, got {rows}.")
+        raise InputError(f"rows must ascend within 0 to {len(x) - 1}, got {rows}.")
     x = spread(x, mesh)
     is_counted = np.zeros(len(x), bool)
     is_counted[rows] = True
     mesh = shares.mesh_of(x)
     counts = shares.spread(is_counted, mesh)
     if not _is_finite(x, counts):
-        raise ValueError("x must be finite, and so must its squared norms, got NaN or infinity.")
+        raise InputError("x must be finite, and so must its squared norms, got NaN or infinity.")
     first = _first_centroids(x, counts, k, seed, start, rows)
     labels, centroids = device_lloyd.lloyd(x, counts, first, np.int32(num_iterations), mesh=mesh)
     return np.asarray(labels)[rows], np.asarray(centroids)
@@ -77,7 +78,7 @@ def spread(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
     if isinstance(x, Array) and isinstance(x.sharding, NamedSharding):
         found = shares.mesh_of(x)
         if not x.sharding.is_equivalent_to(shares.sharding(found), x.ndim):
-            raise ValueError(
+            raise InputError(
                 "The rows of x must be spread over all axes of its mesh, PartitionSpec("
                 f"{found.axis_names}), got {x.sharding.spec}."
             )
@@ -96,7 +97,7 @@ def _first_centroids(
         if start.shape == (k, x.shape[1]):
             return start.astype(np.float32)
         if start.shape != (k,) or not np.isin(start, rows).all():
-            raise ValueError(
+            raise InputError(
                 f"start must be {k} of the row numbers or centroids of shape {(k, x.shape[1])}, "
                 f"got {start.dtype} of shape {start.shape}."
             )
@@ -106,7 +107,7 @@ def _first_centroids(
     elif start == "kmeans++":
         return _far_apart(x, counts, np.uint32(seed), k=k, mesh=shares.mesh_of(x))
     else:
-        raise ValueError(f"Unknown start {start!r}; known are random and kmeans++, or an array.")
+        raise InputError(f"Unknown start {start!r}; known are random and kmeans++, or an array.")
     return shares.take(x, numbers).astype(jnp.float32)
 
 

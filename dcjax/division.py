@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from scipy.optimize import linear_sum_assignment
 
 from dcjax import clustering, counting, grouping
+from dcjax.errors import InputError
 from dcjax.ranges import require_known
 
 HIERARCHIES = ("direct", "progressive")
@@ -58,7 +59,7 @@ def num_clusters_at(
     """Returns the number of clusters K(e): min(K_max, 2^floor(e / T)), or K_max if "direct"."""
     require_known("hierarchy", hierarchy, HIERARCHIES)
     if epoch < 0 or divide_every_epochs < 1:
-        raise ValueError(
+        raise InputError(
             "Require epoch >= 0 and divide_every_epochs >= 1, "
             f"got epoch={epoch} and divide_every_epochs={divide_every_epochs}."
         )
@@ -75,7 +76,7 @@ def check(
     hierarchy: str,
     super_classes: np.ndarray | None = None,
 ) -> None:
-    """Raises ValueError unless images with these labels [N] can be divided into max_clusters.
+    """Raises InputError unless images with these labels [N] can be divided into max_clusters.
 
     Args:
       labels: the classes [N].
@@ -86,7 +87,7 @@ def check(
     require_known("hierarchy", hierarchy, HIERARCHIES)
     doubles = hierarchy == "progressive"
     if max_clusters < 1 or (doubles and max_clusters & (max_clusters - 1)):
-        raise ValueError(
+        raise InputError(
             "max_clusters must be a power of two, since every division doubles the clusters, or "
             f"any number >= 1 with hierarchy=direct, got max_clusters={max_clusters}."
         )
@@ -139,14 +140,14 @@ def divide(
     require_known("matching", matching, MATCHINGS)
     _check_previous(previous, len(labels), num_clusters)
     if num_trials < 1:
-        raise ValueError(f"Require num_trials >= 1, got num_trials={num_trials}.")
+        raise InputError(f"Require num_trials >= 1, got num_trials={num_trials}.")
     if features is None:
         partition = grouping.at_random(period)
     else:
         surplus = len(features) - len(labels)
         if surplus < 0 or (surplus and isinstance(features, np.ndarray)):
             found = f"{len(features)} and {len(labels)} rows"
-            raise ValueError(f"features and labels must hold one row per image, got {found}.")
+            raise InputError(f"features and labels must hold one row per image, got {found}.")
         partition = grouping.by_kmeans(features, num_iterations, mesh)
     group = functools.partial(grouping.group, partition, labels, range(seed, seed + num_trials))
     everything = np.arange(len(labels), dtype=np.int32)
@@ -239,13 +240,13 @@ def _check_previous(previous: Division | None, num_images: int, num_clusters: in
     if previous is None:
         return
     if len(previous.cluster) != num_images:
-        raise ValueError(
+        raise InputError(
             "The previous division must be of the same images, got "
             f"{len(previous.cluster)} and {num_images} of them."
         )
     current = previous.num_clusters
     if num_clusters not in (current, 2 * current):
-        raise ValueError(
+        raise InputError(
             f"num_clusters must be that of the previous division or twice it, {current} or "
             f"{2 * current}, got num_clusters={num_clusters}."
         )
@@ -253,7 +254,7 @@ def _check_previous(previous: Division | None, num_images: int, num_clusters: in
 
 def _check_labels(labels: np.ndarray) -> None:
     if labels.ndim != 1 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
+        raise InputError(
             "labels must be integers of shape [N], one per image, got "
             f"{labels.dtype} of shape {labels.shape}."
         )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from dcjax.archives import require_space
+from dcjax.errors import FileError, InputError, MissingFileError
 
 _TIMEOUT = 60.0  # seconds in which a server must answer or send
 _PAUSES = (1.0, 5.0, 15.0)  # seconds before each further try, when the last one brought little
@@ -70,17 +71,17 @@ def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path
       The path of the archive.
 
     Raises:
-      FileNotFoundError: if it is not there and must be got by hand.
-      OSError: if the server fails or the disk has no space.
-      ValueError: if the file is not the one that was published.
+      MissingFileError: if it is not there and must be got by hand.
+      FileError: if the server fails or the disk has no space.
+      InputError: if the file is not the one that was published.
     """
     path, part = folder / archive.name, folder / f"{archive.name}.part"
     if path.exists():
         if wrong := _mismatch(archive, path):
-            raise ValueError(f"{path} {wrong}; move it away and get it again.")
+            raise InputError(f"{path} {wrong}; move it away and get it again.")
         return path
     if not archive.url:
-        raise FileNotFoundError(f"Get {archive} by hand, and put it into {folder}.")
+        raise MissingFileError(f"Get {archive} by hand, and put it into {folder}.")
     folder.mkdir(parents=True, exist_ok=True)
     part.touch()
     if _size(part) > archive.size:
@@ -93,7 +94,7 @@ def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path
     _complete(archive, part, say)
     if wrong := _mismatch(archive, part):
         part.unlink()
-        raise ValueError(f"{archive.url} {wrong}; the download is removed.")
+        raise InputError(f"{archive.url} {wrong}; the download is removed.")
     os.replace(part, path)
     return path
 
@@ -142,7 +143,7 @@ def _complete(archive: Archive, part: Path, say: Callable[[str], None]) -> None:
             if come >= most + _BLOCK:
                 pauses, most = list(_PAUSES), come
             if error.for_good or not pauses:
-                raise OSError(
+                raise FileError(
                     f"Cannot download {archive.url}: {error}. {come:,} of {archive.size:,} bytes "
                     f"are in {part}; the same command goes on from there."
                 ) from None
@@ -206,7 +207,7 @@ def _open_http(archive: Archive, start: int) -> Iterator[_Stream]:
         given = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
         begin, total = given.groups() if given else (0, response.headers.get("Content-Length"))
         if total is not None and int(total) != archive.size:
-            raise ValueError(
+            raise InputError(
                 f"{archive.url} should have {archive.size:,} bytes, the server offers "
                 f"{int(total):,}: it is not the file that was published."
             )

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from dcjax import checks, devices, evaluation, experiment, inputs, processes, resuming, workdirs
 from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import ImageSet, Splits
+from dcjax.errors import InputError
 
 
 class Embedder:
@@ -39,10 +40,10 @@ class Embedder:
           float32 [n, D], rows L2-normalised.
 
         Raises:
-          ValueError: for arrays of another type or shape, or a file that cannot be read.
+          InputError: for arrays of another type or shape, or a file that cannot be read.
         """
         if isinstance(images, str | os.PathLike):
-            raise ValueError(f"Give a list of paths or an array of images, got {images!r}.")
+            raise InputError(f"Give a list of paths or an array of images, got {images!r}.")
         array = np.asarray(images)
         if array.ndim == 1 and all(isinstance(path, str | os.PathLike) for path in images):
             array = array.astype(np.str_)
@@ -86,8 +87,8 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
         does not, as in dataset.root, dataset.test_list and eval.
 
     Raises:
-      FileNotFoundError: if there is no checkpoint.
-      ValueError: if `config` is that of another model.
+      MissingFileError: if there is no checkpoint.
+      InputError: if `config` is that of another model.
     """
     folder = workdirs.absolute(path)
     chosen = None

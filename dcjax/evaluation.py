@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 
 from dcjax import clustering, device_kmeans, devices, pipeline, processes, retrieval, shares
 from dcjax.datasets import ImageSet, Splits
+from dcjax.errors import DivergedError
 
 Embed = Callable[[ImageSet], jax.Array]
 
@@ -43,14 +44,14 @@ def embed(
       part of them, in order. N' is N or, for the last batch to be full, more by rows of zeros.
 
     Raises:
-      FloatingPointError: if a value is not finite.
+      DivergedError: if a value is not finite.
     """
     rows = pipeline.rows_to_embed(len(images), batch_size, sharding.num_devices)
     own = read(images).eval_batches(rows[:, _own_places(sharding, batch_size)])
     outputs = (step(variables, batch)[output] for batch in devices.prefetch(own, sharding))
     embeddings = _joined(outputs, sharding, num_rows=len(images), num_batches=len(rows))
     if not jax.device_get(_all_finite(embeddings)):
-        raise FloatingPointError(
+        raise DivergedError(
             f"The {output} of some images is not finite: training has diverged. Go back to an "
             "earlier checkpoint, and lower optimizer.learning_rate."
         )

@@ -23,6 +23,7 @@ from dcjax import (
     state,
     steps,
 )
+from dcjax.errors import InputError
 
 EmbedImages = Callable[..., jax.Array]
 TrainStep = Callable[..., tuple[state.TrainState, steps.Metrics]]
@@ -60,7 +61,7 @@ def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
         name, num_classes=num_classes, embedding_dim=config.model.embedding_dim, **options
     )
     if config.loss.memory_size and "memory" not in loss.takes:
-        raise ValueError(
+        raise InputError(
             "A cross-batch memory is for losses that compare images with each other, got "
             f"loss.memory_size={config.loss.memory_size} with loss.name={name!r}; set it to 0."
         )

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dcjax import clustering, counting, device_kmeans
+from dcjax.errors import InputError
 
 GROUPINGS = ("kmeans", "random", "labels")
 KMEANS = ("host", "devices")
@@ -26,7 +27,7 @@ def by_kmeans(
         return _on_devices(features, num_iterations, mesh)
     features = np.asarray(features, np.float32)
     if not np.all(np.isfinite(features)):
-        raise ValueError("features must be finite, got NaN or infinity.")
+        raise InputError("features must be finite, got NaN or infinity.")
 
     def partition(rows: np.ndarray, k: int, which: int, seed: int) -> np.ndarray:
         del which
@@ -129,7 +130,7 @@ def check(
     max_clusters: int,
     smaller: Sequence[int],
 ) -> None:
-    """Raises ValueError unless there is enough to train on in each of max_clusters clusters.
+    """Raises InputError unless there is enough to train on in each of max_clusters clusters.
 
     Args:
       labels: the classes [N].
@@ -140,7 +141,7 @@ def check(
     _, counts = np.unique(labels, return_counts=True)
     num_classes = int(np.sum(counts >= 2))
     if num_classes < 2 * max_clusters:
-        raise ValueError(
+        raise InputError(
             "Every cluster needs two classes with two images each: require at least "
             f"{2 * max_clusters} such classes for max_clusters={max_clusters}, got {num_classes}; "
             + (f"choose max_clusters <= {num_classes // 2} or " if num_classes > 1 else "")
@@ -155,7 +156,7 @@ def check(
 
     if number := lacking(max_clusters):
         choice = next((k for k in smaller if not lacking(k)), None)
-        raise ValueError(
+        raise InputError(
             "Every cluster of whole super-classes needs two classes with two images each: of "
             f"max_clusters={max_clusters} made of {len(np.unique(super_classes))} super-classes "
             f"{number} would lack them; "

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dcjax import pipeline, processes
 from dcjax.datasets import ImageSet
+from dcjax.errors import InputError
 from dcjax.quiet_tensorflow import tf
 from dcjax.writers import Console
 
@@ -61,7 +62,7 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
         images are kept in memory.
 
     Raises:
-      ValueError: before an image is decoded, if they do not fit.
+      InputError: before an image is decoded, if they do not fit.
     """
     if folder is not None:
         return [_on_disk(stream, folder) for stream in streams]
@@ -70,7 +71,7 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
     needed = sharing * sum(map(_total, sizes))
     if needed > (available := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
         each = f" in each of {sharing} processes" if sharing > 1 else ""
-        raise ValueError(
+        raise InputError(
             f"dataset.cache=memory needs {needed / 2**20:,.0f} MiB for {sum(map(len, sizes))} "
             f"images at {streams[0].augmentation.resize} pixels{each}, and this machine has "
             f"{available / 2**20:,.0f} MiB; set dataset.cache=disk or none, or a smaller "
@@ -110,7 +111,7 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     needed, free = _total(sizes), shutil.disk_usage(place.parent).free
     if needed > free:
-        raise ValueError(
+        raise InputError(
             f"dataset.cache=disk needs {needed / 2**20:,.0f} MiB in {place.parent} for "
             f"{len(sizes)} images at {stream.augmentation.resize} pixels, and there are "
             f"{free / 2**20:,.0f} MiB; set dataset.cache_dir to another disk, or a smaller "

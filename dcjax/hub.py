@@ -4,6 +4,8 @@ import hashlib
 import pathlib
 import re
 
+from dcjax.errors import FileError, InputError, MissingFileError
+
 # The first that a repository has is taken.
 _FILES = ("model.safetensors", "pytorch_model.bin")
 # torchvision's first ResNet-50 (V1), which both papers start from.
@@ -30,9 +32,9 @@ def find(name: str, *, download: bool) -> str:
       download: whether a file that is not in the cache may be downloaded.
 
     Raises:
-      FileNotFoundError: if it is not in the cache and may not be downloaded, or is not on the hub.
-      OSError: if the hub cannot be reached.
-      ValueError: if the download is not the file that was published.
+      MissingFileError: if it is not in the cache and may not be downloaded, or is not on the hub.
+      FileError: if the hub cannot be reached.
+      InputError: if the download is not the file that was published.
     """
     from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache  # only when needed
 
@@ -45,7 +47,7 @@ def find(name: str, *, download: bool) -> str:
         return _download(repository)
     url = hf_hub_url(repository, _FILES[0])
     checksum = _SHA256.get(f"{repository}/{_FILES[0]}")
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"No weights at model.pretrained={name!r}: there is no such file, and no such repository "
         f"in the cache {constants.HF_HUB_CACHE}. Allow the download by "
         f"--config.dataset.download=true, or fetch {url}"
@@ -64,7 +66,7 @@ def _download(repository: str) -> str:
             continue
         except Exception as error:  # of the hub, its HTTP client, or the disk
             reason = " ".join(str(error).split())[:300]
-            raise OSError(f"Cannot download {url}: {type(error).__name__}: {reason}") from None
+            raise FileError(f"Cannot download {url}: {type(error).__name__}: {reason}") from None
         # Where it can link, the cache calls a large file by the SHA-256 that the hub has told.
         blob = path.resolve()
         expected = _SHA256.get(f"{repository}/{file}", blob.name)
@@ -72,8 +74,8 @@ def _download(repository: str) -> str:
             found = hashlib.file_digest(content, "sha256").hexdigest()
         if len(expected) == len(found) and expected != found:
             blob.unlink()
-            raise ValueError(
+            raise InputError(
                 f"{url} should have SHA-256 {expected}, got {found}; the download is removed."
             )
         return str(path)
-    raise FileNotFoundError(f"The hub's {repository} has none of {', '.join(_FILES)}.")
+    raise MissingFileError(f"The hub's {repository} has none of {', '.join(_FILES)}.")

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dcjax.errors import InputError
+
 KINDS = ("learned", "fixed", "none")
 COMBINATIONS = ("sum", "sum_l1", "none")
 
@@ -30,7 +32,7 @@ def inherit(masks: Array, parents: Array, kind: str) -> Array:
         coordinates floor(r s / n) to floor((r + 1) s / n) of the s that their parent has.
     """
     if kind not in KINDS:
-        raise ValueError(f"Unknown kind of masks {kind!r}; known kinds are {', '.join(KINDS)}.")
+        raise InputError(f"Unknown kind of masks {kind!r}; known kinds are {', '.join(KINDS)}.")
     exists = parents >= 0
     children = jnp.where(exists[:, None], masks[jnp.where(exists, parents, 0)], 0)
     return _keep_own_block(children, parents) if kind == "fixed" else children
@@ -43,7 +45,7 @@ def split(masks: Array, num_clusters: int | Array, kind: str) -> Array:
     """
     max_clusters = len(masks)
     if isinstance(num_clusters, int | np.integer) and not 1 <= 2 * num_clusters <= max_clusters:
-        raise ValueError(
+        raise InputError(
             f"Splitting needs 1 <= num_clusters <= {max_clusters // 2}, half the rows of masks, "
             f"got num_clusters={num_clusters}."
         )
@@ -86,7 +88,7 @@ def combine(masks: Array, kind: str = "sum") -> Array:
     if kind == "none":
         return jnp.ones_like(active[0])
     known = ", ".join(COMBINATIONS)
-    raise ValueError(f"Unknown combination of masks {kind!r}; known combinations are {known}.")
+    raise InputError(f"Unknown combination of masks {kind!r}; known combinations are {known}.")
 
 
 def of_clusters(masks: Array, clusters: Array, full_embedding: Array | bool, kind: str) -> Array:

@@ -13,6 +13,7 @@ from jax import Array
 
 from dcjax import plugins
 from dcjax.distance_weighting import distance_weighted_probabilities, draw, effective_dim
+from dcjax.errors import InputError
 from dcjax.pairs import Comparisons, Pairs, Triplets, fold_positives, smallest
 from dcjax.ranges import require_known, require_options, require_range
 
@@ -30,7 +31,7 @@ def create(name: str, **options: Any) -> Miner:
       **options: every option of that miner, as keywords of the function of that name.
 
     Raises:
-      ValueError: unknown name, or an option that is unknown, missing or out of its range.
+      InputError: unknown name, or an option that is unknown, missing or out of its range.
     """
     if plugins.is_own(name):
         return plugins.load(name, Callable)(**options)
@@ -42,7 +43,7 @@ def options_of(name: str) -> tuple[str, ...]:
     """Returns the names of a known miner's options.
 
     Raises:
-      ValueError: unknown name.
+      InputError: unknown name.
     """
     require_known("miner", name, KNOWN)
     return _MINERS[name][1]
@@ -59,7 +60,7 @@ def distance_weighted(*, dims: str, cutoff: float, upper_cutoff: float) -> Miner
     """
     require_known("dims", dims, ("full", "active"))
     if not 0 < cutoff < upper_cutoff <= 2:
-        raise ValueError(
+        raise InputError(
             "Require 0 < cutoff < upper_cutoff <= 2 (distances of unit vectors), "
             f"got cutoff={cutoff} and upper_cutoff={upper_cutoff}."
         )

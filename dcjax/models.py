@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from dcjax import masks, plugins
 from dcjax.convolution import METHODS
+from dcjax.errors import InputError
 from dcjax.ranges import require_known
 from dcjax.resnet import BACKBONES, ResNet
 
@@ -155,7 +156,7 @@ def create(
       **options: the other attributes of `MaskedEmbedder`.
 
     Raises:
-      ValueError: if a name is unknown or a number out of range.
+      InputError: if a name is unknown or a number out of range.
     """
     require_known("pooling", options["pooling"], sorted(POOLINGS))
     require_known("precision", precision, sorted(PRECISIONS))
@@ -181,7 +182,7 @@ def _resnet(
     require_known("convolution", convolution, sorted(METHODS))
     block, stage_sizes, stem = BACKBONES[name]
     if not 1 <= num_stages <= len(stage_sizes):
-        raise ValueError(
+        raise InputError(
             f"model.num_stages must be 1 to {len(stage_sizes)} for {name}, got {num_stages}."
         )
     return ResNet(

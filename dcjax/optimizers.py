@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import optax
 
+from dcjax.errors import InputError
+
 GROUPS = ("backbone", "embedding", "masks", "loss")
 DECAYS = ("coupled", "decoupled")
 
@@ -24,10 +26,10 @@ def create(
       weight_decays: factor per group.
 
     Raises:
-      ValueError: if `decay` is unknown.
+      InputError: if `decay` is unknown.
     """
     if decay not in DECAYS:
-        raise ValueError(f"Unknown optimizer.decay {decay!r}; known are {', '.join(DECAYS)}.")
+        raise InputError(f"Unknown optimizer.decay {decay!r}; known are {', '.join(DECAYS)}.")
 
     def adam(weight_decay: float) -> optax.GradientTransformation:
         parts = [optax.add_decayed_weights(weight_decay), optax.scale_by_adam()]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dcjax import augment, crops, decoding, devices
 from dcjax.datasets import ImageSet
+from dcjax.errors import InputError
 from dcjax.quiet_tensorflow import tf
 from dcjax.sampling import Block, Plan
 
@@ -172,16 +173,16 @@ class Stream:
                 raise self._named(error, rows[start : start + batch_size]) from None
             yield batch
 
-    def _named(self, error: tf.errors.OpError, rows: npt.NDArray) -> ValueError:
+    def _named(self, error: tf.errors.OpError, rows: npt.NDArray) -> InputError:
         # TensorFlow does not say which file it was.
         for row in [] if self.images.in_memory else rows:
             reason = decoding.unreadable_reason(self.images, row)
             if reason:
-                return ValueError(
+                return InputError(
                     f"Cannot read image {self.images.name(row)}: {reason} Replace or remove it, "
                     "or set dataset.skip_unreadable=True."
                 )
-        return ValueError(f"Cannot make a batch of images: {decoding.first_line(error)}")
+        return InputError(f"Cannot make a batch of images: {decoding.first_line(error)}")
 
 
 def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from dcjax.errors import InputError
+
 
 def is_own(name: str) -> bool:
     """Returns whether a name is that of a part of the user's own."""
@@ -19,7 +21,7 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
       returns: class that the function's result must be of.
 
     Raises:
-      ValueError: if there is no such module or function, or, when it is called, if what it returns
+      InputError: if there is no such module or function, or, when it is called, if what it returns
         is not of that class.
     """
     module, _, attribute = name.partition(":")
@@ -30,22 +32,22 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
         missing = getattr(error, "name", None)
         if missing and f"{module}.".startswith(f"{missing}.") is False:
             raise
-        raise ValueError(
+        raise InputError(
             f"Require package.module:function that can be imported, got {name!r}: {error}."
         ) from error
     if not callable(function):
-        raise ValueError(f"Require a function {attribute!r} in {module}, for {name!r}; got none.")
+        raise InputError(f"Require a function {attribute!r} in {module}, for {name!r}; got none.")
 
     def call(**options: Any) -> Any:
         try:
             inspect.signature(function).bind(**options)
         except TypeError as error:
-            raise ValueError(
+            raise InputError(
                 f"{name} gets the options {', '.join(options) or '(none)'}: {error}."
             ) from error
         part = function(**options)
         if not isinstance(part, returns):
-            raise ValueError(
+            raise InputError(
                 f"{name} must return a {returns.__name__}, got a {type(part).__name__}."
             )
         return part

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dcjax import hub, weight_files
+from dcjax.errors import InputError, MissingFileError
 
 Tree = dict[str, Any]
 
@@ -43,8 +44,8 @@ def load(source: str, params: Tree, batch_stats: Tree, *, download: bool) -> tup
       download: whether a repository that is not in the hub's cache may be downloaded.
 
     Raises:
-      FileNotFoundError: if there are no such weights.
-      ValueError: if the file is damaged, lacks a leaf, has a name that nothing takes, two for
+      MissingFileError: if there are no such weights.
+      InputError: if the file is damaged, lacks a leaf, has a name that nothing takes, two for
         one leaf, or a tensor of another shape or type; all of them are listed.
     """
     path = _locate(source, download=download)
@@ -73,7 +74,7 @@ def load(source: str, params: Tree, batch_stats: Tree, *, download: bool) -> tup
     }
     if any(problems.values()):
         told = [f"{what}: {', '.join(sorted(x))}." for what, x in problems.items() if x]
-        raise ValueError(f"The weights in {path} do not fit the backbone. {' '.join(told)}")
+        raise InputError(f"The weights in {path} do not fit the backbone. {' '.join(told)}")
     filled = {
         leaf: jnp.asarray(_in_our_order(tensors[found[name][0]]), tree[leaf].dtype)
         for leaf, name in names.items()
@@ -86,7 +87,7 @@ def _locate(source: str, *, download: bool) -> str:
     if not pathlib.Path(source).exists() and hub.is_name(source):
         return hub.find(source, download=download)
     if not pathlib.Path(source).is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"No weights at model.pretrained={source!r}; give the path of a file (safetensors, "
             "torch.save or numpy.savez), the name of a repository on the Hugging Face hub as "
             "timm/resnet50.tv_in1k, or '' to start from random weights."

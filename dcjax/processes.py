@@ -14,6 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from dcjax.errors import InputError
+
 # What launchers tell of the number of processes that they start.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
 _TOLD = 1000  # bytes of what a process tells the others
@@ -32,12 +34,12 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
       process_id: of this process, from 0 on, with a coordinator.
 
     Raises:
-      ValueError: if others are wanted and not found.
+      InputError: if others are wanted and not found.
     """
     by_hand = bool(coordinator), num_processes > 0, process_id >= 0
     if any(by_hand):
         if not all(by_hand) or mode == "off" or process_id >= num_processes:
-            raise ValueError(
+            raise InputError(
                 "Require --coordinator=HOST:PORT, --num_processes=N and --process_id from 0 to "
                 f"N - 1 together, and not --distributed=off; got --coordinator={coordinator}, "
                 f"--num_processes={num_processes}, --process_id={process_id}, "
@@ -62,14 +64,14 @@ def _detect(mode: str) -> None:
         if "coordinator_address" not in str(error):
             raise
     if mode == "on":
-        raise ValueError(
+        raise InputError(
             "--distributed=on requires a TPU pod, GKE, SLURM's srun or Open MPI, got none that "
             "JAX detects; start with one of them, or give --coordinator, --num_processes and "
             "--process_id."
         )
     if told:
         found = ", ".join(f"{name}={count}" for name, count in told.items())
-        raise ValueError(
+        raise InputError(
             f"Found {found}, but no cluster that JAX detects: every process would train the same "
             "run by itself. Start with srun, give --coordinator, --num_processes and "
             "--process_id, or for one process --distributed=off."
@@ -128,12 +130,12 @@ def check_same(what: str, checksum: int) -> None:
     """Checks that all processes hold the same, by a checksum of 32 bits.
 
     Raises:
-      ValueError: on all processes, if they do not.
+      InputError: on all processes, if they do not.
     """
     checksums = from_all(np.uint32(checksum))
     if np.any(checksums != checksums[0]):
         told = ", ".join(f"{x:08x} on process {i}" for i, x in enumerate(checksums[:8]))
-        raise ValueError(
+        raise InputError(
             f"All processes must have the same {what}, got checksums {told}; start all of them "
             "with the same code, settings and data, and they go on from the last checkpoint."
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from dcjax.errors import DivergedError
 from dcjax.writers import Scalars
 
 Scores = dict[str, float]
@@ -81,14 +82,14 @@ class StepLog:
         """Reads what waits.
 
         Raises:
-          FloatingPointError: if its loss is not finite.
+          DivergedError: if its loss is not finite.
         """
         if self._waiting is None:
             return
         (step, metrics), self._waiting = self._waiting, None
         row = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not math.isfinite(row["loss"]):
-            raise FloatingPointError(not_finite(f"The loss of step {step}, {row['loss']},"))
+            raise DivergedError(not_finite(f"The loss of step {step}, {row['loss']},"))
         self.losses.append(row["loss"])
         self._advance(row["loss"])
         self._rows.append(row)

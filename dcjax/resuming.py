@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax import datasets
+from dcjax.errors import InputError
 
 # What may differ between a saved run and one that continues or evaluates it,
 _FREE = {
@@ -67,11 +68,11 @@ def check_same_data(now: dict[str, int], saved: dict[str, int], workdir: str) ->
     """Checks that a run goes on with the images that it began with.
 
     Raises:
-      ValueError: if these are others.
+      InputError: if these are others.
     """
     if now != saved:
         otherwise = " with other names, labels or super-classes"
-        raise ValueError(
+        raise InputError(
             f"{workdir} holds a run on other training images: now {now['images']} images of "
             f"{now['classes']} classes, then {saved['images']} of {saved['classes']}"
             f"{otherwise if now['images'] == saved['images'] else ''}; "
@@ -97,7 +98,7 @@ def check_same(
       scored: whether the scores saved with it are taken as they are, unseen the data.
 
     Raises:
-      ValueError: listing the settings that differ.
+      InputError: listing the settings that differ.
     """
     free = _FREE | _FREE_IN_EVALUATION if evaluating else _FREE
     if scored:
@@ -110,7 +111,7 @@ def check_same(
         if now.get(key) != then.get(key) and key not in free
     ]
     if different:
-        raise ValueError(
+        raise InputError(
             f"{workdir} holds a run of another config; take another --workdir, or the same "
             f"settings{'' if evaluating else ' (--mode=evaluate may change the protocol)'}. "
             f"Different: {', '.join(different)}."
@@ -121,10 +122,10 @@ def check_complete(settings: dict[str, Any], needed: Iterable[str]) -> None:
     """Checks that settings, by dotted key, are all there.
 
     Raises:
-      ValueError: naming those that are not.
+      InputError: naming those that are not.
     """
     if missing := sorted(set(needed) - settings.keys()):
-        raise ValueError(
+        raise InputError(
             f"Require every setting of configs/default.py, got none for {', '.join(missing)}; a "
             "run that another version of dcjax has saved needs that version."
         )

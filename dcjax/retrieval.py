@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from dcjax import galleries, ranking, shares
+from dcjax.errors import InputError
 from dcjax.galleries import Set
 from dcjax.shares import Rows
 
@@ -65,10 +66,10 @@ def score(
         everything = _whole_set(queries, classes)
         return _score(everything, everything, exclude_self=True, ks=ks, block=block)
     if gallery is None or gallery_labels is None:
-        raise ValueError("Require gallery and gallery_labels together or neither, got only one.")
+        raise InputError("Require gallery and gallery_labels together or neither, got only one.")
     gallery, gallery_labels = _as_set("gallery", gallery, gallery_labels, mesh)
     if queries.values.shape[1] != gallery.values.shape[1]:
-        raise ValueError(
+        raise InputError(
             "queries and gallery must have the same embedding size, "
             f"got {queries.values.shape[1]} and {gallery.values.shape[1]}."
         )
@@ -119,7 +120,7 @@ def score_one_per_class(
     by_class = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     if num_draws < 1 or max(counts) < 2:
-        raise ValueError(
+        raise InputError(
             "Require num_draws >= 1 and a class of two images, one that searches and one to find, "
             f"got num_draws={num_draws} and {max(counts)} images in the largest class."
         )
@@ -207,21 +208,21 @@ def _whole_set(embeddings: Rows, classes: np.ndarray) -> Set:
 def _as_set(
     name: str, embeddings: ArrayLike | Rows, labels: ArrayLike, mesh: Mesh
 ) -> tuple[Rows, np.ndarray]:
-    """Places embeddings [N, D] as float32; returns them and labels [N], or raises ValueError."""
+    """Places embeddings [N, D] as float32; returns them and labels [N], or raises InputError."""
     labels = np.asarray(labels)
     if not isinstance(embeddings, Rows):
         embeddings = np.asarray(embeddings, dtype=np.float32)
         if embeddings.ndim != 2 or embeddings.size == 0:
-            raise ValueError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
+            raise InputError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
     rows = shares.place(embeddings, mesh)
     if labels.shape != (rows.num,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
+        raise InputError(
             f"Labels of {name} must be {rows.num} integers, one per embedding, "
             f"got shape {labels.shape} of {labels.dtype}."
         )
     num_broken, first = jax.device_get(_broken(rows.values))
     if num_broken:
-        raise ValueError(
+        raise InputError(
             f"{name} must be finite, and so must their squared distances, got NaN or infinity in "
             f"{num_broken} rows, first in row {first}."
         )
@@ -238,9 +239,9 @@ def _broken(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _check_sizes(ks: Sequence[int], block: int | None, *, num_candidates: int) -> None:
     if not ks or min(ks) < 1 or max(ks) > num_candidates:
-        raise ValueError(
+        raise InputError(
             f"Require 1 <= k <= {num_candidates}, the images that a query can retrieve, "
             f"for every k of ks, got ks={tuple(ks)}."
         )
     if block is not None and block < 1:
-        raise ValueError(f"Require block >= 1, got block={block}.")
+        raise InputError(f"Require block >= 1, got block={block}.")

@@ -14,6 +14,7 @@ import numpy as np
 
 from dcjax import counting, walks
 from dcjax.division import Division
+from dcjax.errors import InputError
 from dcjax.ranges import require_known
 
 SAMPLERS = ("balanced", "uniform")
@@ -104,7 +105,7 @@ def check(
     rounds: str = "max",
     clusters_per_step: int = 1,
 ) -> None:
-    """Raises ValueError unless epochs of images with these labels [N] can be planned like this."""
+    """Raises InputError unless epochs of images with these labels [N] can be planned like this."""
     for setting, value, known in (
         ("sampler", sampler, SAMPLERS),
         ("small_class", small_class, SMALL_CLASSES),
@@ -114,17 +115,17 @@ def check(
         require_known(setting, value, known)
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
+        raise InputError(
             f"labels must be integers of shape [N], got {labels.dtype} of shape {labels.shape}."
         )
     if not 4 <= batch_size <= len(labels) or clusters_per_step < 1:
-        raise ValueError(  # fewer than 4 images cannot be two positive pairs
+        raise InputError(  # fewer than 4 images cannot be two positive pairs
             f"Require 4 <= batch_size <= {len(labels)} images and clusters_per_step >= 1, "
             f"got batch_size={batch_size} and clusters_per_step={clusters_per_step}."
         )
     pairs = images_per_class >= 2 and batch_size >= 2 * images_per_class
     if sampler == "balanced" and not (pairs and batch_size % images_per_class == 0):
-        raise ValueError(
+        raise InputError(
             "Require images_per_class >= 2 for positive pairs, and batch_size to be a multiple of "
             "it and at least twice it for two classes, got "
             f"images_per_class={images_per_class} and batch_size={batch_size}."
@@ -187,7 +188,7 @@ def plan_epoch(
     sizes = division.sizes
     filled = np.flatnonzero(sizes)
     if not filled.size:
-        raise ValueError("The division must hold images to train on, got only empty clusters.")
+        raise InputError("The division must hold images to train on, got only empty clusters.")
     num_rounds = _num_rounds(sizes[filled], batch_size, rounds)
     key = (division.period, epoch)
     rng = _generator(seed, _ORDER_STREAM, *key)

@@ -11,6 +11,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dcjax.errors import InputError
+
 # Numbers that a device holds whole while rows go to a host: 16 MiB of float32.
 _NUMBERS_PER_BLOCK = 2**22
 
@@ -46,13 +48,13 @@ def place(rows: np.ndarray | Rows, mesh: Mesh) -> Rows:
       mesh: the devices.
 
     Raises:
-      ValueError: if rows on devices are fewer than said, or do not divide over those of the mesh.
+      InputError: if rows on devices are fewer than said, or do not divide over those of the mesh.
     """
     if not isinstance(rows, Rows):
         return Rows(spread(rows, mesh), len(rows))
     size = len(rows.values)
     if size < rows.num or size % mesh.size:
-        raise ValueError(
+        raise InputError(
             "Rows on devices must be as many as said, or more by zeros at the end, and a multiple "
             f"of the number of devices ({mesh.size}), got {size} for {rows.num}."
         )

@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from dcjax import checksums, processes
+from dcjax.errors import InputError
 
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
 _REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is complete
@@ -58,7 +59,7 @@ class Store:
           **options: of `ocp.CheckpointManagerOptions`.
 
         Raises:
-          ValueError: if the scores saved with a checkpoint are damaged; or, with `read_only`, if a
+          InputError: if the scores saved with a checkpoint are damaged; or, with `read_only`, if a
             kill has left a checkpoint half replaced.
         """
         logging.getLogger("absl").addFilter(_is_not_of_orbax)
@@ -129,7 +130,7 @@ class Store:
         """Returns some items of a checkpoint.
 
         Raises:
-          ValueError: if they are not as they were saved, or cannot be read.
+          InputError: if they are not as they were saved, or cannot be read.
         """
         self._check([step], items, self.manager.all_steps())
         told, found, cause = "", None, None
@@ -143,7 +144,7 @@ class Store:
                 f"{self._remedy(step, self.manager.all_steps())} Reason: {reason}"
             )
         if told := processes.first_of_all(told):
-            raise ValueError(told) from cause
+            raise InputError(told) from cause
         return found
 
     def _write_checksums(self) -> None:
@@ -193,7 +194,7 @@ class Store:
                     f"{self._remedy(step, steps)}"
                 )
         if told := processes.first_of_all(told):
-            raise ValueError(told)
+            raise InputError(told)
 
     def _remedy(self, step: int, steps: Iterable[int]) -> str:
         others = [other for other in steps if other != step]
@@ -232,7 +233,7 @@ def _finish_removing(path: epath.Path) -> None:
 def _refuse_half_replaced(path: epath.Path) -> None:
     for old in path.glob(f"*{_REPLACED}"):
         if not _is_complete(new := old.with_suffix("")):
-            raise ValueError(
+            raise InputError(
                 f"Checkpoint {new} is being replaced, or a run was killed while it was; wait until "
                 f"it is there, or go on with the run, or rename {old.name} to {new.name}."
             )

@@ -22,6 +22,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dcjax import resuming, tables
+from dcjax.errors import InputError
 
 _MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
 
@@ -44,7 +45,7 @@ class Run:
         """Returns the scores if the run is finished, else None.
 
         Raises:
-          ValueError: if the folder holds a run of another config, or of more epochs.
+          InputError: if the folder holds a run of another config, or of more epochs.
         """
         if (saved := _read(self.folder / "config.json")) is None:
             return None
@@ -52,7 +53,7 @@ class Run:
         scores = _read(self.folder / "scores.json")
         epochs, wanted = scores["last"]["epoch"] if scores else 0, self.config.train.num_epochs
         if epochs > wanted:
-            raise ValueError(
+            raise InputError(
                 f"{self.folder} holds a run of {epochs} epochs already, got "
                 f"train.num_epochs={wanted}; take another --workdir, or ask for as many."
             )
@@ -119,7 +120,7 @@ def plan(
       workdir: folder of the runs and the table; None: one below runs/.
 
     Raises:
-      ValueError: if a row or a seed cannot be run, or a folder holds a run of another config.
+      InputError: if a row or a seed cannot be run, or a folder holds a run of another config.
     """
     file, _, argument = path.partition(":")
     module = runpy.run_path(file)
@@ -130,7 +131,7 @@ def plan(
     )
     for key in changes:
         if setting := [row["name"] for row in listed if key in row["settings"]]:
-            raise ValueError(
+            raise InputError(
                 f"--config.{key} holds for all rows, but {file} sets {key} in row {setting[0]!r}; "
                 "leave it out."
             )
@@ -166,25 +167,25 @@ def folder_name(config: ConfigDict, changed: ConfigDict) -> str:
 def _rows(module: Mapping[str, Any], file: str, argument: str) -> list[dict[str, Any]]:
     """Returns what `sweep` of a file's names returns, once it is known to be rows."""
     if "sweep" not in module:
-        raise ValueError(
+        raise InputError(
             f"--sweep requires a function sweep() that returns rows beside get_config(), got none "
             f"in {file}; configs/ablations/ has examples."
         )
     takes_one = inspect.signature(module["sweep"]).parameters
     rows = module["sweep"](*filter(None, [argument if takes_one else ""]))
     if not isinstance(rows, list):
-        raise ValueError(f"Require a list of rows from sweep(), got {rows!r} in {file}.")
+        raise InputError(f"Require a list of rows from sweep(), got {rows!r} in {file}.")
     for row in rows:
         if not {"name", "settings"} <= set(row) <= {"name", "settings", "paper"}:
-            raise ValueError(
+            raise InputError(
                 'Require a row of a sweep to be {"name": ..., "settings": {...}}, with "paper": '
                 f"{{...}} or without, got {row!r} in {file}."
             )
     names = [row["name"] for row in rows]
     if not names:
-        raise ValueError(f"Require at least one row of a sweep, got none in {file}.")
+        raise InputError(f"Require at least one row of a sweep, got none in {file}.")
     if len(set(names)) < len(names):
-        raise ValueError(
+        raise InputError(
             f"Require a sweep's rows to have names of their own, got {names} in {file}."
         )
     return rows
@@ -201,9 +202,9 @@ def _with_seeds(
 ) -> list[dict[str, Any]]:
     """Returns a row's settings once for each seed."""
     if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"Require --seeds of different whole numbers, got {','.join(seeds)}.")
+        raise InputError(f"Require --seeds of different whole numbers, got {','.join(seeds)}.")
     if seeds and ("seed" in settings or "seed" in changes):
-        raise ValueError("--seeds sets config.seed, which a row or --config.seed sets too.")
+        raise InputError("--seeds sets config.seed, which a row or --config.seed sets too.")
     return [settings | {"seed": int(seed)} for seed in seeds] or [settings]
 
 
@@ -218,13 +219,13 @@ def _run(
     """Returns the run of a row and a seed."""
     changed = config.copy_and_resolve_references()
     if unknown := sorted(settings.keys() - resuming.flatten(config.to_dict()).keys()):
-        raise ValueError(
+        raise InputError(
             f"A row of {path} sets {unknown[0]}, which is no setting of its get_config()."
         )
     try:
         changed.update_from_flattened_dict(settings)
     except TypeError as error:
-        raise ValueError(f"A row of {path} sets a value of another type: {error}") from error
+        raise InputError(f"A row of {path} sets a value of another type: {error}") from error
     own = folder / folder_name(config, changed)
     flags = _flags({**changes, **settings, "seed": changed.seed})
     return Run(own, changed, (program, f"--config={path}", *flags, f"--workdir={own}"))

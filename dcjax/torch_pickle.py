@@ -12,6 +12,8 @@ from typing import IO, Any
 import jax.numpy as jnp
 import numpy as np
 
+from dcjax.errors import InputError
+
 # By the name of the storage's class.
 _DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -92,12 +94,12 @@ class Machine:
         """Returns the value of the pickle at the stream's place, leaving the stream behind it.
 
         Raises:
-          ValueError: if it does anything but build tensors, containers, numbers and strings.
+          InputError: if it does anything but build tensors, containers, numbers and strings.
           IndexError, KeyError, TypeError: if it is damaged.
         """
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count == _MAX_INSTRUCTIONS:
-                raise ValueError(f"its pickle has over {_MAX_INSTRUCTIONS} instructions")
+                raise InputError(f"its pickle has over {_MAX_INSTRUCTIONS} instructions")
             self._step(opcode.name, argument)
         return self._stack.pop()
 
@@ -133,7 +135,7 @@ class Machine:
         elif instruction in ("GLOBAL", "STACK_GLOBAL"):
             name = argument.replace(" ", ".") if argument else ".".join(self._pop(2))
             if name not in _KNOWN:
-                raise ValueError(
+                raise InputError(
                     f"it names {name[:80]!r}, which no dict of tensors needs and which is not "
                     "run; save the weights alone, as torch.save(model.state_dict(), PATH)"
                 )
@@ -146,7 +148,7 @@ class Machine:
         elif instruction == "BINPERSID":
             stack.append(self._storage(*self._pop(1)))
         elif instruction not in _IGNORED | {"STOP"}:
-            raise ValueError(f"its pickle has the instruction {instruction}, which is not known")
+            raise InputError(f"its pickle has the instruction {instruction}, which is not known")
 
     def _pop(self, count: int) -> list[Any]:
         if len(self._stack) < count:
@@ -166,16 +168,16 @@ class Machine:
         kind, storage_class, key, _, size, *view = _require(identity, tuple)
         name = _require(storage_class, _Name).name
         if kind != "storage" or name not in _STORAGES:
-            raise ValueError("it holds other objects than tensors beside its pickle")
+            raise InputError("it holds other objects than tensors beside its pickle")
         dtype = _DTYPES[name.rsplit(".", 1)[1]]
         whole = Storage(_require(key, str), dtype, 0, _count(size))
         if self.storages.setdefault(key, whole) != whole:
-            raise ValueError(f"it has two types or sizes of storage {key[:80]!r}")
+            raise InputError(f"it has two types or sizes of storage {key[:80]!r}")
         if not view or view[0] is None:
             return whole
         _, offset, size = _require(view[0], tuple)
         if _count(offset) + _count(size) > whole.size:
-            raise ValueError(f"a part of storage {key[:80]!r} lies outside of it")
+            raise InputError(f"a part of storage {key[:80]!r} lies outside of it")
         return dataclasses.replace(whole, offset=offset, size=size)
 
 
@@ -191,7 +193,7 @@ def _build(name: str, arguments: tuple[Any, ...]) -> Any:
         storage, offset, shape, strides, *_ = arguments
         shape, strides = (tuple(map(_count, _require(sizes, tuple))) for sizes in (shape, strides))
         return Tensor(_require(storage, Storage), _count(offset), shape, strides)
-    raise ValueError(f"it calls {name}")
+    raise InputError(f"it calls {name}")
 
 
 def _pairs(pairs: Any) -> dict[str | int, Any]:
@@ -199,18 +201,18 @@ def _pairs(pairs: Any) -> dict[str | int, Any]:
     found = {}
     for key, value in pairs:
         if type(key) not in (str, int):
-            raise ValueError(f"a key must be a string or a number, got {type(key).__name__}")
+            raise InputError(f"a key must be a string or a number, got {type(key).__name__}")
         found[key] = value
     return found
 
 
 def _require(value: Any, kind: type) -> Any:
     if type(value) is not kind:
-        raise ValueError(f"require {kind.__name__}, got {type(value).__name__}")
+        raise InputError(f"require {kind.__name__}, got {type(value).__name__}")
     return value
 
 
 def _count(value: Any) -> int:
     if _require(value, int) < 0:
-        raise ValueError("require a size, offset or stride of at least 0, got a negative one")
+        raise InputError("require a size, offset or stride of at least 0, got a negative one")
     return value

@@ -25,6 +25,7 @@ from dcjax import (
 )
 from dcjax.checkpoints import Checkpoints
 from dcjax.division import Division
+from dcjax.errors import DivergedError, InputError
 from dcjax.models import MaskedEmbedder
 from dcjax.preemption import StopRequest
 from dcjax.profiling import Profile
@@ -44,8 +45,8 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
       The scores after the last epoch; None if the run was asked to stop before.
 
     Raises:
-      ValueError: before anything compiles, if config, data or workdir do not allow the run.
-      FloatingPointError: if the loss is not finite.
+      InputError: before anything compiles, if config, data or workdir do not allow the run.
+      DivergedError: if the loss is not finite.
     """
     mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
     checks.check_training(config, mesh)
@@ -151,7 +152,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
             is_due = schedule.is_due(config, config.checkpoint.every_epochs, epoch)
             if is_best or is_due or stopped_by:
                 if not all_finite(run):
-                    raise FloatingPointError(not_finite(f"The network after step {step}"))
+                    raise DivergedError(not_finite(f"The network after step {step}"))
                 progress = dataclasses.replace(progress, curves_size=report.curves_size)
                 meta = {
                     "progress": dataclasses.asdict(progress),
@@ -204,7 +205,7 @@ def _begun(
     resuming.check_same_data(data, meta["data"], workdir)
     progress = Progress(**meta["progress"])
     if progress.epoch > config.train.num_epochs:
-        raise ValueError(
+        raise InputError(
             f"{workdir} holds a run of {progress.epoch} epochs already, got "
             f"train.num_epochs={config.train.num_epochs}; evaluate it, or ask for more."
         )

@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from dcjax import torch_pickle
+from dcjax.errors import InputError
 
 Tensors = dict[str, np.ndarray]
 
@@ -34,7 +35,7 @@ def read(path: str) -> Tensors:
     model_ema, state_dict, model or model_state_dict, the first that is there.
 
     Raises:
-      ValueError: naming the file, if it is damaged, of another format, or holds anything but
+      InputError: naming the file, if it is damaged, of another format, or holds anything but
         tensors.
     """
     with open(path, "rb") as file:
@@ -47,26 +48,26 @@ def read(path: str) -> Tensors:
         if head[8:9] == b"{":
             return safetensors.numpy.load_file(path)
         if head[257:262] == b"ustar":
-            raise ValueError(
+            raise InputError(
                 "it is a tar archive, as the first PyTorch wrote; load and save it with a "
                 "newer PyTorch, or take another file of the same weights"
             )
-        raise ValueError(
+        raise InputError(
             "it is none of safetensors, torch.save and numpy.savez, and starts with "
             f"{bytes(head[:16])!r}"
         )
     except Exception as error:  # what a damaged file raises is up to four libraries' parsers
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"Cannot read {path}: {kind}{str(error)[:300]}.") from None
+        kind = "" if type(error) in (ValueError, InputError) else f"{type(error).__name__}: "
+        raise InputError(f"Cannot read {path}: {kind}{str(error)[:300]}.") from None
 
 
 def _read_zip(data: bytes) -> Tensors:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("its members are compressed; save it with torch.save or numpy.savez")
+            raise InputError("its members are compressed; save it with torch.save or numpy.savez")
         if sum(member.file_size for member in members) > len(data):
-            raise ValueError("its members overlap")
+            raise InputError("its members overlap")
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) == 1:
             return _read_torch(archive, pickles[0].removesuffix("data.pkl"))
@@ -83,7 +84,7 @@ def _read_npy(data: bytes) -> np.ndarray:
     read_header = header.read_array_header_1_0 if version < (2, 0) else header.read_array_header_2_0
     shape, is_fortran, dtype = read_header(stream)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise ValueError(f"an array of {dtype} {shape} is not what its bytes are")
+        raise InputError(f"an array of {dtype} {shape} is not what its bytes are")
     array = np.frombuffer(data, dtype, offset=stream.tell())
     return array.reshape(shape, order="F" if is_fortran else "C")
 
@@ -108,7 +109,7 @@ def _read_legacy(data: bytes) -> Tensors:
     stream = io.BytesIO(data)
     _, version, _ = (torch_pickle.Machine().run(stream) for _ in range(3))
     if version != _LEGACY_VERSION:
-        raise ValueError(f"require version {_LEGACY_VERSION} of the format")
+        raise InputError(f"require version {_LEGACY_VERSION} of the format")
     machine = torch_pickle.Machine()
     tensors = _state_dict(machine.run(stream))
     storages = {}
@@ -116,7 +117,7 @@ def _read_legacy(data: bytes) -> Tensors:
         (size,) = struct.unpack("<q", stream.read(8))
         whole = machine.storages[key]
         if size != whole.size:
-            raise ValueError(f"storage {key[:80]!r} is not of the size that its tensors say")
+            raise InputError(f"storage {key[:80]!r} is not of the size that its tensors say")
         start, end = stream.tell(), stream.tell() + size * whole.dtype.itemsize
         storages[key] = memoryview(data)[start:end]
         stream.seek(end)
@@ -129,14 +130,14 @@ def _state_dict(value: Any) -> dict[str, torch_pickle.Tensor]:
         inner = [value[name] for name in _NESTED if isinstance(value.get(name), dict)]
         found = inner[0] if inner else value
     if not isinstance(found, dict) or not found:
-        raise ValueError("it holds no state dict")
+        raise InputError("it holds no state dict")
     others = [
         str(name)[:80]
         for name, tensor in found.items()
         if not isinstance(name, str) or not isinstance(tensor, torch_pickle.Tensor)
     ]
     if others:
-        raise ValueError(
+        raise InputError(
             f"require names of tensors, at the top or in one of {', '.join(_NESTED)}, got "
             f"{', '.join(others[:8])}"
         )
@@ -149,11 +150,11 @@ def _array(tensor: torch_pickle.Tensor, storages: Mapping[str, bytes | memoryvie
     size = part.dtype.itemsize
     raw = storages[part.key][part.offset * size : (part.offset + part.size) * size]
     if len(raw) != part.size * size:
-        raise ValueError(f"storage {part.key[:80]!r} is cut short")
+        raise InputError(f"storage {part.key[:80]!r} is cut short")
     if 0 in tensor.shape:
         return np.zeros(tensor.shape, part.dtype)
     steps = zip(tensor.shape, tensor.strides, strict=True)
     if tensor.offset + sum((length - 1) * stride for length, stride in steps) >= part.size:
-        raise ValueError(f"a tensor lies outside of storage {part.key[:80]!r}")
+        raise InputError(f"a tensor lies outside of storage {part.key[:80]!r}")
     strides = [stride * size for stride in tensor.strides]
     return np.ndarray(tensor.shape, part.dtype, raw, tensor.offset * size, strides)

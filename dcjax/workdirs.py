@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from dcjax import processes
+from dcjax.errors import FileError, InputError
 
 
 def as_path(workdir: str) -> epath.Path:
@@ -32,12 +33,12 @@ def create(path: epath.Path) -> None:
     """Makes a folder of a run where there is none.
 
     Raises:
-      OSError: naming the flag to change.
+      FileError: naming the flag to change.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"Cannot write to --workdir: {error}; take another.") from None
+        raise FileError(f"Cannot write to --workdir: {error}; take another.") from None
 
 
 def check_shared(workdir: str) -> None:
@@ -46,7 +47,7 @@ def check_shared(workdir: str) -> None:
     All of them have to call it, and all come to the same result.
 
     Raises:
-      ValueError: naming the processes that do not see it.
+      InputError: naming the processes that do not see it.
     """
     if jax.process_count() == 1:
         return
@@ -58,9 +59,9 @@ def check_shared(workdir: str) -> None:
     if processes.is_first() and not reason:
         mark.unlink(missing_ok=True)
     if not seen[0]:
-        raise ValueError(f"Process 0 cannot write to --workdir={workdir}{reason}; take another.")
+        raise InputError(f"Process 0 cannot write to --workdir={workdir}{reason}; take another.")
     if blind := np.flatnonzero(~seen).tolist():
-        raise ValueError(
+        raise InputError(
             f"All {len(seen)} processes save into --workdir={workdir} together, but what process "
             f"0 writes there is not seen by process {', '.join(map(str, blind))}; give a folder on "
             "a file system that all of them share, or gs://BUCKET/FOLDER."

@@ -13,6 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from dcjax.errors import InputError
+
 Settings = dict[str, Any]
 Paper = dict[str, dict[str, tuple[float, ...]]]  # percent, by experiment and row
 
@@ -39,10 +41,10 @@ def experiment(data: str) -> ConfigDict:
     """Returns the settings of configs/<data>.py.
 
     Raises:
-      ValueError: if there is no such file, naming those that there are.
+      InputError: if there is no such file, naming those that there are.
     """
     if data not in (known := experiments()):
-        raise ValueError(f"Unknown experiment {data!r}; known are {', '.join(known)}.")
+        raise InputError(f"Unknown experiment {data!r}; known are {', '.join(known)}.")
     return importlib.import_module(f"configs.{data}").get_config()
 
 

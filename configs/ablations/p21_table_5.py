@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import ablations
+from dcjax.errors import InputError
 
 RUNS = "ablations"
 SCORES = ablations.SCORES
@@ -75,11 +76,11 @@ def get_config(data: str = "cub") -> ConfigDict:
     """Returns the settings that the rows start from.
 
     Raises:
-      ValueError: if the images are smaller than what is erased.
+      InputError: if the images are smaller than what is erased.
     """
     config = ablations.experiment(data)
     if config.dataset.crop < 64:
-        raise ValueError(
+        raise InputError(
             f"Table V is for photographs of 64 pixels or more, but {data!r} has "
             f"dataset.crop={config.dataset.crop}; take another experiment."
         )

@@ -8,6 +8,7 @@ from typing import Any
 from dcjax.datasets.files import num_bytes
 from dcjax.datasets.image_set import ImageSet, Splits
 from dcjax.datasets.sources import SOURCES
+from dcjax.errors import InputError
 
 __all__ = ["SOURCES", "ImageSet", "Splits", "known_options", "load", "num_bytes"]
 
@@ -37,13 +38,13 @@ def load(name: str, *, root: str, **options: Any) -> Splits:
     known = known_options(name)
     for option in options:
         if option not in known:
-            raise ValueError(
+            raise InputError(
                 f"Unknown option {option!r} of dataset {name!r}; known options are "
                 f"{', '.join(known) or 'none'}."
             )
     missing = [option for option in known if option not in options]
     if missing:
-        raise ValueError(f"Dataset {name!r} lacks the options {', '.join(missing)}.")
+        raise InputError(f"Dataset {name!r} lacks the options {', '.join(missing)}.")
     return _module(name).load(root, **options)
 
 
@@ -54,5 +55,5 @@ def known_options(name: str) -> tuple[str, ...]:
 
 def _module(name: str) -> ModuleType:
     if name not in _MODULES:
-        raise ValueError(f"Unknown dataset {name!r}; known datasets are {', '.join(_MODULES)}.")
+        raise InputError(f"Unknown dataset {name!r}; known datasets are {', '.join(_MODULES)}.")
     return importlib.import_module(_MODULES[name])

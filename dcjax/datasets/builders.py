@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from dcjax.datasets import inshop, vid
 from dcjax.datasets.sources import Published
+from dcjax.errors import MissingFileError
 
 _Examples = Iterator[tuple[int, dict[str, Any]]]
 
@@ -88,5 +89,5 @@ def _found(data: Published, folder: Any) -> Path:
     """Returns the path that shows a layout; an error if there is none."""
     layout = data.find(Path(folder))
     if layout is None:
-        raise FileNotFoundError(f"None of {', '.join(data.layouts)} is in {folder}.")
+        raise MissingFileError(f"None of {', '.join(data.layouts)} is in {folder}.")
     return layout[0]

@@ -15,6 +15,7 @@ from dcjax.datasets.image_set import ImageArray, Splits
 from dcjax.datasets.sources import Found, Published, cut
 from dcjax.datasets.sources import load as load_published
 from dcjax.downloads import Archive
+from dcjax.errors import MissingFileError
 
 _LAST_TRAIN_CLASS = 98
 # Once at ai.stanford.edu, which answers 404 since 2023.
@@ -67,7 +68,7 @@ def read_class_names(path: Path) -> dict[int, str]:
 
 def _mat(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise FileNotFoundError(f"The list {path} is missing; get it from the data set's archives.")
+        raise MissingFileError(f"The list {path} is missing; get it from the data set's archives.")
     return loadmat(str(path))
 
 

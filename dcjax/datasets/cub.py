@@ -15,6 +15,7 @@ from dcjax.datasets.image_set import ImageArray, Splits
 from dcjax.datasets.sources import Found, Published, cut
 from dcjax.datasets.sources import load as load_published
 from dcjax.downloads import Archive
+from dcjax.errors import InputError
 
 _LAST_TRAIN_CLASS = 100
 _IMAGES = Archive(
@@ -42,7 +43,7 @@ def read_lists(images_txt: Path) -> tuple[list[str], np.ndarray]:
     paths = dict(read_table(images_txt, 2))
     classes = dict(read_table(folder / "image_class_labels.txt", 2, numbers=[1]))
     if paths.keys() != classes.keys():
-        raise ValueError(
+        raise InputError(
             f"{folder}: images.txt and image_class_labels.txt must hold the same image ids, "
             f"got {len(paths)} and {len(classes)}; extract the data set again."
         )

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcjax.errors import InputError, MissingFileError
+
 _HINT = "Set --config.dataset.root to the folder of its files."
 
 
 def require_folder(root: str, dataset: str, *, holding: str) -> Path:
     """Returns the path of an existing folder that should hold a data set."""
     if not root:
-        raise ValueError(
+        raise InputError(
             f"Dataset {dataset!r} needs the folder of its files, got an empty dataset.root. {_HINT}"
         )
     top = Path(root).expanduser()
     if not top.is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"Dataset {dataset!r}: there is no folder {top}; expected one that holds {holding}. "
             f"{_HINT}"
         )
@@ -34,7 +36,7 @@ def find_root(root: str, dataset: str, *, marker: str, folders: Sequence[str] = 
         if (top / folder / marker).exists():
             return top / folder
     tried = ", ".join(str(top / folder / marker) for folder in folders)
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"Dataset {dataset!r}: {top} is not the extracted data set, there is no {tried}. {_HINT}"
     )
 
@@ -57,7 +59,7 @@ def read_table(
       numbers: columns that must hold whole numbers.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"The list {path} is missing. {_HINT}")
+        raise MissingFileError(f"The list {path} is missing. {_HINT}")
     rows = []
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
@@ -65,13 +67,13 @@ def read_table(
                 continue
             row = [word.strip() for word in line.split(separator)]
             if len(row) != columns:
-                raise ValueError(
+                raise InputError(
                     f"{path}, line {number}: require {columns} columns, got {len(row)} in "
                     f"{line.strip()!r}; extract the data set again."
                 )
             for column in numbers:
                 if not row[column].isdecimal():
-                    raise ValueError(
+                    raise InputError(
                         f"{path}, line {number}: require a whole number in column {column + 1}, "
                         f"got {row[column]!r}; extract the data set again."
                     )

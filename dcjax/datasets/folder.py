@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dcjax.datasets.files import require_folder
 from dcjax.datasets.image_set import Splits, from_classes, require_unseen
+from dcjax.errors import InputError, MissingFileError
 from dcjax.headers import FORMATS
 
 
@@ -25,10 +26,10 @@ def load(root: str, *, test_classes: float) -> Splits:
     if (top / "train").is_dir() and _subfolders(top / "train"):
         return _given_splits(top)
     if not 0 < test_classes < 1:
-        raise ValueError(f"Require 0 < test_classes < 1, got test_classes={test_classes}.")
+        raise InputError(f"Require 0 < test_classes < 1, got test_classes={test_classes}.")
     names = _subfolders(top)
     if len(names) < 2:
-        raise ValueError(f"Require at least two class folders in {top}, got {len(names)}.")
+        raise InputError(f"Require at least two class folders in {top}, got {len(names)}.")
     held_out = min(max(math.floor(test_classes * len(names) + 0.5), 1), len(names) - 1)
     train, test = (_list(top, part) for part in (names[:-held_out], names[-held_out:]))
     return Splits(train=from_classes(*train), query=from_classes(*test))
@@ -40,7 +41,7 @@ def _given_splits(top: Path) -> Splits:
         return require_unseen(Splits(train, from_classes(*_list(top / "test"))), top)
     for name in ("query", "gallery"):
         if not (top / name).is_dir():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{top} has train/ with class folders in it, so it must also have test/, or "
                 f"query/ and gallery/; there is no {top / name}."
             )
@@ -56,7 +57,7 @@ def _list(top: Path, names: list[str] | None = None) -> tuple[list[str], list[st
     for name in _subfolders(top) if names is None else names:
         found = sorted(f for f in os.listdir(top / name) if _is_image(f))
         if not found:
-            raise ValueError(
+            raise InputError(
                 f"Require an image ({', '.join(FORMATS)}) in every class folder, got none in "
                 f"{top / name}; add images or remove the folder."
             )

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcjax.errors import InputError
+
 ImageArray = npt.NDArray[Any]  # see `ImageSet.images`
 
 _PART = ("file", "offset", "length")
@@ -36,22 +38,22 @@ class ImageSet:
         is_pixels = kind == np.uint8 and len(shape) == 4 and min(shape[1:]) and shape[3] in (1, 3)
         is_encoded = len(shape) == 1 and (kind.kind == "U" or kind.names == _PART)
         if not (is_pixels or is_encoded):
-            raise ValueError(
+            raise InputError(
                 "images must be str[N], file parts [N] or uint8[N, H, W, 1 or 3], got "
                 f"{kind} of shape {shape}."
             )
         if self.labels.dtype != np.int32 or self.labels.shape != shape[:1]:
-            raise ValueError(
+            raise InputError(
                 f"labels must be int32 of shape {shape[:1]}, one per image, got "
                 f"{self.labels.dtype} of shape {self.labels.shape}."
             )
         if len(self) and not 0 <= np.min(self.labels) <= np.max(self.labels) < self.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"labels must lie in 0..{self.num_classes - 1}, one per class name, got "
                 f"{np.min(self.labels)}..{np.max(self.labels)}."
             )
         if self.super_classes is not None and len(self.super_classes) != self.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"Require one super-class per class, {self.num_classes}, got "
                 f"{len(self.super_classes)}."
             )
@@ -69,7 +71,7 @@ class ImageSet:
     def super_class_labels(self) -> npt.NDArray[np.int64]:
         """The super-class of each image [N], counted from 0 in the order of their names."""
         if self.super_classes is None:
-            raise ValueError(
+            raise InputError(
                 "division.grouping=labels requires super-classes, and the data set has none; list "
                 "its images in a table with a column super_class (dataset.name=manifest), or take "
                 "division.grouping=kmeans or random."
@@ -113,12 +115,12 @@ class Splits:
         for name in ("train", "query", "gallery"):
             images = getattr(self, name)
             if images is not None and not len(images):
-                raise ValueError(
+                raise InputError(
                     f"Require at least one image in every split, got 0 in {name}; check that "
                     "dataset.root holds the whole data set."
                 )
         if self.gallery is not None and self.gallery.class_names != self.query.class_names:
-            raise ValueError("query and gallery must have the same class_names, got different.")
+            raise InputError("query and gallery must have the same class_names, got different.")
 
 
 def file_parts(files: Sequence[str], offsets: Sequence[int], lengths: Sequence[int]) -> ImageArray:
@@ -176,7 +178,7 @@ def require_unseen(splits: Splits, where: str | os.PathLike[str]) -> Splits:
     tested = splits.query if splits.gallery is None else splits.gallery
     shared = sorted(set(splits.train.class_names) & set(tested.class_names))
     if shared:
-        raise ValueError(
+        raise InputError(
             f"{where}: test classes must be unseen, but {len(shared)} are in train too, the first "
             f"is {shared[0]!r}; move or rename them."
         )

@@ -13,6 +13,7 @@ from dcjax.datasets.files import read_table
 from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
 from dcjax.datasets.sources import Found, Published
 from dcjax.datasets.sources import load as load_published
+from dcjax.errors import InputError
 
 PARTS = ("train", "query", "gallery")
 _LIST = "list_eval_partition.txt"
@@ -28,13 +29,13 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     rows = read_table(path, 3, skip=2)
     announced = path.read_text(encoding="utf-8").partition("\n")[0].strip()
     if not rows or announced != str(len(rows)):
-        raise ValueError(
+        raise InputError(
             f"{path}: the first line must be the number of rows, got {announced} and {len(rows)} "
             "rows; copy the list again, or correct that line."
         )
     for row in rows:
         if row[2] not in PARTS:
-            raise ValueError(f"{path}: {row[0]} must be in one of {PARTS}, got {row[2]!r}.")
+            raise InputError(f"{path}: {row[0]} must be in one of {PARTS}, got {row[2]!r}.")
     return [r[0] for r in rows], np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
 
 

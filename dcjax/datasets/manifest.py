@@ -8,6 +8,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from dcjax.datasets.image_set import ImageSet, Splits, from_classes, require_unseen
+from dcjax.errors import InputError, MissingFileError
 
 _COLUMNS = ("path", "label", "split")
 _ABOVE = "super_class"
@@ -26,7 +27,7 @@ def load(root: str, *, manifest: str) -> Splits:
       manifest: Path of the table: .csv or .tsv with a header line, or .parquet.
     """
     if not manifest:
-        raise ValueError(
+        raise InputError(
             "Dataset 'manifest' needs a table, got an empty dataset.manifest; set "
             "--config.dataset.manifest=/path/to/table.csv (or .tsv, .parquet)."
         )
@@ -37,7 +38,7 @@ def load(root: str, *, manifest: str) -> Splits:
     used = set(table["split"].tolist())
     tested = used - {"train"}
     if "train" not in used or tested not in ({"test"}, {"query", "gallery"}):
-        raise ValueError(
+        raise InputError(
             f"{path}: require the splits train and test, or train, query and gallery, got "
             f"{', '.join(sorted(used)) or 'no rows'}."
         )
@@ -56,10 +57,10 @@ def load(root: str, *, manifest: str) -> Splits:
 def _read(path: Path) -> dict[str, np.ndarray]:
     """Returns the columns that count, str[N] each, without an empty value."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no table {path}; correct dataset.manifest.")
+        raise MissingFileError(f"There is no table {path}; correct dataset.manifest.")
     suffix = path.suffix.lower()
     if suffix not in (*_DELIMITERS, ".parquet"):
-        raise ValueError(f"{path}: require a table .csv, .tsv or .parquet, got {path.suffix!r}.")
+        raise InputError(f"{path}: require a table .csv, .tsv or .parquet, got {path.suffix!r}.")
     try:
         if suffix == ".parquet":
             table = pyarrow.parquet.read_table(path)
@@ -69,21 +70,21 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             converting = pyarrow.csv.ConvertOptions(column_types=kinds)
             table = pyarrow.csv.read_csv(path, None, parsing, converting)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"Cannot read the table {path}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"Cannot read the table {path}: {str(error).splitlines()[0]}") from None
     if missing := [name for name in _COLUMNS if name not in table.column_names]:
-        raise ValueError(
+        raise InputError(
             f"{path}: require the columns {', '.join(_COLUMNS)}, got "
             f"{', '.join(table.column_names)}; there is no {' and no '.join(missing)}."
         )
     columns = {}
     for name in (*_COLUMNS, *({_ABOVE} & set(table.column_names))):
         if (count := table.column_names.count(name)) > 1:
-            raise ValueError(f"{path}: require one column {name}, got {count}.")
+            raise InputError(f"{path}: require one column {name}, got {count}.")
         values = _texts(path, name, table[name])
         for row, value in enumerate(values, start=1):
             if not value or (name == "split" and value not in _SPLITS):
                 known = f" ({', '.join(_SPLITS)})" if name == "split" else ""
-                raise ValueError(
+                raise InputError(
                     f"{path}, image {row}: require a {name}{known}, got {value or ''!r}."
                 )
         columns[name] = np.array(values, np.str_)
@@ -92,18 +93,18 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _texts(path: Path, name: str, column: pyarrow.ChunkedArray) -> list[str | None]:
     if pyarrow.types.is_floating(column.type):
-        raise ValueError(f"{path}: require text or whole numbers as {name}, got {column.type}.")
+        raise InputError(f"{path}: require text or whole numbers as {name}, got {column.type}.")
     try:
         return column.cast(pyarrow.string()).to_pylist()
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot read {name} as text: {error}") from None
+        raise InputError(f"{path}: cannot read {name} as text: {error}") from None
 
 
 def _super_classes(table: dict[str, np.ndarray], path: Path) -> dict[str, str]:
     above = dict(zip(table["label"].tolist(), table[_ABOVE].tolist(), strict=True))
     for label, name in zip(table["label"].tolist(), table[_ABOVE].tolist(), strict=True):
         if above[label] != name:
-            raise ValueError(
+            raise InputError(
                 f"{path}: all rows of a label must have the same {_ABOVE}, got {name!r} and "
                 f"{above[label]!r} for {label!r}."
             )

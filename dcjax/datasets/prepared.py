@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow_datasets as tfds
 
 from dcjax.datasets.image_set import file_parts
+from dcjax.errors import InputError
 from dcjax.quiet_tensorflow import tf
 
 # Around a record: its length and a checksum before, another checksum behind.
@@ -45,7 +46,7 @@ def prepare(builder: str, data_dir: Path, manual: Path) -> None:
       manual: holds the archives, under the names that the builder knows, or the data set itself.
 
     Raises:
-      ValueError: if what lies there is not the data set.
+      InputError: if what lies there is not the data set.
     """
     importlib.import_module("dcjax.datasets.builders")  # makes them known
     config = tfds.download.DownloadConfig(manual_dir=manual)
@@ -53,7 +54,7 @@ def prepare(builder: str, data_dir: Path, manual: Path) -> None:
         tfds.builder(builder, data_dir=data_dir).download_and_prepare(download_config=config)
     except Exception as error:  # whatever a builder stumbles over in files that are not its own
         reason = " ".join(str(error).split())
-        raise ValueError(
+        raise InputError(
             f"tensorflow-datasets cannot prepare {builder} from {manual}: {reason}"
         ) from error
 
@@ -73,12 +74,12 @@ def read(folder: Path, splits: Sequence[str], features: Sequence[str]) -> Record
     """
     info = tfds.builder_from_directory(folder).info
     if info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise ValueError(
+        raise InputError(
             f"Require records in the format tfrecord, tensorflow-datasets' default, got "
             f"{info.file_format.value} in {folder}; prepare the data set without file_format."
         )
     if missing := [name for name in features if name not in info.features]:
-        raise ValueError(
+        raise InputError(
             f"{folder} was prepared without {' and '.join(missing)}; remove it, and prepare the "
             "data set again."
         )
@@ -92,7 +93,7 @@ def read(folder: Path, splits: Sequence[str], features: Sequence[str]) -> Record
 def _rows(path: str, features: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Yields path, offset and length of each image of a file, and its features."""
     if not os.path.getsize(path):
-        raise ValueError(f"{path} is empty; prepare the data set again.")
+        raise InputError(f"{path} is empty; prepare the data set again.")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         end = 0
         while end < len(content):

@@ -13,6 +13,7 @@ from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
 from dcjax.datasets.sources import Found, Published
 from dcjax.datasets.sources import load as load_published
 from dcjax.downloads import Archive
+from dcjax.errors import InputError
 
 _SUPER_CLASSES = (
     *("bicycle", "cabinet", "chair", "coffee_maker", "fan", "kettle"),
@@ -37,7 +38,7 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     rows = read_table(path, 4, skip=1, numbers=[1, 2])
     classes, above = np.array([row[1:3] for row in rows], np.int64).reshape(-1, 2).T
     if not np.all((above >= 1) & (above <= len(_SUPER_CLASSES))):
-        raise ValueError(
+        raise InputError(
             f"{path}: super-classes must be 1 to {len(_SUPER_CLASSES)}, got "
             f"{above.min()} to {above.max()}; extract the data set again."
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from dcjax import archives, downloads
 from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, split_by_class
+from dcjax.errors import InputError, MissingFileError
 from dcjax.writers import Console
 
 SOURCES = ("auto", "folder", "tfds")
@@ -104,11 +105,11 @@ def load(data: Published, root: str, *, source: str, complete: bool, download: b
       download: whether what is missing may be downloaded.
 
     Raises:
-      FileNotFoundError: if it is not there; says where to get it and where to put it.
-      ValueError: if it does not hold what it must.
+      MissingFileError: if it is not there; says where to get it and where to put it.
+      InputError: if it does not hold what it must.
     """
     if source not in SOURCES:
-        raise ValueError(f"Unknown source {source!r}; known sources are {', '.join(SOURCES)}.")
+        raise InputError(f"Unknown source {source!r}; known sources are {', '.join(SOURCES)}.")
     found = _find(data, root, source)
     if found is None and _can_get(data, root, source, download):
         top = _data_dir(root)
@@ -117,7 +118,7 @@ def load(data: Published, root: str, *, source: str, complete: bool, download: b
             _get(data, root, source, download)
         found = _find(data, root, source)
     if found is None:
-        raise FileNotFoundError(_absent(data, root, source, download))
+        raise MissingFileError(_absent(data, root, source, download))
     if complete:
         _check_counts(data, found)
     return found.splits
@@ -138,7 +139,7 @@ def _read(name: str, read: Callable[[Path], Found], place: Path) -> Found:
     except (ValueError, OSError):
         raise
     except Exception as error:  # whatever a library stumbles over in a damaged file
-        raise ValueError(
+        raise InputError(
             f"{place} cannot be read as data set {name!r}; get or prepare it again "
             f"({type(error).__name__}: {error})."
         ) from error
@@ -202,7 +203,7 @@ def _sought(data: Published, root: str, source: str) -> tuple[tuple[downloads.Ar
 def _require_packages(data: Published) -> None:
     lacking = [pip for name, pip in data.prepare_with.items() if not find_spec(name)]
     if lacking:
-        raise ValueError(
+        raise InputError(
             f"To prepare {data.builder} tensorflow-datasets needs {' and '.join(lacking)}; "
             f"pip install {' '.join(lacking)}."
         )
@@ -235,7 +236,7 @@ def _check_counts(data: Published, found: Found) -> None:
         images: ImageSet = getattr(found.splits, split)
         got = len(images), len(np.unique(images.labels))
         if got != expected:
-            raise ValueError(
+            raise InputError(
                 f"{found.lists[split]}: {data.name} has {expected[0]:,} images of {expected[1]:,} "
                 f"classes in its split {split!r}, found {got[0]:,} of {got[1]:,}; get the whole "
                 "data set, or set dataset.complete=False to work with a part of it."

@@ -9,6 +9,7 @@ from dcjax.datasets.files import read_table
 from dcjax.datasets.image_set import ImageSet, Splits, from_classes
 from dcjax.datasets.sources import Found, Published
 from dcjax.datasets.sources import load as load_published
+from dcjax.errors import InputError
 
 # As the files are distributed; both papers name other numbers.
 _TRAIN = (113346, 13164)
@@ -28,7 +29,7 @@ def load(root: str, *, test_list: str, source: str, complete: bool, download: bo
       download: see `sources.load`.
     """
     if test_list not in _TESTS:
-        raise ValueError(f"Unknown test_list {test_list!r}; known are {', '.join(_TESTS)}.")
+        raise InputError(f"Unknown test_list {test_list!r}; known are {', '.join(_TESTS)}.")
     data = published(test_list)
     return load_published(data, root, source=source, complete=complete, download=download)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from dcjax import plugins
+from dcjax.errors import InputError
 from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, triplets
 from dcjax.losses.loss import Loss, Params, checked
 from dcjax.losses.pairwise import margin
@@ -34,15 +35,15 @@ def create(name: str, *, num_classes: int, embedding_dim: int, **options: Any) -
         `pairwise.MarginOptions`.
 
     Raises:
-      ValueError: unknown name, or an option that is unknown, missing or out of its range.
+      InputError: unknown name, or an option that is unknown, missing or out of its range.
     """
     if "miner" in options and not callable(options["miner"]):
-        raise ValueError(f"Require a miner of mining.create, got {options['miner']!r}.")
+        raise InputError(f"Require a miner of mining.create, got {options['miner']!r}.")
     if plugins.is_own(name):
         make = plugins.load(name, Loss)
         return checked(name, make(num_classes=num_classes, embedding_dim=embedding_dim, **options))
     if name not in KNOWN:
-        raise ValueError(
+        raise InputError(
             f"Unknown loss {name!r}; known losses are {', '.join(KNOWN)}, and "
             "package.module:function of your own."
         )

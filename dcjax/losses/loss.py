@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.errors import InputError
 from dcjax.losses.reductions import weighted_mean
 from dcjax.pairs import Comparisons, Pairs, References, compare
 
@@ -46,22 +47,22 @@ def checked(name: str, loss: Loss) -> Loss:
     """Returns a user's own loss, that says so if it is not what a loss has to be.
 
     Raises:
-      ValueError: if it takes what there is not; and when it is applied, if it returns another thing
+      InputError: if it takes what there is not; and when it is applied, if it returns another thing
         than a scalar and a dict of scalars with names of their own.
     """
     if not set(loss.takes) <= set(_TAKES):
-        raise ValueError(f"{name} may take {' and '.join(_TAKES)} besides, got {loss.takes}.")
+        raise InputError(f"{name} may take {' and '.join(_TAKES)} besides, got {loss.takes}.")
 
     def apply(*arguments: Any, **more: Any) -> Output:
         output = loss.apply(*arguments, **more)
         is_pair = isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], dict)
         if not is_pair or any(jnp.shape(leaf) for leaf in jax.tree.leaves(output)):
             found = jax.tree.map(jnp.shape, output)
-            raise ValueError(
+            raise InputError(
                 f"{name} must return a scalar and a dict of scalars, got the shapes {found}."
             )
         if taken := sorted(set(output[1]) & set(_RESERVED)):
-            raise ValueError(f"{name} must not call a scalar {taken[0]!r}: every step has one.")
+            raise InputError(f"{name} must not call a scalar {taken[0]!r}: every step has one.")
         return output
 
     return loss._replace(apply=apply)

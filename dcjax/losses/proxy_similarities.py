@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax import masks
+from dcjax.errors import InputError
 from dcjax.losses.loss import Loss, Output, Params
 from dcjax.pairs import products
 
@@ -40,7 +41,7 @@ def with_proxies(
       compute: function (similarities, labels[B]) -> scalar.
 
     Raises:
-      ValueError: if there are not two classes to tell from each other.
+      InputError: if there are not two classes to tell from each other.
     """
 
     def compare(embeddings: Array, proxies: Array, labels: Array) -> tuple[Array, Array]:
@@ -71,10 +72,10 @@ def with_centers(
       compute: function (similarities, labels[B], centers) -> scalar.
 
     Raises:
-      ValueError: if there are not two classes to tell from each other.
+      InputError: if there are not two classes to tell from each other.
     """
     if num_classes < 2:
-        raise ValueError(f"Losses of proxies require num_classes >= 2, got {num_classes}.")
+        raise InputError(f"Losses of proxies require num_classes >= 2, got {num_classes}.")
 
     def init(key: Array) -> Params:
         # Directions are uniform, as Kim et al. 2020 (section 4.2) start. Length has no part in a

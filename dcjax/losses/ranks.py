@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.errors import InputError
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
 from dcjax.losses.reductions import Rows, sum_over_positives
 from dcjax.pairs import Comparisons
@@ -130,7 +131,7 @@ def _create_recall_at_k(num_classes: int, embedding_dim: int, options: RecallAtK
     require_range("temperature", options.temperature, SMALLEST)
     ks = tuple(options.ks)
     if not ks or not all(type(k) is int and k >= 1 for k in ks):
-        raise ValueError(f"Require ks of whole numbers from 1 on, got {ks}.")
+        raise InputError(f"Require ks of whole numbers from 1 on, got {ks}.")
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
         loss = recall_at_k(

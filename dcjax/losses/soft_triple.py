@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.errors import InputError
 from dcjax.losses.loss import Loss
 from dcjax.losses.proxy_similarities import (
     Similarities,
@@ -128,7 +129,7 @@ relaxed_similarities.defvjp(_relax_and_keep, _relax_gradients)
 
 def _create_soft_triple(num_classes: int, embedding_dim: int, options: SoftTripleOptions) -> Loss:
     if type(options.centers) is not int or options.centers < 1:
-        raise ValueError(f"Require centers, a whole number of at least 1, got {options.centers}.")
+        raise InputError(f"Require centers, a whole number of at least 1, got {options.centers}.")
     require_range("la", options.la, SMALLEST)
     require_range("gamma", options.gamma, SMALLEST)
     require_range("tau", options.tau, 0)
