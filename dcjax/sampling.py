@@ -12,18 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcjax import counting, walks
+from dcjax import counting, streams, walks
 from dcjax.division import Division
 from dcjax.errors import InputError
 from dcjax.ranges import require_known
+from dcjax.streams import Stream
 
 SAMPLERS = ("balanced", "uniform")
 SMALL_CLASSES = ("other", "repeat")
 CLUSTER_ORDERS = ("round_robin", "shuffled", "uniform")
 ROUNDS = ("max", "mean", "min")
-
-# Keep the draws of the order and of the images apart from each other, and from other modules'.
-_ORDER_STREAM, _IMAGES_STREAM = 1, 2
 
 
 class Block(NamedTuple):
@@ -191,14 +189,14 @@ def plan_epoch(
         raise InputError("The division must hold images to train on, got only empty clusters.")
     num_rounds = _num_rounds(sizes[filled], batch_size, rounds)
     key = (division.period, epoch)
-    rng = _generator(seed, _ORDER_STREAM, *key)
+    rng = streams.generator(seed, Stream.CLUSTER_ORDER, *key)
     order = _cluster_order(rng, filled, num_rounds, cluster_order)
     num_steps = max(1, len(order) // clusters_per_step)
     order = np.resize(order, num_steps * clusters_per_step)
     clusters = order.reshape(num_steps, clusters_per_step).astype(np.int32)
 
     def walk(cluster: int, members: np.ndarray) -> walks.Batches:
-        rng = _generator(seed, _IMAGES_STREAM, *key, cluster)
+        rng = streams.generator(seed, Stream.IMAGE_ORDER, *key, cluster)
         if sampler == "uniform":
             return walks.Batches(walks.uniform(rng, members, labels, batch_size))
         return walks.Batches(
@@ -237,10 +235,6 @@ def _block(clusters: np.ndarray, batch_size: int, walking: dict[int, walks.Batch
     for cluster, places in zip(names.tolist(), parts, strict=True):
         rows[places] = walking[cluster].take(len(places))
     return rows.reshape(*clusters.shape, batch_size)
-
-
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def _num_rounds(sizes: np.ndarray, batch_size: int, rounds: str) -> int:
