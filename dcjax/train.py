@@ -120,7 +120,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
             processes.check_same("division", clusters.checksum)
             if clusters is not previous:
                 run = renew(run, clusters)
-                report.division(step, clusters, previous)
+                report.division(step, clusters, previous, splits.train.labels)
 
             controls = devices.place(schedule.controls(config, epoch), replicated)
             # No step may wait for an array to go to the devices or to come from them unasked.

@@ -76,10 +76,11 @@ def test_no_two_draws_of_any_runs_share_a_stream(keys):
         clustering.kmeans(_FEATURES, 3, seed=seed)
     # Of a run: 2 periods of 2 groupings of 1 + 2 parts, three times; 4 plans of an order and 4
     # clusters; 2 x 2 blocks of 4 epochs.
-    assert len(keys) == 8 * (36 + 20 + 16) + 10 + 10
-    assert {key[1] for key in keys} == set(Stream)
-    states = {tuple(np.random.SeedSequence(list(key)).generate_state(8)) for key in set(keys)}
-    assert len(set(keys)) == len(states) == len(keys)
+    drawn = keys.copy()
+    assert len(drawn) == 8 * (36 + 20 + 16) + 10 + 10
+    assert {key[1] for key in drawn} == set(Stream)
+    states = {tuple(np.random.SeedSequence(list(key)).generate_state(8)) for key in drawn}
+    assert len(set(drawn)) == len(states) == len(drawn)
 
 
 def test_keys_on_devices_differ():
