@@ -16,7 +16,9 @@ import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 
+from dcjax import streams
 from dcjax.errors import InputError
+from dcjax.ranges import require_integers, require_whole
 
 # Points and centroids whose distances one thread holds at a time: 8 MiB of float32.
 _POINTS_PER_BLOCK, _CENTROIDS_PER_BLOCK = 1024, 2048
@@ -65,7 +67,7 @@ Search = Callable[[np.ndarray | None, _Centroids], _Nearest]
 
 
 def kmeans(
-    x: np.ndarray, k: int, *, seed: int, num_iterations: int = 100
+    x: np.ndarray, k: int, *, seed: int | streams.Key, num_iterations: int = 100
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides points into k clusters by Lloyd's algorithm, started at k random points.
 
@@ -75,7 +77,8 @@ def kmeans(
     Args:
       x: points [N, F], used as float32.
       k: number of clusters, at most N.
-      seed: chooses the k points that the centroids start from.
+      seed: chooses the k points that the centroids start from: a whole number, or the key of a
+        stream that is not that of K-means called by itself.
       num_iterations: largest number of iterations; fewer run only if no label changes any more.
 
     Returns:
@@ -84,14 +87,21 @@ def kmeans(
     x = np.asarray(x, dtype=np.float32)
     if x.ndim != 2:
         raise InputError(f"x must be points of shape [N, F], got shape {x.shape}.")
-    if not 1 <= k <= len(x):
-        raise InputError(f"Require 1 <= k <= number of points, got k={k} and {len(x)} points.")
+    check_sizes(k, num_iterations, num_points=len(x))
     with np.errstate(over="ignore", invalid="ignore"):
         squared = np.einsum("nf,nf->n", x, x)
     if not np.all(np.isfinite(squared)):
         raise InputError("x must be finite, and so must its squared norms, got NaN or infinity.")
-    start = np.random.default_rng(seed).choice(len(x), k, replace=False)
+    start = streams.generator(*streams.kmeans_key(seed)).choice(len(x), k, replace=False)
     return lloyd(x, x[start], num_iterations=num_iterations)
+
+
+def check_sizes(k: int, num_iterations: int, *, num_points: int) -> None:
+    """Raises InputError unless so many points can be divided into k clusters."""
+    require_whole("k", k, 1)
+    if k > num_points:
+        raise InputError(f"Require 1 <= k <= number of points, got k={k} and {num_points} points.")
+    require_whole("num_iterations", num_iterations, 0)
 
 
 def lloyd(
@@ -138,6 +148,8 @@ def lloyd(
 
 def nmi(labels: np.ndarray, clusters: np.ndarray) -> float:
     """Returns the normalised mutual information 2 I(Y; C) / (H(Y) + H(C)) of two labellings [N]."""
+    labels = require_integers("labels", labels)
+    clusters = require_integers("clusters", clusters, len(labels))
     return float(normalized_mutual_info_score(labels, clusters, average_method="arithmetic"))
 
 

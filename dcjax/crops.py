@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcjax import strategies
+from dcjax import strategies, streams
 from dcjax.errors import InputError
+from dcjax.streams import Stream
 
 CROPS = ("random_resized", "resize_then_random", "resize_then_random_resized")
 
-_STREAM = 3  # keeps the draws of pixels apart from those of plans, 1 and 2, and of distortions, 4
 _ATTEMPTS = 10
 
 
@@ -96,8 +96,7 @@ def draw(
     The area is uniform in `scale`, the logarithm of the aspect is uniform in `ratio`.
     """
     # For the whole block, so that a place keeps its draws wherever reading begins.
-    sequence = np.random.SeedSequence([seed, _STREAM, epoch, block])
-    generator = np.random.Generator(np.random.Philox(sequence))
+    generator = streams.generator(seed, Stream.CROPS, epoch, block)
     place = generator.random((*shape, 2), np.float32)
     flip = generator.random(shape, np.float32) < 0.5
     area = generator.uniform(*augmentation.scale, size=(*shape, _ATTEMPTS))

@@ -8,15 +8,18 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dcjax import device_lloyd, shares
+from dcjax import device_lloyd, shares, streams
+from dcjax.clustering import check_sizes
 from dcjax.errors import InputError
+from dcjax.ranges import require_integers
+from dcjax.streams import DeviceStream
 
 
 def kmeans(
     x: np.ndarray | Array,
     k: int,
     *,
-    seed: int,
+    seed: int | streams.Key,
     num_iterations: int = 100,
     start: str | np.ndarray = "random",
     rows: np.ndarray | None = None,
@@ -38,7 +41,7 @@ def kmeans(
       x: points [N, F], used as float32: on the host, or rows spread over the devices of a mesh, as
         by `spread`.
       k: number of clusters, at most that of the rows.
-      seed: chooses the points that the centroids start from.
+      seed: chooses the points that the centroids start from, as that of `clustering.kmeans`.
       num_iterations: largest number of iterations; fewer run only if no label changes any more.
       start: "random"; "kmeans++", points drawn one by one with probabilities in proportion to the
         squared distance from those before (Arthur and Vassilvitskii, 2007); row numbers [k]; or
@@ -52,9 +55,8 @@ def kmeans(
     """
     if x.ndim != 2:
         raise InputError(f"x must be points of shape [N, F], got shape {x.shape}.")
-    rows = np.arange(len(x)) if rows is None else rows
-    if not 1 <= k <= len(rows):
-        raise InputError(f"Require 1 <= k <= number of points, got k={k} and {len(rows)} points.")
+    rows = np.arange(len(x)) if rows is None else require_integers("rows", rows)
+    check_sizes(k, num_iterations, num_points=len(rows))
     if rows[0] < 0 or rows[-1] >= len(x) or np.any(np.diff(rows) <= 0):
         raise InputError(f"rows must ascend within 0 to {len(x) - 1}, got {rows}.")
     x = spread(x, mesh)
@@ -64,7 +66,7 @@ def kmeans(
     counts = shares.spread(is_counted, mesh)
     if not _is_finite(x, counts):
         raise InputError("x must be finite, and so must its squared norms, got NaN or infinity.")
-    first = _first_centroids(x, counts, k, seed, start, rows)
+    first = _first_centroids(x, counts, k, streams.kmeans_key(seed), start, rows)
     labels, centroids = device_lloyd.lloyd(x, counts, first, np.int32(num_iterations), mesh=mesh)
     return np.asarray(labels)[rows], np.asarray(centroids)
 
@@ -89,9 +91,10 @@ def spread(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
 
 
 def _first_centroids(
-    x: Array, counts: Array, k: int, seed: int, start: str | np.ndarray, rows: np.ndarray
+    x: Array, counts: Array, k: int, key: streams.Key, start: str | np.ndarray, rows: np.ndarray
 ) -> np.ndarray | Array:
     """Returns the centroids [k, F] to start from."""
+    generator = streams.generator(*key)  # checks the key, too
     if not isinstance(start, str):
         start = np.asarray(start)
         if start.shape == (k, x.shape[1]):
@@ -103,9 +106,9 @@ def _first_centroids(
             )
         numbers = start
     elif start == "random":
-        numbers = rows[np.random.default_rng(seed).choice(len(rows), k, replace=False)]
+        numbers = rows[generator.choice(len(rows), k, replace=False)]
     elif start == "kmeans++":
-        return _far_apart(x, counts, np.uint32(seed), k=k, mesh=shares.mesh_of(x))
+        return _far_apart(x, counts, np.array(key, np.uint32), k=k, mesh=shares.mesh_of(x))
     else:
         raise InputError(f"Unknown start {start!r}; known are random and kmeans++, or an array.")
     return shares.take(x, numbers).astype(jnp.float32)
@@ -118,11 +121,12 @@ def _is_finite(x: Array, counts: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames=("k", "mesh"))
-def _far_apart(x: Array, counts: Array, seed: Array, *, k: int, mesh: Mesh) -> Array:
+def _far_apart(x: Array, counts: Array, words: Array, *, k: int, mesh: Mesh) -> Array:
     """Returns k points [k, F], drawn as k-means++ does.
 
     Point i has the largest log(w_i) + noise with a probability in proportion to w_i, if the noise
-    is Gumbel's. The noise is a function of the row, on whatever device that lies.
+    is Gumbel's. The noise is a function of the key, whose numbers are `words`, and of the row, on
+    whatever device that lies.
     """
     axes = mesh.axis_names
 
@@ -146,4 +150,5 @@ def _far_apart(x: Array, counts: Array, seed: Array, *, k: int, mesh: Mesh) -> A
 
     rows, whole = PartitionSpec(axes), PartitionSpec()
     drawn = jax.shard_map(draw, mesh=mesh, in_specs=(rows, rows, whole), out_specs=whole)
-    return drawn(x, counts, jax.random.key(seed))
+    seed, *others = words
+    return drawn(x, counts, streams.device_key(seed, DeviceStream.KMEANS_START, *others))

@@ -125,7 +125,7 @@ def divide(
       num_clusters: clusters wanted; with a previous division its number or twice that. Twice
         bisects cluster c into 2c and 2c + 1.
       period: number of the new period.
-      seed: seed of the first trial of every grouping; trial t has seed + t.
+      seed: seed of the run; each grouping of each period has draws that no other has.
       matching: how alike two clusters are, "iou" or "overlap"; see match.
       num_trials: trials until every cluster holds two classes with two images each. The last one
         stands whatever it is.
@@ -142,14 +142,14 @@ def divide(
     if num_trials < 1:
         raise InputError(f"Require num_trials >= 1, got num_trials={num_trials}.")
     if features is None:
-        partition = grouping.at_random(period)
+        partition = grouping.at_random(seed=seed, period=period)
     else:
         surplus = len(features) - len(labels)
         if surplus < 0 or (surplus and isinstance(features, np.ndarray)):
             found = f"{len(features)} and {len(labels)} rows"
             raise InputError(f"features and labels must hold one row per image, got {found}.")
-        partition = grouping.by_kmeans(features, num_iterations, mesh)
-    group = functools.partial(grouping.group, partition, labels, range(seed, seed + num_trials))
+        partition = grouping.by_kmeans(features, num_iterations, mesh, seed=seed, period=period)
+    group = functools.partial(grouping.group, partition, labels, num_trials)
     everything = np.arange(len(labels), dtype=np.int32)
     if previous is None:
         cluster = group(everything, num_clusters, 0)

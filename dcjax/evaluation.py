@@ -103,7 +103,8 @@ def evaluate(
       embed_images: function from an image set to its embeddings, as `embed` returns them.
       splits: whose query searches its gallery, or itself if there is none.
       ks: of recall at k.
-      nmi_runs: K-means runs, with as many clusters as classes, whose mean NMI is "nmi"; 0: none.
+      nmi_runs: K-means runs, with as many clusters as classes and the seeds 0, 1, ..., whose mean
+        NMI is "nmi"; 0: none.
       gallery_draws: for a query that searches itself, how often a random image of each class is the
         gallery of all others (`retrieval.score_one_per_class`); 0: each image searches all others.
       kmeans: where images are clustered for "nmi": "host", that of the first process, which then

@@ -22,6 +22,7 @@ from dcjax import (
     pretrained,
     state,
     steps,
+    streams,
 )
 from dcjax.errors import InputError
 
@@ -92,7 +93,8 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArg
 def variable_shapes(config: ConfigDict, model: models.MaskedEmbedder) -> dict[str, Any]:
     """Returns the model's variables as shapes and types, without drawing or compiling any."""
     size = config.dataset.crop
-    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))
+    key = streams.device_key(config.seed, streams.DeviceStream.INITIALIZATION)
+    return jax.eval_shape(model.init, key, jnp.zeros((1, size, size, 3), jnp.uint8))
 
 
 def load_pretrained(config: ConfigDict, model: models.MaskedEmbedder) -> Weights | None:
@@ -120,7 +122,7 @@ def create_state(
         model,
         loss,
         optimizer,
-        key=jax.random.fold_in(jax.random.key(config.seed), 0),
+        key=streams.device_key(config.seed, streams.DeviceStream.INITIALIZATION),
         image_size=config.dataset.crop,
         memory_size=config.loss.memory_size,
     )

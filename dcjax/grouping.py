@@ -1,63 +1,58 @@
 """How images are grouped: by K-means (P21 section 3), at random or by super-classes (Table I)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dcjax import clustering, counting, device_kmeans
+from dcjax import clustering, counting, device_kmeans, streams
 from dcjax.errors import InputError
+from dcjax.streams import Stream
 
 GROUPINGS = ("kmeans", "random", "labels")
 KMEANS = ("host", "devices")
 
-# From ascending rows [n], the number of clusters K, which group the rows are and a seed, to the
-# cluster of each row, int32 [n].
+# From ascending rows [n], the number of clusters K, which group the rows are and the number of the
+# trial, to the cluster of each row, int32 [n].
 Partition = Callable[[np.ndarray, int, int, int], np.ndarray]
-
-_STREAM = 5  # keeps the draws of groups apart from those of plans, pixels and galleries, 1 to 4
 
 
 def by_kmeans(
-    features: np.ndarray | jax.Array, num_iterations: int, mesh: Mesh | None = None
+    features: np.ndarray | jax.Array,
+    num_iterations: int,
+    mesh: Mesh | None = None,
+    *,
+    seed: int,
+    period: int,
 ) -> Partition:
     """Returns the function that clusters rows of features [N, F], on a mesh if there is one."""
     if mesh is not None:
-        return _on_devices(features, num_iterations, mesh)
+        points = device_kmeans.spread(features, mesh)
+        # The others stay where they are: parts of all sizes would each have to be compiled.
+        cluster = partial(device_kmeans.kmeans, points, num_iterations=num_iterations)
+        return lambda rows, k, which, trial: cluster(
+            k, seed=(seed, Stream.DIVISION, period, which, trial), rows=rows
+        )[0]
     features = np.asarray(features, np.float32)
     if not np.all(np.isfinite(features)):
         raise InputError("features must be finite, got NaN or infinity.")
 
-    def partition(rows: np.ndarray, k: int, which: int, seed: int) -> np.ndarray:
-        del which
+    def partition(rows: np.ndarray, k: int, which: int, trial: int) -> np.ndarray:
         # All rows are taken as they are: a copy may take gigabytes.
         chosen = features if len(rows) == len(features) else features[rows]
-        return clustering.kmeans(chosen, k, seed=seed, num_iterations=num_iterations)[0]
+        key = (seed, Stream.DIVISION, period, which, trial)
+        return clustering.kmeans(chosen, k, seed=key, num_iterations=num_iterations)[0]
 
     return partition
 
 
-def _on_devices(features: np.ndarray | jax.Array, num_iterations: int, mesh: Mesh) -> Partition:
-    points = device_kmeans.spread(features, mesh)
-
-    def partition(rows: np.ndarray, k: int, which: int, seed: int) -> np.ndarray:
-        del which
-        # The others stay where they are: parts of all sizes would each have to be compiled.
-        cluster, _ = device_kmeans.kmeans(
-            points, k, seed=seed, num_iterations=num_iterations, rows=rows
-        )
-        return cluster
-
-    return partition
-
-
-def at_random(period: int) -> Partition:
+def at_random(*, seed: int, period: int) -> Partition:
     """Returns the function that shuffles rows and deals them out evenly, anew in every period."""
 
-    def partition(rows: np.ndarray, k: int, which: int, seed: int) -> np.ndarray:
-        sequence = np.random.SeedSequence([seed, _STREAM, period, which])
-        generator = np.random.Generator(np.random.Philox(sequence))
+    def partition(rows: np.ndarray, k: int, which: int, trial: int) -> np.ndarray:
+        generator = streams.generator(seed, Stream.RANDOM_GROUPS, period, which, trial)
         return generator.permutation(np.arange(len(rows), dtype=np.int32) % k)
 
     return partition
@@ -85,20 +80,21 @@ def by_super_class(super_classes: np.ndarray, num_clusters: int) -> np.ndarray:
 def group(
     partition: Partition,
     labels: np.ndarray,
-    seeds: Iterable[int],
+    num_trials: int,
     rows: np.ndarray,
     num_clusters: int,
     which: int,
 ) -> np.ndarray:
-    """Groups images, anew with the next seed until each cluster can be trained on.
+    """Groups images, anew in every trial until each cluster can be trained on.
 
     Args:
       partition: `by_kmeans` or `at_random`.
       labels: the classes of all images [N].
-      seeds: of the trials. The last one stands whatever it is.
+      num_trials: trials at most. The last one stands whatever it is.
       rows: the images to group, ascending [n].
       num_clusters: K.
-      which: number that tells these rows from others that are grouped in the same period.
+      which: number that tells these rows from others that are grouped in the same period, the
+        `group` of `streams.Stream`.
 
     Returns:
       The cluster of each row, int32 [n].
@@ -107,8 +103,8 @@ def group(
     # Fewer images than clusters cannot be divided: they stay in the first and leave others empty.
     if num_clusters == 1 or len(rows) < num_clusters:
         return cluster
-    for seed in seeds:
-        cluster = partition(rows, num_clusters, which, seed)
+    for trial in range(num_trials):
+        cluster = partition(rows, num_clusters, which, trial)
         if _can_be_trained(cluster, labels[rows], num_clusters).all():
             break
     return cluster

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets, division, plugins, processes, schedule, workdirs
+from dcjax import datasets, division, plugins, processes, sampling, schedule, workdirs
 from dcjax.datasets import ImageSet, Splits
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
@@ -19,6 +19,7 @@ from dcjax.state import TrainState
 from dcjax.writers import Console, Scalars
 
 _SHOWN_SIZES = 16  # clusters whose sizes fit a line
+_SHOWN_SHARE = 0.001  # of batches of a single class that are told of
 
 
 def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_by: str) -> None:
@@ -132,9 +133,13 @@ class Reporter:
         self._table("Unseen classes before training", rows)
 
     def division(
-        self, step: int, clusters: division.Division, previous: division.Division | None
+        self,
+        step: int,
+        clusters: division.Division,
+        previous: division.Division | None,
+        labels: np.ndarray,
     ) -> None:
-        """Tells of a division: K, sizes, how much of the previous one is left."""
+        """Tells of a division of images of these classes [N]: K, sizes, how much stays."""
         sizes = clusters.sizes
         left_out = int(np.sum(clusters.cluster < 0))
         values: dict[str, float] = {
@@ -151,6 +156,17 @@ class Reporter:
             values["agreement"] = division.agreement(clusters, previous)
             text += f"; NMI with the previous division {values['agreement']:.3f}"
         self._console.line(text)
+        sampled = self._config.sampling
+        shares = sampling.one_class_shares(
+            clusters, labels, batch_size=sampled.batch_size, sampler=sampled.sampler
+        )
+        share, most = float(shares[sizes > 0].mean()), int(shares.argmax())
+        if share >= _SHOWN_SHARE:
+            values["one_class_batches"] = share
+            self._console.line(
+                f"          {share:.1%} of the batches will hold a single class, and so no "
+                f"negatives; of cluster {most} {shares[most]:.1%}"
+            )
         self._scalars.write(step, values, group="division")
 
     @contextlib.contextmanager

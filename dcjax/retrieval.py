@@ -11,12 +11,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from dcjax import galleries, ranking, shares
+from dcjax import galleries, ranking, shares, streams
 from dcjax.errors import InputError
 from dcjax.galleries import Set
 from dcjax.shares import Rows
-
-_STREAM = 4  # keeps the draws of galleries apart from those of plans and pixels, 1 to 3
+from dcjax.streams import Stream
 
 
 def score(
@@ -103,7 +102,8 @@ def score_one_per_class(
 
     The galleries are a function of the labels alone, so that all embeddings are scored on the same
     ones: in draw i the classes, in sorted order, take images number `generator.integers(counts)` of
-    their own, where `counts` are their sizes and the generator is NumPy's Philox, seeded by (4, i).
+    their own, where `counts` are their sizes and the generator is NumPy's Philox, seeded by
+    (0, 6, i).
 
     Args:
       embeddings: [N, D], used as float32; need not be normalised.
@@ -127,7 +127,7 @@ def score_one_per_class(
     _, classes = np.unique(labels, return_inverse=True)
     drawn = []
     for draw in range(num_draws):
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([_STREAM, draw])))
+        generator = streams.generator(0, Stream.GALLERIES, draw)
         drawn.append(np.sort(by_class[starts + generator.integers(counts)]))
     most = max(galleries.per_device(rows, embeddings.values).max() for rows in drawn)
     everything = _whole_set(embeddings, classes)

@@ -12,18 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dcjax import counting, walks
+from dcjax import counting, streams, walks
 from dcjax.division import Division
 from dcjax.errors import InputError
 from dcjax.ranges import require_known
+from dcjax.streams import Stream
 
 SAMPLERS = ("balanced", "uniform")
 SMALL_CLASSES = ("other", "repeat")
 CLUSTER_ORDERS = ("round_robin", "shuffled", "uniform")
 ROUNDS = ("max", "mean", "min")
-
-# Keep the draws of the order and of the images apart from each other, and from other modules'.
-_ORDER_STREAM, _IMAGES_STREAM = 1, 2
 
 
 class Block(NamedTuple):
@@ -159,14 +157,16 @@ def plan_epoch(
       images_per_class: images of a class in a batch, m, which divides B ("balanced" only).
       seed: seed of the run.
       epoch: number of the epoch.
-      sampler: "uniform" walks through a cluster in random order, "balanced" draws B / m classes
-        for each batch.
+      sampler: "uniform" walks through a cluster in random order and shows all of its images equally
+        often; "balanced" draws B / m classes for each batch, all classes equally often.
       small_class: what fills up a class of fewer than m images: "other" images of the cluster that
         are not in the batch yet, or the same ones, "repeat" ("balanced" only).
-      cluster_order: order of the clusters within a round: "shuffled", always the same
-        ("round_robin"), or each batch from a cluster drawn at random, without rounds ("uniform").
+      cluster_order: order of the clusters within a round: "shuffled", always the same, going on
+        where the epoch before ended ("round_robin"), or each batch from a cluster drawn at random,
+        without rounds ("uniform").
       rounds: the number of rounds is the "max", "min" or "mean" over clusters of whole batches in
-        the cluster, but at least 1.
+        the cluster, but at least 1. What a cluster has more is left out, other images in each
+        epoch.
       clusters_per_step: cluster batches in a step, C. The last batches are left out, or if there
         are fewer than C the first visits repeated, so that every step is full.
       images_at_once: images in a block, about; changes no image, but crops, drawn for a block.
@@ -191,16 +191,20 @@ def plan_epoch(
         raise InputError("The division must hold images to train on, got only empty clusters.")
     num_rounds = _num_rounds(sizes[filled], batch_size, rounds)
     key = (division.period, epoch)
-    rng = _generator(seed, _ORDER_STREAM, *key)
-    order = _cluster_order(rng, filled, num_rounds, cluster_order)
-    num_steps = max(1, len(order) // clusters_per_step)
-    order = np.resize(order, num_steps * clusters_per_step)
+    rng = streams.generator(seed, Stream.CLUSTER_ORDER, *key)
+    num_steps = max(1, num_rounds * len(filled) // clusters_per_step)
+    num_batches = num_steps * clusters_per_step
+    if cluster_order == "round_robin":
+        # From where the epoch before ended: each would leave out the same clusters.
+        order = filled[(epoch * num_batches + np.arange(num_batches)) % len(filled)]
+    else:
+        order = np.resize(_drawn_order(rng, filled, num_rounds, cluster_order), num_batches)
     clusters = order.reshape(num_steps, clusters_per_step).astype(np.int32)
 
     def walk(cluster: int, members: np.ndarray) -> walks.Batches:
-        rng = _generator(seed, _IMAGES_STREAM, *key, cluster)
+        rng = streams.generator(seed, Stream.IMAGE_ORDER, *key, cluster)
         if sampler == "uniform":
-            return walks.Batches(walks.uniform(rng, members, labels, batch_size))
+            return walks.Batches(walks.uniform(rng, members, batch_size))
         return walks.Batches(
             walks.balanced(rng, members, labels, batch_size, images_per_class, small_class)
         )
@@ -216,6 +220,32 @@ def plan_epoch(
             yield _block(clusters[start : start + steps_at_once], batch_size, walking)
 
     return Plan(clusters, batch_size, draw)
+
+
+def one_class_shares(
+    division: Division, labels: np.ndarray, *, batch_size: int, sampler: str
+) -> np.ndarray:
+    """Returns the share of each cluster's batches [K] that is expected to be of a single class.
+
+    They have no negatives. Of n images in random order, the first B are all of a class of c with
+    the probability C(c, B) / C(n, B).
+
+    Args:
+      division: the clusters.
+      labels: integer classes [N].
+      batch_size: images in a batch, B.
+      sampler: as in `plan_epoch`; "balanced" draws several classes wherever there are any.
+    """
+    shares = np.zeros(division.num_clusters)
+    drawn = np.arange(batch_size)
+    for cluster, members in enumerate(counting.groups(division.cluster, division.num_clusters)):
+        counts = np.unique_counts(labels[members]).counts
+        if sampler == "balanced" or len(members) < batch_size:
+            shares[cluster] = len(counts) == 1
+        else:
+            large = counts[counts >= batch_size, None]
+            shares[cluster] = np.sum(np.prod((large - drawn) / (len(members) - drawn), axis=1))
+    return shares
 
 
 def _class_by_class(division: Division, labels: np.ndarray) -> list[np.ndarray]:
@@ -239,23 +269,16 @@ def _block(clusters: np.ndarray, batch_size: int, walking: dict[int, walks.Batch
     return rows.reshape(*clusters.shape, batch_size)
 
 
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-
-
 def _num_rounds(sizes: np.ndarray, batch_size: int, rounds: str) -> int:
     batches = sizes // batch_size
     wanted = {"max": batches.max(), "mean": batches.mean(), "min": batches.min()}[rounds]
     return max(1, round(float(wanted)))
 
 
-def _cluster_order(
+def _drawn_order(
     rng: np.random.Generator, clusters: np.ndarray, num_rounds: int, cluster_order: str
 ) -> np.ndarray:
     """Returns the cluster of every batch, [num_rounds * number of clusters]."""
-    order = np.tile(clusters, (num_rounds, 1))
-    if cluster_order == "shuffled":
-        order = rng.permuted(order, axis=1)
-    elif cluster_order == "uniform":
-        order = rng.choice(clusters, order.shape)
-    return order.ravel()
+    if cluster_order == "uniform":
+        return rng.choice(clusters, num_rounds * len(clusters))
+    return rng.permuted(np.tile(clusters, (num_rounds, 1)), axis=1).ravel()

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dcjax import streams
+from dcjax.streams import Stream
+
 # The steps of each strategy, in order; `crops` draws for the first two.
 STRATEGIES = {
     "standard": ("crop", "flip"),
@@ -34,8 +37,6 @@ _HOLE_SIDE = 40 / 224  # as a share of the crop's
 _BRIGHTNESS_CONTRAST = 0.2  # at most, either way, as a share of white and of the contrast
 _JITTER = 0.4  # at most, either way, as a share of brightness, contrast and saturation
 _HUE = 0.1  # at most, either way, in turns of the colour circle
-
-_STREAM = 4  # keeps these draws apart from those of plans, 1 and 2, and of crops, 3
 
 Generator = np.random.Generator
 Shape = tuple[int, ...]
@@ -131,8 +132,7 @@ def draw(
     Returns:
       For each step but crop and flip its draws, whose arrays begin with the block's shape.
     """
-    sequence = np.random.SeedSequence([seed, _STREAM, epoch, block])
-    generator = np.random.Generator(np.random.Philox(sequence))
+    generator = streams.generator(seed, Stream.AUGMENTATION, epoch, block)
     steps = [step for step in STRATEGIES[strategy] if step in _DRAWS]
     return {step: _DRAWS[step](_applied(step, generator, shape), generator, size) for step in steps}
 

@@ -21,6 +21,7 @@ from dcjax import (
     schedule,
     state,
     steps,
+    streams,
     workdirs,
 )
 from dcjax.checkpoints import Checkpoints
@@ -31,6 +32,7 @@ from dcjax.preemption import StopRequest
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, not_finite
 from dcjax.reporting import Reporter
+from dcjax.streams import DeviceStream
 
 
 def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores | None:
@@ -92,7 +94,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         max_clusters=config.division.max_clusters,
         kind=config.model.masks,
     )
-    draw_key = functools.partial(jax.random.fold_in, jax.random.key(config.seed), 1)
+    draw_key = functools.partial(streams.device_key, config.seed, DeviceStream.TRAINING)
     key = jax.jit(draw_key, out_shardings=replicated)()
     traced = workdirs.on_disk(workdir) / "profile" if profiled and processes.is_first() else None
     profile = Profile(traced)
@@ -118,7 +120,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
             processes.check_same("division", clusters.checksum)
             if clusters is not previous:
                 run = renew(run, clusters)
-                report.division(step, clusters, previous)
+                report.division(step, clusters, previous, splits.train.labels)
 
             controls = devices.place(schedule.controls(config, epoch), replicated)
             # No step may wait for an array to go to the devices or to come from them unasked.

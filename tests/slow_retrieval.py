@@ -44,7 +44,7 @@ def slow_score_one_per_class(
     counts = [labels.tolist().count(c) for c in classes]
     draws = []
     for draw in range(num_draws):
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([4, draw])))
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([0, 6, draw])))
         numbers = generator.integers(counts)
         gallery = sorted(
             [i for i, label in enumerate(labels) if label == c][number]

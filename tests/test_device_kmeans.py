@@ -174,6 +174,7 @@ def test_other_rows_count_as_nothing(start):
 
 def test_kmeans_plus_plus_starts_in_every_blob():
     x, blob = _blobs(10, 20)
+    x += 1000 * np.eye(10, 16)[blob]  # so that the next one is hardly ever in a blob that has one
 
     def blobs_started_in(start: str, seed: int) -> int:
         options = {"seed": seed, "start": start, "num_iterations": 0, "mesh": _mesh(8)}
@@ -190,9 +191,9 @@ def test_kmeans_plus_plus_draws_by_squared_distance():
     counts = jnp.array([True, True, True, False])
     drawn = Counter()
     for seed in range(num_draws):
-        options = {"k": 2, "mesh": _mesh(2)}
+        words, options = np.array([seed, 0], np.uint32), {"k": 2, "mesh": _mesh(2)}
         drawn[
-            tuple(np.asarray(device_kmeans._far_apart(spread, counts, seed, **options))[:, 0])
+            tuple(np.asarray(device_kmeans._far_apart(spread, counts, words, **options))[:, 0])
         ] += 1
     for first, second in itertools.permutations([0.0, 1.0, 3.0], 2):
         share = (first - second) ** 2 / np.sum((x - first) ** 2) / 3
@@ -237,9 +238,10 @@ def test_no_array_of_all_distances(num_devices):
     counts = jax.ShapeDtypeStruct((n,), jnp.bool, sharding=rows)
     start = jax.ShapeDtypeStruct((k, dim), jnp.float32, sharding=whole)
     number = jax.ShapeDtypeStruct((), jnp.int32)
+    words = jax.ShapeDtypeStruct((5,), jnp.uint32)
     programs = [
         (device_lloyd.lloyd.lower(x, counts, start, number, mesh=mesh), 128),
-        (device_kmeans._far_apart.lower(x, counts, number, k=k, mesh=mesh), 16),
+        (device_kmeans._far_apart.lower(x, counts, words, k=k, mesh=mesh), 16),
     ]
     for lowered, mib in programs:  # of 4,096 MiB for all distances, and 64 for all points
         used = lowered.compile().memory_analysis()

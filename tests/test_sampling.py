@@ -1,5 +1,6 @@
 """Tests of dcjax.sampling."""
 
+import math
 import tracemalloc
 from typing import Any
 
@@ -42,11 +43,81 @@ def test_uniform_shows_each_image_once():
     assert len(left_out) > 3
 
 
-def test_uniform_has_no_batch_of_a_single_class():
-    labels = np.array([0] * 36 + [1] * 4)
-    rows = _plan(np.zeros(40), labels, batch_size=4).rows
-    assert rows.shape == (10, 1, 4)
-    assert np.all(labels[rows].min(axis=2) < labels[rows].max(axis=2))
+@pytest.mark.parametrize(("large", "small", "batch_size"), [(5000, 2, 80), (36, 4, 4), (40, 1, 8)])
+def test_uniform_shows_images_of_small_classes_as_often_as_others(large, small, batch_size):
+    n = large + small
+    labels = np.repeat([0, 1], [large, small])
+    cluster = np.concatenate([np.zeros(n), np.ones(5 * n)])  # so that the first starts again
+    plans = [
+        _plan(cluster, np.resize(labels, 6 * n), batch_size=batch_size, epoch=epoch)
+        for epoch in range(20)
+    ]
+    in_walk = n // batch_size * batch_size
+    times = np.zeros(n)
+    for plan in plans:
+        drawn = plan.rows[plan.clusters == 0].ravel()
+        walks = drawn[: len(drawn) // in_walk * in_walk].reshape(-1, in_walk)
+        assert len(walks) >= 5
+        assert all(len(np.unique(walk)) == in_walk for walk in walks)
+        times += np.bincount(drawn, minlength=n)
+    # Only the rest of a walk, which fills no batch, differs.
+    np.testing.assert_allclose(times[large:].mean(), times.mean(), rtol=0.06)
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+def test_the_share_of_batches_of_one_class_is_counted_before_they_are_drawn(sampler):
+    # Of each cluster: how many images its classes have, and the share of 8 images in a batch.
+    sizes = [(60, 4), (9, 8), (30, 30), (40,), (5,), (4, 1)]
+    cluster = np.repeat(np.arange(len(sizes)), [sum(counts) for counts in sizes])
+    labels = np.concatenate([np.repeat(np.arange(len(counts)), counts) for counts in sizes])
+    found = sampling.one_class_shares(_division(cluster), labels, batch_size=8, sampler=sampler)
+    expected = [
+        sum(math.comb(c, 8) for c in counts) / math.comb(sum(counts), 8)
+        for counts in (sizes if sampler == "uniform" else [])[:3]
+    ]
+    np.testing.assert_allclose(found, [*(expected or [0] * 3), 1, 1, 0], rtol=1e-12)
+    counts = np.zeros((2, len(sizes)))
+    for epoch in range(200):
+        plan = _plan(cluster, labels, sampler=sampler, epoch=epoch)
+        of_one = np.ptp(labels[plan.rows[:, 0]], axis=1) == 0
+        np.add.at(counts, (of_one.astype(int), plan.clusters[:, 0]), 1)
+    np.testing.assert_allclose(counts[1] / counts.sum(axis=0), found, atol=0.04)
+
+
+def test_a_cluster_without_images_has_no_batches_of_one_class():
+    shares = sampling.one_class_shares(
+        _division(np.array([2, 2, 2, -1])), np.zeros(4, int), batch_size=4, sampler="uniform"
+    )
+    np.testing.assert_array_equal(shares, [0, 0, 1])
+
+
+@pytest.mark.parametrize("rounds", ["min", "mean", "max"])
+@pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+def test_what_an_epoch_leaves_out_is_drawn_in_others(rounds, sampler):
+    cluster, labels = _clustered((75, 9, 25))
+    drawn = [
+        _plan(cluster, labels, rounds=rounds, sampler=sampler, epoch=epoch).rows
+        for epoch in range(80)
+    ]
+    assert len(np.unique(drawn)) == len(cluster)
+
+
+@pytest.mark.parametrize("cluster_order", sampling.CLUSTER_ORDERS)
+@pytest.mark.parametrize("clusters_per_step", [1, 2, 4, 5])
+def test_clusters_are_visited_equally_often_over_epochs(cluster_order, clusters_per_step):
+    cluster, labels = _clustered((8, 8, 8))
+    visits = np.zeros(3)
+    for epoch in range(60):
+        plan = _plan(
+            cluster,
+            labels,
+            epoch=epoch,
+            cluster_order=cluster_order,
+            clusters_per_step=clusters_per_step,
+        )
+        visits += np.bincount(plan.clusters.ravel(), minlength=3)
+    near = 0 if cluster_order == "round_robin" else 0.25
+    np.testing.assert_allclose(visits / visits.mean(), 1, atol=near)
 
 
 def test_balanced_holds_m_images_of_each_class():

@@ -1,0 +1,172 @@
+"""Streams of random numbers: no two draws of runs share one, and nothing draws outside of them."""
+
+import ast
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dcjax import (
+    clustering,
+    crops,
+    device_kmeans,
+    devices,
+    division,
+    retrieval,
+    sampling,
+    strategies,
+    streams,
+)
+from dcjax.crops import Augmentation
+from dcjax.division import Division
+from dcjax.streams import DeviceStream, Stream
+
+_PACKAGE = Path(__file__).parents[1] / "dcjax"
+_AUGMENTATION = Augmentation(
+    "random_resized", 8, 8, (0.5, 1.0), (0.75, 1.25), flip=True, strategy="geom"
+)
+# A single class: no trial of a grouping is good, and so all of them are made.
+_LABELS = np.zeros(24, np.int32)
+_FEATURES = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
+
+
+def _previous() -> Division:
+    return Division((np.arange(24) % 2).astype(np.int32), np.zeros(2, np.int32), 0)
+
+
+def _draw_as_a_run(seed: int) -> None:
+    """Draws for two periods, of two epochs each, by every part that draws on the host."""
+    for period in (1, 2):
+        for features in (_FEATURES, None):
+            options = {"num_clusters": 4, "period": period, "seed": seed, "num_trials": 3}
+            clusters = division.divide(features, _LABELS, _previous(), **options)
+        for epoch in (2 * period, 2 * period + 1):
+            plan = sampling.plan_epoch(
+                clusters, _LABELS, batch_size=4, images_per_class=2, seed=seed, epoch=epoch
+            )
+            for block in range(2):
+                place: Any = {"seed": seed, "epoch": epoch, "block": block}
+                crops.draw(_AUGMENTATION, plan.rows.shape, **place)
+                strategies.draw("geom", plan.rows.shape, size=8, **place)
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Keys of all generators on the host that are made from here on."""
+    found: list[tuple[int, ...]] = []
+    sequence = np.random.SeedSequence
+
+    def recorded(entropy: Any) -> Any:
+        found.append(tuple(entropy) if isinstance(entropy, list) else (entropy,))
+        return sequence(entropy)
+
+    monkeypatch.setattr(np.random, "SeedSequence", recorded)
+    return found
+
+
+def test_no_two_draws_of_any_runs_share_a_stream(keys):
+    for seed in range(8):
+        _draw_as_a_run(seed)
+    retrieval.score_one_per_class(_FEATURES, np.arange(24) // 2, ks=[1], num_draws=10)
+    for seed in range(10):  # as NMI does
+        clustering.kmeans(_FEATURES, 3, seed=seed)
+    # Of a run: 2 periods of 2 groupings of 1 + 2 parts, three times; 4 plans of an order and 4
+    # clusters; 2 x 2 blocks of 4 epochs.
+    drawn = keys.copy()
+    assert len(drawn) == 8 * (36 + 20 + 16) + 10 + 10
+    assert {key[1] for key in drawn} == set(Stream)
+    states = {tuple(np.random.SeedSequence(list(key)).generate_state(8)) for key in drawn}
+    assert len(set(drawn)) == len(states) == len(drawn)
+
+
+def test_keys_on_devices_differ():
+    keys = [
+        streams.device_key(seed, stream, *numbers)
+        for seed in range(8)
+        for stream, numbers in (
+            (DeviceStream.INITIALIZATION, ()),
+            (DeviceStream.TRAINING, ()),
+            *((DeviceStream.KMEANS_START, (Stream.KMEANS,)),),
+            *(
+                (DeviceStream.KMEANS_START, (Stream.DIVISION, *key))
+                for key in itertools.product(range(2), range(3), range(3))
+            ),
+        )
+    ]
+    # What is made of a key: halves, and one for each step, place of a start and row.
+    made = [
+        child
+        for key in keys
+        for child in (key, *jax.random.split(key), *(jax.random.fold_in(key, i) for i in (2, 3)))
+    ]
+    words = np.stack([np.asarray(jax.random.key_data(key)) for key in made])
+    assert len(np.unique(words, axis=0)) == len(made)
+
+
+def test_k_means_plus_plus_draws_by_seed_period_group_and_trial():
+    x = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
+
+    def start(seed: Any) -> tuple[float, ...]:
+        options: Any = {"start": "kmeans++", "num_iterations": 0, "mesh": devices.create_mesh()}
+        return tuple(device_kmeans.kmeans(x, 3, seed=seed, **options)[1].ravel().tolist())
+
+    seeds = [0, 1, *((0, Stream.DIVISION, *key) for key in np.eye(3, dtype=int).tolist())]
+    assert len({start(seed) for seed in seeds}) == len(seeds)
+    assert start(0) == start(0)
+
+
+def test_a_k_means_by_itself_starts_where_the_default_generator_of_its_seed_says():
+    _, centroids = clustering.kmeans(_FEATURES, 5, seed=11, num_iterations=0)
+    rows = np.random.default_rng(11).choice(24, 5, replace=False)
+    np.testing.assert_array_equal(centroids, _FEATURES[rows])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 1.0, "0", True, None, np.array([0, 1])])
+def test_a_seed_is_a_whole_number_of_32_bits(seed):
+    def plan(**changes: Any) -> Any:
+        options = {"batch_size": 4, "images_per_class": 2, "seed": 0, "epoch": 0} | changes
+        return sampling.plan_epoch(_previous(), _LABELS, **options)
+
+    for draw in (
+        lambda: plan(seed=seed),
+        lambda: plan(epoch=seed),
+        lambda: clustering.kmeans(_FEATURES, 2, seed=seed),
+        lambda: device_kmeans.kmeans(_FEATURES, 2, seed=seed, start="kmeans++"),
+        lambda: division.divide(_FEATURES, _LABELS, None, num_clusters=2, period=0, seed=seed),
+        lambda: division.divide(None, _LABELS, None, num_clusters=2, period=0, seed=seed),
+        lambda: crops.draw(_AUGMENTATION, (2,), seed=seed, epoch=0),
+        lambda: strategies.draw("geom", (2,), size=8, seed=0, epoch=seed),
+    ):
+        with pytest.raises(ValueError, match=r"(seed|epoch), a whole number .* at most 4294967295"):
+            draw()
+    np.testing.assert_array_equal(plan(seed=np.uint32(7)).rows, plan(seed=7).rows)
+    plan(seed=2**32 - 1)
+
+
+def test_a_stream_takes_all_of_its_numbers():
+    with pytest.raises(ValueError, match=r"CROPS has the numbers \('epoch', 'block'\), got \(3,\)"):
+        streams.generator(0, Stream.CROPS, 3)
+
+
+def _made(path: Path) -> Iterator[str]:
+    """Yields what a file takes of the modules that make generators, but types."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            is_module = name.startswith(("np.random.", "tf.random."))
+            is_key = name in {"jax.random.key", "jax.random.PRNGKey", "random.key"}
+            if (is_module and name != "np.random.Generator") or is_key:
+                yield name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+            yield from (str(module) for module in modules if str(module).endswith("random"))
+
+
+def test_nothing_else_makes_a_generator_or_a_key():
+    made = {path.name: set(_made(path)) for path in _PACKAGE.rglob("*.py")}
+    assert made.pop("streams.py")
+    assert not {name: names for name, names in made.items() if names}
