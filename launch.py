@@ -9,12 +9,11 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from dcjax import machine
+from dcjax import machine, versions
 from dcjax.errors import DcjaxError, InputError
 
 _MODE = flags.DEFINE_enum(
@@ -202,14 +201,10 @@ def _define_config(argv: Sequence[str]) -> None:
         flags.FLAGS(argv, known_only=True)
         saved = pathlib.Path((_WORKDIR.value or [""])[0]) / "config.json"
         if _MODE.value == "evaluate" and len(_WORKDIR.value or []) == 1 and saved.is_file():
-            settings = ConfigDict(json.loads(saved.read_text(), object_hook=_with_tuples))
+            settings = ConfigDict(versions.parse(json.loads(saved.read_text()), str(saved)))
             config_flags.DEFINE_config_dict("config", settings, lock_config=True)
             return
     config_flags.DEFINE_config_file("config", None, "Experiment, a file in configs/.")
-
-
-def _with_tuples(tree: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(x) if isinstance(x, list) else x for key, x in tree.items()}
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

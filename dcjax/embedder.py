@@ -95,7 +95,8 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
         folder, chosen = folder.parent.parent, int(folder.name)
     checkpoints = Checkpoints(str(folder), read_only=True)
-    saved = checkpoints.meta(checkpoints.step("last") if chosen is None else chosen)["config"]
+    meta = checkpoints.meta(checkpoints.step("last") if chosen is None else chosen)
+    saved = resuming.saved_settings(meta, str(folder), config)
     if config is None:
         config = ConfigDict(saved)
     else:

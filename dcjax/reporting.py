@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets, division, plugins, processes, sampling, schedule, workdirs
+from dcjax import datasets, division, plugins, processes, sampling, schedule, versions, workdirs
 from dcjax.datasets import ImageSet, Splits
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
@@ -55,9 +55,7 @@ class Reporter:
             lossy=config.checkpoint.on_failure == "go_on",
         )
         if self._told and progress.epoch < config.train.num_epochs:
-            (self._workdir / "config.json").write_text(
-                json.dumps(config.to_dict(), indent=1) + "\n"
-            )
+            (self._workdir / "config.json").write_text(versions.dump(config.to_dict()))
 
     @property
     def curves_size(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets
+from dcjax import datasets, versions
 from dcjax.errors import InputError
 
 # What may differ between a saved run and one that continues or evaluates it,
@@ -62,6 +62,23 @@ def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
         "super_classes": zlib.crc32("\0".join(images.super_classes or ()).encode()),
         "content": zlib.crc32(np.ascontiguousarray(told).data),
     }
+
+
+def saved_settings(
+    meta: dict[str, Any], source: str, config: ConfigDict | None = None
+) -> dict[str, Any]:
+    """Returns the settings of a checkpoint as this version would have saved them.
+
+    Args:
+      meta: of the checkpoint.
+      source: the run, for the message.
+      config: of the caller, see `versions.upgrade`.
+
+    Raises:
+      InputError: if a newer version of dcjax saved it.
+    """
+    known = None if config is None else config.to_dict()
+    return versions.upgrade(meta["config"], meta.get("format", 1), source, known=known)
 
 
 def check_same_data(now: dict[str, int], saved: dict[str, int], workdir: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax import resuming, tables
+from dcjax import resuming, tables, versions
 from dcjax.errors import InputError
 
 _MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
@@ -47,8 +47,10 @@ class Run:
         Raises:
           InputError: if the folder holds a run of another config, or of more epochs.
         """
-        if (saved := _read(self.folder / "config.json")) is None:
+        path = self.folder / "config.json"
+        if (content := _read(path)) is None:
             return None
+        saved = versions.parse(content, str(path), known=self.config.to_dict())
         resuming.check_same(self.config, saved, str(self.folder), scored=True)
         scores = _read(self.folder / "scores.json")
         epochs, wanted = scores["last"]["epoch"] if scores else 0, self.config.train.num_epochs

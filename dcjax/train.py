@@ -22,6 +22,7 @@ from dcjax import (
     state,
     steps,
     streams,
+    versions,
     workdirs,
 )
 from dcjax.checkpoints import Checkpoints
@@ -157,6 +158,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
                     raise DivergedError(not_finite(f"The network after step {step}"))
                 progress = dataclasses.replace(progress, curves_size=report.curves_size)
                 meta = {
+                    "format": versions.current(),
                     "progress": dataclasses.asdict(progress),
                     "config": config.to_dict(),
                     "data": data,
@@ -203,7 +205,7 @@ def _begun(
         shardings = jax.tree.map(lambda x: x.sharding, like)
         return jax.jit(create_state, out_shardings=shardings)(weights), None, Progress()
     meta = checkpoints.meta(latest)
-    resuming.check_same(config, meta["config"], workdir)
+    resuming.check_same(config, resuming.saved_settings(meta, workdir, config), workdir)
     resuming.check_same_data(data, meta["data"], workdir)
     progress = Progress(**meta["progress"])
     if progress.epoch > config.train.num_epochs:

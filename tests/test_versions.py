@@ -1,0 +1,181 @@
+"""Runs that another version of dcjax has saved: an older one's go on, a newer one's are refused."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import many_processes
+import pytest
+from ml_collections import ConfigDict
+
+import dcjax
+from configs import default, digits
+from dcjax import comparison, resuming, sweeps, versions
+from dcjax.checkpoints import Checkpoints
+from dcjax.errors import InputError
+from dcjax.train import train
+from dcjax.versions import Change
+
+_GOLDEN = Path(__file__).parent / "golden" / "run_of_format_1.zip"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """Two epochs on digits of a tiny network, saved before runs said their format."""
+    with zipfile.ZipFile(_GOLDEN) as file:
+        file.extractall(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def _content(workdir: Path) -> dict[str, Any]:
+    return json.loads((workdir / "config.json").read_text())
+
+
+@pytest.fixture
+def newer(monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
+    """A version that has one more setting; returns its default settings."""
+    config = default.get_config()
+    with config.unlocked():
+        config.model.added = (7,)
+    monkeypatch.setattr(versions, "CHANGES", (*versions.CHANGES, Change({"model.added": (7,)})))
+    monkeypatch.setattr(versions, "_default_settings", config.to_dict)
+    return config
+
+
+def test_every_setting_since_the_first_format_is_in_the_table() -> None:
+    with zipfile.ZipFile(_GOLDEN) as file:
+        first = json.loads(file.read("config.json"))
+    upgraded = resuming.flatten(versions.upgrade(first, 1, "golden"))
+    assert upgraded.keys() == resuming.flatten(default.get_config().to_dict()).keys()
+    assert resuming.flatten(first).items() <= upgraded.items()
+
+
+def test_a_run_without_a_new_setting_is_evaluated_and_goes_on(
+    saved: Path, newer: ConfigDict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = json.loads((saved / "scores.json").read_text())["last"]
+    embedder = dcjax.load(str(saved))
+    assert embedder.config.model.added == (7,)
+    found = embedder.evaluate()
+    assert found == {name: pytest.approx(scores[name], abs=0.01) for name in found}
+
+    config = ConfigDict(versions.parse(_content(saved), str(saved)))
+    assert sweeps.Run(saved, config, ()).result() is not None
+    comparison.compare([str(saved)], config)
+    assert "epoch 2" in capsys.readouterr().out
+    other = config.copy_and_resolve_references()
+    other.model.added = (8,)
+    for refused in (dcjax.embedder.load, lambda path, config: train(config, path)):
+        with pytest.raises(InputError, match=r"model.added=\[8\] \(saved: \[7\]\)"):
+            refused(str(saved), other)
+
+    config.train.num_epochs = 3
+    assert train(config, str(saved)) is not None
+    assert _content(saved)["format"] == versions.current()
+    checkpoints = Checkpoints(str(saved), read_only=True)
+    meta = checkpoints.meta(checkpoints.step("last"))
+    assert meta["format"] == versions.current()
+    assert meta["config"]["model"]["added"] == [7]
+    assert "format" not in dcjax.load(str(saved)).config
+
+
+def test_a_run_of_a_newer_version_is_refused_by_every_reader(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ConfigDict(versions.parse(_content(saved), str(saved)))
+    readers = (
+        lambda: dcjax.load(str(saved)),
+        lambda: dcjax.embedder.load(str(saved), config),
+        lambda: train(config, str(saved)),
+        lambda: sweeps.Run(saved, config, ()).result(),
+    )
+    monkeypatch.setattr(versions, "current", lambda: 0)
+    for read in readers:
+        with pytest.raises(InputError, match=r"newer version of dcjax, in format 1"):
+            read()
+
+
+def test_settings_that_are_not_known_are_those_of_a_newer_version() -> None:
+    saved = digits.get_config().to_dict()
+    saved["model"]["later"] = 1
+    for config in (None, digits.get_config()):
+        with pytest.raises(InputError, match=r"runs/a has .* newer version saves them: model.la"):
+            resuming.saved_settings({"config": saved}, "runs/a", config)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"format": 99}, "newer version of dcjax, in format 99; this version reads formats up to"),
+        ({"later": 1}, "does not know, as a newer version saves them: later;"),
+    ],
+)
+def test_the_command_line_refuses_a_newer_run_in_one_line(
+    change: dict[str, int], line: str, saved: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(_content(saved) | change))
+    run = many_processes.python("launch.py", "--mode=evaluate", f"--workdir={tmp_path}")
+    ((code, _, errors),) = many_processes.finish([run])
+    assert code == 2
+    assert line in errors
+    assert errors.count("\n") == 1
+
+
+def test_the_command_line_reads_settings_with_and_without_a_format(
+    saved: Path, tmp_path: Path
+) -> None:
+    for content in (_content(saved), _content(saved) | {"format": versions.current()}):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        flags = ["launch.py", "--mode=evaluate", f"--workdir={tmp_path}", "--config.eval.ks=(1,)"]
+        program = (
+            f"import sys, launch; sys.argv = {flags}; launch._parse(sys.argv); "
+            "print(launch._config().to_dict())"
+        )
+        ((code, told, errors),) = many_processes.finish([many_processes.python("-c", program)])
+        assert code == 0, errors
+        expected = versions.parse(_content(saved), str(saved))
+        expected["eval"]["ks"] = (1,)
+        assert told == f"{ConfigDict(expected).to_dict()}\n"
+
+
+def test_settings_follow_the_formats_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = (
+        Change(added={"train.first": 1}),
+        Change(added={"train.second": [2, 3]}, renamed={"train.first": "model.renamed"}),
+        Change(removed={"train.second": (2, 3)}),
+    )
+    expected = default.get_config().to_dict()
+    expected["model"]["renamed"] = 1
+    monkeypatch.setattr(versions, "CHANGES", changes)
+    monkeypatch.setattr(versions, "_default_settings", lambda: expected)
+    saved = default.get_config().to_dict()
+    assert versions.upgrade(saved, 1, "a run") == expected
+    saved["train"] |= {"first": 5}
+    assert versions.upgrade(saved, 2, "a run")["model"]["renamed"] == 5
+    assert versions.upgrade(expected, 4, "a run") == expected
+    saved["train"]["second"] = (4,)
+    with pytest.raises(InputError, match=r"a run was saved with train.second=\(4,\)"):
+        versions.upgrade(saved, 2, "a run")
+
+
+def test_what_no_version_saves_is_refused() -> None:
+    saved = default.get_config().to_dict()
+    for version in (0, -1, True, "2", None, 1.0):
+        with pytest.raises(InputError, match="a run must hold settings and the number"):
+            versions.upgrade(saved, version, "a run")
+    for content in ([], "x", None, 3):
+        with pytest.raises(InputError, match="a run must hold settings"):
+            versions.parse(content, "a run")
+    del saved["train"]["num_epochs"], saved["eval"]
+    with pytest.raises(InputError, match=r"a run lacks settings .*: eval, train.num_epochs;"):
+        versions.upgrade(saved, 1, "a run")
+
+
+def test_additions_of_a_users_config_are_no_newer_version() -> None:
+    saved = default.get_config().to_dict()
+    saved["loss"]["own"] = {"anything": {"at": "all"}}
+    saved["note"] = "mine"
+    with pytest.raises(InputError, match=r"newer version saves them: note; .* give that"):
+        versions.upgrade(saved, 1, "a run")
+    assert versions.upgrade(saved, 1, "a run", known=saved) == saved
