@@ -33,7 +33,7 @@ class Layout(NamedTuple):
       start: First byte of the pixels.
       top_down: Whether the first row is the top one, not the bottom one.
       palette: uint8 [2 ** bits, 3], red, green and blue; None for more than 8 bits.
-      masks: The bits of red, green and blue in a pixel; None for 8 bits and less.
+      masks: The bits of red, green and blue in a pixel; () for 8 bits and less.
     """
 
     height: int
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
     start: int
     top_down: bool
     palette: npt.NDArray[np.uint8] | None
-    masks: tuple[int, int, int] | None
+    masks: tuple[int, ...]
 
 
 def layout(bmp: bytes) -> Layout:
@@ -68,7 +68,7 @@ def layout(bmp: bytes) -> Layout:
     if compression not in known:
         name = _COMPRESSIONS.get(compression, f"number {compression}")
         raise InputError(f"A BMP with {name} compression, which cannot be read; {_SAVE}.")
-    palette = masks = None
+    palette, masks = None, ()
     end = _FILE_HEADER + length
     if bits in (1, 2, 4, 8) and compression == _PLAIN:
         num_colors = min(num_colors or 2**bits, 2**16)
@@ -109,7 +109,6 @@ def decode(bmp: bytes) -> npt.NDArray[np.uint8]:
     rows = rows if top_down else rows[::-1]
     if palette is not None:
         return palette[_numbers(rows, bits)[:, :width]]
-    assert masks is not None  # as there is no palette
     pixels = rows[:, : width * bits // 8].reshape(height, width, bits // 8)
     return np.stack([_channel(pixels, mask) for mask in masks], axis=-1)
 
@@ -126,7 +125,7 @@ def _palette(stored: bytes, entry: int, num_colors: int) -> npt.NDArray[np.uint8
 
 
 def _numbers(rows: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    """Returns the pixels' numbers [h, pixels], of which a byte holds 8 / bits, the highest first."""
+    """Returns the pixels' numbers [h, pixels]; a byte holds 8 / bits, the first one highest."""
     shifts = np.arange(8 - bits, -1, -bits)
     each = (np.arange(256)[:, None] >> shifts & 2**bits - 1).astype(np.uint8)
     return each[rows].reshape(len(rows), -1)

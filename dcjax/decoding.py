@@ -18,6 +18,7 @@ from dcjax.quiet_tensorflow import tf
 
 _SHOWN = 5  # bad files named in an error
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = 24  # bytes up to its width and height, which are the last of them
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _HEAD = 1 << 16  # bytes of a file at which a quick look is taken
 # What a JPEG and a PNG hold, anywhere, if they say an orientation: keys of Exif tags and of XMP.
@@ -36,7 +37,7 @@ def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
     def read(row: int) -> bytes:
         return read_bytes(images.images[row])
 
-    # TensorFlow has no operation that reads a part of a file, nor one that tells a file from a pipe.
+    # TensorFlow has no operation that reads a part of a file, or that tells a file from a pipe.
     in_python = functools.partial(_python, read, kind=tf.string)
     if images.images.dtype.names is not None:
         return in_python
@@ -62,8 +63,7 @@ def decode(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
         none.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
-    stored = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: [0, 0, 0])
-    orientation = _checked_orientation(encoded, stored, max_pixels)
+    orientation = _checked_orientation(encoded, max_pixels)
     with tf.control_dependencies([orientation]):
         image = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded), lambda: _decode_other(encoded))
     image.set_shape((None, None, 3))
@@ -74,61 +74,71 @@ def size(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
     """Returns height and width of an image as decoded, int32[2]; of JPEG from the header alone."""
 
     def jpeg_size() -> tf.Tensor:
-        stored = tf.io.extract_jpeg_shape(encoded)
-        orientation = _checked_orientation(encoded, stored, max_pixels)
-        return tf.where(orientation >= _ON_ITS_SIDE, stored[1::-1], stored[:2])
+        stored = tf.io.extract_jpeg_shape(encoded)[:2]
+        on_its_side = _checked_orientation(encoded, max_pixels) >= _ON_ITS_SIDE
+        return tf.where(on_its_side, stored[::-1], stored)
 
-    return tf.cond(
-        tf.io.is_jpeg(encoded), jpeg_size, lambda: tf.shape(decode(encoded, max_pixels=max_pixels))[:2]
-    )
+    def other_size() -> tf.Tensor:
+        return tf.shape(decode(encoded, max_pixels=max_pixels))[:2]
+
+    return tf.cond(tf.io.is_jpeg(encoded), jpeg_size, other_size)
 
 
-def _checked_orientation(encoded: tf.Tensor, stored: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Returns the Exif orientation, int32[]; an error for what must not be decoded.
-
-    Args:
-      encoded: The bytes.
-      stored: Of a JPEG, height, width and channels.
-      max_pixels: As of `decode`.
-    """
+def _checked_orientation(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Returns the Exif orientation, int32[]; an error for what must not be decoded."""
 
     def look(content: bytes) -> np.int32:
         if reason := headers.refusal(content, max_pixels=max_pixels):
             raise InputError(reason)
         return np.int32(headers.orientation(content))
 
-    # A call of Python takes 0.2 ms, a tenth of decoding 500 x 375 pixels. So a JPEG or PNG is looked
-    # at in Python only if the keys of an orientation are somewhere in its bytes, which are in memory
-    # anyway; to search them for a literal takes a hundredth of the time of decoding them.
-    sides = tf.cast(stored[:2], tf.int64)
-    is_small = not max_pixels or sides[0] * sides[1] <= max_pixels
-    is_plain = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: ~_holds(encoded, _JPEG_KEYS) & is_small,
-        lambda: _is_plain_png(encoded, max_pixels),
+    # A call of Python takes 0.2 ms, a tenth of decoding 500 x 375 pixels. So Python sees a JPEG or
+    # PNG only if the keys of an orientation are somewhere in its bytes. To search these, which are
+    # in memory, for a literal takes a hundredth of the time of decoding them.
+    is_whole_png = _starts(encoded, _PNG_START) & (tf.strings.length(encoded) >= _PNG_HEADER)
+    is_plain = tf.case(
+        [
+            (tf.io.is_jpeg(encoded), lambda: _is_plain_jpeg(encoded, max_pixels)),
+            (is_whole_png, lambda: _is_plain_png(encoded, max_pixels)),
+        ],
+        default=lambda: tf.constant(False),
     )
     return tf.cond(is_plain, lambda: tf.constant(1), lambda: _python(look, encoded, tf.int32))
 
 
-def _is_plain_png(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    def is_plain() -> tf.Tensor:
-        sides = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
-        width, height = tf.unstack(tf.cast(sides, tf.int64), num=2)
-        is_small = not max_pixels or width * height <= max_pixels
-        return ~_holds(encoded, _PNG_KEYS) & is_small
+def _is_plain_jpeg(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Returns whether a JPEG stands upright for sure, and has no more pixels than that."""
+    sides = tf.io.extract_jpeg_shape(encoded)[:2]
+    return _is_small(sides, max_pixels) & ~_holds(encoded, _JPEG_KEYS)
 
-    is_png = tf.strings.substr(encoded, 0, len(_PNG_START)) == _PNG_START
-    return tf.cond(is_png & (tf.strings.length(encoded) >= 24), is_plain, lambda: False)
+
+def _is_plain_png(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Returns whether a PNG stands upright for sure, and has no more pixels than that."""
+    stored = tf.strings.substr(encoded, _PNG_HEADER - 8, 8)
+    sides = tf.io.decode_raw(stored, tf.int32, little_endian=False)
+    return _is_small(sides, max_pixels) & ~_holds(encoded, _PNG_KEYS)
+
+
+def _is_small(sides: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
+    return tf.logical_or(max_pixels == 0, pixels <= max_pixels)
+
+
+def _starts(encoded: tf.Tensor, start: bytes) -> tf.Tensor:
+    return tf.strings.substr(encoded, 0, len(start)) == start
 
 
 def _holds(encoded: tf.Tensor, keys: Sequence[str]) -> tf.Tensor:
     """Returns whether one of these literals is in the bytes."""
     # TensorFlow searches by replacing only, and is fast for one literal, not for one of several.
     length = tf.strings.length(encoded)
-    return tf.reduce_any([
-        tf.strings.length(tf.strings.regex_replace(encoded, key, "", replace_global=False)) < length
-        for key in keys
-    ])
+    return tf.reduce_any(
+        [
+            tf.strings.length(tf.strings.regex_replace(encoded, key, "", replace_global=False))
+            < length
+            for key in keys
+        ]
+    )
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
@@ -146,12 +156,14 @@ def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
-    start = tf.strings.substr(encoded, 0, 4)
     return tf.case(
         [
-            (start == b"\x89PNG", lambda: _decode_rgb(encoded)),
-            (start == b"GIF8", lambda: _decode_rgb(_python(gifs.first, encoded, tf.string))),
-            (tf.strings.substr(start, 0, 2) == b"BM", lambda: _decode_bitmap(encoded)),
+            (_starts(encoded, _PNG_START), lambda: _decode_rgb(encoded)),
+            (
+                _starts(encoded, b"GIF8"),
+                lambda: _decode_rgb(_python(gifs.first, encoded, tf.string)),
+            ),
+            (_starts(encoded, b"BM"), lambda: _decode_bitmap(encoded)),
         ],
         default=lambda: _decode_as_stored(encoded),
     )

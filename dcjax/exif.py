@@ -34,7 +34,7 @@ def orientation(exif: bytes, xmp: bytes) -> int:
     """Returns the orientation 1 to 8; 1, upright, if neither Exif nor XMP says another one.
 
     Args:
-      exif: The Exif tags, with or without "Exif\\0\\0" before them; b"" if there are none.
+      exif: The Exif tags, with or without their usual prefix; b"" if there are none.
       xmp: The XMP packet; b"" if there is none.
     """
     value: float | None = None

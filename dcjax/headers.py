@@ -120,9 +120,9 @@ def refusal(encoded: bytes, *, max_pixels: int = 0) -> str:
 def orientation(encoded: bytes) -> int:
     """Returns the orientation 1 to 8 that Exif tags or XMP say; 1, upright, if none do.
 
-    That is the one by which Pillow's `ImageOps.exif_transpose` turns. Of a JPEG, the segments before
-    the first scan are read; of a PNG and a WebP, all chunks are passed by, at a look at each one's
-    header. JPEG XL is turned by its decoder; GIF and BMP have no orientation.
+    It is the one by which Pillow's `ImageOps.exif_transpose` turns. Read are, of a JPEG, the
+    segments before the first scan; of a PNG or WebP, the chunks' lengths, and of those the contents
+    that hold metadata. JPEG XL is turned by its decoder; GIF and BMP have no orientation.
     """
     read = {"JPEG": _jpeg_metadata, "PNG": _png_metadata, "WebP": _webp_metadata}
     name = _format(encoded)

@@ -73,7 +73,9 @@ def pixels(images: ImageSet, row: int) -> npt.NDArray[np.uint8]:
     return decoding.decode(decoding.contents(one)(tf.constant(0))).numpy()
 
 
-def _look_at_files(images: ImageSet, max_pixels: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+def _look_at_files(
+    images: ImageSet, max_pixels: int
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
     contents = decoding.contents(images)
 
     def stored(encoded: bytes) -> npt.NDArray[np.int32]:

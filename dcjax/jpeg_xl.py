@@ -4,7 +4,9 @@ from fractions import Fraction
 
 CODESTREAM, CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 # Width per height; 0 stands for a width that is given apart.
-_RATIOS = [Fraction(*ratio) for ratio in ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))]
+_RATIOS = [
+    Fraction(*ratio) for ratio in ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+]
 _LENGTHS = (9, 13, 18, 30)  # bits of a side
 
 

@@ -1,4 +1,4 @@
-"""Keeps pipes, sockets and devices apart from files: to read one may block for ever, or never end."""
+"""Tells files from pipes, sockets and devices, which may block for ever or never end."""
 
 import os
 import stat
@@ -27,6 +27,6 @@ def other_kind(path: str | os.PathLike[str]) -> str:
 
 
 def require(path: str | os.PathLike[str]) -> None:
-    """Raises FileError if there is something else than a file at a path; to be called before it is opened."""
+    """Raises FileError, before a path is opened, if something else than a file is there."""
     if kind := other_kind(path):
         raise FileError(f"{os.fspath(path)} is {kind}; give a file.")

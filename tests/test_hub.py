@@ -175,6 +175,14 @@ def test_a_download_that_is_not_what_was_published_is_removed(find, server) -> N
     assert Path(find("a/b", download=True)).read_bytes() == whole
 
 
+def test_a_cached_file_that_was_damaged_is_not_loaded(find, server, tmp_path: Path) -> None:
+    server.files = {"a/b/resolve/main/model.safetensors": (b"weights", None)}
+    path = Path(find("a/b", download=True))
+    path.resolve().write_bytes(bytes(7))
+    assert "remove it, and allow the download" in find("a/b", download=False)
+    assert Path(find("a/b", download=True)).read_bytes() == b"weights"
+
+
 def test_the_checksum_of_the_papers_weights_is_known(find, server) -> None:
     path = "timm/resnet50.tv_in1k/resolve/main/model.safetensors"
     server.files = {path: (b"others", None)}

@@ -59,6 +59,7 @@ def read_table(
       separator: between words; None: white space.
       numbers: columns that must hold whole numbers.
     """
+    regular_files.require(path)
     if not path.is_file():
         raise MissingFileError(f"The list {path} is missing. {_HINT}")
     rows = []
