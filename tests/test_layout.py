@@ -18,9 +18,9 @@ _LAYERS = {
     "convolution strategies crops counting clustering shares device_lloyd device_kmeans grouping "
     "division walks sampling selection galleries ranking retrieval",
     "boundaries": "machine regular_files datasets archives downloads quiet_tensorflow exif bitmaps "
-    "gifs jpeg_xl headers decoding inspection devices processes pipeline device_cache host_cache augment distortions resnet "
-    "models hub torch_pickle weight_files pretrained optimizers writers preemption profiling "
-    "checksums workdirs store",
+    "gifs jpeg_xl headers decoding inspection devices processes pipeline device_cache host_cache "
+    "augment distortions resnet models hub torch_pickle weight_files pretrained optimizers writers "
+    "preemption profiling checksums workdirs store",
     "joints": "state steps evaluation inputs experiment resuming agreement checks schedule "
     "epochs progress checkpoints reporting embedder comparison data_check tables sweeps runner",
     "loop": "train",

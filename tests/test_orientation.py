@@ -93,7 +93,7 @@ FILES: dict[str, Callable[[bytes], bytes]] = {
     "jpeg, behind 320 KiB": lambda tags: jpeg(LARGE, tags),
     "jpeg, behind XMP": lambda tags: jpeg(xap("<xml/>") + xap("<xml>" + "x" * 60000), tags),
     "jpeg, behind padding": lambda tags: jpeg(b"\xff\xff\xff", tags),
-    "jpeg, behind junk": lambda tags: jpeg(b"junk\xff\0", tags),
+    "jpeg, behind junk": lambda tags: jpeg(segment(0xE0, bytes(14)) + b"junk\xff\0", tags),
     "jpeg, behind its tables": behind_tables,
     "jpeg, in two segments": in_two_segments,
     "jpeg, prefix twice": lambda tags: jpeg(b"", PREFIX + tags),
