@@ -68,7 +68,8 @@ def layout(bmp: bytes) -> Layout:
     if compression not in known:
         name = _COMPRESSIONS.get(compression, f"number {compression}")
         raise InputError(f"A BMP with {name} compression, which cannot be read; {_SAVE}.")
-    palette, masks = None, ()
+    palette: npt.NDArray[np.uint8] | None = None
+    masks: tuple[int, ...] = ()
     end = _FILE_HEADER + length
     if bits in (1, 2, 4, 8) and compression == _PLAIN:
         num_colors = min(num_colors or 2**bits, 2**16)
@@ -137,7 +138,9 @@ def _channel(pixels: npt.NDArray[np.uint8], mask: int) -> npt.NDArray[np.uint8]:
     most = mask >> shift
     if most == 255 and shift % 8 == 0:
         return pixels[..., shift // 8]
-    values = sum(pixels[..., i].astype(np.uint32) << 8 * i for i in range(pixels.shape[2]))
+    values = np.zeros(pixels.shape[:2], np.uint32)
+    for i in range(pixels.shape[2]):
+        values |= pixels[..., i].astype(np.uint32) << 8 * i
     return ((values >> shift & most) * 255 // most).astype(np.uint8)
 
 

@@ -66,8 +66,8 @@ def decode(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
     orientation = _checked_orientation(encoded, max_pixels)
     with tf.control_dependencies([orientation]):
         image = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded), lambda: _decode_other(encoded))
-    image.set_shape((None, None, 3))
-    return tf.cond(orientation == 1, lambda: image, lambda: _turned(image, orientation))
+    upright = tf.cond(orientation == 1, lambda: image, lambda: _turned(image, orientation))
+    return tf.ensure_shape(upright, (None, None, 3))
 
 
 def size(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:

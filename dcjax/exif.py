@@ -45,7 +45,7 @@ def orientation(exif: bytes, xmp: bytes) -> int:
         value = _tag(tiff, order)
     if value is None and (found := _XMP.search(xmp)):
         value = int(found[1])
-    return int(value) if value in range(1, 9) else 1
+    return int(value) if value is not None and value in range(1, 9) else 1
 
 
 def _tag(tiff: bytes, order: str) -> float | None:
