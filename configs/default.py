@@ -32,7 +32,10 @@ def get_config() -> ConfigDict:
     # the strategy standard). All but none are for crops that begin with the resize.
     dataset.cache = "none"
     dataset.cache_dir = ""  # "": dcjax/images in the user's cache folder
-    dataset.skip_unreadable = False  # drop and count images that do not decode, not stop
+    dataset.skip_unreadable = False  # drop and count images that cannot be read, not stop
+    # Height times width of an image beyond which it cannot be read, by its header, before it takes
+    # memory: 3 bytes a pixel decoded, 12 while it is resized. 0: no limit but TensorFlow's.
+    dataset.max_pixels = 100_000_000
     dataset.num_threads = 0  # that decode and augment; 0: as many as tf.data finds best
 
     config.augment = augment = ConfigDict()

@@ -112,10 +112,18 @@ def random_resized_box(
 
 
 def resize_shorter_side(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes the shorter side to `size` and the other one to int(size * long / short)."""
+    """Resizes the shorter side to `size` and the other one to int(size * long / short).
+
+    An image that is enlarged, and is longer than `crops.longest_aspect` allows, first loses both of
+    its ends.
+    """
     whole = height_width(image)
-    sides = size * whole // tf.reduce_min(whole)
-    return resize(image, sides[0], sides[1])
+    short = tf.reduce_min(whole)
+    # Of an odd length an odd part, so that it has the same middle.
+    longest = tf.where(short < size, crops.longest_aspect(size) * short - whole % 2, whole)
+    kept = tf.minimum(whole, longest)
+    sides = size * kept // short
+    return resize(cut(image, (whole - kept) // 2, kept), sides[0], sides[1])
 
 
 def center_crop(image: tf.Tensor, size: int) -> tf.Tensor:

@@ -46,6 +46,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "dataset.resize": (1, math.inf),
     "dataset.crop": (1, math.inf),
+    "dataset.max_pixels": (0, math.inf),
     "dataset.num_threads": (0, 1024),
     "loss.memory_size": (0, math.inf),
     "loss.memory_from_epoch": (0, math.inf),

@@ -11,6 +11,8 @@ from typing import Any
 
 from etils import epath
 
+from dcjax import regular_files
+
 NAME = "checksums.json"
 
 _CHUNK = 2**20  # bytes read at a time
@@ -81,6 +83,7 @@ def _difference(path: epath.Path, saved: list[int]) -> str:
 def _measure(path: epath.Path) -> list[int]:
     """Returns the size in bytes and the CRC-32 of a file."""
     size = checksum = 0
+    regular_files.require(path)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             size += len(chunk)

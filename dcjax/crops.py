@@ -18,6 +18,10 @@ from dcjax.streams import Stream
 
 CROPS = ("random_resized", "resize_then_random", "resize_then_random_resized")
 
+# An image is enlarged to no more than this, in pixels or as long as wide, whichever is more: beyond,
+# only its middle is. A picture of 1 x 2,000 pixels, 86 bytes of PNG, would take 256 x 512,000.
+_MOST_PIXELS, _MOST_ASPECT = 2**22, 64
+
 _ATTEMPTS = 10
 
 
@@ -154,7 +158,15 @@ def longest_side(augmentation: Augmentation, sizes: np.ndarray) -> int:
 
 def resized(sizes: np.ndarray, resize: int) -> np.ndarray:
     """Returns the sizes int32 [..., 2] of images whose shorter side has become `resize`."""
-    return (resize * sizes // sizes.min(axis=-1, keepdims=True)).astype(np.int32)
+    short = sizes.min(axis=-1, keepdims=True)
+    # The same middle as `augment.resize_shorter_side` takes.
+    longest = np.where(short < resize, longest_aspect(resize) * short - sizes % 2, sizes)
+    return (resize * np.minimum(sizes, longest) // short).astype(np.int32)
+
+
+def longest_aspect(resize: int) -> int:
+    """Returns how many times as long as wide an image may be to be enlarged whole."""
+    return max(_MOST_PIXELS // resize**2, _MOST_ASPECT)
 
 
 def _corner(place: np.ndarray, free: np.ndarray) -> np.ndarray:

@@ -82,7 +82,10 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     total, started = sum(map(len, sets.values())), time.monotonic()
     with console.progress("looking", total=total, done=0) as move:
         moved = functools.partial(move, "images")
-        found = {name: inspection.inspect(images, moved) for name, images in sets.items()}
+        found = {
+            name: inspection.inspect(images, moved, max_pixels=config.dataset.max_pixels)
+            for name, images in sets.items()
+        }
     seconds = time.monotonic() - started
     console.line(
         f"looked    at {total:,} images in {seconds:.0f} s, {total / seconds:.0f} a second"

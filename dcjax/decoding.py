@@ -1,6 +1,7 @@
 """Encoded images: reads and decodes them, and finds those that cannot be decoded."""
 
 import concurrent.futures
+import functools
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcjax import headers
+from dcjax import bitmaps, gifs, headers, regular_files
 from dcjax.datasets import ImageSet
 from dcjax.datasets.files import read_bytes
 from dcjax.errors import InputError
@@ -17,54 +18,133 @@ from dcjax.quiet_tensorflow import tf
 
 _SHOWN = 5  # bad files named in an error
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = 24  # bytes up to its width and height, which are the last of them
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-_HEAD = 1 << 16  # bytes of a JPEG file in which Exif tags begin
+_HEAD = 1 << 16  # bytes of a file at which a quick look is taken
+# What a JPEG and a PNG hold, anywhere, if they say an orientation: keys of Exif tags and of XMP.
+_JPEG_KEYS = (r"Exif\x00\x00", "tiff:Orientation")
+_PNG_KEYS = ("eXIf", "exif", "XML:com.adobe.xmp")
 _ON_ITS_SIDE = 5  # Exif orientations from here on swap rows and columns
 _MIRRORED = np.array([[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 0, 0]], bool)  # of 1 to 4, and 5 to 8
 
 
 def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the function from a row int32[] of encoded images to its bytes, string[]."""
-    if images.images.dtype.names is None:
-        paths = tf.constant(images.images)
-        return lambda row: tf.io.read_file(paths[row])
+    """Returns the function from a row int32[] of encoded images to its bytes, string[].
+
+    Only files are read; a pipe or a device is an error, as an absent file is.
+    """
 
     def read(row: int) -> bytes:
         return read_bytes(images.images[row])
 
-    # TensorFlow has no operation that reads a part of a file.
-    return lambda row: _python(read, row, tf.string)
+    # TensorFlow has no operation that reads a part of a file, or that tells a file from a pipe.
+    in_python = functools.partial(_python, read, kind=tf.string)
+    if images.images.dtype.names is not None:
+        return in_python
+    paths = tf.constant(images.images)
+    others = np.fromiter(map(regular_files.other_kind, images.images), bool, len(images))
+    if not others.any():
+        return lambda row: tf.io.read_file(paths[row])
+    is_other = tf.constant(others)
+    return lambda row: tf.cond(
+        is_other[row], lambda: in_python(row), lambda: tf.io.read_file(paths[row])
+    )
 
 
-def decode(encoded: tf.Tensor) -> tf.Tensor:
+def decode(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
     """Decodes bytes of any format TensorFlow knows, grey and CMYK too, into uint8[h, w, 3].
 
-    JPEG photographs are turned upright by their Exif orientation; alpha is left out; of several
-    frames, the first is taken.
+    Pictures are turned upright by their Exif orientation; alpha is left out; of several frames,
+    the first is taken.
+
+    Args:
+      encoded: The bytes, string[].
+      max_pixels: The limit on height times width, by the header, before pixels are decoded; 0:
+        none.
     """
-    image = tf.cond(
-        tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _decode_other(encoded)
-    )
-    image.set_shape((None, None, 3))
-    return image
+    is_jpeg = tf.io.is_jpeg(encoded)
+    orientation = _checked_orientation(encoded, max_pixels)
+    with tf.control_dependencies([orientation]):
+        image = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded), lambda: _decode_other(encoded))
+    upright = tf.cond(orientation == 1, lambda: image, lambda: _turned(image, orientation))
+    return tf.ensure_shape(upright, (None, None, 3))
 
 
-def size(encoded: tf.Tensor) -> tf.Tensor:
+def size(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
     """Returns height and width of an image as decoded, int32[2]; of JPEG from the header alone."""
 
     def jpeg_size() -> tf.Tensor:
         stored = tf.io.extract_jpeg_shape(encoded)[:2]
-        return tf.where(_orientation(encoded) >= _ON_ITS_SIDE, stored[::-1], stored)
+        on_its_side = _checked_orientation(encoded, max_pixels) >= _ON_ITS_SIDE
+        return tf.where(on_its_side, stored[::-1], stored)
 
-    return tf.cond(tf.io.is_jpeg(encoded), jpeg_size, lambda: tf.shape(_decode_other(encoded))[:2])
+    def other_size() -> tf.Tensor:
+        return tf.shape(decode(encoded, max_pixels=max_pixels))[:2]
+
+    return tf.cond(tf.io.is_jpeg(encoded), jpeg_size, other_size)
+
+
+def _checked_orientation(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Returns the Exif orientation, int32[]; an error for what must not be decoded."""
+
+    def look(content: bytes) -> np.int32:
+        if reason := headers.refusal(content, max_pixels=max_pixels):
+            raise InputError(reason)
+        return np.int32(headers.orientation(content))
+
+    # A call of Python takes 0.2 ms, a tenth of decoding 500 x 375 pixels. So Python sees a JPEG or
+    # PNG only if the keys of an orientation are somewhere in its bytes. To search these, which are
+    # in memory, for a literal takes a hundredth of the time of decoding them.
+    is_whole_png = _starts(encoded, _PNG_START) & (tf.strings.length(encoded) >= _PNG_HEADER)
+    is_plain = tf.case(
+        [
+            (tf.io.is_jpeg(encoded), lambda: _is_plain_jpeg(encoded, max_pixels)),
+            (is_whole_png, lambda: _is_plain_png(encoded, max_pixels)),
+        ],
+        default=lambda: tf.constant(False),
+    )
+    return tf.cond(is_plain, lambda: tf.constant(1), lambda: _python(look, encoded, tf.int32))
+
+
+def _is_plain_jpeg(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Returns whether a JPEG stands upright for sure, and has no more pixels than that."""
+    sides = tf.io.extract_jpeg_shape(encoded)[:2]
+    return _is_small(sides, max_pixels) & ~_holds(encoded, _JPEG_KEYS)
+
+
+def _is_plain_png(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Returns whether a PNG stands upright for sure, and has no more pixels than that."""
+    stored = tf.strings.substr(encoded, _PNG_HEADER - 8, 8)
+    sides = tf.io.decode_raw(stored, tf.int32, little_endian=False)
+    return _is_small(sides, max_pixels) & ~_holds(encoded, _PNG_KEYS)
+
+
+def _is_small(sides: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
+    return tf.logical_or(max_pixels == 0, pixels <= max_pixels)
+
+
+def _starts(encoded: tf.Tensor, start: bytes) -> tf.Tensor:
+    return tf.strings.substr(encoded, 0, len(start)) == start
+
+
+def _holds(encoded: tf.Tensor, keys: Sequence[str]) -> tf.Tensor:
+    """Returns whether one of these literals is in the bytes."""
+    # TensorFlow searches by replacing only, and is fast for one literal, not for one of several.
+    length = tf.strings.length(encoded)
+    return tf.reduce_any(
+        [
+            tf.strings.length(tf.strings.regex_replace(encoded, key, "", replace_global=False))
+            < length
+            for key in keys
+        ]
+    )
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     # TensorFlow's default is a fast transform, whose pixels are not those that others, and the
     # published weights, have seen: recall@1 on bird crops moved by 0.003.
-    image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-    orientation = _orientation(encoded)
-    return tf.cond(orientation == 1, lambda: image, lambda: _turned(image, orientation))
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -75,25 +155,26 @@ def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.Reverse(tensor=tf.transpose(image, axes), dims=mirrored)
 
 
-def _orientation(jpeg: tf.Tensor) -> tf.Tensor:
-    # Python takes 9 % of the time of decoding 500 x 375 pixels, so those that cannot have Exif tags
-    # are told apart before. TensorFlow searches by replacing only.
-    head = tf.strings.substr(jpeg, 0, _HEAD)
-    without = tf.strings.regex_replace(head, r"Exif\x00\x00", "", replace_global=False)
-    return tf.cond(
-        tf.strings.length(without) < tf.strings.length(head),
-        lambda: _python(lambda x: np.int32(headers.orientation(x)), jpeg, tf.int32),
-        lambda: tf.constant(1),
-    )
-
-
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
-    start = tf.strings.substr(encoded, 0, 4)
-    return tf.cond(
-        tf.strings.regex_full_match(start, r"\CPNG|GIF8"),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
-        lambda: _decode_as_stored(_python(_checked, encoded, tf.string)),
+    return tf.case(
+        [
+            (_starts(encoded, _PNG_START), lambda: _decode_rgb(encoded)),
+            (
+                _starts(encoded, b"GIF8"),
+                lambda: _decode_rgb(_python(gifs.first, encoded, tf.string)),
+            ),
+            (_starts(encoded, b"BM"), lambda: _decode_bitmap(encoded)),
+        ],
+        default=lambda: _decode_as_stored(encoded),
     )
+
+
+def _decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+
+
+def _decode_bitmap(encoded: tf.Tensor) -> tf.Tensor:
+    return _python(bitmaps.decode, encoded, tf.uint8, shape=[None, None, 3])
 
 
 def _decode_as_stored(encoded: tf.Tensor) -> tf.Tensor:
@@ -102,34 +183,39 @@ def _decode_as_stored(encoded: tf.Tensor) -> tf.Tensor:
     return tf.gather(image, tf.where(tf.shape(image)[2] < 3, [0, 0, 0], [0, 1, 2]), axis=2)
 
 
-def _checked(encoded: bytes) -> bytes:
-    if reason := headers.refusal(encoded):
-        raise InputError(reason)
-    return encoded
-
-
-def _python(function: Callable[[Any], Any], argument: tf.Tensor, kind: tf.DType) -> tf.Tensor:
-    """Applies a Python function of a scalar, which gives a scalar of this type."""
+def _python(
+    function: Callable[[Any], Any],
+    argument: tf.Tensor,
+    kind: tf.DType,
+    shape: Sequence[int | None] = (),
+) -> tf.Tensor:
+    """Applies a Python function of a scalar, which gives an array of this type and shape."""
 
     def apply(x: Any) -> Any:
         return function(np.asarray(x, object).item())  # outside of a graph, x is an array
 
-    return tf.ensure_shape(tf.numpy_function(apply, [argument], kind, stateful=False), [])
+    return tf.ensure_shape(tf.numpy_function(apply, [argument], kind, stateful=False), shape)
 
 
-def readable(images: ImageSet, *, skip_unreadable: bool) -> tuple[ImageSet, int]:
+def readable(
+    images: ImageSet, *, skip_unreadable: bool, max_pixels: int = 0
+) -> tuple[ImageSet, int]:
     """Checks that files can be read, and returns the images that can and how many cannot.
 
     Args:
       images: The images; those in memory are always fine.
       skip_unreadable: False: a quick look, and an error if it finds a bad file. True: every
         file is decoded, and bad ones are left out; labels stay as they are.
+      max_pixels: As of `decode`; an image with more cannot be read.
     """
-    bad = find_unreadable(images, thorough=skip_unreadable)
+    bad = find_unreadable(images, thorough=skip_unreadable, max_pixels=max_pixels)
     if not bad:
         return images, 0
     if not skip_unreadable:
-        shown = [f"{images.name(row)}: {unreadable_reason(images, row)}" for row in bad[:_SHOWN]]
+        shown = [
+            f"{images.name(row)}: {unreadable_reason(images, row, max_pixels=max_pixels)}"
+            for row in bad[:_SHOWN]
+        ]
         raise InputError(
             f"{len(bad)} of {len(images)} images cannot be read; replace or remove them, or set "
             "dataset.skip_unreadable=True; --mode=check_data lists all. The first are\n  "
@@ -154,27 +240,29 @@ def without(images: ImageSet, bad: Sequence[int]) -> ImageSet:
     return kept
 
 
-def find_unreadable(images: ImageSet, *, thorough: bool) -> list[int]:
+def find_unreadable(images: ImageSet, *, thorough: bool, max_pixels: int = 0) -> list[int]:
     """Returns the indices of files that cannot be decoded, in order.
 
     Args:
       images: The images.
       thorough: True: decodes every file. False: looks at both ends of each file, and decodes
         those that look cut (some cameras write past the end mark, so looks can deceive).
+      max_pixels: As of `decode`.
     """
     if images.in_memory:
         return []
     if thorough:
-        return _undecodable(images, np.arange(len(images)))
+        return _undecodable(images, np.arange(len(images)), max_pixels)
+    looks_good = functools.partial(_looks_good, max_pixels=max_pixels)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        whole = np.fromiter(pool.map(_looks_whole, images.images), bool, len(images))
-    return _undecodable(images, np.flatnonzero(~whole))
+        good = np.fromiter(pool.map(looks_good, images.images), bool, len(images))
+    return _undecodable(images, np.flatnonzero(~good), max_pixels)
 
 
-def unreadable_reason(images: ImageSet, row: int) -> str | None:
+def unreadable_reason(images: ImageSet, row: int, *, max_pixels: int = 0) -> str | None:
     """Returns why an image cannot be decoded, or None if it can."""
     try:
-        decode(contents(images.select([row]))(tf.constant(0)))
+        decode(contents(images.select([row]))(tf.constant(0)), max_pixels=max_pixels)
     except tf.errors.OpError as error:
         return first_line(error)
     except (OSError, ValueError) as error:
@@ -182,12 +270,14 @@ def unreadable_reason(images: ImageSet, row: int) -> str | None:
     return None
 
 
-def _undecodable(images: ImageSet, rows: npt.NDArray) -> list[int]:
+def _undecodable(images: ImageSet, rows: npt.NDArray, max_pixels: int) -> list[int]:
+    if not len(rows):
+        return []
     read = contents(images)
 
     def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Something of the image must come out, or TensorFlow prunes the decoding.
-        return row, tf.shape(decode(read(row)))
+        return row, tf.shape(decode(read(row), max_pixels=max_pixels))
 
     dataset = tf.data.Dataset.from_tensor_slices(rows.astype(np.int32))
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
@@ -195,20 +285,24 @@ def _undecodable(images: ImageSet, rows: npt.NDArray) -> list[int]:
     return sorted(set(rows.tolist()) - set(good))
 
 
-def _looks_whole(image: np.str_ | np.void) -> bool:
+def _looks_good(image: np.str_ | np.void, *, max_pixels: int) -> bool:
+    """Returns whether a JPEG or PNG has its end mark, and a header that asks for no more pixels."""
     is_part = isinstance(image, np.void)
-    start = int(image[1]) if is_part else 0
+    path, start = str(image[0] if is_part else image), int(image[1]) if is_part else 0
+    if regular_files.other_kind(path):
+        return False
     try:
-        with open(str(image[0] if is_part else image), "rb") as file:
-            file.seek(start)
-            head = file.read(len(_PNG_START))
+        with open(path, "rb") as file:
             end = start + int(image[2]) if is_part else file.seek(0, os.SEEK_END)
+            file.seek(start)
+            head = file.read(min(_HEAD, end - start))
             file.seek(max(start, end - len(_PNG_END)))
             tail = file.read(end - file.tell())
     except OSError:
         return False
     is_jpeg = head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9")
-    return is_jpeg or (head == _PNG_START and tail == _PNG_END)
+    is_png = head.startswith(_PNG_START) and tail == _PNG_END
+    return (is_jpeg or is_png) and not headers.refusal(head, max_pixels=max_pixels)
 
 
 def first_line(error: tf.errors.OpError) -> str:

@@ -3,6 +3,7 @@
 No image is decoded twice: the memory is filled at the start of a run, the file once for all runs.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -13,15 +14,17 @@ from typing import NamedTuple
 import filelock
 import numpy as np
 import numpy.typing as npt
+from etils import epath
 
-from dcjax import pipeline, processes
+from dcjax import checksums, pipeline, processes
 from dcjax.datasets import ImageSet
-from dcjax.errors import InputError
+from dcjax.errors import DcjaxError, FileError, InputError
 from dcjax.quiet_tensorflow import tf
 from dcjax.writers import Console
 
-_FORMAT = 1  # of the file; to be counted up when other pixels come out of the same files
-_PIXELS, _SIZES = "pixels", "sizes.npy"
+_FORMAT = 2  # of the file; to be counted up when other pixels come out of the same files
+_DATA = "data"  # the folder within a cache's own of the files that have checksums
+_PIXELS, _SIZES, _KEY = "pixels", "sizes.npy", "key"
 
 
 class Decoded(NamedTuple):
@@ -83,25 +86,37 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
 def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
     """Maps the file of all images of a stream, and writes it if there is none yet.
 
-    It is written under another name, so that an interrupted run leaves none that looks whole.
+    It is written under another name, so that an interrupted run leaves none that looks whole. Every
+    process compares it with its checksums before it is used, once for each set and run: 3 GB a
+    second, or what the disk gives, and training would read all of it anyway.
     """
     caches = pathlib.Path(folder or _default_folder()).expanduser()
     place = caches / _key(stream.images, stream.augmentation.resize)
-    if not _is_whole(place, len(stream.images)):
-        caches.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{place}.lock"):  # a run beside this one waits for the file
-            if not _is_whole(place, len(stream.images)):
-                _write(stream, place)
-    return _arranged(np.memmap(place / _PIXELS, np.uint8, "r"), np.load(place / _SIZES))
+    with _errors_named(caches):
+        if _damage(place, len(stream.images)):
+            caches.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(f"{place}.lock"):  # a run beside this one waits for the file
+                if reason := _damage(place, len(stream.images)):
+                    if place.exists():
+                        _say(f"{place} is damaged and made again: {reason}")
+                    _write(stream, place)
+        data = place / _DATA
+        return _arranged(np.memmap(data / _PIXELS, np.uint8, "r"), np.load(data / _SIZES))
 
 
-def _is_whole(place: pathlib.Path, num_images: int) -> bool:
+def _damage(place: pathlib.Path, num_images: int) -> str:
+    """Returns what is wrong with a cache's folder, "" if nothing is."""
+    data = place / _DATA
     try:
-        sizes = np.load(place / _SIZES)
-        length = os.stat(place / _PIXELS).st_size
-    except (OSError, ValueError, EOFError):
-        return False
-    return sizes.shape == (num_images, 2) and _total(sizes) == length
+        key, sizes = (data / _KEY).read_text(), np.load(data / _SIZES)
+        length = os.stat(data / _PIXELS).st_size
+        if not (place / checksums.NAME).is_file():
+            return f"{checksums.NAME} is missing"
+    except (OSError, ValueError, EOFError) as error:
+        return " ".join(str(error).split())
+    if key != place.name or sizes.shape != (num_images, 2) or _total(sizes) != length:
+        return "it holds other images than its name says"
+    return checksums.damage(epath.Path(place), {_DATA}, part=0, num_parts=1)
 
 
 def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
@@ -117,29 +132,69 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
             f"{free / 2**20:,.0f} MiB; set dataset.cache_dir to another disk, or a smaller "
             "dataset.resize."
         )
-    unfinished.mkdir()
-    np.save(unfinished / _SIZES, sizes)
-    with open(unfinished / _PIXELS, "wb") as file:
-        for image in _told(stream, str(place)):
-            file.write(image.tobytes())
-    unfinished.rename(place)
+    data = unfinished / _DATA
+    data.mkdir(parents=True)
+    try:
+        (data / _KEY).write_text(place.name)
+        np.save(data / _SIZES, sizes)
+        with open(data / _PIXELS, "wb") as file:
+            for image in _announced(stream, str(place)):
+                file.write(image.tobytes())
+        checksums.write(epath.Path(unfinished))
+        # On the disk before it has its name, so that a power cut leaves none that looks whole.
+        for path in (*data.iterdir(), unfinished / checksums.NAME, data, unfinished):
+            _flush(path)
+        unfinished.rename(place)
+        _flush(place.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _errors_named(caches: pathlib.Path) -> Iterator[None]:
+    """Turns what the disk refuses into one line that names its folder."""
+    try:
+        yield
+    except DcjaxError:
+        raise
+    except OSError as error:
+        raise FileError(
+            f"dataset.cache=disk cannot be kept in {caches}: {error}; make room or set "
+            "dataset.cache_dir to another folder, or dataset.cache=none."
+        ) from error
 
 
 def _in_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded:
     decoded = _arranged(np.empty(_total(sizes), np.uint8), sizes)
-    for row, image in enumerate(_told(stream, "memory")):
+    for row, image in enumerate(_announced(stream, "memory")):
         decoded.image(row)[...] = image
     return decoded
 
 
-def _told(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yields all resized images, and tells of it."""
-    console, total = Console(quiet=not processes.is_first()), len(stream.images)
-    console.line(f"cache     decodes {total:,} images into {where}")
+def _announced(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yields all resized images, and says so."""
+    total = len(stream.images)
+    console = _say(f"decodes {total:,} images into {where}")
     with console.progress("decoding", total=total, done=0) as move:
         for image in stream.resized_images():
             yield image
             move("images")
+
+
+def _say(text: str) -> Console:
+    """Prints a line about the cache, once for all processes."""
+    console = Console(quiet=not processes.is_first())
+    console.line(f"cache     {text}")
+    return console
 
 
 def _arranged(pixels: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int32]) -> Decoded:
@@ -157,18 +212,25 @@ def _default_folder() -> pathlib.Path:
 
 
 def _key(images: ImageSet, resize: int) -> str:
-    """Returns a name that tells these images, as they are now, at this size from all others."""
-    told = images.images
-    digest = hashlib.sha256(f"{_FORMAT} {resize} {told.shape}".encode())
+    """Returns a name that tells these images, as they are now, at this size from all others.
+
+    A file is known by its path, size, and times of change. Of these, programs set the one of its
+    content at will (tar, rsync, cp -p give a new file that of the old one), the other none can.
+    """
+    stored = images.images
+    digest = hashlib.sha256(f"{_FORMAT} {resize} {stored.shape}".encode())
     if not images.in_memory:
-        is_part = told.dtype.names is not None
-        paths, which = np.unique(told["file"] if is_part else told, return_inverse=True)
-        found = [os.stat(path) for path in paths]
-        states = [
-            (os.path.abspath(path), state.st_size, state.st_mtime_ns)
-            for path, state in zip(paths, found, strict=True)
-        ]
-        digest.update(repr(states).encode())
-        told = np.stack([which, told["offset"]]) if is_part else which
-    digest.update(np.ascontiguousarray(told).data)
+        is_part = stored.dtype.names is not None
+        paths, which = np.unique(stored["file"] if is_part else stored, return_inverse=True)
+        digest.update(repr([_state(path) for path in paths]).encode())
+        stored = np.stack([which, stored["offset"], stored["length"]]) if is_part else which
+    digest.update(np.ascontiguousarray(stored).data)
     return digest.hexdigest()[:32]
+
+
+def _state(path: str) -> tuple[str, int, int, int]:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise FileError(f"Cannot read image {path}: {error.strerror}.") from None
+    return os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns

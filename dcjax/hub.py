@@ -34,7 +34,7 @@ def find(name: str, *, download: bool) -> str:
     Raises:
       MissingFileError: if it is not in the cache and may not be downloaded, or is not on the hub.
       FileError: if the hub cannot be reached.
-      InputError: if the download is not the file that was published.
+      InputError: if the file is not the one that was published.
     """
     from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache  # only when needed
 
@@ -42,7 +42,16 @@ def find(name: str, *, download: bool) -> str:
     for file in _FILES:
         cached = try_to_load_from_cache(repository, file)
         if isinstance(cached, str):
-            return cached
+            wrong = _mismatch(cached, repository, file)
+            if not wrong:
+                return cached
+            blob = pathlib.Path(cached).resolve()
+            if not download:
+                raise InputError(
+                    f"The cached {blob} {wrong}; remove it, and allow the download by "
+                    "--config.dataset.download=true."
+                )
+            blob.unlink()
     if download:
         return _download(repository)
     url = hf_hub_url(repository, _FILES[0])
@@ -61,21 +70,28 @@ def _download(repository: str) -> str:
     for file in _FILES:
         url = hf_hub_url(repository, file)
         try:
-            path = pathlib.Path(hf_hub_download(repository, file))
+            path = hf_hub_download(repository, file)
         except errors.RemoteEntryNotFoundError:
             continue
         except Exception as error:  # of the hub, its HTTP client, or the disk
             reason = " ".join(str(error).split())[:300]
             raise FileError(f"Cannot download {url}: {type(error).__name__}: {reason}") from None
-        # Where it can link, the cache calls a large file by the SHA-256 that the hub has told.
-        blob = path.resolve()
-        expected = _SHA256.get(f"{repository}/{file}", blob.name)
-        with blob.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if len(expected) == len(found) and expected != found:
-            blob.unlink()
-            raise InputError(
-                f"{url} should have SHA-256 {expected}, got {found}; the download is removed."
-            )
-        return str(path)
+        if wrong := _mismatch(path, repository, file):
+            pathlib.Path(path).resolve().unlink()
+            raise InputError(f"{url} {wrong}; the download is removed.")
+        return path
     raise MissingFileError(f"The hub's {repository} has none of {', '.join(_FILES)}.")
+
+
+def _mismatch(path: str, repository: str, file: str) -> str:
+    """Returns how a cached file differs from what was published, "" if it does not.
+
+    Where nothing says what was published, nothing is known.
+    """
+    # Where it can link, the cache calls a large file by the SHA-256 that the hub has told.
+    blob = pathlib.Path(path).resolve()
+    expected = _SHA256.get(f"{repository}/{file}", blob.name)
+    with blob.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    is_known = len(expected) == len(found)
+    return f"should have SHA-256 {expected}, got {found}" if is_known and expected != found else ""

@@ -21,7 +21,11 @@ def load_splits(config: ConfigDict) -> tuple[datasets.Splits, int]:
     splits = load_index(config)
     sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
     read = {
-        name: decoding.readable(images, skip_unreadable=config.dataset.skip_unreadable)
+        name: decoding.readable(
+            images,
+            skip_unreadable=config.dataset.skip_unreadable,
+            max_pixels=config.dataset.max_pixels,
+        )
         for name, images in sets.items()
         if images is not None
     }
@@ -55,6 +59,7 @@ def create_reader(
         create_augment(config),
         seed=config.seed,
         num_threads=config.dataset.num_threads or None,
+        max_pixels=config.dataset.max_pixels,
         resized=resized,
         share=share,
     )

@@ -39,14 +39,15 @@ class Inspection(NamedTuple):
         return self.sizes[:, 0] > 0
 
 
-def inspect(images: ImageSet, move: Callable[[int], None]) -> Inspection:
+def inspect(images: ImageSet, move: Callable[[int], None], *, max_pixels: int = 0) -> Inspection:
     """Decodes every image of a set.
 
     Args:
       images: The set.
       move: Is told how many images more have been looked at.
+      max_pixels: The limit on height times width beyond which an image cannot be read; 0: none.
     """
-    look = _look_at_pixels(images) if images.in_memory else _look_at_files(images)
+    look = _look_at_pixels(images) if images.in_memory else _look_at_files(images, max_pixels)
     rows = tf.data.Dataset.range(len(images), output_type=tf.int32)
     seen = rows.map(look, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False).ignore_errors()
     facts = np.zeros((len(images), 5), np.int32)  # height, width, format, channels, bits
@@ -57,7 +58,8 @@ def inspect(images: ImageSet, move: Callable[[int], None]) -> Inspection:
         move(len(row))
     reasons = {}
     for row in np.flatnonzero(~is_read).tolist():
-        reasons[row] = decoding.unreadable_reason(images, row) or "It cannot be decoded."
+        reason = decoding.unreadable_reason(images, row, max_pixels=max_pixels)
+        reasons[row] = reason or "It cannot be decoded."
         move(1)
     formats = np.array(_FORMATS)[facts[:, 2]]
     return Inspection(reasons, facts[:, :2], formats, facts[:, 3], facts[:, 4], fingerprints)
@@ -71,7 +73,9 @@ def pixels(images: ImageSet, row: int) -> npt.NDArray[np.uint8]:
     return decoding.decode(decoding.contents(one)(tf.constant(0))).numpy()
 
 
-def _look_at_files(images: ImageSet) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
+def _look_at_files(
+    images: ImageSet, max_pixels: int
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
     contents = decoding.contents(images)
 
     def stored(encoded: bytes) -> npt.NDArray[np.int32]:
@@ -80,7 +84,7 @@ def _look_at_files(images: ImageSet) -> Callable[[tf.Tensor], tuple[tf.Tensor, .
 
     def look(row: tf.Tensor) -> tuple[tf.Tensor, ...]:
         encoded = contents(row)
-        image = decoding.decode(encoded)
+        image = decoding.decode(encoded, max_pixels=max_pixels)
         header = tf.ensure_shape(tf.numpy_function(stored, [encoded], tf.int32), [3])
         return row, tf.concat([tf.shape(image)[:2], header], 0), _fingerprint(image)
 

@@ -65,6 +65,7 @@ class Stream:
         *,
         seed: int,
         num_threads: int | None,
+        max_pixels: int = 0,
         resized: Source | None = None,
         share: devices.Share = devices.WHOLE,
     ) -> None:
@@ -75,6 +76,7 @@ class Stream:
           augmentation: Of training crops; its `resize` and `size` are also those of centre crops.
           seed: Seed of the run.
           num_threads: Images decoded at once; None lets TensorFlow choose.
+          max_pixels: The limit on height times width beyond which an image is an error; 0: none.
           resized: The resized image of a row, where that is at hand; None: reads and resizes.
           share: The part of a step's images that is read.
         """
@@ -83,7 +85,8 @@ class Stream:
         self.seed = seed
         self.share = share
         self._num_threads = num_threads
-        read, apply = _source(images), augment.create(augmentation)
+        self._max_pixels = max_pixels
+        read, apply = _source(images, max_pixels), augment.create(augmentation)
 
         def resize(row: tf.Tensor) -> tf.Tensor:
             return augment.resize_shorter_side(read(row), augmentation.resize)
@@ -139,9 +142,11 @@ class Stream:
             sizes = np.tile(np.array(self.images.images.shape[1:3]), (len(self.images), 1))
         else:
             contents, rows = decoding.contents(self.images), np.arange(len(self.images))
-            read = self._batches(
-                lambda row: decoding.size(contents(row)), rows, batch_size=_SIZES_AT_ONCE
-            )
+
+            def size(row: tf.Tensor) -> tf.Tensor:
+                return decoding.size(contents(row), max_pixels=self._max_pixels)
+
+            read = self._batches(size, rows, batch_size=_SIZES_AT_ONCE)
             sizes = np.concatenate(list(read))
         return crops.resized(sizes, self.augmentation.resize)
 
@@ -176,7 +181,7 @@ class Stream:
     def _named(self, error: tf.errors.OpError, rows: npt.NDArray) -> InputError:
         # TensorFlow does not say which file it was.
         for row in [] if self.images.in_memory else rows:
-            reason = decoding.unreadable_reason(self.images, row)
+            reason = decoding.unreadable_reason(self.images, row, max_pixels=self._max_pixels)
             if reason:
                 return InputError(
                     f"Cannot read image {self.images.name(row)}: {reason} Replace or remove it, "
@@ -218,10 +223,10 @@ def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt
     return by_device.swapaxes(0, 1).reshape(num_batches, batch_size)
 
 
-def _source(images: ImageSet) -> Source:
+def _source(images: ImageSet, max_pixels: int) -> Source:
     if not images.in_memory:
         contents = decoding.contents(images)
-        return lambda row: decoding.decode(contents(row))
+        return lambda row: decoding.decode(contents(row), max_pixels=max_pixels)
     source = tf.constant(images.images)
     if images.images.shape[-1] == 1:
         return lambda row: tf.image.grayscale_to_rgb(source[row])

@@ -13,6 +13,7 @@ from dcjax.errors import InputError
 # What may differ between a saved run and one that continues or evaluates it,
 _FREE = {
     "dataset.skip_unreadable",  # the images that are left are compared
+    "dataset.max_pixels",  # as are these
     "dataset.cache",
     "dataset.cache_dir",
     "dataset.complete",

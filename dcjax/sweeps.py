@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax import resuming, tables, versions
+from dcjax import regular_files, resuming, tables, versions
 from dcjax.errors import InputError
 
 _MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
@@ -240,6 +240,7 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
 def _read(path: pathlib.Path) -> Any:
     """Returns the content of a JSON file, None if there is none or a part of one."""
     try:
+        regular_files.require(path)
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from dcjax import torch_pickle
+from dcjax import regular_files, torch_pickle
 from dcjax.errors import InputError
 
 Tensors = dict[str, np.ndarray]
@@ -38,6 +38,7 @@ def read(path: str) -> Tensors:
       InputError: naming the file, if it is damaged, of another format, or holds anything but
         tensors.
     """
+    regular_files.require(path)
     with open(path, "rb") as file:
         head = file.read(512)
     try:

@@ -1,6 +1,8 @@
 """Pictures of noise, as arrays and as files."""
 
 import struct
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +43,44 @@ def bmp(pixels: np.ndarray, palette: np.ndarray | None = None) -> bytes:
 
 def exif(orientation: int, order: str, *, kind: int = 3) -> bytes:
     """Returns a JPEG segment of Exif tags; order "<" or ">", kind 3 (SHORT) or 4 (LONG)."""
-    value = struct.pack(f"{order}{'HH' if kind == 3 else 'I'}", *[orientation, 0][: 5 - kind])
-    tags = struct.pack(f"{order}HHHI4s", 1, 0x0112, kind, 1, value)
-    tiff = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8) + tags + bytes(4)
-    return segment(0xE1, b"Exif\0\0" + tiff)
+    return segment(0xE1, b"Exif\0\0" + tiff(orientation, order, kind=kind))
+
+
+def tiff(
+    orientation: int,
+    order: str,
+    *,
+    kind: int = 3,
+    count: int = 1,
+    tag: int = 0x0112,
+    others: Sequence[tuple[int, int, int]] = (),
+) -> bytes:
+    """Returns Exif tags without their prefix: others, as tag, kind and count, and the orientation.
+
+    A value of more than four bytes lies behind the tags.
+    """
+    formats = "_BsHL_BBhl_fdL__Q_"  # by kind, one letter of `struct`; _: two, or none
+    place, entries, values = 8 + 2 + 12 * (len(others) + 1) + 4, b"", b""
+    for one, a_kind, a_count in [*others, (tag, kind, count)]:
+        letter = formats[a_kind]
+        if a_kind in (5, 10):
+            value = struct.pack(f"{order}{'LL' if a_kind == 5 else 'll'}", orientation, 1)
+        elif letter == "s":
+            value = b"6"
+        else:
+            value = struct.pack(f"{order}{letter.replace('_', 'B')}", orientation)
+        value *= a_count
+        if len(value) > 4:
+            values, value = values + value, struct.pack(f"{order}L", place + len(values))
+        entries += struct.pack(f"{order}HHL4s", one, a_kind, a_count, value)
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(others) + 1)
+    return head + entries + bytes(4) + values
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """Returns a chunk of a PNG file."""
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def segment(marker: int, content: bytes) -> bytes:

@@ -170,6 +170,14 @@ def test_resized_makes_the_shorter_side_so_long():
     assert crops.resized(sizes, 20).tolist() == [[20, 27], [61, 20], [20, 20], [20, 27]]
 
 
+def test_resized_slivers_are_bounded_and_others_whole():
+    slivers = np.array([[1, 2000], [3000, 1], [2, 10**7]], np.int32)
+    assert crops.resized(slivers, 256).tolist() == [[256, 16384], [16384, 256], [256, 16384]]
+    others = np.array([[1, 64], [200, 12800], [256, 10**5], [300, 10**5]], np.int32)
+    assert crops.resized(others, 256).max(axis=1).tolist() == [16384, 16384, 10**5, 85333]
+    assert crops.resized(np.array([2, 300], np.int32), 40).tolist() == [40, 6000]
+
+
 @pytest.mark.parametrize("change", [{}, {"scale": (1.0, 1.0)}, {"ratio": (0.1, 0.3)}])
 def test_no_box_is_longer_than_the_bound_which_is_close(change):
     augmentation = recipe(**change)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from pictures import noise
 
 from configs import digits
-from dcjax import data_check
+from dcjax import data_check, inputs
 from dcjax.quiet_tensorflow import tf
 
 _ROOT = Path(__file__).parents[1]
@@ -107,6 +107,27 @@ def test_every_problem_is_named_with_what_to_do(tmp_path, capsys):
     assert all(name in told for name in bad)
     assert "error     4 images: cannot be read; replace or remove them" in told
     assert "result    training would fail" in told
+
+
+def test_a_limit_on_pixels_is_that_of_training(tmp_path, capsys):
+    large = {"large.png": (png(noise(40, 30)), "t0", "train")}
+    limited = config(write_table(tmp_path, good() | large), **{"dataset.max_pixels": 1199})
+    assert not data_check.check_data(limited, str(tmp_path / "run"))
+    reason = "It has 30 x 40 pixels, more than dataset.max_pixels=1,199; make it smaller"
+    assert reason in listed(tmp_path / "run")["large.png"][3]
+    with pytest.raises(ValueError, match=f"large.png: {reason}"):
+        inputs.load_splits(limited)
+    images = inputs.load_index(limited).train
+    with pytest.raises(ValueError, match=f"large.png: {reason}"):
+        list(inputs.create_reader(limited, images).eval_batches(np.arange(len(images))[None]))
+    for allowed in (0, 1200):
+        limited.dataset.max_pixels = allowed
+        assert inputs.load_splits(limited)[1] == 0
+    limited.update_from_flattened_dict(
+        {"dataset.max_pixels": 1199, "dataset.skip_unreadable": True}
+    )
+    splits, num_skipped = inputs.load_splits(limited)
+    assert (len(splits.train), num_skipped) == (12, 1)
 
 
 def test_no_weights_are_needed(tmp_path):

@@ -1,13 +1,17 @@
 """Files of any kind give three channels; those that cannot be read are found and named."""
 
 import base64
+import io
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from pictures import bmp, decoded, exif, noise, twelve_files
+from pictures import bmp, decoded, exif, noise, png_chunk, twelve_files
+from PIL import Image
 
-from dcjax import decoding
+from dcjax import decoding, headers
 from dcjax.datasets.image_set import ImageSet, file_parts, from_classes
 from dcjax.quiet_tensorflow import tf
 
@@ -55,7 +59,7 @@ def odd_files(write_tree) -> dict[str, str]:
         "bad-empty.jpg": b"",
         "bad-page.jpg": b"<html>404</html>",
         "bad-animated-webp.jpg": ANIMATED_WEBP,
-        "bad-palette.jpg": bmp(image[..., :1], palette=noise(16, 16).reshape(256, 3)),
+        "bad-runs.jpg": bmp(image[..., :1]).replace(b"\x08\0\0\0\0\0", b"\x08\0\1\0\0\0", 1),
     }
     root = write_tree(files)
     return {name: f"{root}/{name}" for name in [*files, "bad-missing.jpg"]}
@@ -172,7 +176,7 @@ def test_what_tensorflow_would_misread_says_why(odd_files):
         for name, path in odd_files.items()
     }
     assert "animated WebP" in str(reasons["bad-animated-webp.jpg"])
-    assert "BMP with a palette" in str(reasons["bad-palette.jpg"])
+    assert "BMP with run-length compression" in str(reasons["bad-runs.jpg"])
     assert [n for n, reason in reasons.items() if reason is None] == [
         n for n in reasons if n.startswith("good")
     ]
@@ -200,6 +204,100 @@ def test_a_class_must_keep_a_readable_image(pictures):
         cut(pictures.images[i])
     with pytest.raises(ValueError, match=r"none in 1 classes, the first is '1'"):
         decoding.readable(pictures, skip_unreadable=True)
+
+
+def huge(form: str) -> bytes:
+    """Returns a file whose header is good and tells of 324 million pixels, which it lacks."""
+    side = 18_000
+    if form == "png":
+        header = struct.pack(">II", side, side) + bytes([8, 2, 0, 0, 0])
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            png_chunk(*chunk) for chunk in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b""))
+        )
+    if form == "jpeg":
+        content = tf.io.encode_jpeg(noise(16, 16)).numpy()
+        return content.replace(b"\x08\0\x10\0\x10\x03", struct.pack(">BHHB", 8, side, side, 3))
+    if form == "gif":
+        content = GIF.replace(b",\0\0\0\0\1\0\1\0", b",\0\0\0\0" + struct.pack("<HH", side, side))
+        assert content != GIF
+        return content
+    if form == "bmp":
+        content = bmp(noise(4, 4))
+        return content[:18] + struct.pack("<ii", side, -side) + content[26:]
+    if form == "webp":
+        sides = struct.pack("<I", side - 1)[:3] * 2
+        return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + sides
+    small, height, ratio = 0, 2 | (side - 1) << 2, 1  # JPEG XL: as high as wide
+    return b"\xff\x0a" + (small | height << 1 | ratio << 21).to_bytes(16, "little")
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "gif", "bmp", "webp", "jxl"])
+def test_too_many_pixels_are_refused_by_the_header(tmp_path, form):
+    (path := tmp_path / f"x.{form}").write_bytes(content := huge(form))
+    images = from_classes([str(path)], [0])
+    reason = "18,000 x 18,000 pixels, more than dataset.max_pixels=100,000,000"
+    assert reason in str(decoding.unreadable_reason(images, 0, max_pixels=10**8))
+    for thorough in (False, True):
+        assert decoding.find_unreadable(images, thorough=thorough, max_pixels=10**8) == [0]
+    with pytest.raises(ValueError, match=reason):
+        decoding.readable(images, skip_unreadable=False, max_pixels=10**8)
+    with pytest.raises(ValueError, match=reason):
+        decoding.size(tf.constant(content), max_pixels=10**8)
+    assert reason not in headers.refusal(content, max_pixels=18_000**2)
+    assert not headers.refusal(content)
+
+
+def test_a_gif_with_a_thousand_pictures_is_decoded_as_one():
+    file, frames = io.BytesIO(), [Image.fromarray(noise(8, 8, seed)) for seed in range(3)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    content = file.getvalue()
+    assert np.array_equal(
+        decoding.decode(tf.constant(content)), np.asarray(Image.open(file).convert("RGB"))
+    )
+    # A picture that lies beside the corner of a larger screen comes whole.
+    start = content.index(b",", 13 + 3 * 256)
+    moved = content[:start] + b"," + struct.pack("<HH", 5, 3) + content[start + 5 :]
+    assert np.array_equal(
+        decoding.decode(tf.constant(moved)), decoding.decode(tf.constant(content))
+    )
+
+
+def others_pixels() -> dict[str, tuple[bytes, int]]:
+    """Returns files, and how many grey levels their pixels may differ from Pillow's."""
+    files, image = {}, Image.fromarray(noise(40, 56))
+    frames = [Image.fromarray(noise(40, 56, seed)) for seed in range(3)]
+    few, alpha = image.quantize(16), Image.merge("RGBA", (*image.split(), image.split()[0]))
+
+    def add(name: str, made: Image.Image, form: str, most: int = 0, **options: Any) -> None:
+        file = io.BytesIO()
+        made.save(file, form, **options)
+        files[name] = file.getvalue(), most
+
+    add("jpeg", image, "JPEG")
+    add("jpeg, grey", image.convert("L"), "JPEG")
+    add("jpeg, progressive", image, "JPEG", progressive=True)
+    add("jpeg, RGB", image, "JPEG", keep_rgb=True)
+    add("jpeg, CMYK", image.convert("CMYK"), "JPEG", most=1)  # products are rounded otherwise
+    add("png, grey and alpha", alpha.convert("LA"), "PNG")
+    add("png, alpha", alpha, "PNG")
+    add("png, one bit", image.convert("1"), "PNG")
+    add("png, palette, transparent", few, "PNG", transparency=3)
+    add("png, colour, transparent", image, "PNG", transparency=(1, 2, 3))
+    add("png, animated", frames[0], "PNG", save_all=True, append_images=frames[1:])
+    add("gif, transparent", few, "GIF", transparency=3)
+    add("gif, interlaced", few, "GIF", interlace=1)
+    add("gif, animated", frames[0], "GIF", save_all=True, append_images=frames[1:])
+    add("webp", image, "WEBP", quality=80)
+    add("webp, alpha", alpha, "WEBP", quality=80)
+    add("webp, lossless alpha", alpha, "WEBP", lossless=True, exact=True)
+    return files
+
+
+def test_colours_are_those_of_pillow():
+    for name, (content, most) in others_pixels().items():
+        expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        image = decoding.decode(tf.constant(content)).numpy()
+        assert np.abs(image.astype(int) - expected).max() <= most, name
 
 
 def test_images_in_memory_are_always_readable():

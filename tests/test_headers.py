@@ -1,12 +1,16 @@
-"""First bytes tell format, channels and orientation, and never break what reads them."""
+"""First bytes tell format, size, channels and orientation, and never break what reads them."""
 
+import base64
+import io
 import struct
 
 import numpy as np
 import pytest
-from pictures import bmp, exif, noise, segment
+from pictures import bmp, exif, noise, segment, tiff
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from dcjax import headers
+from dcjax import gifs, headers, jpeg_xl
 from dcjax.headers import Header
 from dcjax.quiet_tensorflow import tf
 
@@ -57,6 +61,23 @@ def test_no_tag_or_a_broken_one_is_upright(jpeg):
     assert headers.orientation(jpeg) == 1
 
 
+def saved(form: str, size: tuple[int, int] = (7, 9), **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(noise(*size)).save(file, form, **options)
+    return file.getvalue()
+
+
+def tags() -> PngInfo:
+    texts = PngInfo()
+    texts.add_text("Raw profile type exif", "\nexif\n 2\nffff", zip=True)
+    texts.add_itxt("XML:com.adobe.xmp", "tiff:Orientation=", zip=True)
+    return texts
+
+
+GIF, WEBP = saved("GIF"), saved("WEBP")
+JXL = base64.b64decode("/woIQBAJCAQBAHwASxiLFUIZti1s7wJhAGTUqFGjRnVeb12WdCnSqwAVAA==")
+
+
 def encoded(seed: int = 0) -> dict[Header, bytes]:
     image = noise(9, 7, seed)
     tags = START + exif(6, ">")
@@ -68,6 +89,9 @@ def encoded(seed: int = 0) -> dict[Header, bytes]:
         Header("PNG", 2, 8): tf.io.encode_png(image[..., :2]).numpy(),
         Header("BMP", 3, 8): bmp(image),
         Header("BMP", 1, 8): bmp(image[..., :1]),
+        Header("GIF", 3, 8): GIF,
+        Header("WebP", 3, 8): WEBP,
+        Header("JPEG XL", 0, 0): JXL,
     }
 
 
@@ -83,11 +107,14 @@ def test_whatever_the_bytes_are_nothing_breaks(seed):
 
     def look(content: bytes) -> None:
         assert 1 <= headers.orientation(content) <= 8
+        assert min(headers.size(content)) >= 0
+        assert isinstance(gifs.first(content), bytes)
         assert headers.read(content).channels >= 0
         assert isinstance(headers.refusal(content), str)
 
     webp = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x02" + bytes(20)
-    for content in [*encoded(seed).values(), webp]:
+    tagged = saved("PNG", pnginfo=tags(), exif=b"Exif\0\0" + tiff(6, "<"))
+    for content in [*encoded(seed).values(), webp, tagged]:
         for length in range(min(len(content), 200)):
             look(content[:length])
         for _ in range(200):
@@ -101,11 +128,74 @@ def test_whatever_the_bytes_are_nothing_breaks(seed):
 
 
 def test_what_tensorflow_would_misread_is_refused():
-    numbers = noise(4, 4)[..., :1]
-    assert "palette" in headers.refusal(bmp(numbers, palette=noise(16, 16).reshape(256, 3)))
-    assert "palette" in headers.refusal(bmp(numbers, palette=np.eye(3)[[0, 1]] * 255))
-    assert not headers.refusal(bmp(numbers))
-    assert not headers.refusal(bmp(noise(4, 4)))
     webp = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0"
     assert "animated" in headers.refusal(webp + b"\x12" + bytes(20))
     assert not headers.refusal(webp + b"\x10" + bytes(20))
+
+
+def test_sizes_are_those_of_pillow():
+    for size in [(7, 9), (1, 300), (257, 2)]:
+        for form, options in [
+            ("JPEG", {}),
+            ("JPEG", {"progressive": True}),
+            ("PNG", {}),
+            ("GIF", {}),
+            ("BMP", {}),
+            ("WEBP", {}),
+            ("WEBP", {"lossless": True}),
+            ("WEBP", {"exif": b"Exif\0\0" + tiff(6, "<")}),
+        ]:
+            content = saved(form, size, **options)
+            assert headers.size(content) == size, (form, options)
+            assert headers.size(content[: len(content) // 2 if form == "PNG" else 4096]) == size
+            assert headers.refusal(content, max_pixels=size[0] * size[1]) == ""
+            text = headers.refusal(content, max_pixels=size[0] * size[1] - 1)
+            assert f"{size[1]:,} x {size[0]:,} pixels" in text
+            assert "dataset.max_pixels" in text
+
+
+def jxl(height: int, width: int, *, ratio: int = 0, small: bool = False) -> bytes:
+    """Returns the first bytes of a JPEG XL codestream, by the words of the standard."""
+
+    def side(length: int) -> list[tuple[int, int]]:
+        if small:
+            return [(length // 8 - 1, 5)]
+        number = next(i for i, bits in enumerate((9, 13, 18, 30)) if length <= 1 << bits)
+        return [(number, 2), (length - 1, (9, 13, 18, 30)[number])]
+
+    fields = [(int(small), 1), *side(height), (ratio, 3), *(side(width) if not ratio else [])]
+    bits = "".join(format(value, f"0{count}b")[::-1] for value, count in fields)
+    return b"\xff\x0a" + int(bits[::-1], 2).to_bytes(16, "little")
+
+
+def test_sizes_of_jpeg_xl_in_every_form():
+    assert headers.size(JXL) == (2, 3)
+    for height, width in [(1, 1), (512, 513), (8192, 8193), (2**18, 2**18 + 1), (2**30, 2**30)]:
+        assert jpeg_xl.size(jxl(height, width)) == (height, width)
+    assert jpeg_xl.size(jxl(64, 256, small=True)) == (64, 256)
+    ratios = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+    for number, (wide, high) in enumerate(ratios, start=1):
+        assert jpeg_xl.size(jxl(90, 0, ratio=number)) == (90, 90 * wide // high)
+    container = b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\x14ftypjxl \0\0\0\0jxl "
+    stream = jxl(40, 30)
+    for box in (
+        struct.pack(">I4s", 8 + len(stream), b"jxlc") + stream,
+        struct.pack(">I4sI", 0, b"jxlp", 0) + stream,
+        struct.pack(">I4sQ", 1, b"jxlc", 16 + len(stream)) + stream,
+        struct.pack(">I4s", 9, b"Exif") + b"\0" + struct.pack(">I4s", 0, b"jxlc") + stream,
+    ):
+        assert headers.size(container + box) == (40, 30)
+    assert headers.size(container) == headers.size(container + bytes(30)) == (0, 0)
+
+
+def test_a_gif_is_cut_to_its_first_picture():
+    file, frames = io.BytesIO(), [Image.fromarray(noise(9, 7, seed)) for seed in range(3)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    first = gifs.first(file.getvalue())
+    assert len(first) < len(file.getvalue()) / 2
+    opened = Image.open(io.BytesIO(first))
+    assert opened.n_frames == 1
+    expected = Image.open(file).convert("RGB")
+    np.testing.assert_array_equal(opened.convert("RGB"), expected)
+    half = file.getvalue()[: len(first) // 2]
+    assert gifs.first(half) == half  # the decoder says that it is cut

@@ -14,6 +14,7 @@ from pictures import noise, twelve_files
 
 from dcjax import crops, host_cache, pipeline
 from dcjax.datasets.image_set import ImageSet, file_parts, from_classes
+from dcjax.errors import FileError
 from dcjax.sampling import Plan
 
 CROP = crops.Augmentation(
@@ -61,8 +62,8 @@ def assert_same(reader: pipeline.Stream, other: pipeline.Stream) -> None:
     )
 
 
-def forget(images: ImageSet) -> None:
-    """Makes the files unreadable; what is known of them stays."""
+def replace(images: ImageSet) -> None:
+    """Replaces the files by others of the same sizes and, as tar and rsync do, times."""
     for path in images.images:
         state = os.stat(path)
         Path(path).write_bytes(b"x" * state.st_size)
@@ -85,11 +86,11 @@ def test_pixels_in_memory_are_cached_too(tmp_path):
     assert_same(cached(other, tmp_path), stream(other))
 
 
-def test_a_file_is_made_once(pictures, tmp_path):
+def test_a_file_is_made_once(pictures, tmp_path, monkeypatch):
     first = cached(pictures, tmp_path / "cache")
     rows = pipeline.rows_to_embed(12, 12)
     batches = np.concatenate(list(first.eval_batches(rows)))
-    forget(pictures)
+    monkeypatch.setattr(pipeline.Stream, "resized_images", None)
     again = cached(pictures, tmp_path / "cache")
     np.testing.assert_array_equal(np.concatenate(list(again.eval_batches(rows))), batches)
 
@@ -136,14 +137,87 @@ t.host_cache.create([reader], {str(tmp_path / "cache")!r})
     assert [path.suffix for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [""]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("sizes.npy", b""), ("sizes.npy", b"junk"), ("pixels", b"short")]
-)
-def test_a_damaged_file_is_made_anew(pictures, tmp_path, name, content):
-    cached(pictures, tmp_path / "cache")
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
+DAMAGES = {
+    "zeroed": lambda content: bytes(len(content)),
+    "a zeroed part": lambda content: content[:100] + bytes(200) + content[300:],
+    "a flipped bit": flip,
+    "cut": lambda content: content[:-1],
+    "longer": lambda content: content + b"\0",
+    "empty": lambda content: b"",
+    "other content": lambda content: b"junk",
+    "removed": None,
+}
+
+
+def test_a_damaged_file_is_made_again_and_said(pictures, tmp_path, capsys):
+    images = pictures.select([3, 4, 5])
+    reader = stream(images)
+    host_cache.create([reader], str(tmp_path / "cache"))
     (place,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
-    (place / name).write_bytes(content)
+    names = sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file())
+    assert list(map(str, names)) == ["checksums.json", "data/key", "data/pixels", "data/sizes.npy"]
+    whole = {name: (place / name).read_bytes() for name in names}
+    for name in names:
+        for what, damage in DAMAGES.items():
+            (place / name).unlink()
+            if damage is not None:
+                (place / name).write_bytes(damage(whole[name]))
+            assert host_cache._damage(place, 3), (name, what)
+        (place / name).write_bytes(whole[name])
+    assert not host_cache._damage(place, 3)
+    assert "damaged" not in capsys.readouterr().out
+    for name in names:
+        (place / name).write_bytes(flip(whole[name]))
+        host_cache.create([reader], str(tmp_path / "cache"))
+        printed = capsys.readouterr().out
+        assert printed.count(f"{place} is damaged and made again: ") == 1, name
+        assert {name: (place / name).read_bytes() for name in names} == whole
+
+
+def test_a_file_under_the_name_of_another_is_made_again(pictures, tmp_path):
+    other = pictures.select(np.arange(12)[::-1])
+    for images in (pictures, other):
+        cached(images, tmp_path / "cache")
+    key = host_cache._key(pictures, CROP.resize)
+    (wrong,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir() and p.name != key)
+    shutil.rmtree(tmp_path / "cache" / key)
+    wrong.rename(tmp_path / "cache" / key)
     assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
+
+
+def test_a_replaced_image_of_equal_size_and_time_makes_another_file(pictures, tmp_path):
+    cached(pictures, tmp_path / "cache")
+    picture, other = (Path(path) for path in pictures.images[[4, 5]])
+    state = picture.stat()
+    content = other.read_bytes()[: state.st_size].ljust(state.st_size, b"\0")
+    picture.write_bytes(content)
+    os.utime(picture, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (picture.stat().st_size, picture.stat().st_mtime_ns) == (
+        state.st_size,
+        state.st_mtime_ns,
+    )
+    assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
+    before = host_cache._key(pictures, 8)
+    replacement = picture.with_suffix(".new")
+    replacement.write_bytes(content)
+    os.utime(replacement, ns=(state.st_atime_ns, state.st_mtime_ns))
+    replacement.rename(picture)
+    assert host_cache._key(pictures, 8) != before
+
+
+def test_a_replaced_file_of_records_makes_another_file(tmp_path):
+    records = tmp_path / "records"
+    records.write_bytes(bytes(99))
+    images = from_classes(file_parts([str(records)] * 2, [0, 50], [50, 49]), [0, 1])
+    before, state = host_cache._key(images, 8), records.stat()
+    records.write_bytes(b"\1" * 99)
+    os.utime(records, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert host_cache._key(images, 8) != before
 
 
 def test_a_whole_file_needs_no_right_to_write(pictures, tmp_path, monkeypatch):
@@ -162,9 +236,16 @@ def test_a_disk_that_fills_up_is_an_error_that_leaves_nothing_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(reader, "resized_images", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(FileError, match=r"cache=disk cannot be kept in .*No space left.*cache_dir"):
         host_cache.create([reader], str(tmp_path / "cache"))
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
+
+
+def test_a_folder_that_cannot_be_written_is_named(pictures, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileError, match=rf"cannot be kept in {tmp_path}/file/cache: .*cache_dir"):
+        cached(pictures, tmp_path / "file" / "cache")
 
 
 def test_files_are_told_apart_by_order_and_pixels_by_shape():
@@ -182,7 +263,7 @@ def test_files_are_told_apart_by_order_and_pixels_by_shape():
 def test_what_does_not_fit_is_an_error_before_anything_is_decoded(
     pictures, tmp_path, monkeypatch, on_disk
 ):
-    forget(pictures.select([0]))
+    replace(pictures.select([0]))
     sizes = np.full((12, 2), 2**19, np.int32)
     reader = stream(pictures)
     monkeypatch.setattr(reader, "resized_sizes", lambda: sizes)

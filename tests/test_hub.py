@@ -124,7 +124,7 @@ def test_without_permission_the_error_says_what_is_missing_and_how_to_get_it(
     error = find("hf-hub:timm/resnet50.tv_in1k", download=False)
     url = f"http://127.0.0.1:{server.server_port}/timm/resnet50.tv_in1k/resolve/main"
     for part in (
-        "FileNotFoundError No weights at model.pretrained='hf-hub:timm/resnet50.tv_in1k'",
+        "MissingFileError No weights at model.pretrained='hf-hub:timm/resnet50.tv_in1k'",
         f"{tmp_path}/hub",
         "--config.dataset.download=true",
         f"{url}/model.safetensors",
@@ -175,6 +175,14 @@ def test_a_download_that_is_not_what_was_published_is_removed(find, server) -> N
     assert Path(find("a/b", download=True)).read_bytes() == whole
 
 
+def test_a_cached_file_that_was_damaged_is_not_loaded(find, server, tmp_path: Path) -> None:
+    server.files = {"a/b/resolve/main/model.safetensors": (b"weights", None)}
+    path = Path(find("a/b", download=True))
+    path.resolve().write_bytes(bytes(7))
+    assert "remove it, and allow the download" in find("a/b", download=False)
+    assert Path(find("a/b", download=True)).read_bytes() == b"weights"
+
+
 def test_the_checksum_of_the_papers_weights_is_known(find, server) -> None:
     path = "timm/resnet50.tv_in1k/resolve/main/model.safetensors"
     server.files = {path: (b"others", None)}
@@ -183,10 +191,10 @@ def test_the_checksum_of_the_papers_weights_is_known(find, server) -> None:
 
 def test_what_is_not_to_be_had_is_one_line(find) -> None:
     assert find("a/b", download=True) == (
-        "FileNotFoundError The hub's a/b has none of model.safetensors, pytorch_model.bin."
+        "MissingFileError The hub's a/b has none of model.safetensors, pytorch_model.bin."
     )
     error = find("a/b", download=True, HF_HUB_OFFLINE="1")
-    assert error.startswith("OSError Cannot download http://127.0.0.1")
+    assert error.startswith("FileError Cannot download http://127.0.0.1")
     assert "\n" not in error
 
 

@@ -17,17 +17,17 @@ _LAYERS = {
     "concepts": "errors plugins ranges streams pairs distance_weighting mining losses masks memory "
     "convolution strategies crops counting clustering shares device_lloyd device_kmeans grouping "
     "division walks sampling selection galleries ranking retrieval",
-    "boundaries": "machine datasets archives downloads quiet_tensorflow headers decoding "
-    "inspection devices processes pipeline device_cache host_cache augment distortions resnet "
-    "models hub torch_pickle weight_files pretrained optimizers writers preemption profiling "
-    "checksums versions workdirs store",
-    "joints": "state steps evaluation inputs experiment resuming agreement checks schedule "
-    "epochs progress checkpoints reporting embedder comparison data_check tables sweeps runner",
+    "boundaries": "machine regular_files datasets archives downloads quiet_tensorflow exif bitmaps "
+    "gifs jpeg_xl headers decoding inspection devices processes pipeline device_cache host_cache "
+    "augment distortions resnet models hub torch_pickle weight_files pretrained optimizers "
+    "writers preemption profiling checksums versions workdirs store",
+    "joints": "state steps evaluation inputs experiment resuming agreement checks schedule epochs "
+    "progress checkpoints reporting embedder comparison data_check tables sweeps runner",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
-    "etils": {"checksums", "store", "workdirs"},
+    "etils": {"checksums", "host_cache", "store", "workdirs"},
     "filelock": {"datasets.sources", "host_cache", "runner"},
     "flax": {"models", "pretrained", "resnet", "state"},
     "huggingface_hub": {"hub"},

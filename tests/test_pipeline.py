@@ -231,6 +231,34 @@ def test_resized_images_come_whole_and_their_sizes_without_them(pictures):
     assert stream(grey, resize=18).resized_sizes().tolist() == [[18, 24]] * 3
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "longest"),
+    [(1, 2000, 1024), (2001, 1, 1008), (3, 701, 1018), (20, 1400, 1120)],
+)
+def test_a_sliver_is_not_enlarged_whole_and_keeps_its_centre(
+    tmp_path, monkeypatch, height, width, longest
+):
+    monkeypatch.setattr(crops, "_MOST_PIXELS", 2**12)
+    pixels = noise(height, width)
+    tf.io.write_file(path := str(tmp_path / "x.png"), tf.io.encode_png(pixels))
+    images = from_classes([path], [0])
+    (batch,) = stream(images, resize=16, size=11).eval_batches(pipeline.rows_to_embed(1, 1))
+    short, long = min(height, width), max(height, width)
+    new = (16, 16 * long // short) if height < width else (16 * long // short, 16)
+    resized = tf.image.resize(pixels, new, antialias=True).numpy().round()
+    top, left = (round((side - 11) / 2) for side in new)
+    expected = resized[top : top + 11, left : left + 11]
+    assert np.abs(batch[0] - expected).max() <= 1  # float32 rounds far from the origin
+    for crop in ("resize_then_random", "resize_then_random_resized"):
+        reader = stream(images, resize=16, size=11, crop=crop)
+        (whole,) = reader.resized_images()
+        assert reader.resized_sizes().tolist() == [list(whole.shape[:2])]
+        assert sorted(whole.shape[:2]) == [16, longest]
+        plan = Plan.of(np.zeros((1, 1, 8), np.int32), np.zeros((1, 1), np.int32))
+        (step,) = reader.train_batches(plan, epoch=0)
+        assert step["image"].shape == (1, 8, 11, 11, 3)
+
+
 def cut(path: str) -> None:
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: len(content) // 2])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
+from dcjax import regular_files
 from dcjax.datasets.files import order_by_content
 from dcjax.datasets.image_set import ImageArray, Splits
 from dcjax.datasets.sources import Found, Published, cut
@@ -67,6 +68,7 @@ def read_class_names(path: Path) -> dict[int, str]:
 
 
 def _mat(path: Path) -> dict[str, np.ndarray]:
+    regular_files.require(path)
     if not path.is_file():
         raise MissingFileError(f"The list {path} is missing; get it from the data set's archives.")
     return loadmat(str(path))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcjax import regular_files
 from dcjax.errors import InputError, MissingFileError
 
 _HINT = "Set --config.dataset.root to the folder of its files."
@@ -58,6 +59,7 @@ def read_table(
       separator: between words; None: white space.
       numbers: columns that must hold whole numbers.
     """
+    regular_files.require(path)
     if not path.is_file():
         raise MissingFileError(f"The list {path} is missing. {_HINT}")
     rows = []
@@ -109,9 +111,11 @@ def order_by_content(images: npt.NDArray[Any], classes: npt.ArrayLike) -> npt.ND
 
 def read_bytes(image: np.str_ | np.void) -> bytes:
     """Returns an encoded image as it is, one of paths or file parts."""
-    if isinstance(image, np.str_):
-        return Path(image).read_bytes()
-    with open(image["file"], "rb") as file:
+    path = image if isinstance(image, np.str_) else image["file"]
+    regular_files.require(path)
+    with open(path, "rb") as file:
+        if isinstance(image, np.str_):
+            return file.read()
         file.seek(image["offset"])
         return file.read(image["length"])
 

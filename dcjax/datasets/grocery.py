@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dcjax import regular_files
 from dcjax.datasets.files import find_root, read_table
 from dcjax.datasets.image_set import Splits, from_classes
 
@@ -42,6 +43,7 @@ def read_lists(folder: Path) -> tuple[list[str], np.ndarray]:
 
 def read_classes(path: Path) -> tuple[dict[int, str], dict[int, str], dict[int, str]]:
     """Returns the name, the coarse class and the iconic picture's path of each fine class id."""
+    regular_files.require(path)
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))[1:]
     names, above = ({int(r[1]): r[column] for r in rows} for column in (0, 2))

@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
+from dcjax import regular_files
 from dcjax.datasets.image_set import ImageSet, Splits, from_classes, require_unseen
 from dcjax.errors import InputError, MissingFileError
 
@@ -56,6 +57,7 @@ def load(root: str, *, manifest: str) -> Splits:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """Returns the columns that count, str[N] each, without an empty value."""
+    regular_files.require(path)
     if not path.is_file():
         raise MissingFileError(f"There is no table {path}; correct dataset.manifest.")
     suffix = path.suffix.lower()

@@ -5,6 +5,7 @@ The super-class of a character is its alphabet.
 
 import numpy as np
 
+from dcjax import regular_files
 from dcjax.datasets.files import find_root
 from dcjax.datasets.image_set import Splits, split_by_class
 
@@ -14,7 +15,9 @@ _SIDE = 105
 
 def load(root: str) -> Splits:
     """Loads 964 characters to train on and 659 of other alphabets, ink white (255) on black."""
-    with np.load(find_root(root, "omniglot", marker=_FILE) / _FILE) as file:
+    path = find_root(root, "omniglot", marker=_FILE) / _FILE
+    regular_files.require(path)
+    with np.load(path) as file:
         bits, classes = file["ink_bits"], file["label"].astype(np.int64)
         names = dict(enumerate(file["class_name"].tolist()))
         is_train = file["class_part"][classes] == 0

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow_datasets as tfds
 
+from dcjax import regular_files
 from dcjax.datasets.image_set import file_parts
 from dcjax.errors import InputError
 from dcjax.quiet_tensorflow import tf
@@ -92,6 +93,7 @@ def read(folder: Path, splits: Sequence[str], features: Sequence[str]) -> Record
 
 def _rows(path: str, features: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Yields path, offset and length of each image of a file, and its features."""
+    regular_files.require(path)
     if not os.path.getsize(path):
         raise InputError(f"{path} is empty; prepare the data set again.")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
