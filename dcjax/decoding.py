@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcjax import headers
+from dcjax import headers, naming
 from dcjax.datasets import ImageSet
 from dcjax.datasets.files import read_bytes
 from dcjax.errors import InputError
@@ -26,7 +26,9 @@ _MIRRORED = np.array([[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 0, 0]], bool)  # of 1
 def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the function from a row int32[] of encoded images to its bytes, string[]."""
     if images.images.dtype.names is None:
-        paths = tf.constant(images.images)
+        # As bytes: TensorFlow encodes text as UTF-8, which not every name is.
+        encoded = [os.fsencode(naming.for_file_system(path)) for path in images.images.tolist()]
+        paths = tf.constant(encoded, tf.string)
         return lambda row: tf.io.read_file(paths[row])
 
     def read(row: int) -> bytes:
@@ -129,7 +131,10 @@ def readable(images: ImageSet, *, skip_unreadable: bool) -> tuple[ImageSet, int]
     if not bad:
         return images, 0
     if not skip_unreadable:
-        shown = [f"{images.name(row)}: {unreadable_reason(images, row)}" for row in bad[:_SHOWN]]
+        shown = [
+            f"{naming.printable(images.name(row))}: {unreadable_reason(images, row)}"
+            for row in bad[:_SHOWN]
+        ]
         raise InputError(
             f"{len(bad)} of {len(images)} images cannot be read; replace or remove them, or set "
             "dataset.skip_unreadable=True; --mode=check_data lists all. The first are\n  "
@@ -183,6 +188,8 @@ def unreadable_reason(images: ImageSet, row: int) -> str | None:
 
 
 def _undecodable(images: ImageSet, rows: npt.NDArray) -> list[int]:
+    if not len(rows):
+        return []
     read = contents(images)
 
     def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -14,7 +14,7 @@ import filelock
 import numpy as np
 import numpy.typing as npt
 
-from dcjax import pipeline, processes
+from dcjax import naming, pipeline, processes
 from dcjax.datasets import ImageSet
 from dcjax.errors import InputError
 from dcjax.quiet_tensorflow import tf
@@ -85,7 +85,7 @@ def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
 
     It is written under another name, so that an interrupted run leaves none that looks whole.
     """
-    caches = pathlib.Path(folder or _default_folder()).expanduser()
+    caches = pathlib.Path(naming.expand(folder or _default_folder()))
     place = caches / _key(stream.images, stream.augmentation.resize)
     if not _is_whole(place, len(stream.images)):
         caches.mkdir(parents=True, exist_ok=True)
@@ -151,9 +151,8 @@ def _total(sizes: npt.NDArray[np.int32]) -> int:
     return int(pipeline.num_bytes(sizes).sum())
 
 
-def _default_folder() -> pathlib.Path:
-    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return caches / "dcjax" / "images"
+def _default_folder() -> str:
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dcjax", "images")
 
 
 def _key(images: ImageSet, resize: int) -> str:

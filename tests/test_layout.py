@@ -14,7 +14,7 @@ _ROOT = Path(__file__).parents[1]
 
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
-    "concepts": "errors plugins ranges pairs distance_weighting mining losses masks memory "
+    "concepts": "errors naming plugins ranges pairs distance_weighting mining losses masks memory "
     "convolution strategies crops counting clustering shares device_lloyd device_kmeans grouping "
     "division walks sampling selection galleries ranking retrieval",
     "boundaries": "machine datasets archives downloads quiet_tensorflow headers decoding "
