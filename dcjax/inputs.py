@@ -52,13 +52,16 @@ def load_test(
       config: the experiment.
       saved: `resuming.fingerprints` of the run, {} if they are not known.
       say: gets a line if unreadable images are left out, and one for each set that has changed.
+
+    Raises:
+      InputError: if they are not there or cannot be read.
     """
     splits, num_skipped = load_splits(config, with_train=False, saved_test=saved.get("query"))
     if num_skipped:
         total = num_skipped + sum(len(x) for x in (splits.query, splits.gallery) if x)
         say(f"left out  {num_skipped} of {total} test images, which cannot be read")
     for difference in resuming.differences(resuming.fingerprints(splits), saved):
-        say(f"data      not those of the training: other {difference}")
+        say(f"data      not as in training: other {difference}")
     return splits
 
 

@@ -24,7 +24,7 @@ def for_file_system(text: str) -> str:
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
-        return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+        return os.fsdecode(in_bytes(text))
     return text
 
 
@@ -42,9 +42,17 @@ def printable(name: str) -> str:
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in name)
 
 
+def in_bytes(name: str) -> bytes:
+    """Returns a name as bytes, by which names have the same order in every locale.
+
+    Of names that are UTF-8 it is that of their characters.
+    """
+    return name.encode("utf-8", "surrogateescape")
+
+
 def checksum(names: Iterable[str]) -> int:
-    """Returns a checksum of names in their order, the same in the locales UTF-8 and POSIX."""
-    return zlib.crc32("\0".join(names).encode("utf-8", "surrogateescape"))
+    """Returns a checksum of names in their order."""
+    return zlib.crc32(in_bytes("\0".join(names)))
 
 
 def simplified(name: str) -> str:

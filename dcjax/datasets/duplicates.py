@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dcjax import naming
+from dcjax.datasets.files import STATE
 from dcjax.datasets.image_set import ImageSet, Splits
 from dcjax.errors import InputError
 
@@ -30,7 +31,7 @@ def repeated_files(splits: Splits) -> list[tuple[Place, Place]]:
     row = np.concatenate([np.arange(len(images)) for images in sets.values()])
     label = np.concatenate([images.labels for images in sets.values()])
     # The sort is stable, so of equal files the one that comes first leads.
-    order = np.lexsort([state[field] for field in state.dtype.names])
+    order = np.lexsort([state[field] for field in STATE])
     state = state[order]
     is_known = state["inode"] != 0  # neither absent nor on a file system without numbers
     is_repeated = np.append(False, (state[1:] == state[:-1]) & is_known[1:])

@@ -15,15 +15,13 @@ from dcjax.errors import InputError, MissingFileError
 
 # What tells a file, or a part of one, from others. Some network file systems give two files the
 # same inode, but hardly with the same size and time.
-_STATE = np.dtype(
-    [
-        ("device", np.uint64),
-        ("inode", np.uint64),
-        ("changed", np.int64),
-        ("offset", np.int64),
-        ("size", np.int64),
-    ]
-)
+STATE = {
+    "device": np.uint64,
+    "inode": np.uint64,
+    "changed": np.int64,
+    "offset": np.int64,
+    "size": np.int64,
+}
 _HINT = "Set --config.dataset.root to the folder of its files."
 
 
@@ -114,7 +112,7 @@ def num_bytes(images: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def states(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Returns what tells the file of each image from others, [N] of device, inode and more.
+    """Returns what tells the file of each image from others, [N] of the fields `STATE`.
 
     Links to one file are that file. Zeros are for a file that is absent.
 
@@ -122,7 +120,7 @@ def states(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
       images: Paths or file parts, [N].
     """
     if images.dtype.names is None:
-        return np.fromiter(map(_state, images.tolist()), _STATE, len(images))
+        return np.fromiter(map(_state, images.tolist()), list(STATE.items()), len(images))
     files, which = np.unique(images["file"], return_inverse=True)
     found = states(files)[which]
     found["offset"], found["size"] = images["offset"], images["length"]
@@ -161,5 +159,5 @@ def _state(path: str) -> tuple[int, ...]:
     try:
         found = os.stat(path)
     except OSError:
-        return (0,) * len(_STATE)
+        return (0,) * len(STATE)
     return found.st_dev, found.st_ino, found.st_mtime_ns, 0, found.st_size

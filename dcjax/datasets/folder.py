@@ -77,7 +77,8 @@ def _list(top: Path, names: list[str] | None = None) -> tuple[list[str], list[st
     paths: list[str] = []
     classes: list[str] = []
     for name in _subfolders(top) if names is None else names:
-        found = sorted(f for f in os.listdir(top / name) if _is_image(f))
+        images = filter(_is_image, os.listdir(top / name))
+        found = sorted(images, key=naming.in_bytes)
         if not found:
             raise InputError(
                 f"Require an image ({', '.join(FORMATS)}) in every class folder, got none in "
@@ -96,4 +97,5 @@ def _subfolders(top: Path) -> list[str]:
     if not top.is_dir():
         return []
     with os.scandir(top) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+    return sorted(names, key=naming.in_bytes)

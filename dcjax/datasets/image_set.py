@@ -80,8 +80,9 @@ class ImageSet:
                 "its images in a table with a column super_class (dataset.name=manifest), or take "
                 "division.grouping=kmeans or random."
             )
-        _, numbers = np.unique(self.super_classes, return_inverse=True)
-        return numbers.astype(np.int64)[self.labels]
+        ordered = sorted(set(self.super_classes), key=naming.in_bytes)
+        numbers = {name: number for number, name in enumerate(ordered)}
+        return np.array([numbers[name] for name in self.super_classes], np.int64)[self.labels]
 
     @property
     def in_memory(self) -> bool:
@@ -172,6 +173,9 @@ def from_classes(
     """
     ids = np.unique(np.asarray(classes if among is None else among))
     labels = np.searchsorted(ids, np.asarray(classes)).astype(np.int32)
+    if ids.dtype.kind == "U":
+        order = sorted(range(len(ids)), key=lambda i: naming.in_bytes(ids[i]))
+        ids, labels = ids[order], np.argsort(order).astype(np.int32)[labels]
     class_names = tuple((names or {}).get(i, str(i)) for i in ids.tolist())
     array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
     if array.dtype.kind == "U" and sys.getfilesystemencoding() != "utf-8":

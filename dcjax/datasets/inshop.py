@@ -4,7 +4,10 @@ The list gives its number of rows, a header, then "path item train|query|gallery
 super-class of an item is the folder of its images, as WOMEN/Dresses.
 """
 
+import dataclasses
+import functools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +26,10 @@ def load(
     root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
 ) -> Splits:
     """Loads In-shop from its folder, or from what `builders.Inshop` has prepared."""
+    read = functools.partial(_from_records, parts=PARTS if with_train else PARTS[1:])
+    data = dataclasses.replace(INSHOP, read_prepared=read)
     return load_published(
-        INSHOP, root, source=source, complete=complete, download=download, with_train=with_train
+        data, root, source=source, complete=complete, download=download, with_train=with_train
     )
 
 
@@ -65,10 +70,10 @@ def _from_list(path: Path) -> Found:
     return _found(images, items, parts, np.array(read_categories(paths)), path)
 
 
-def _from_records(folder: Path) -> Found:
+def _from_records(folder: Path, parts: Sequence[str] = PARTS) -> Found:
     from dcjax.datasets import prepared
 
-    read = {part: prepared.read(folder, [part], ["item", "category"]) for part in PARTS}
+    read = {part: prepared.read(folder, [part], ["item", "category"]) for part in parts}
     items, categories = (
         np.concatenate([features[name] for _, features in read.values()])
         for name in ("item", "category")
@@ -76,7 +81,7 @@ def _from_records(folder: Path) -> Found:
     return _found(
         np.concatenate([images for images, _ in read.values()]),
         items,
-        np.repeat(PARTS, [len(images) for images, _ in read.values()]),
+        np.repeat(parts, [len(images) for images, _ in read.values()]),
         categories,
         folder,
     )
