@@ -44,6 +44,7 @@ def _config(root: Path) -> ConfigDict:
     settings |= {"sampling.batch_size": 8, "sampling.images_per_class": 2, "eval.ks": (1, 2)}
     settings |= {"train.num_epochs": 1, "eval.at_start": False, "eval.nmi": "never"}
     settings |= {"division.max_clusters": 1, "eval.batch_size": 8, "eval.pixels": False}
+    settings |= {"loss.name": "proxy_nca"}
     config.update_from_flattened_dict(settings)
     return config
 
