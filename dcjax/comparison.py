@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import agreement, embedder, experiment, inputs, processes
+from dcjax import agreement, embedder, experiment, processes, resuming
 from dcjax.errors import InputError
 from dcjax.progress import Scores
 from dcjax.reporting import show_scores
@@ -28,15 +27,15 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
             f"{' and '.join(sorted(protocols))}; give --config for all, or evaluate one by one."
         )
     rows: dict[str, Scores] = {}
-    labels = None
+    images = None
     for workdir, run in runs.items():
-        splits, _ = inputs.load_splits(run.config)
+        splits = run.load_test()
         agreement.check_images(splits)
-        if labels is None:
-            labels = splits.query.labels
+        if images is None:
+            images = resuming.fingerprints(splits)
             if run.config.eval.pixels:
                 rows["raw pixels"] = experiment.score_pixels(run.config, splits)
-        elif not np.array_equal(labels, splits.query.labels):
+        elif images != resuming.fingerprints(splits):
             raise InputError(
                 "Only runs on the same test images make one table, but those of "
                 f"{workdir} and {workdirs[0]} differ; evaluate them one by one."

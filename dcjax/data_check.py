@@ -6,14 +6,14 @@ import itertools
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, decoding, devices, headers, inputs, inspection
-from dcjax.datasets import ImageSet, Splits
+from dcjax import checks, decoding, devices, headers, inputs, inspection, naming
+from dcjax.datasets import ImageSet, Splits, duplicates
 from dcjax.inspection import Inspection
 from dcjax.writers import Console
 
@@ -22,14 +22,15 @@ _FILE = "check_data.csv"
 
 
 class Kind(NamedTuple):
-    """A kind of problem: what it is, and what to do about it."""
+    """A kind of problem: what it is, what to do about it, and whether images or classes have it."""
 
     what: str
     remedy: str
+    of_classes: bool = False
 
 
 class Problem(NamedTuple):
-    """A problem of one image; `detail` may be empty."""
+    """A problem of one image, or of a class, with an empty `image`; `detail` may be empty."""
 
     kind: Kind
     split: str
@@ -40,6 +41,15 @@ class Problem(NamedTuple):
 
 _UNREADABLE = Kind(
     "cannot be read", "replace or remove them, or leave them out by dataset.skip_unreadable=True"
+)
+_SAME_FILE = Kind(
+    "the same file is in two splits, in two classes or twice in a test",
+    "take all but one out: a test image finds itself, or was trained on",
+)
+_SIMILAR_CLASS = Kind(
+    "the name is that of another class but for spaces, letter case or Unicode form",
+    "rename one of them, if they are one class",
+    of_classes=True,
 )
 _IN_TWO_SPLITS = Kind(
     "the same picture is in two splits", "take it out of one: it makes the scores too good"
@@ -92,7 +102,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     )
     console.facts(config.dataset.name, {name: _facts(sets[name], found[name]) for name in sets})
     problems = list(_problems(splits, sets, found, config.dataset.crop))
-    fatal = set() if config.dataset.skip_unreadable else {_UNREADABLE}
+    fatal = {_SAME_FILE} if config.dataset.skip_unreadable else {_SAME_FILE, _UNREADABLE}
     for kind, alike in itertools.groupby(problems, key=lambda problem: problem.kind):
         _tell(console, kind, list(alike), _severity(kind, fatal))
     if reason := _refusal(config, sets, found):
@@ -138,7 +148,13 @@ def _problems(
                 yield _problem(kind, name, sets[name], row, detail(name, row))
 
     yield from each(_UNREADABLE, lambda name: found[name].reasons, lambda n, i: found[n].reasons[i])
-    copies = list(_copies(sets, found))
+    repeated = dict(duplicates.repeated_files(splits))
+    for place, first in repeated.items():
+        yield _problem(_SAME_FILE, *_at(sets, place), _like(sets, first))
+    for again, first in duplicates.similar_classes(splits):
+        both = duplicates.describe_similar(splits, again, first)
+        yield Problem(_SIMILAR_CLASS, again.split, duplicates.class_name(splits, again), "", both)
+    copies = list(_copies(sets, found, repeated))
     for kind in (_IN_TWO_SPLITS, _IN_TWO_CLASSES, _TWICE):
         yield from (problem for problem in copies if problem.kind is kind)
     alone = {"train": splits.train, "query": splits.query if splits.gallery is None else None}
@@ -164,25 +180,30 @@ def _problems(
     )
 
 
-def _copies(sets: Mapping[str, ImageSet], found: Mapping[str, Inspection]) -> Iterator[Problem]:
-    """Yields images with the pixels of one that comes before."""
-    places = [(name, row) for name in sets for row in range(len(sets[name]))]
+def _copies(
+    sets: Mapping[str, ImageSet],
+    found: Mapping[str, Inspection],
+    repeated: Collection[duplicates.Place],
+) -> Iterator[Problem]:
+    """Yields images with the pixels of one that comes before, but for repeated files."""
+    places = [duplicates.Place(name, row) for name in sets for row in range(len(sets[name]))]
     prints = np.concatenate([found[name].fingerprints for name in sets])
     is_read = np.concatenate([found[name].is_read for name in sets])
     _, which, counts = np.unique(prints, return_inverse=True, return_counts=True)
     candidates = np.flatnonzero((counts[which] > 1) & is_read)
     candidates = candidates[np.argsort(which[candidates], kind="stable")]
     for _, alike in itertools.groupby(candidates.tolist(), key=lambda place: which[place]):
-        name, row = places[next(alike)]
+        first = places[next(alike)]
+        name, row = first
         label = _label(sets[name], row)
-        like = f"like {_name(sets[name], row)} ({name}, {label})"
         pixels = inspection.pixels(sets[name], row)
-        for other, i in (places[place] for place in alike):
-            if not np.array_equal(pixels, inspection.pixels(sets[other], i)):
+        for again in (places[place] for place in alike):
+            other, i = again
+            if again in repeated or not np.array_equal(pixels, inspection.pixels(sets[other], i)):
                 continue
             same_class = label == _label(sets[other], i)
             kind = _IN_TWO_SPLITS if name != other else _TWICE if same_class else _IN_TWO_CLASSES
-            yield _problem(kind, other, sets[other], i, like)
+            yield _problem(kind, other, sets[other], i, _like(sets, first))
 
 
 def _alone(images: ImageSet | None) -> list[int]:
@@ -202,6 +223,15 @@ def _misnamed(images: ImageSet, found: Inspection) -> list[int]:
 
 def _problem(kind: Kind, split: str, images: ImageSet, row: int, detail: str) -> Problem:
     return Problem(kind, split, _label(images, row), _name(images, row), detail)
+
+
+def _at(sets: Mapping[str, ImageSet], place: duplicates.Place) -> tuple[str, ImageSet, int]:
+    return place.split, sets[place.split], place.number
+
+
+def _like(sets: Mapping[str, ImageSet], place: duplicates.Place) -> str:
+    split, images, row = _at(sets, place)
+    return f"like {_name(images, row)} ({split}, {_label(images, row)})"
 
 
 def _label(images: ImageSet, row: int) -> str:
@@ -232,11 +262,13 @@ def _severity(kind: Kind, fatal: set[Kind]) -> str:
 
 
 def _tell(console: Console, kind: Kind, problems: list[Problem], severity: str) -> None:
-    images = f"{len(problems):,} image{'' if len(problems) == 1 else 's'}"
-    console.line(f"{severity:9} {images}: {kind.what}; {kind.remedy}")
+    one, many = ("class", "classes") if kind.of_classes else ("image", "images")
+    number = f"{len(problems):,} {one if len(problems) == 1 else many}"
+    console.line(f"{severity:9} {number}: {kind.what}; {kind.remedy}")
     for problem in problems[:_SHOWN]:
-        detail = f": {problem.detail}" if problem.detail else ""
-        console.line(f"          {problem.image} ({problem.split}, {problem.label}){detail}")
+        place = f"{problem.image} ({problem.split}, {problem.label})" if problem.image else ""
+        told = ": ".join(text for text in (place, problem.detail) if text)
+        console.line(f"          {naming.printable(told)}")
     if len(problems) > _SHOWN:
         console.line(f"          ... and {len(problems) - _SHOWN:,} more")
 
@@ -244,7 +276,8 @@ def _tell(console: Console, kind: Kind, problems: list[Problem], severity: str) 
 def _write(problems: list[Problem], fatal: set[Kind], workdir: str) -> pathlib.Path:
     path = pathlib.Path(workdir) / _FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # Names that are no text in UTF-8 are written as the bytes that they are.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "split", "class", "severity", "problem", "detail"])
         for problem in problems:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcjax import bitmaps, gifs, headers, regular_files
+from dcjax import bitmaps, gifs, headers, naming, regular_files
 from dcjax.datasets import ImageSet
 from dcjax.datasets.files import read_bytes
 from dcjax.errors import InputError
@@ -41,7 +41,8 @@ def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
     in_python = functools.partial(_python, read, kind=tf.string)
     if images.images.dtype.names is not None:
         return in_python
-    paths = tf.constant(images.images)
+    # As bytes: TensorFlow encodes text as UTF-8, which not every name is.
+    paths = tf.constant([os.fsencode(path) for path in images.images.tolist()], tf.string)
     others = np.fromiter(map(regular_files.other_kind, images.images), bool, len(images))
     if not others.any():
         return lambda row: tf.io.read_file(paths[row])
@@ -213,7 +214,8 @@ def readable(
         return images, 0
     if not skip_unreadable:
         shown = [
-            f"{images.name(row)}: {unreadable_reason(images, row, max_pixels=max_pixels)}"
+            f"{naming.printable(images.name(row))}: "
+            f"{unreadable_reason(images, row, max_pixels=max_pixels)}"
             for row in bad[:_SHOWN]
         ]
         raise InputError(

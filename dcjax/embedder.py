@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from dcjax import checks, devices, evaluation, experiment, inputs, processes, resuming, workdirs
 from dcjax.checkpoints import Checkpoints
-from dcjax.datasets import ImageSet, Splits
+from dcjax.datasets import ImageSet, Splits, duplicates
 from dcjax.errors import InputError
+from dcjax.writers import Console
 
 
 class Embedder:
@@ -24,11 +25,25 @@ class Embedder:
       epoch: epochs that it was trained.
     """
 
-    def __init__(self, config: ConfigDict, variables: dict[str, Any], epoch: int) -> None:
-        """Takes trained variables; `load` makes an embedder of a run."""
+    def __init__(
+        self,
+        config: ConfigDict,
+        variables: dict[str, Any],
+        epoch: int,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Takes trained variables; `load` makes an embedder of a run.
+
+        Args:
+          config: of the run.
+          variables: of the model.
+          epoch: epochs that it was trained.
+          data: `resuming.fingerprints` of the run's images, if they are known.
+        """
         self.config = config
         self.epoch = epoch
         self._variables = variables
+        self._data = data or {}
 
     def __call__(self, images: np.ndarray | Sequence[str]) -> np.ndarray:
         """Embeds images of any size by the test transform of the run.
@@ -68,10 +83,21 @@ class Embedder:
         read = functools.partial(inputs.create_reader, self.config)
         return experiment.create_embed(self.config, model, devices.create_mesh(), read)
 
+    def load_test(self) -> Splits:
+        """Loads the test images of the run; prints how many are left out, and if they changed."""
+        say = Console(quiet=not processes.is_first()).line
+        return inputs.load_test(self.config, self._data, say)
+
     def evaluate(self, splits: Splits | None = None) -> dict[str, float]:
-        """Scores the test classes of the run, or of these splits."""
+        """Scores the test classes of the run, or of these splits, without their training images.
+
+        Raises:
+          InputError: if a test image is there twice, or there is nothing to retrieve.
+        """
         if splits is None:
-            splits, _ = inputs.load_splits(self.config)
+            splits = self.load_test()
+        else:
+            duplicates.check_files(splits.without_train())
         checks.check_query(self.config, splits)
         last_epoch = self.config.train.num_epochs - 1  # whose NMI is wanted, even in training
         return experiment.score(self.config, splits, self.embed, self._variables, last_epoch)
@@ -109,4 +135,5 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
     processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
     model = experiment.create_model(config)
     variables = checkpoints.restore_model(chosen, experiment.variable_shapes(config, model))
-    return Embedder(config, variables, checkpoints.meta(chosen)["progress"]["epoch"])
+    meta = checkpoints.meta(chosen)
+    return Embedder(config, variables, meta["progress"]["epoch"], meta.get("data"))

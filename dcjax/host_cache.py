@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from etils import epath
 
-from dcjax import checksums, pipeline, processes
+from dcjax import checksums, naming, pipeline, processes
 from dcjax.datasets import ImageSet
 from dcjax.errors import DcjaxError, FileError, InputError
 from dcjax.quiet_tensorflow import tf
@@ -90,7 +90,7 @@ def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
     process compares it with its checksums before it is used, once for each set and run: 3 GB a
     second, or what the disk gives, and training would read all of it anyway.
     """
-    caches = pathlib.Path(folder or _default_folder()).expanduser()
+    caches = pathlib.Path(naming.expand(folder or _default_folder()))
     place = caches / _key(stream.images, stream.augmentation.resize)
     with _errors_named(caches):
         if _damage(place, len(stream.images)):
@@ -206,9 +206,8 @@ def _total(sizes: npt.NDArray[np.int32]) -> int:
     return int(pipeline.num_bytes(sizes).sum())
 
 
-def _default_folder() -> pathlib.Path:
-    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return caches / "dcjax" / "images"
+def _default_folder() -> str:
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dcjax", "images")
 
 
 def _key(images: ImageSet, resize: int) -> str:

@@ -1,24 +1,38 @@
 """The images of one experiment and their readers, made from its config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from dcjax import crops, datasets, decoding, device_cache, devices, host_cache, pipeline
+from dcjax import (
+    crops,
+    datasets,
+    decoding,
+    device_cache,
+    devices,
+    host_cache,
+    pipeline,
+    resuming,
+)
 
 ReadImages = Callable[[datasets.ImageSet], pipeline.Reader]
 
 
 def load_index(config: ConfigDict) -> datasets.Splits:
     """Loads the image sets as their lists say, without a look at the images."""
-    options = {name: config.dataset[name] for name in datasets.known_options(config.dataset.name)}
-    return datasets.load(config.dataset.name, root=config.dataset.root, **options)
+    return datasets.load_index(**_data_set(config))
 
 
-def load_splits(config: ConfigDict) -> tuple[datasets.Splits, int]:
-    """Loads the image sets and counts the images left out because they cannot be read."""
-    splits = load_index(config)
+def load_splits(config: ConfigDict, **request: Any) -> tuple[datasets.Splits, int]:
+    """Loads the image sets and counts the images left out because they cannot be read.
+
+    Args:
+      config: the experiment.
+      **request: see `datasets.load_index`.
+    """
+    splits = datasets.load(**_data_set(config), **request)
     sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
     read = {
         name: decoding.readable(
@@ -31,6 +45,34 @@ def load_splits(config: ConfigDict) -> tuple[datasets.Splits, int]:
     }
     kept = datasets.Splits(**{name: images for name, (images, _) in read.items()})
     return kept, sum(count for _, count in read.values())
+
+
+def load_test(
+    config: ConfigDict, saved: Mapping[str, Any], say: Callable[[str], None]
+) -> datasets.Splits:
+    """Loads the image sets that an evaluation reads, and says what is not as in training.
+
+    Args:
+      config: the experiment.
+      saved: `resuming.fingerprints` of the run, {} if they are not known.
+      say: gets a line if unreadable images are left out, and one for each set that has changed.
+
+    Raises:
+      InputError: if they are not there or cannot be read.
+    """
+    splits, num_skipped = load_splits(config, with_train=False, saved_test=saved.get("query"))
+    if num_skipped:
+        total = num_skipped + sum(len(x) for x in (splits.query, splits.gallery) if x)
+        say(f"left out  {num_skipped} of {total} test images, which cannot be read")
+    for difference in resuming.differences(resuming.fingerprints(splits), saved):
+        say(f"data      not as in training: other {difference}")
+    return splits
+
+
+def _data_set(config: ConfigDict) -> dict[str, Any]:
+    dataset = config.dataset
+    options = {name: dataset[name] for name in datasets.known_options(dataset.name)}
+    return {"name": dataset.name, "root": dataset.root, **options}
 
 
 def create_augment(config: ConfigDict) -> crops.Augmentation:

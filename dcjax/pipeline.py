@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dcjax import augment, crops, decoding, devices
+from dcjax import augment, crops, decoding, devices, naming
 from dcjax.datasets import ImageSet
 from dcjax.errors import InputError
 from dcjax.quiet_tensorflow import tf
@@ -184,8 +184,8 @@ class Stream:
             reason = decoding.unreadable_reason(self.images, row, max_pixels=self._max_pixels)
             if reason:
                 return InputError(
-                    f"Cannot read image {self.images.name(row)}: {reason} Replace or remove it, "
-                    "or set dataset.skip_unreadable=True."
+                    f"Cannot read image {naming.printable(self.images.name(row))}: {reason} "
+                    "Replace or remove it, or set dataset.skip_unreadable=True."
                 )
         return InputError(f"Cannot make a batch of images: {decoding.first_line(error)}")
 

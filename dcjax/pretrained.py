@@ -8,7 +8,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from dcjax import hub, regular_files, weight_files
+from dcjax import hub, naming, regular_files, weight_files
 from dcjax.errors import InputError, MissingFileError
 
 Tree = dict[str, Any]
@@ -84,16 +84,17 @@ def load(source: str, params: Tree, batch_stats: Tree, *, download: bool) -> tup
 
 
 def _locate(source: str, *, download: bool) -> str:
-    if not pathlib.Path(source).exists() and hub.is_name(source):
+    path = naming.expand(source)
+    if not pathlib.Path(path).exists() and hub.is_name(source):
         return hub.find(source, download=download)
-    regular_files.require(source)
-    if not pathlib.Path(source).is_file():
+    regular_files.require(path)
+    if not pathlib.Path(path).is_file():
         raise MissingFileError(
             f"No weights at model.pretrained={source!r}; give the path of a file (safetensors, "
             "torch.save or numpy.savez), the name of a repository on the Hugging Face hub as "
             "timm/resnet50.tv_in1k, or '' to start from random weights."
         )
-    return source
+    return path
 
 
 def _torchvision_name(name: str) -> str:

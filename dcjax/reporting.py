@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax import datasets, division, plugins, processes, sampling, schedule, versions, workdirs
-from dcjax.datasets import ImageSet, Splits
+from dcjax.datasets import ImageSet, Splits, duplicates
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
 from dcjax.sampling import Plan
@@ -20,6 +20,7 @@ from dcjax.writers import Console, Scalars
 
 _SHOWN_SIZES = 16  # clusters whose sizes fit a line
 _SHOWN_SHARE = 0.001  # of batches of a single class that are told of
+_SHOWN_CLASSES = 3
 
 
 def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_by: str) -> None:
@@ -75,6 +76,16 @@ class Reporter:
         line(f"data      {config.dataset.name}{part}: {told}")
         if num_skipped:
             line(f"          {num_skipped} unreadable images are left out")
+        similar = duplicates.similar_classes(splits)
+        for again, first in similar[:_SHOWN_CLASSES]:
+            both = duplicates.describe_similar(splits, again, first)
+            line(
+                f"          classes {both} differ in spaces, letter case or Unicode form only: if "
+                "they are one, rename one"
+            )
+        if len(similar) > _SHOWN_CLASSES:
+            more = len(similar) - _SHOWN_CLASSES
+            line(f"          ... and {more} more such classes; --mode=check_data lists all")
         size = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
         model = config.model
         line(

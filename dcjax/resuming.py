@@ -1,13 +1,13 @@
 """Whether a run that continues or evaluates a saved one is the same run."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import datasets, versions
+from dcjax import datasets, naming, versions
 from dcjax.errors import InputError
 
 # What may differ between a saved run and one that continues or evaluates it,
@@ -49,19 +49,28 @@ _FREE_IN_EVALUATION = {"dataset.test_list", "eval.protocol", "eval.gallery_draws
 _SCORED = {"dataset.manifest", "dataset.root", "model.pretrained"}
 
 
+_SETS = {"train": "training", "query": "test", "gallery": "gallery"}
+
+
+def fingerprints(splits: datasets.Splits) -> dict[str, dict[str, int]]:
+    """Returns the fingerprint of each image set that is there, by its name."""
+    sets = {name: getattr(splits, name) for name in _SETS}
+    return {name: fingerprint(images) for name, images in sets.items() if images}
+
+
 def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
-    """Returns what tells a training set from another one, wherever and however it lies.
+    """Returns what tells an image set from another one, wherever and however it lies.
 
     Of encoded images the sizes in bytes count, not the contents.
     """
-    told = images.images if images.in_memory else datasets.num_bytes(images.images)
+    content = images.images if images.in_memory else images.file_states["size"]
     return {
         "images": len(images),
         "classes": images.num_classes,
         "labels": zlib.crc32(np.ascontiguousarray(images.labels).data),
-        "names": zlib.crc32("\0".join(images.class_names).encode()),
-        "super_classes": zlib.crc32("\0".join(images.super_classes or ()).encode()),
-        "content": zlib.crc32(np.ascontiguousarray(told).data),
+        "names": naming.checksum(images.class_names),
+        "super_classes": naming.checksum(images.super_classes or ()),
+        "content": zlib.crc32(np.ascontiguousarray(content).data),
     }
 
 
@@ -82,20 +91,44 @@ def saved_settings(
     return versions.upgrade(meta["config"], meta.get("format", 1), source, known=known)
 
 
-def check_same_data(now: dict[str, int], saved: dict[str, int], workdir: str) -> None:
-    """Checks that a run goes on with the images that it began with.
+def check_same_data(now: Mapping[str, Any], saved: Mapping[str, Any], workdir: str) -> None:
+    """Checks that a run goes on with the images that it began with, to train and to test.
+
+    Args:
+      now: `fingerprints`, or the `fingerprint` of the training images.
+      saved: then; of older runs that of the training images only, and only that is compared.
+      workdir: of the run, for the message.
 
     Raises:
       InputError: if these are others.
     """
-    if now != saved:
-        otherwise = " with other names, labels or super-classes"
+    for difference in differences(now, saved):
         raise InputError(
-            f"{workdir} holds a run on other training images: now {now['images']} images of "
-            f"{now['classes']} classes, then {saved['images']} of {saved['classes']}"
-            f"{otherwise if now['images'] == saved['images'] else ''}; "
-            "take another --workdir, or restore the images."
+            f"{workdir} holds a run on other {difference}; take another --workdir, or restore the "
+            "images."
         )
+
+
+def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
+    """Yields which image sets are others than in a saved run, of those that both know."""
+    now, saved = _by_set(now), _by_set(saved)
+    known = now.keys() & saved.keys()
+    if "query" in known:  # and so also whether there is a gallery
+        known |= {"gallery"} & (now.keys() | saved.keys())
+    nothing = {"images": 0, "classes": 0}
+    for name in sorted(known, key=list(_SETS).index):
+        new, old = now.get(name, nothing), saved.get(name, nothing)
+        if any(new.get(key) != value for key, value in old.items()):
+            same_size = new["images"] == old["images"]
+            yield (
+                f"{_SETS[name]} images: now {new['images']} images of {new['classes']} classes, "
+                f"then {old['images']} of {old['classes']}"
+                f"{' with other names, labels, sizes or super-classes' if same_size else ''}"
+            )
+
+
+def _by_set(data: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+    return {"train": data} if "images" in data else data
 
 
 def check_same(

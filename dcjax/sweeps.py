@@ -98,8 +98,10 @@ class Sweep:
             rows.append(tables.Row(name, results, self.paper[name]))
         text = tables.markdown(self.table.name, self.command, rows, self.scores)
         self.table.parent.mkdir(parents=True, exist_ok=True)
-        pathlib.Path(f"{self.table}.md").write_text(text)
-        pathlib.Path(f"{self.table}.csv").write_text(tables.comma_separated(rows, self.scores))
+        pathlib.Path(f"{self.table}.md").write_text(text, encoding="utf-8")
+        pathlib.Path(f"{self.table}.csv").write_text(
+            tables.comma_separated(rows, self.scores), encoding="utf-8"
+        )
 
 
 def plan(

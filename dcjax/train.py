@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     checks.check_training(config, mesh)
     splits, num_skipped = inputs.load_splits(config)
     checks.check_data(config, splits)
-    data = resuming.fingerprint(splits.train)
+    data = resuming.fingerprints(splits)
     workdirs.check_shared(workdir)
     agreement.check_settings(config)
     agreement.check_images(splits)
@@ -190,7 +190,7 @@ def _begun(
     config: ConfigDict,
     workdir: str,
     checkpoints: Checkpoints,
-    data: dict[str, int],
+    data: dict[str, dict[str, int]],
     like: state.TrainState,
     *,
     create_state: Callable[[experiment.Weights | None], state.TrainState],

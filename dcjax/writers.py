@@ -31,7 +31,7 @@ class Console:
 
     def line(self, text: str) -> None:
         """Prints one line, however long."""
-        self._console.print(text, soft_wrap=True)
+        self._console.print(self._encodable(text), soft_wrap=True)
 
     def table(self, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
         """Prints scores by name, one row for each entry."""
@@ -47,16 +47,21 @@ class Console:
     def facts(self, title: str, rows: Mapping[str, Mapping[str, str]]) -> None:
         """Prints texts by heading, one row for each entry; labels wrap, texts never."""
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        table.add_column(title, overflow="fold")
+        table.add_column(self._encodable(title), overflow="fold")
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
         for name in columns:
             table.add_column(name, justify="right", no_wrap=True)
         for label, row in rows.items():
-            table.add_row(label, *(row.get(name, "") for name in columns))
+            table.add_row(self._encodable(label), *(row.get(name, "") for name in columns))
         options = self._console.options
         needed = rich.measure.Measurement.get(self._console, options.update(width=1000), table)
         width = max(options.max_width, needed.minimum)
         self._console.print(table, width=width, crop=False)
+
+    def _encodable(self, text: str) -> str:
+        """Returns a text with what the terminal has no characters for as escapes."""
+        encoding = self._console.encoding
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
     @contextlib.contextmanager
     def progress(self, label: str, *, total: int, done: int) -> Iterator[Callable[..., None]]:

@@ -41,6 +41,30 @@ def test_every_layout_loads_with_the_pictures_of_each_part(name, layout, tmp_pat
     assert (splits.gallery is None) == (name != "inshop")
 
 
+@pytest.mark.parametrize(("name", "layout"), _LAYOUTS)
+def test_an_evaluation_needs_neither_pictures_nor_lists_to_train_on(name, layout, tmp_path):
+    pictures = benchmark_trees.write(name, layout, tmp_path)
+    options = _PART | ({"test_list": "large"} if name == "vid" else {})
+    whole = datasets.load(name, root=str(tmp_path), **options)
+    trained = {picture.jpeg for picture in pictures if picture.part == "train"}
+    for path in sorted(tmp_path.rglob("*")):
+        if path.name in ("Ebay_train.txt", "train_list.txt") or (
+            path.suffix in (".jpg", ".JPG") and path.read_bytes() in trained
+        ):
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+    found = datasets.load(name, root=str(tmp_path), with_train=False, **options)
+    assert len(found.train) == 0
+    for one, other in ((found.query, whole.query), (found.gallery, whole.gallery)):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert one.images.tolist() == other.images.tolist()
+            assert one.labels.tolist() == other.labels.tolist()
+            assert one.class_names == other.class_names
+            assert one.super_classes == other.super_classes
+
+
 @pytest.mark.parametrize("name", ["cub", "cars", "sop", "inshop"])
 def test_images_come_in_one_order_however_they_are_packed(name, tmp_path):
     loaded = []

@@ -38,7 +38,8 @@ def write_table(folder: Path, rows: dict[str, tuple[bytes | None, str, str]]) ->
         if content is not None:
             (folder / name).write_bytes(content)
     lines = [f"{name},{label},{split}\n" for name, (_, label, split) in rows.items()]
-    (folder / "table.csv").write_text("path,label,split\n" + "".join(lines))
+    content = "path,label,split\n" + "".join(lines)
+    (folder / "table.csv").write_text(content, encoding="utf-8")
     return str(folder / "table.csv")
 
 
@@ -184,6 +185,30 @@ def test_a_query_without_an_answer_is_named(tmp_path):
     assert listed(tmp_path)["lost.png"][2].startswith("a query without an image of its class")
 
 
+def test_files_that_are_there_twice_are_all_listed_and_an_error(tmp_path, capsys):
+    rows = good() | {
+        "again.png": (None, "u0", "test"),
+        "copy.png": (good()["u1_0.png"][0], "u1", "test"),
+    }
+    table = write_table(tmp_path, rows)
+    os.link(tmp_path / "t0_0.png", tmp_path / "again.png")
+    with open(table, "a") as file:
+        file.write("./u2_0.png,u2,test\nt1_0.png,t1,train\n")
+    assert not data_check.check_data(config(table), str(tmp_path / "run"))
+    told = capsys.readouterr().out
+    same = "the same file is in two splits, in two classes or twice in a test"
+    assert f"error     2 images: {same}" in told
+    assert f"{tmp_path}/again.png (query, u0): like {tmp_path}/t0_0.png (train, t0)" in told
+    with (tmp_path / "run" / "check_data.csv").open(newline="") as file:
+        found = {row["image"]: row["problem"] for row in csv.DictReader(file)}
+    assert found == {
+        f"{tmp_path}/again.png": same,
+        f"{tmp_path}/u2_0.png": same,
+        f"{tmp_path}/t1_0.png": "the same picture is there twice",
+        f"{tmp_path}/copy.png": "the same picture is there twice",
+    }
+
+
 def test_many_problems_are_cut_short_but_for_the_file(tmp_path, capsys):
     rows = {f"x{i:02}.png": (png(noise(6, 6, seed=i)), f"t{i % 4}", "train") for i in range(25)}
     table = write_table(tmp_path, good() | rows)
@@ -202,11 +227,13 @@ def test_images_in_memory_are_looked_at_too(tmp_path, capsys):
 
 @pytest.mark.parametrize(("content", "code"), [(None, 1), (png(noise(12, 16, seed=999)), 0)])
 def test_the_exit_code_tells_whether_training_would_fail(tmp_path, content, code):
-    table = write_table(tmp_path, good() | {"x.png": (content, "t0", "train")})
+    table = write_table(tmp_path, good() | {"\u00e9x.png": (content, "t0", "train")})
     flags = ["--config.dataset.name=manifest", f"--config.dataset.manifest={table}"]
     flags += ["--config.sampling.batch_size=8", "--config.sampling.images_per_class=2"]
     flags += ["--config.eval.ks=1,2", f"--workdir={tmp_path}"]
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    # A plain locale, and a terminal that takes nothing else.
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "LC_ALL": "POSIX", "PYTHONUTF8": "0"}
+    env |= {"PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"}
     env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX has set it in this process
     ended = subprocess.run(
         [sys.executable, "launch.py", "--mode=check_data", "--config=configs/digits.py", *flags],
@@ -217,5 +244,5 @@ def test_the_exit_code_tells_whether_training_would_fail(tmp_path, content, code
         env=env,
     )
     assert ended.returncode == code, ended.stderr
-    assert ("x.png" in ended.stdout) == (code == 1)
+    assert (r"\udcc3\udca9x.png" in ended.stdout) == (code == 1)
     assert ended.stderr == ""

@@ -1,6 +1,7 @@
 """Tables of images: CSV, TSV and Parquet say the same, and what is wrong is named."""
 
 import csv
+import os
 from pathlib import Path
 
 import pyarrow
@@ -108,3 +109,113 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label,split\na,b\n")
     with pytest.raises(ValueError, match=r"Cannot read the table .*t.csv.*Expected 3 columns"):
         datasets.load("manifest", root="", manifest=f"{tmp_path}/t.csv")
+
+
+_TABLE = "path,label,split\na.jpg,caf\u00e9,train\nb.jpg,7,test\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (_TABLE.encode("utf-16"), "line 1: this is UTF-16"),
+        (b"\xfe\xff" + _TABLE.encode("utf-16-be"), "line 1: this is UTF-16"),
+        (_TABLE.encode("utf-16-le"), "line 1: a null byte, as in UTF-16"),
+        (_TABLE.encode("utf-32"), "line 1: this is UTF-16"),
+        (_TABLE.encode("latin-1"), r"line 2, image 1: .*, got 'caf\\udce9' as label, .* Latin-1"),
+        (_TABLE.replace("a.jpg", "\u00e4.jpg").encode("latin-1"), r"line 2, .*, got '\\udce4.jpg'"),
+        (_TABLE.encode().replace(b"b.jpg", b"b\0.jpg"), "line 3: a null byte"),
+    ],
+)
+def test_other_encodings_are_named_with_the_line(tmp_path: Path, content: bytes, line: str) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"t.csv, {line}.*; save (it|the table) as UTF-8"):
+        datasets.load("manifest", root="", manifest=str(table))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_file_may_be_named_by_any_bytes(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / os.fsdecode(b"\xe4.jpg")).touch()
+    table = tmp_path / f"t.{suffix}"
+    rows = [(b"\xe4.jpg", b"7\xff", b"train"), ("\u00e9.jpg".encode(), b"8", b"test")]
+    if suffix == "csv":
+        lines = [b",".join(row) for row in rows]
+        table.write_bytes(b"\n".join([b"path,label,split", *lines]))
+    else:
+        columns = (pyarrow.array(column, pyarrow.binary()) for column in zip(*rows, strict=True))
+        pyarrow.parquet.write_table(pyarrow.table(dict(zip(HEAD[:3], columns, strict=True))), table)
+    splits = datasets.load("manifest", root="", manifest=str(table))
+    assert [os.fsencode(x) for x in splits.train.images] == [os.fsencode(tmp_path) + b"/\xe4.jpg"]
+    assert [os.fsencode(x) for x in splits.train.class_names] == [b"7\xff"]
+    assert splits.query.images.tolist() == [f"{tmp_path}/\u00e9.jpg"]
+
+
+def _loaded(tmp_path: Path, text: str) -> datasets.Splits:
+    (tmp_path / "t.csv").write_text(text, newline="")
+    return datasets.load("manifest", root="", manifest=f"{tmp_path}/t.csv")
+
+
+def test_cells_are_taken_as_they_are(tmp_path: Path) -> None:
+    rows = ['a.jpg,01,train,"x\ny"', "", "b.jpg,1,train,", '"c,d.jpg",1 ,train,', "d.jpg,z,test,"]
+    for start, end in (("", "\n"), ("\ufeff", "\r\n"), ("", "\r")):
+        text = start + end.join(["path, label ,split,note", *rows])
+        splits = _loaded(tmp_path, text)
+        assert splits.train.class_names == ("01", "1", "1 ")
+        assert [path.rsplit("/", 1)[1] for path in splits.train.images] == [
+            "a.jpg",
+            "b.jpg",
+            "c,d.jpg",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path;label;split\na;7;train\n", "no label and no split; separate them by ',', not ';'"),
+        ("path\tlabel\tsplit\n", r"separate them by ',', not '\\t'"),
+        ("", "require the columns path, label, split, got none"),
+        ("path,label,split\n", "got no rows"),
+        ("path,label,split, label\n", "require one column label, got 2"),
+        (
+            'path,label,split\n"a\nb",7,train\nc,,train\n',
+            "line 4, image 2: require a label, got ''",
+        ),
+        ('path,label,split\na,7,train\n"b,8,test\nc,8,test\n', "line 3: unexpected end of data"),
+        ("path,label,split\na,7,train\nb,8,test,x\n", "line 3: Expected 3 columns .*, got 4"),
+        ("path,label,split\na,7, train\n", r"line 2, .*require a split \(.*\), got ' train'"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"t.csv.*{message}"):
+        _loaded(tmp_path, text)
+
+
+def test_labels_of_parquet_are_texts_or_whole_numbers(tmp_path: Path) -> None:
+    def load(labels: pyarrow.Array) -> tuple[str, ...]:
+        columns = {"path": ["a", "b", "c"], "label": labels, "split": ["train", "train", "test"]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+        return datasets.load(
+            "manifest", root="", manifest=f"{tmp_path}/t.parquet"
+        ).train.class_names
+
+    assert load(pyarrow.array([7, 10, 8])) == ("10", "7")
+    assert load(pyarrow.array(["7", "07", "8"]).dictionary_encode()) == ("07", "7")
+    assert load(pyarrow.array(["7", "07", "8"], pyarrow.large_string())) == ("07", "7")
+    with pytest.raises(ValueError, match="image 2: require a label, got ''"):
+        load(pyarrow.array(["7", None, "8"]))
+    with pytest.raises(ValueError, match="image 2: require a label, got ''"):
+        load(pyarrow.array([7, None, 8]))
+    with pytest.raises(ValueError, match="text or whole numbers as label, got double"):
+        load(pyarrow.array([7.0, float("nan"), 8.0]))
+
+
+def test_an_evaluation_needs_no_rows_to_train_on(tmp_path: Path) -> None:
+    for rows in (ROWS, ROWS[3:]):
+        table = write(tmp_path / "table.csv", rows)
+        splits = datasets.load("manifest", root="", manifest=table, with_train=False)
+        assert len(splits.train) == 0
+        assert splits.query.class_names == ("8", "9")
+        assert splits.query.super_classes == ("birds", "cats")
+    table = write(tmp_path / "table.csv", ROWS[:3])
+    with pytest.raises(ValueError, match="require the splits"):
+        datasets.load("manifest", root="", manifest=table, with_train=False)

@@ -42,6 +42,17 @@ def test_places_of_images_are_those_of_their_bytes(inshop):
         assert one.name(0).startswith(f"{inshop}/inshop/1.0.0/inshop-")
 
 
+def test_an_evaluation_needs_no_records_to_train_on(inshop):
+    whole = datasets.load("inshop", root=str(inshop), **_PART)
+    for path in (inshop / "inshop" / "1.0.0").glob("*-train.tfrecord*"):
+        path.unlink()
+    found = datasets.load("inshop", root=str(inshop), with_train=False, **_PART)
+    assert (len(found.train), found.query.class_names) == (0, whole.query.class_names)
+    assert found.gallery is not None
+    assert whole.gallery is not None
+    assert found.gallery.images.tolist() == whole.gallery.images.tolist()
+
+
 def test_an_image_is_found_though_another_feature_begins_alike(tmp_path):
     head = b"\xff\xd8" + bytes(80)
     example = prepared.tf.train.Example()

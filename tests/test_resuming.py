@@ -62,6 +62,30 @@ def test_data_may_move_but_not_change() -> None:
             resuming.check_same_data(resuming.fingerprint(other), saved, "runs/a")
 
 
+def test_of_two_sets_of_images_what_both_runs_know_is_compared() -> None:
+    splits = datasets.load("digits", root="")
+    query, half = splits.query, splits.query.select(np.arange(100))
+    now = resuming.fingerprints(splits)
+    assert list(now) == ["train", "query"]
+    resuming.check_same_data(now, now, "runs/a")
+    resuming.check_same_data(now, now["train"], "runs/a")  # as older versions saved it
+    for others, kind in (
+        (datasets.Splits(splits.train, half), "test images: now 100 images of 5 classes, then 896"),
+        (datasets.Splits(splits.train, query, half), "gallery images: now 100 .*, then 0 of 0"),
+        (datasets.Splits(half, query), "training images: now 100"),
+    ):
+        with pytest.raises(ValueError, match=f"runs/a holds a run on other {kind}"):
+            resuming.check_same_data(resuming.fingerprints(others), now, "runs/a")
+    fewer = {"query": {key: now["query"][key] for key in ("images", "content")}}
+    assert not list(resuming.differences(now, fewer))
+    test_only = resuming.fingerprints(splits.without_train())
+    assert list(test_only) == ["query"]
+    assert not list(resuming.differences(test_only, now))
+    with_gallery = resuming.fingerprints(datasets.Splits(splits.train, query, half))
+    (told,) = resuming.differences(test_only, with_gallery)
+    assert told.startswith("gallery images: now 0 images of 0 classes, then 100 of 5")
+
+
 def test_files_are_the_same_wherever_they_lie(tmp_path: Path) -> None:
     def fingerprint(folder: str, contents: dict[str, bytes], name: str = "x") -> dict[str, int]:
         (tmp_path / folder).mkdir()

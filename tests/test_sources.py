@@ -47,6 +47,15 @@ def test_too_few_images_name_the_list_what_is_needed_and_what_was_found(write_tr
         load(write_tree(CUB), complete=True)
 
 
+def test_images_to_train_on_do_not_count_in_an_evaluation(write_tree, monkeypatch):
+    counts = {"train": (5864, 100), "query": (1, 1)}
+    monkeypatch.setattr(cub, "CUB", dataclasses.replace(cub.CUB, counts=counts))
+    root = write_tree(CUB)
+    assert len(load(root, complete=True, with_train=False).query) == 1
+    with pytest.raises(ValueError, match="found 2 of 1"):
+        load(root, complete=True)
+
+
 def test_a_source_is_one_that_is_known():
     with pytest.raises(ValueError, match=r"'web'; known sources are auto, folder, tfds"):
         load("", source="web")

@@ -2,15 +2,17 @@
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from dcjax.datasets.files import num_bytes
-from dcjax.datasets.image_set import ImageSet, Splits
+from dcjax import naming
+from dcjax.datasets import duplicates
+from dcjax.datasets.image_set import ImageSet, Splits, require_images
 from dcjax.datasets.sources import SOURCES
 from dcjax.errors import InputError
 
-__all__ = ["SOURCES", "ImageSet", "Splits", "known_options", "load", "num_bytes"]
+__all__ = ["SOURCES", "ImageSet", "Splits", "known_options", "load", "load_index"]
 
 # Imported when asked for: scikit-learn and scipy.io take seconds that other data sets need not pay.
 _MODULES = {
@@ -27,12 +29,32 @@ _MODULES = {
 }
 
 
+# What `load` passes on to the data sets that have a use for it, besides their options.
+_REQUEST = ("with_train", "saved_test")
+
+
 def load(name: str, *, root: str, **options: Any) -> Splits:
+    """Loads a data set's index as `load_index` does, and checks that no file is there twice."""
+    splits = load_index(name, root=root, **options)
+    duplicates.check_files(splits)
+    return splits
+
+
+def load_index(
+    name: str,
+    *,
+    root: str,
+    with_train: bool = True,
+    saved_test: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Splits:
     """Loads a data set's index (paths or small pixels, labels), without decoding any file.
 
     Args:
       name: One of the known names.
       root: Folder of the extracted data set; "" for those that bring their images along.
+      with_train: False: the training images are not asked for, need not be there, and are none.
+      saved_test: Of a saved run, `resuming.fingerprint` of its test images, to find them by.
       **options: The data set's own, all of them (`known_options`).
     """
     known = known_options(name)
@@ -45,12 +67,20 @@ def load(name: str, *, root: str, **options: Any) -> Splits:
     missing = [option for option in known if option not in options]
     if missing:
         raise InputError(f"Dataset {name!r} lacks the options {', '.join(missing)}.")
-    return _module(name).load(root, **options)
+    load = _module(name).load
+    request = {"with_train": with_train, "saved_test": saved_test}
+    request = {key: x for key, x in request.items() if key in inspect.signature(load).parameters}
+    splits: Splits = load(naming.expand(root), **request, **options)
+    if not with_train:
+        return splits.without_train()
+    require_images("train", splits.train)
+    return splits
 
 
 def known_options(name: str) -> tuple[str, ...]:
     """Returns the names of the options that `load` takes for this data set."""
-    return tuple(p for p in inspect.signature(_module(name).load).parameters if p != "root")
+    parameters = inspect.signature(_module(name).load).parameters
+    return tuple(p for p in parameters if p not in ("root", *_REQUEST))
 
 
 def _module(name: str) -> ModuleType:

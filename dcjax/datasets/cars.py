@@ -49,9 +49,13 @@ _ARCHIVES = (
 _PARTS = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
 
 
-def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
+def load(
+    root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
+) -> Splits:
     """Loads CARS196 from car_ims/ or cars_train/ and cars_test/, or from tensorflow-datasets."""
-    return load_published(CARS, root, source=source, complete=complete, download=download)
+    return load_published(
+        CARS, root, source=source, complete=complete, download=download, with_train=with_train
+    )
 
 
 def read_annotations(path: Path) -> tuple[list[str], np.ndarray]:

@@ -32,9 +32,13 @@ _MASKS = Archive(
 )
 
 
-def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
+def load(
+    root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
+) -> Splits:
     """Loads CUB200-2011 from its folder, a folder of its class folders, or tensorflow-datasets."""
-    return load_published(CUB, root, source=source, complete=complete, download=download)
+    return load_published(
+        CUB, root, source=source, complete=complete, download=download, with_train=with_train
+    )
 
 
 def read_lists(images_txt: Path) -> tuple[list[str], np.ndarray]:

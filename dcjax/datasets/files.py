@@ -1,5 +1,7 @@
 """Finds a data set's folder and reads its lists. Never downloads, never opens an image."""
 
+import codecs
+import io
 import os
 import zlib
 from collections.abc import Sequence
@@ -12,6 +14,15 @@ import numpy.typing as npt
 from dcjax import regular_files
 from dcjax.errors import InputError, MissingFileError
 
+# What tells a file, or a part of one, from others. Some network file systems give two files the
+# same inode, but hardly with the same size and time.
+STATE = {
+    "device": np.uint64,
+    "inode": np.uint64,
+    "changed": np.int64,
+    "offset": np.int64,
+    "size": np.int64,
+}
 _HINT = "Set --config.dataset.root to the folder of its files."
 
 
@@ -21,7 +32,7 @@ def require_folder(root: str, dataset: str, *, holding: str) -> Path:
         raise InputError(
             f"Dataset {dataset!r} needs the folder of its files, got an empty dataset.root. {_HINT}"
         )
-    top = Path(root).expanduser()
+    top = Path(root)
     if not top.is_dir():
         raise MissingFileError(
             f"Dataset {dataset!r}: there is no folder {top}; expected one that holds {holding}. "
@@ -53,41 +64,70 @@ def read_table(
     """Reads a text list, one row of words per line.
 
     Args:
-      path: of the list, in UTF-8.
+      path: of the list, in UTF-8; names of files may hold other bytes.
       columns: words of a row.
       skip: lines before the first row.
       separator: between words; None: white space.
       numbers: columns that must hold whole numbers.
     """
-    regular_files.require(path)
-    if not path.is_file():
+    if not path.exists():
         raise MissingFileError(f"The list {path} is missing. {_HINT}")
     rows = []
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
-        for number, line in enumerate(file, start=1):
-            if number <= skip or not line.strip():
-                continue
-            row = [word.strip() for word in line.split(separator)]
-            if len(row) != columns:
+    for number, line in enumerate(io.StringIO(read_text(path), newline=None), start=1):
+        if number <= skip or not line.strip():
+            continue
+        row = [word.strip() for word in line.split(separator)]
+        if len(row) != columns:
+            raise InputError(
+                f"{path}, line {number}: require {columns} columns, got {len(row)} in "
+                f"{line.strip()!r}; extract the data set again."
+            )
+        for column in numbers:
+            if not row[column].isdecimal():
                 raise InputError(
-                    f"{path}, line {number}: require {columns} columns, got {len(row)} in "
-                    f"{line.strip()!r}; extract the data set again."
+                    f"{path}, line {number}: require a whole number in column {column + 1}, "
+                    f"got {row[column]!r}; extract the data set again."
                 )
-            for column in numbers:
-                if not row[column].isdecimal():
-                    raise InputError(
-                        f"{path}, line {number}: require a whole number in column {column + 1}, "
-                        f"got {row[column]!r}; extract the data set again."
-                    )
-            rows.append(row)
+        rows.append(row)
     return rows
+
+
+def read_text(path: Path) -> str:
+    """Returns a text in UTF-8, with or without a byte order mark; other bytes as surrogate escapes.
+
+    Raises:
+      InputError: naming the line, if it is in UTF-16 or no text.
+      FileError: if it is no regular file.
+    """
+    regular_files.require(path)
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path}, line 1: this is UTF-16; save it as UTF-8.")
+    if (place := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, place) + 1
+        raise InputError(f"{path}, line {line}: a null byte, as in UTF-16; save it as UTF-8.")
+    return content.decode("utf-8-sig", "surrogateescape")
 
 
 def num_bytes(images: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Returns the size of each encoded image, paths or file parts [N], 0 for one that is absent."""
-    if images.dtype.names is not None:
-        return images["length"]
-    return np.fromiter(map(_file_size, images), np.int64, len(images))
+    return images["length"] if images.dtype.names is not None else states(images)["size"]
+
+
+def states(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns what tells the file of each image from others, [N] of the fields `STATE`.
+
+    Links to one file are that file. Zeros are for a file that is absent.
+
+    Args:
+      images: Paths or file parts, [N].
+    """
+    if images.dtype.names is None:
+        return np.fromiter(map(_state, images.tolist()), list(STATE.items()), len(images))
+    files, which = np.unique(images["file"], return_inverse=True)
+    found = states(files)[which]
+    found["offset"], found["size"] = images["offset"], images["length"]
+    return found
 
 
 def order_by_content(images: npt.NDArray[Any], classes: npt.ArrayLike) -> npt.NDArray[np.intp]:
@@ -120,8 +160,9 @@ def read_bytes(image: np.str_ | np.void) -> bytes:
         return file.read(image["length"])
 
 
-def _file_size(path: str) -> int:
+def _state(path: str) -> tuple[int, ...]:
     try:
-        return os.stat(path).st_size
+        found = os.stat(path)
     except OSError:
-        return 0
+        return (0,) * len(STATE)
+    return found.st_dev, found.st_ino, found.st_mtime_ns, 0, found.st_size

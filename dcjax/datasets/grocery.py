@@ -6,12 +6,12 @@ super-class is the coarse class.
 
 import csv
 import functools
+import io
 from pathlib import Path
 
 import numpy as np
 
-from dcjax import regular_files
-from dcjax.datasets.files import find_root, read_table
+from dcjax.datasets.files import find_root, read_table, read_text
 from dcjax.datasets.image_set import Splits, from_classes
 
 _LAST_TRAIN_CLASS = 40
@@ -43,8 +43,6 @@ def read_lists(folder: Path) -> tuple[list[str], np.ndarray]:
 
 def read_classes(path: Path) -> tuple[dict[int, str], dict[int, str], dict[int, str]]:
     """Returns the name, the coarse class and the iconic picture's path of each fine class id."""
-    regular_files.require(path)
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))[1:]
+    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))[1:]
     names, above = ({int(r[1]): r[column] for r in rows} for column in (0, 2))
     return names, above, {int(r[1]): r[4].lstrip("/") for r in rows}

@@ -1,13 +1,17 @@
 """What a data set is: images with integer labels, cut into splits whose classes differ."""
 
 import dataclasses
+import functools
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dcjax import naming
+from dcjax.datasets import files
 from dcjax.errors import InputError
 
 ImageArray = npt.NDArray[Any]  # see `ImageSet.images`
@@ -76,13 +80,19 @@ class ImageSet:
                 "its images in a table with a column super_class (dataset.name=manifest), or take "
                 "division.grouping=kmeans or random."
             )
-        _, numbers = np.unique(self.super_classes, return_inverse=True)
-        return numbers.astype(np.int64)[self.labels]
+        ordered = sorted(set(self.super_classes), key=naming.in_bytes)
+        numbers = {name: number for number, name in enumerate(ordered)}
+        return np.array([numbers[name] for name in self.super_classes], np.int64)[self.labels]
 
     @property
     def in_memory(self) -> bool:
         """Whether the images are pixels rather than encoded."""
         return self.images.dtype == np.uint8
+
+    @functools.cached_property
+    def file_states(self) -> npt.NDArray[Any]:
+        """What tells the files of encoded images from others, [N], as they were at first sight."""
+        return files.states(self.images)
 
     def name(self, row: int) -> str:
         """Returns where an encoded image is: a path, or a file and the place in it."""
@@ -101,7 +111,7 @@ class Splits:
     """A data set as its protocol cuts it: train on some classes, retrieve others.
 
     Attributes:
-      train: Images to train on.
+      train: Images to train on; none where only the others were asked for.
       query: Images that search.
       gallery: Images that are searched, with the labels of `query`; None: `query` itself.
     """
@@ -111,16 +121,30 @@ class Splits:
     gallery: ImageSet | None = None
 
     def __post_init__(self) -> None:
-        """Checks that no split is empty and that query and gallery share their labels."""
-        for name in ("train", "query", "gallery"):
-            images = getattr(self, name)
-            if images is not None and not len(images):
-                raise InputError(
-                    f"Require at least one image in every split, got 0 in {name}; check that "
-                    "dataset.root holds the whole data set."
-                )
+        """Checks that there are test images and that query and gallery share their labels."""
+        for name in ("query", "gallery"):
+            if (images := getattr(self, name)) is not None:
+                require_images(name, images)
         if self.gallery is not None and self.gallery.class_names != self.query.class_names:
             raise InputError("query and gallery must have the same class_names, got different.")
+
+    def without_train(self) -> "Splits":
+        """Returns what an evaluation needs."""
+        return dataclasses.replace(self, train=no_images())
+
+
+def no_images() -> ImageSet:
+    """Returns an empty set."""
+    return ImageSet(np.array([], np.str_), np.array([], np.int32), ())
+
+
+def require_images(split: str, images: ImageSet) -> None:
+    """Raises an error if a split is empty."""
+    if not len(images):
+        raise InputError(
+            f"Require at least one image in every split, got 0 in {split}; check that "
+            "dataset.root holds the whole data set."
+        )
 
 
 def file_parts(files: Sequence[str], offsets: Sequence[int], lengths: Sequence[int]) -> ImageArray:
@@ -149,8 +173,13 @@ def from_classes(
     """
     ids = np.unique(np.asarray(classes if among is None else among))
     labels = np.searchsorted(ids, np.asarray(classes)).astype(np.int32)
+    if ids.dtype.kind == "U":
+        order = sorted(range(len(ids)), key=lambda i: naming.in_bytes(ids[i]))
+        ids, labels = ids[order], np.argsort(order).astype(np.int32)[labels]
     class_names = tuple((names or {}).get(i, str(i)) for i in ids.tolist())
     array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
+    if array.dtype.kind == "U" and sys.getfilesystemencoding() != "utf-8":
+        array = np.array([naming.for_file_system(path) for path in array.tolist()], np.str_)
     above = None if super_classes is None else tuple(super_classes[i] for i in ids.tolist())
     return ImageSet(array, labels, class_names, above)
 

@@ -4,12 +4,15 @@ The list gives its number of rows, a header, then "path item train|query|gallery
 super-class of an item is the folder of its images, as WOMEN/Dresses.
 """
 
+import dataclasses
+import functools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dcjax.datasets.files import read_table
+from dcjax.datasets.files import read_table, read_text
 from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
 from dcjax.datasets.sources import Found, Published
 from dcjax.datasets.sources import load as load_published
@@ -19,15 +22,21 @@ PARTS = ("train", "query", "gallery")
 _LIST = "list_eval_partition.txt"
 
 
-def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
+def load(
+    root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
+) -> Splits:
     """Loads In-shop from its folder, or from what `builders.Inshop` has prepared."""
-    return load_published(INSHOP, root, source=source, complete=complete, download=download)
+    read = functools.partial(_from_records, parts=PARTS if with_train else PARTS[1:])
+    data = dataclasses.replace(INSHOP, read_prepared=read)
+    return load_published(
+        data, root, source=source, complete=complete, download=download, with_train=with_train
+    )
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Returns paths, item ids str[N] and parts str[N] (train, query or gallery)."""
     rows = read_table(path, 3, skip=2)
-    announced = path.read_text(encoding="utf-8").partition("\n")[0].strip()
+    announced = read_text(path).partition("\n")[0].strip()
     if not rows or announced != str(len(rows)):
         raise InputError(
             f"{path}: the first line must be the number of rows, got {announced} and {len(rows)} "
@@ -47,9 +56,12 @@ def read_categories(paths: list[str]) -> list[str]:
 def locate(list_path: Path, paths: list[str]) -> list[str]:
     """Returns where the images of a list are: below Img/ or beside its folder or it."""
     top = list_path.parent.parent if list_path.parent.name == "Eval" else list_path.parent
-    # Looks for the first image's folder, not for "Img": some file systems take "img" for "Img".
-    below = [base for base in (top / "Img", top) if (base / paths[0]).parent.is_dir()]
-    return [str((below or [top])[0] / path) for path in paths]
+    # Looks for a folder of images, not for "Img": some file systems take "img" for "Img". Any will
+    # do, since those to train on need not be there.
+    folders = dict.fromkeys(Path(path).parent for path in paths)
+    below = (base for base in (top / "Img", top) if any((base / x).is_dir() for x in folders))
+    base = next(below, top)
+    return [str(base / path) for path in paths]
 
 
 def _from_list(path: Path) -> Found:
@@ -58,10 +70,10 @@ def _from_list(path: Path) -> Found:
     return _found(images, items, parts, np.array(read_categories(paths)), path)
 
 
-def _from_records(folder: Path) -> Found:
+def _from_records(folder: Path, parts: Sequence[str] = PARTS) -> Found:
     from dcjax.datasets import prepared
 
-    read = {part: prepared.read(folder, [part], ["item", "category"]) for part in PARTS}
+    read = {part: prepared.read(folder, [part], ["item", "category"]) for part in parts}
     items, categories = (
         np.concatenate([features[name] for _, features in read.values()])
         for name in ("item", "category")
@@ -69,7 +81,7 @@ def _from_records(folder: Path) -> Found:
     return _found(
         np.concatenate([images for images, _ in read.values()]),
         items,
-        np.repeat(PARTS, [len(images) for images, _ in read.values()]),
+        np.repeat(parts, [len(images) for images, _ in read.values()]),
         categories,
         folder,
     )

@@ -113,4 +113,4 @@ def _rows(path: str, features: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 def _value(feature: tf.train.Feature) -> str | int:
     if feature.HasField("int64_list"):
         return feature.int64_list.value[0]
-    return feature.bytes_list.value[0].decode()
+    return feature.bytes_list.value[0].decode("utf-8", "surrogateescape")

@@ -4,12 +4,14 @@ tensorflow-datasets keeps no names of files, so within a class images come in th
 bytes.
 """
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dcjax.datasets.files import order_by_content, read_table
-from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
+from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, from_classes, no_images
 from dcjax.datasets.sources import Found, Published
 from dcjax.datasets.sources import load as load_published
 from dcjax.downloads import Archive
@@ -28,9 +30,14 @@ _ZIP = Archive(
 )
 
 
-def load(root: str, *, source: str, complete: bool, download: bool) -> Splits:
+def load(
+    root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
+) -> Splits:
     """Loads Stanford Online Products from its folder, or from tensorflow-datasets."""
-    return load_published(SOP, root, source=source, complete=complete, download=download)
+    data = SOP if with_train else published(("query",))
+    return load_published(
+        data, root, source=source, complete=complete, download=download, with_train=with_train
+    )
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -45,12 +52,12 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     return [row[3] for row in rows], classes, above
 
 
-def _from_lists(train: Path) -> Found:
+def _from_lists(first: Path, splits: Sequence[str]) -> Found:
     """Reads the lists beside the images, or in Info_Files/ with the images in images/."""
-    lists = {split: train.parent / name for split, name in _LISTS.items()}
-    top = train.parent
+    lists = {split: first.parent / _LISTS[split] for split in splits}
+    top = first.parent
     below = top.parent / "images" if top.name == "Info_Files" else top
-    sets = {}
+    sets = {"train": no_images()}
     for split, path in lists.items():
         paths, classes, above = read_list(path)
         images = np.array([str(below / image) for image in paths], np.str_)
@@ -58,11 +65,12 @@ def _from_lists(train: Path) -> Found:
     return Found(Splits(**sets), lists)
 
 
-def _from_records(folder: Path) -> Found:
+def _from_records(folder: Path, splits: Sequence[str]) -> Found:
     from dcjax.datasets import prepared
 
-    sets = {}
-    for split, part in {"train": "train", "query": "test"}.items():
+    sets = {"train": no_images()}
+    for split in splits:
+        part = {"train": "train", "query": "test"}[split]
         images, features = prepared.read(folder, [part], ["class_id", "super_class_id"])
         sets[split] = _image_set(images, features["class_id"] + 1, features["super_class_id"] + 1)
     return Found(Splits(**sets), dict.fromkeys(_LISTS, folder))
@@ -76,17 +84,19 @@ def _image_set(images: ImageArray, classes: np.ndarray, above: np.ndarray) -> Im
     return from_classes(images[order], classes[order], super_classes=names)
 
 
-SOP = Published(
-    "sop",
-    home="https://cvgl.stanford.edu/projects/lifted_struct/",
-    counts={"train": (59551, 11318), "query": (60502, 11316)},
-    archives=(_ZIP,),
-    layouts={
-        "Ebay_train.txt": _from_lists,
-        "Stanford_Online_Products/Ebay_train.txt": _from_lists,
-        "Info_Files/Ebay_train.txt": _from_lists,
-    },
-    builder="stanford_online_products",
-    read_prepared=_from_records,
-    prepare_from=(_ZIP,),
-)
+def published(splits: Sequence[str]) -> Published:
+    """Returns where these splits of Stanford Online Products come from."""
+    read, first = functools.partial(_from_lists, splits=splits), _LISTS[splits[0]]
+    return Published(
+        "sop",
+        home="https://cvgl.stanford.edu/projects/lifted_struct/",
+        counts={"train": (59551, 11318), "query": (60502, 11316)},
+        archives=(_ZIP,),
+        layouts={f"{x}{first}": read for x in ("", "Stanford_Online_Products/", "Info_Files/")},
+        builder="stanford_online_products",
+        read_prepared=functools.partial(_from_records, splits=splits),
+        prepare_from=(_ZIP,),
+    )
+
+
+SOP = published(tuple(_LISTS))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import filelock
 import numpy as np
 
-from dcjax import archives, downloads
+from dcjax import archives, downloads, naming
 from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, split_by_class
 from dcjax.errors import InputError, MissingFileError
 from dcjax.writers import Console
@@ -93,7 +93,15 @@ def cut(
     return Found(splits, {"train": where, "query": where})
 
 
-def load(data: Published, root: str, *, source: str, complete: bool, download: bool) -> Splits:
+def load(
+    data: Published,
+    root: str,
+    *,
+    source: str,
+    complete: bool,
+    download: bool,
+    with_train: bool = True,
+) -> Splits:
     """Loads a published data set from where it is.
 
     Args:
@@ -103,6 +111,7 @@ def load(data: Published, root: str, *, source: str, complete: bool, download: b
       source: "folder", "tfds", or "auto" for whatever is there, a folder first.
       complete: whether the splits must hold what was published.
       download: whether what is missing may be downloaded.
+      with_train: whether training images count in `complete`.
 
     Raises:
       MissingFileError: if it is not there; says where to get it and where to put it.
@@ -120,12 +129,12 @@ def load(data: Published, root: str, *, source: str, complete: bool, download: b
     if found is None:
         raise MissingFileError(_absent(data, root, source, download))
     if complete:
-        _check_counts(data, found)
+        _check_counts(data, found, with_train=with_train)
     return found.splits
 
 
 def _find(data: Published, root: str, source: str) -> Found | None:
-    if source != "tfds" and root and (layout := data.find(Path(root).expanduser())):
+    if source != "tfds" and root and (layout := data.find(Path(root))):
         place, read = layout
         return _read(data.name, read, place)
     if source != "folder" and (folder := _prepared(data, root)):
@@ -158,7 +167,7 @@ def _prepared(data: Published, root: str) -> Path | None:
 
 def _data_dir(root: str) -> Path:
     given = root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(given).expanduser()
+    return Path(naming.expand(given))
 
 
 def _can_get(data: Published, root: str, source: str, download: bool) -> bool:
@@ -197,7 +206,7 @@ def _sought(data: Published, root: str, source: str) -> tuple[tuple[downloads.Ar
     """Returns the archives that a source takes, and the folder that they belong into."""
     if source == "tfds":
         return data.prepare_from or (), _data_dir(root) / "downloads" / "manual"
-    return data.archives, Path(root or "FOLDER").expanduser()
+    return data.archives, Path(root or "FOLDER")
 
 
 def _require_packages(data: Published) -> None:
@@ -212,8 +221,8 @@ def _require_packages(data: Published) -> None:
 def _absent(data: Published, root: str, source: str, download: bool) -> str:
     looked = []
     if source != "tfds":
-        where = Path(root).expanduser() if root else "dataset.root, which is empty"
-        exists = not root or Path(root).expanduser().is_dir()
+        where = root or "dataset.root, which is empty"
+        exists = not root or Path(root).is_dir()
         looked.append(
             f"none of {', '.join(data.layouts)} is in {where}"
             f"{'' if exists else ', which does not exist'}"
@@ -231,8 +240,10 @@ def _absent(data: Published, root: str, source: str, download: bool) -> str:
     return f"Dataset {data.name!r} is not there: {'; '.join(looked)}. {advice}"
 
 
-def _check_counts(data: Published, found: Found) -> None:
+def _check_counts(data: Published, found: Found, *, with_train: bool) -> None:
     for split, expected in data.counts.items():
+        if split == "train" and not with_train:
+            continue
         images: ImageSet = getattr(found.splits, split)
         got = len(images), len(np.unique(images.labels))
         if got != expected:

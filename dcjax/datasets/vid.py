@@ -1,12 +1,13 @@
 """PKU VehicleID (Liu et al. 2016): 13,164 vehicles train; 800, 1,600 or 2,400 others test."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from dcjax.datasets.files import read_table
-from dcjax.datasets.image_set import ImageSet, Splits, from_classes
+from dcjax.datasets.image_set import ImageSet, Splits, from_classes, no_images
 from dcjax.datasets.sources import Found, Published
 from dcjax.datasets.sources import load as load_published
 from dcjax.errors import InputError
@@ -18,7 +19,15 @@ TEST_LISTS = {name: f"test_list_{vehicles}.txt" for name, (_, vehicles) in _TEST
 TRAIN_LIST = "train_list.txt"
 
 
-def load(root: str, *, test_list: str, source: str, complete: bool, download: bool) -> Splits:
+def load(
+    root: str,
+    *,
+    test_list: str,
+    source: str,
+    complete: bool,
+    download: bool,
+    with_train: bool = True,
+) -> Splits:
     """Loads VehicleID from its folder, or from what `builders.VehicleId` has prepared.
 
     Args:
@@ -27,11 +36,14 @@ def load(root: str, *, test_list: str, source: str, complete: bool, download: bo
       source: see `sources.load`.
       complete: whether the published numbers of images are required.
       download: see `sources.load`.
+      with_train: see `datasets.load_index`.
     """
     if test_list not in _TESTS:
         raise InputError(f"Unknown test_list {test_list!r}; known are {', '.join(_TESTS)}.")
-    data = published(test_list)
-    return load_published(data, root, source=source, complete=complete, download=download)
+    data = published(test_list, with_train=with_train)
+    return load_published(
+        data, root, source=source, complete=complete, download=download, with_train=with_train
+    )
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray]:
@@ -45,20 +57,22 @@ def locate(list_path: Path, names: list[str]) -> list[str]:
     return [str(list_path.parent.parent / "image" / f"{name}.jpg") for name in names]
 
 
-def _from_lists(train: Path, test_list: str) -> Found:
-    lists = {"train": train, "query": train.parent / TEST_LISTS[test_list]}
-    sets: dict[str, ImageSet] = {}
-    for split, path in lists.items():
+def _from_lists(first: Path, lists: Mapping[str, str]) -> Found:
+    paths = {split: first.parent / name for split, name in lists.items()}
+    sets: dict[str, ImageSet] = {"train": no_images()}
+    for split, path in paths.items():
         names, vehicles = read_list(path)
         sets[split] = from_classes(locate(path, names), vehicles)
-    return Found(Splits(**sets), lists)
+    return Found(Splits(**sets), paths)
 
 
-def _from_records(folder: Path, test_list: str) -> Found:
+def _from_records(folder: Path, test_list: str, with_train: bool) -> Found:
     from dcjax.datasets import prepared
 
-    images, features = prepared.read(folder, ["train"], ["vehicle"])
-    train = from_classes(images, features["vehicle"])
+    train = no_images()
+    if with_train:
+        images, features = prepared.read(folder, ["train"], ["vehicle"])
+        train = from_classes(images, features["vehicle"])
     images, features = prepared.read(folder, ["test"], ["vehicle", test_list])
     listed = np.flatnonzero(features[test_list] >= 0)
     order = listed[np.argsort(features[test_list][listed])]
@@ -66,16 +80,17 @@ def _from_records(folder: Path, test_list: str) -> Found:
     return Found(Splits(train, query), {"train": folder, "query": folder})
 
 
-def published(test_list: str) -> Published:
+def published(test_list: str, *, with_train: bool = True) -> Published:
     """Returns where VehicleID with this test list comes from."""
-    read = functools.partial(_from_lists, test_list=test_list)
+    lists = ({"train": TRAIN_LIST} if with_train else {}) | {"query": TEST_LISTS[test_list]}
+    read, first = functools.partial(_from_lists, lists=lists), next(iter(lists.values()))
     folders = ("", "VehicleID_V1.0/", "VehicleID/")
     return Published(
         "vid",
         home="https://www.pkuml.org/resources/pku-vehicleid.html",
         counts={"train": _TRAIN, "query": _TESTS[test_list]},
         archives=(),
-        layouts={f"{folder}train_test_split/{TRAIN_LIST}": read for folder in folders},
+        layouts={f"{folder}train_test_split/{first}": read for folder in folders},
         builder="vehicle_id",
-        read_prepared=functools.partial(_from_records, test_list=test_list),
+        read_prepared=functools.partial(_from_records, test_list=test_list, with_train=with_train),
     )
