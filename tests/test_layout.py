@@ -20,14 +20,14 @@ _LAYERS = {
     "boundaries": "machine datasets archives downloads quiet_tensorflow headers decoding "
     "inspection devices processes pipeline device_cache host_cache augment distortions resnet "
     "models hub torch_pickle weight_files pretrained optimizers writers preemption profiling "
-    "checksums workdirs store",
+    "checksums locks workdirs store",
     "joints": "state steps evaluation inputs experiment resuming agreement checks schedule "
     "epochs progress checkpoints reporting embedder comparison data_check tables sweeps runner",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
-    "etils": {"checksums", "store", "workdirs"},
+    "etils": {"checksums", "reporting", "store", "workdirs"},
     "filelock": {"datasets.sources", "host_cache", "runner"},
     "flax": {"models", "pretrained", "resnet", "state"},
     "huggingface_hub": {"hub"},
