@@ -51,7 +51,7 @@ class Checkpoints:
           MissingFileError: if `read_only` and there is no checkpoint.
           InputError: if the scores saved with a checkpoint are damaged.
         """
-        path = workdirs.absolute(workdir) / "checkpoints"
+        path = workdirs.absolute(workdir, saving=not read_only) / "checkpoints"
         if read_only and not path.is_dir():
             raise MissingFileError(
                 f"No checkpoint in {path}; give the --workdir of a run that has saved one."

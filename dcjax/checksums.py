@@ -49,6 +49,8 @@ def damage(folder: epath.Path, items: Container[str], *, part: int, num_parts: i
         intact = saved["checksum"] == _of_table(files)
     except FileNotFoundError:
         return ""
+    except OSError as error:
+        return f"{NAME} cannot be read: {error}"
     except (ValueError, TypeError, KeyError):
         intact = False
     if not intact:
@@ -59,25 +61,14 @@ def damage(folder: epath.Path, items: Container[str], *, part: int, num_parts: i
         return next((f"{name} {text}" for name, text in zip(names, told, strict=True) if text), "")
 
 
-def misses_files(folder: epath.Path) -> bool:
-    """Returns whether files that `write` has seen are gone; False where nothing was written."""
-    try:
-        files = json.loads((folder / NAME).read_bytes())["files"]
-        return not all((folder / name).exists() for name in files)
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return False
-
-
 def _difference(path: epath.Path, saved: list[int]) -> str:
     try:
-        size = path.stat().length
-        if size == saved[0] and _measure(path) == saved:
-            return ""
+        found = _measure(path)
     except OSError as error:
         return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-    if size != saved[0]:
-        return f"has {size} bytes, {saved[0]} were saved"
-    return "has other contents than were saved"
+    if found[0] != saved[0]:
+        return f"has {found[0]} bytes, {saved[0]} were saved"
+    return "" if found == saved else "has other contents than were saved"
 
 
 def _measure(path: epath.Path) -> list[int]:

@@ -8,10 +8,22 @@ from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
-from dcjax import datasets, division, plugins, processes, sampling, schedule, versions, workdirs
+from dcjax import (
+    datasets,
+    division,
+    plugins,
+    processes,
+    resuming,
+    sampling,
+    schedule,
+    versions,
+    workdirs,
+)
 from dcjax.datasets import ImageSet, Splits, duplicates
+from dcjax.errors import InputError
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
 from dcjax.sampling import Plan
@@ -21,6 +33,8 @@ from dcjax.writers import Console, Scalars
 _SHOWN_SIZES = 16  # clusters whose sizes fit a line
 _SHOWN_SHARE = 0.001  # of batches of a single class that are told of
 _SHOWN_CLASSES = 3
+_CONFIG, _SCORES = "config.json", "scores.json"
+_CURVES = ("metrics.jsonl", "tensorboard", "profile")
 
 
 def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_by: str) -> None:
@@ -31,6 +45,39 @@ def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_b
         return {name: scores[name] for name in dict.fromkeys([*leading, *scores])}
 
     console.table(title, {name: ordered(scores) for name, scores in rows.items()})
+
+
+def check_new(config: ConfigDict, workdir: str) -> None:
+    """Checks that a run that starts from the beginning overwrites no file of another one.
+
+    What the same run has left, killed before its first checkpoint, is known by its config.json.
+
+    Raises:
+      InputError: on all processes, naming the files.
+    """
+    error = ""
+    if processes.is_first():
+        folder, curves = workdirs.absolute(workdir), workdirs.on_disk(workdir)
+        paths = [folder / _CONFIG, folder / _SCORES, *(curves / name for name in _CURVES)]
+        names = [path.name for path in paths if path.exists()]
+        if names and (_SCORES in names or not _is_config_of(config, folder / _CONFIG)):
+            error = (
+                f"{workdir} has no checkpoint, but {', '.join(names)} of another run, or of this "
+                "one with other settings, which a new run would overwrite; take another --workdir, "
+                "or move them out of there."
+            )
+    if error := processes.first_of_all(error):
+        raise InputError(error)
+
+
+def _is_config_of(config: ConfigDict, path: epath.Path) -> bool:
+    """Returns whether a file holds the settings of this run."""
+    try:
+        saved = versions.parse(json.loads(path.read_text()), str(path), known=config.to_dict())
+        resuming.check_same(config, saved, str(path.parent))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class Reporter:
@@ -47,6 +94,9 @@ class Reporter:
         self._console = Console(quiet=not self._told)
         self._started = time.monotonic()
         self._spent: dict[str, float] = {}
+        if self._told and progress.epoch < config.train.num_epochs:
+            # Before all other files: by it a run that was killed early is known, see `check_new`.
+            workdirs.write(self._workdir / _CONFIG, versions.dump(config.to_dict()))
         # What grows line by line cannot lie in a bucket.
         self._curves = workdirs.on_disk(workdir)
         self._scalars = Scalars(
@@ -55,8 +105,6 @@ class Reporter:
             size=progress.curves_size,
             lossy=config.checkpoint.on_failure == "go_on",
         )
-        if self._told and progress.epoch < config.train.num_epochs:
-            (self._workdir / "config.json").write_text(versions.dump(config.to_dict()))
 
     @property
     def curves_size(self) -> int:
@@ -248,8 +296,8 @@ class Reporter:
             "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
         }
         if self._told:
-            (self._workdir / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
-        for name in ("checkpoints", "scores.json"):
+            workdirs.write(self._workdir / _SCORES, json.dumps(result, indent=1) + "\n")
+        for name in ("checkpoints", _SCORES):
             self._console.line(f"wrote     {self._workdir / name}")
         for name in ("metrics.jsonl", "tensorboard"):
             self._console.line(f"wrote     {self._curves / name}")

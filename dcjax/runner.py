@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import filelock
 
+from dcjax import locks
 from dcjax.preemption import StopRequest
 from dcjax.sweeps import Run, Sweep
 from dcjax.writers import Console
@@ -86,7 +87,7 @@ class _Runner:
             if self._stopped:
                 break
             with _locked(run.folder) as lock:
-                if lock is None:
+                if lock is None or locks.is_held(run.folder):
                     held.append(run)
                     continue
                 if not run.result():  # another process may have trained it meanwhile

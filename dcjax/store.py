@@ -17,6 +17,7 @@ from dcjax.errors import InputError
 
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
 _REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is complete
+_REMOVED = "removed"  # folder of checkpoints that are no longer kept, until they are deleted
 _SECONDS = 600  # until a save has failed: so long processes wait for one that cannot write
 
 
@@ -35,6 +36,9 @@ class _Manager(ocp.CheckpointManager):
 
 class Store:
     """Checkpoints by step: each is complete and as it was saved, or not there, or refused.
+
+    Nothing is deleted but what its name marks for it: checkpoints that are no longer kept are first
+    moved, in one step, to a folder `removed`; what is damaged stays.
 
     Where several processes train, all of them call every method, at the same steps.
 
@@ -64,28 +68,30 @@ class Store:
         """
         logging.getLogger("absl").addFilter(_is_not_of_orbax)
         self._path = path
+        self._handlers = dict(handlers)
         self._saving: int | None = None
         self._failure = ""
         if read_only:
             _refuse_half_replaced(path)
-            steps = _whole_steps(path)
         else:
-            _finish_replacing(path)
-            _finish_removing(path)
+            if processes.is_first():
+                _finish_replacing(path)
+                _delete_removed(path)
             processes.wait_for_all("nothing is put aside")
-            steps = _steps(path)
+        steps = _steps(path)
         self._check(steps, ["metrics"], steps)  # which the manager reads of all of them
         self.manager = _Manager(
             path,
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=not read_only,
                 create=False,
+                todelete_subdir=_REMOVED,  # a bucket has no moves: Orbax deletes there at once
                 async_options=ocp.options.AsyncOptions(
-                    timeout_secs=_SECONDS, post_finalization_callback=self._write_checksums
+                    timeout_secs=_SECONDS, post_finalization_callback=self._verify
                 ),
                 **options,
             ),
-            item_handlers=dict(handlers),
+            item_handlers=self._handlers,
         )
 
     def save(self, step: int, items: ocp.args.Composite, scores: dict[str, float] | None) -> str:
@@ -98,10 +104,12 @@ class Store:
         Raises:
           RuntimeError: if Orbax declines to save.
         """
-        if step in self.manager.all_steps():
-            self._put_aside(step)
         self._saving, self._failure = step, ""
         try:
+            if step in self.manager.all_steps():
+                self._put_aside(step)
+            elif error := processes.first_of_all(self._occupied(step)):
+                raise FileExistsError(error)
             saved = self.manager.save(step, args=items, metrics=scores)
         except Exception as error:  # whatever Orbax has met
             return self._fail(error)
@@ -117,7 +125,8 @@ class Store:
         except Exception as error:  # whatever Orbax's threads have met
             return self._fail(error)
         if self._saving is not None and processes.is_first():
-            (self._path / f"{self._saving}{_REPLACED}").rmtree(missing_ok=True)
+            _finish_replacing(self._path)
+            _delete_removed(self._path)
         self._saving = None
         return ""
 
@@ -132,26 +141,41 @@ class Store:
         Raises:
           InputError: if they are not as they were saved, or cannot be read.
         """
-        self._check([step], items, self.manager.all_steps())
-        told, found, cause = "", None, None
+        steps = self.manager.all_steps()
+        self._check([step], items, steps)
+        error, found, cause = "", None, None
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # whatever Orbax says of a damaged checkpoint
-            cause = error
-            reason = " ".join(str(error).split())[:200]
-            told = (
-                f"Cannot read checkpoint {self._path / str(step)}; "
-                f"{self._remedy(step, self.manager.all_steps())} Reason: {reason}"
+        except Exception as raised:  # whatever Orbax says of what it cannot read
+            cause = raised
+            reason = " ".join(str(raised).split())[:200]
+            error = (
+                f"Cannot read checkpoint {self._path / str(step)}, though its files are as they "
+                "were saved; keep it, and look for the cause elsewhere, as in another version of "
+                f"dcjax or orbax-checkpoint. Reason: {reason}"
             )
-        if told := processes.first_of_all(told):
-            raise InputError(told) from cause
+        if error := processes.first_of_all(error):
+            raise InputError(error) from cause
         return found
 
-    def _write_checksums(self) -> None:
-        """Adds the checksums to a checkpoint just before it becomes visible; on process 0 only."""
+    def _verify(self) -> None:
+        """Reads back what a checkpoint holds, and adds the checksums, just before it is visible.
+
+        On process 0 only, in Orbax's thread: an error here is one of the save.
+        """
         unfinished = self._path / f"{self._saving}{_UNFINISHED}"
         # In a bucket, which cannot rename, a file that is written last makes it visible.
-        checksums.write(unfinished if unfinished.exists() else self._path / str(self._saving))
+        folder = unfinished if unfinished.exists() else self._path / str(self._saving)
+        for name, handler in self._handlers.items():
+            if isinstance(handler, ocp.StandardCheckpointHandler):
+                handler.metadata(folder / name)
+        checksums.write(folder)
+
+    def _occupied(self, step: int) -> str:
+        """Returns why a step cannot be saved: Orbax would delete what has its name."""
+        if (self._path / str(step)).exists():
+            return "a folder of that name is there, which is none of this run; move it away"
+        return ""
 
     def _put_aside(self, step: int) -> None:
         if processes.is_first():
@@ -174,65 +198,76 @@ class Store:
         if processes.is_first():
             with contextlib.suppress(OSError):
                 (self._path / f"{self._saving}{_UNFINISHED}").rmtree(missing_ok=True)
-        _finish_replacing(self._path)
+            _finish_replacing(self._path)
         self.manager.reload()
         self._saving = None
 
     def _check(self, checked: Iterable[int], items: Iterable[str], steps: Iterable[int]) -> None:
         """Compares files of checkpoints with their checksums, each process its share of them."""
-        told = ""
+        error = ""
         for step in checked:
-            damage = checksums.damage(
-                self._path / str(step),
-                list(items),
-                part=jax.process_index(),
-                num_parts=jax.process_count(),
-            )
-            if damage and not told:
-                told = (
-                    f"Checkpoint {self._path / str(step)} is damaged: {damage}; "
-                    f"{self._remedy(step, steps)}"
-                )
-        if told := processes.first_of_all(told):
-            raise InputError(told)
+            folder = self._path / str(step)
+            damage = self._damage(folder, list(items))
+            if not damage or error:
+                continue
+            error = f"Checkpoint {folder} is damaged: {damage}; {self._remedy(step, steps)}"
+            if not folder.exists():
+                error = f"Checkpoint {folder} has been removed by a run under way; start again."
+        if error := processes.first_of_all(error):
+            raise InputError(error)
+
+    def _damage(self, folder: epath.Path, items: list[str]) -> str:
+        if not (folder / checksums.NAME).exists():  # as in checkpoints of early versions
+            missing = [name for name in self._handlers if not (folder / name).is_dir()]
+            return f"{missing[0]} is missing" if missing else ""
+        part, num_parts = jax.process_index(), jax.process_count()
+        return checksums.damage(folder, items, part=part, num_parts=num_parts)
 
     def _remedy(self, step: int, steps: Iterable[int]) -> str:
         others = [other for other in steps if other != step]
-        goes_on = f"goes on from step {max(others)}" if others else "starts anew"
-        return f"move that folder out of {self._path}, and the same command {goes_on}."
+        if not others:
+            return (
+                "put that file back from a copy; no other checkpoint is there, and a run that "
+                "starts anew needs another --workdir."
+            )
+        return (
+            f"move that folder out of {self._path}, and the same command goes on from step "
+            f"{max(others)}. Keep the folder: with that file from a copy it is whole again."
+        )
 
 
 def _steps(path: epath.Path) -> list[int]:
-    return sorted(int(each.name) for each in path.iterdir() if each.name.isdigit())
+    names = [each.name for each in path.iterdir() if each.is_dir()]
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
 
-def _whole_steps(path: epath.Path) -> list[int]:
-    """Returns the steps but those that a kill has left half removed; the last never is."""
-    steps = _steps(path)
-    whole = [step for step in steps[:-1] if not checksums.misses_files(path / str(step))]
-    return whole + steps[-1:]
+def _replaced(path: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
+    """Returns checkpoints that are being replaced, each with its place."""
+    return [
+        (old, old.with_name(old.name.removesuffix(_REPLACED)))
+        for old in path.iterdir()
+        if old.name.endswith(_REPLACED)
+    ]
 
 
 def _finish_replacing(path: epath.Path) -> None:
     """Removes a checkpoint that was replaced, or puts it back if the new one is not complete."""
-    if processes.is_first():
-        for old in path.glob(f"*{_REPLACED}"):
-            if _is_complete(new := old.with_suffix("")):
-                old.rmtree()
-            else:
-                old.rename(new)
+    for old, new in _replaced(path):
+        if _is_complete(new):
+            (path / _REMOVED).mkdir(exist_ok=True)
+            old.rename(path / _REMOVED / old.name)
+        else:
+            old.rename(new)
 
 
-def _finish_removing(path: epath.Path) -> None:
-    """Removes what a kill has left of checkpoints that were being removed."""
-    if processes.is_first():
-        for step in set(_steps(path)).difference(_whole_steps(path)):
-            (path / str(step)).rmtree()
+def _delete_removed(path: epath.Path) -> None:
+    with contextlib.suppress(OSError):  # as where files are still open on another host: next time
+        (path / _REMOVED).rmtree(missing_ok=True)
 
 
 def _refuse_half_replaced(path: epath.Path) -> None:
-    for old in path.glob(f"*{_REPLACED}"):
-        if not _is_complete(new := old.with_suffix("")):
+    for old, new in _replaced(path):
+        if not _is_complete(new):
             raise InputError(
                 f"Checkpoint {new} is being replaced, or a run was killed while it was; wait until "
                 f"it is there, or go on with the run, or rename {old.name} to {new.name}."

@@ -17,6 +17,7 @@ from dcjax import (
     experiment,
     inputs,
     processes,
+    reporting,
     resuming,
     schedule,
     state,
@@ -26,6 +27,7 @@ from dcjax import (
     workdirs,
 )
 from dcjax.checkpoints import Checkpoints
+from dcjax.datasets import Splits
 from dcjax.division import Division
 from dcjax.errors import DivergedError, InputError
 from dcjax.models import MaskedEmbedder
@@ -49,12 +51,27 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
 
     Raises:
       InputError: before anything compiles, if config, data or workdir do not allow the run.
+      FileError: if another run is under way in `workdir`, or something cannot be written.
       DivergedError: if the loss is not finite.
     """
     mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
     checks.check_training(config, mesh)
     splits, num_skipped = inputs.load_splits(config)
     checks.check_data(config, splits)
+    with workdirs.locked(workdir):
+        return _train(config, workdir, mesh, splits, num_skipped, profiled=profiled)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: str,
+    mesh: jax.sharding.Mesh,
+    splits: Splits,
+    num_skipped: int,
+    *,
+    profiled: bool,
+) -> Scores | None:
+    """Trains in a folder that no other run has."""
     data = resuming.fingerprints(splits)
     workdirs.check_shared(workdir)
     agreement.check_settings(config)
@@ -200,6 +217,7 @@ def _begun(
     # Of a shared folder too, what a host sees may be half a minute old.
     processes.check_same("last checkpoint", checkpoints.latest_step or 0)
     if (latest := checkpoints.latest_step) is None:
+        reporting.check_new(config, workdir)
         weights = experiment.load_pretrained(config, model)
         agreement.check_arrays("published weights", weights)
         shardings = jax.tree.map(lambda x: x.sharding, like)

@@ -20,7 +20,7 @@ _LAYERS = {
     "boundaries": "machine regular_files datasets archives downloads quiet_tensorflow exif bitmaps "
     "gifs jpeg_xl headers decoding inspection devices processes pipeline device_cache host_cache "
     "augment distortions resnet models hub torch_pickle weight_files pretrained optimizers "
-    "writers preemption profiling checksums versions workdirs store",
+    "writers preemption profiling checksums locks versions workdirs store",
     "joints": "state steps evaluation inputs experiment resuming agreement checks schedule epochs "
     "progress checkpoints reporting embedder comparison data_check tables sweeps runner",
     "loop": "train",

@@ -5,6 +5,8 @@ from pathlib import Path
 import many_processes
 import pytest
 
+from dcjax import workdirs
+
 _ROWS = 2048
 
 # Replicated arrays, and one that is spread over all devices by rows, as many proxies are.
@@ -68,6 +70,11 @@ for folders in {folders!r}:
         print("shared")
     except ValueError as error:
         print(error)
+try:
+    with workdirs.locked({held!r}):
+        print("locked")
+except OSError as error:
+    print(error)
 """
 
 _FAILED = """
@@ -125,17 +132,21 @@ def test_others_restore_it_and_all_refuse_it_when_one_sees_damage(workdir: Path)
     assert f"{largest.name} has other contents than were saved" in one
 
 
-def test_a_disk_of_each_host_is_refused_by_all(tmp_path: Path) -> None:
+def test_a_disk_of_each_host_and_a_folder_with_a_run_are_refused_by_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     shared, others, impossible = ["one", "one"], ["one", "other"], ["file", "file"]
     folders = [[str(tmp_path / name) for name in names] for names in (shared, others, impossible)]
-    told = [text.splitlines() for text in many_processes.run(_CHECK.format(folders=folders))]
-    for number, (first, second, third) in enumerate(told):
+    with workdirs.locked(held := str(tmp_path / "held")):
+        program = _CHECK.format(folders=folders, held=held)
+        told = [text.splitlines() for text in many_processes.run(program)]
+    for number, (first, second, third, fourth) in enumerate(told):
         assert first == "shared"
         assert f"save into --workdir={folders[1][number]} together" in second
         assert "not seen by process 1; give a folder on a file system that all" in second
         assert third.startswith(f"Process 0 cannot write to --workdir={folders[2][0]}")
-    assert [path.name for path in tmp_path.rglob("*")] == ["file", "one"]
+        assert fourth.startswith(f"A run is under way in --workdir={held}, held by process ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "held", "one"]
+    assert not list((tmp_path / "one").iterdir())
 
 
 @pytest.mark.long

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 import small_runs
+from etils import epath
+from orbax.checkpoint._src.serialization import ocdbt_utils
 
-from dcjax import checksums
+from dcjax import checksums, store
 from dcjax.checkpoints import Checkpoints
 
 _LARGE = 20_000  # rows of the arrays of a checkpoint that does not fit a full disk
@@ -24,8 +26,8 @@ def _open(workdir: Path, **options: Any) -> Checkpoints:
     return Checkpoints(str(workdir), keep_latest=2, best_by="recall_at_1", **options)
 
 
-def _save(checkpoints: Checkpoints, step: int, *, rows: int = 3) -> str:
-    scores = {"recall_at_1": step / 1000}
+def _save(checkpoints: Checkpoints, step: int, *, rows: int = 3, score: float | None = None) -> str:
+    scores = {"recall_at_1": step / 1000 if score is None else score}
     return checkpoints.save(
         small_runs.state(step, rows=rows), small_runs.division(step), {"at": step}, scores
     )
@@ -112,8 +114,9 @@ def test_with_the_damaged_one_moved_away_the_one_before_is_the_latest(tmp_path: 
     shutil.move(folder, tmp_path / "damaged")
     _check_restores(tmp_path, 100)
     shutil.rmtree(tmp_path / "checkpoints" / "100" / "model")
-    with pytest.raises(ValueError, match=r"100 is damaged: model/.* and the same .* starts anew"):
+    with pytest.raises(ValueError, match=r"100 is damaged: model/.* back from a copy") as refusal:
         _check_restores(tmp_path, 100)
+    assert "another --workdir" in str(refusal.value)  # nothing that would lose the run
 
 
 def test_an_evaluation_looks_at_what_it_reads(tmp_path: Path) -> None:
@@ -180,14 +183,130 @@ def test_a_failed_replacement_leaves_what_was_there(tmp_path: Path) -> None:
     _check_restores(tmp_path, 100)
 
 
-@pytest.mark.parametrize("item", ["metrics", "model"])
-def test_what_a_kill_left_of_a_removal_is_removed(tmp_path: Path, item: str) -> None:
-    _saved(tmp_path, 100, 200).close()
-    shutil.rmtree(tmp_path / "checkpoints" / "100" / item)
-    assert _open(tmp_path, read_only=True).meta(200) == {"at": 200}
+@pytest.fixture(scope="module")
+def best_first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its best checkpoint, 100, and the latest two."""
+    workdir = tmp_path_factory.mktemp("best_first")
+    checkpoints = _open(workdir, keep_best=1)
+    for step, score in ((100, 0.9), (200, 0.2), (300, 0.3)):
+        _save(checkpoints, step, score=score)
+    checkpoints.close()
+    return workdir
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "name"),
+    [
+        (_flip, checksums.NAME),
+        (_truncate, checksums.NAME),
+        (Path.unlink, "model/_METADATA"),
+        (Path.unlink, "metrics/metrics"),
+        (shutil.rmtree, "model"),
+        (shutil.rmtree, "metrics"),
+        (_empty, ""),
+    ],
+)
+def test_a_damaged_best_checkpoint_stays_and_is_refused_by_name(
+    tmp_path: Path, best_first: Path, harm: Callable[[Path], None], name: str
+) -> None:
+    def evaluate_best() -> None:
+        checkpoints = _open(tmp_path, read_only=True)
+        like = jax.eval_shape(lambda: small_runs.state(100).variables)
+        checkpoints.restore_model(checkpoints.step("best_test"), like)
+
+    shutil.copytree(best_first, tmp_path, dirs_exist_ok=True)
+    harm(tmp_path / "checkpoints" / "100" / name)
+    with contextlib.suppress(ValueError):  # whoever goes on reads only the scores saved with it
+        checkpoints = _open(tmp_path, keep_best=1)
+        _save(checkpoints, 400)
+        checkpoints.close()
+    assert "100" in _found(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoints/100 is damaged: .* move that folder out"):
+        evaluate_best()
+
+
+def test_every_bit_of_the_checksums_counts(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "d").write_text("content")
+    checksums.write(epath.Path(tmp_path))
+    table = tmp_path / checksums.NAME
+    content = table.read_bytes()
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        table.write_bytes(damaged)
+        assert checksums.damage(epath.Path(tmp_path), ["model"], part=0, num_parts=1), damaged
+
+
+def test_a_checkpoint_is_moved_away_at_once_before_it_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = _saved(tmp_path, 100, 200)
+    folder = tmp_path / "checkpoints"
+    before = {path.relative_to(folder) for path in (folder / "100").rglob("*")}
+    with monkeypatch.context() as killed:
+        killed.setattr(store, "_delete_removed", lambda path: None)
+        _save(checkpoints, 300)
+        checkpoints.close()
+    assert _found(tmp_path) == ["200", "300", "removed"]
+    removed = folder / "removed"
+    assert {path.relative_to(removed) for path in (removed / "100").rglob("*")} == before
+    shutil.rmtree(removed / "100" / "model")  # as if killed in the middle
+    assert _open(tmp_path, read_only=True).latest_step == 300
+    _check_restores(tmp_path, 300)
+    assert _found(tmp_path) == ["200", "300"]
+
+
+def test_what_has_appeared_since_the_start_is_not_overwritten(tmp_path: Path) -> None:
+    checkpoints = _saved(tmp_path, 100)
+    shutil.copytree(tmp_path / "checkpoints" / "100", tmp_path / "checkpoints" / "200")
+    with pytest.raises(OSError, match="200 could not be saved: a folder of that name is there"):
+        _save(checkpoints, 200)
+    checkpoints.close()
     assert _found(tmp_path) == ["100", "200"]
-    _check_restores(tmp_path, 200)
-    assert _found(tmp_path) == ["200"]
+
+
+def test_what_cannot_be_read_back_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def skip(*arguments: Any, **options: Any) -> None:
+        del arguments, options
+
+    checkpoints = _saved(tmp_path, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", skip)  # which it only logs
+        _save(checkpoints, 200)
+        with pytest.raises(OSError, match=r"200 could not be saved: .*; the last .* step 100"):
+            checkpoints.wait()
+    checkpoints.close()
+    assert _found(tmp_path) == ["100"]
+    _check_restores(tmp_path, 100)
+
+
+@pytest.mark.parametrize("name", ["[x]", "a*b", "a?b", "back\\slash", "logs:", "\udcff"])
+def test_a_path_that_checkpoints_cannot_lie_in_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ValueError, match=r"Checkpoints cannot lie below a path .* symbolic link"):
+        _open(tmp_path / name / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_other_path_does(tmp_path: Path) -> None:
+    workdir = tmp_path / "a]b {c} 'd' \"e\" \n%20 #~é\u0301 日本" / ("x" * 255)
+    _saved(workdir, 100, 200).close()
+    _check_restores(workdir, 200)
+    plain = tmp_path / "plain"
+    plain.symlink_to(tmp_path / "[x]")
+    (tmp_path / "[x]").mkdir()
+    _saved(plain, 100, 200).close()  # and what is saved can be read anywhere
+    like = jax.eval_shape(lambda: small_runs.state(200).variables)
+    _open(tmp_path / "[x]", read_only=True).restore_model(200, like)
 
 
 @pytest.mark.parametrize("is_complete", [True, False])

@@ -232,14 +232,14 @@ def test_a_run_that_was_told_to_stop_ends_the_sweep(
     assert _times_trained(sweep) == [1, 0]
 
 
-@pytest.mark.parametrize("finishes", [False, True])
-def test_a_run_that_another_sweep_trains_is_looked_at_again_at_the_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], finishes: bool
+@pytest.mark.parametrize(("name", "finishes"), [("sweep", False), ("sweep", True), ("run", True)])
+def test_a_run_that_another_sweep_or_command_trains_is_looked_at_again_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, finishes: bool
 ) -> None:
     sweep = _plan(tmp_path, [_BASE, _OURS], seeds="0")
     held, other = sweep.runs
     held.folder.mkdir(parents=True)
-    lock = filelock.FileLock(held.folder / "sweep.lock", thread_local=False)
+    lock = filelock.FileLock(held.folder / f"{name}.lock", thread_local=False)
 
     def trains_meanwhile() -> None:
         while not other.result():

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import digits
-from dcjax import devices, inputs
+from dcjax import devices, epochs, inputs, reporting, workdirs
 from dcjax.checkpoints import Checkpoints
 from dcjax.train import train
 
@@ -154,6 +154,58 @@ def test_refuses_the_workdir_of_another_config(finished: Any) -> None:
     other = _config(division__max_clusters=2, optimizer__learning_rate=0.5, seed=1)
     with pytest.raises(ValueError, match=r"optimizer.learning_rate=0.5 \(saved: 0.001\), seed=1"):
         train(other, str(workdir))
+
+
+def test_a_second_run_in_a_workdir_is_refused_before_it_writes(finished: Any) -> None:
+    config, workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    with (
+        workdirs.locked(str(workdir)),
+        pytest.raises(OSError, match=rf"{workdir}, held by process {os.getpid()} on "),
+    ):
+        train(config, str(workdir))
+    after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    del before[workdir / "run.lock"], after[workdir / "run.lock"]
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": '{"model_type": "resnet"}'},
+        {"config.json": "[1, 2]"},
+        {"config.json": '{"seed": '},
+        {"scores.json": "{}"},
+        {"metrics.jsonl": '{"step": 1}'},
+        {"tensorboard/events": ""},
+        {"config.json": "OURS", "scores.json": "{}"},
+    ],
+)
+def test_a_new_run_overwrites_nothing_of_another(tmp_path: Path, files: dict[str, str]) -> None:
+    config = _config()
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text.replace("OURS", json.dumps(config.to_dict())))
+    before = {name: (tmp_path / name).read_bytes() for name in files}
+    named = re.escape(", ".join(name.partition("/")[0] for name in files))
+    with pytest.raises(ValueError, match=rf"no checkpoint, but {named} of another .*--workdir"):
+        train(config, str(tmp_path))
+    assert before == {name: (tmp_path / name).read_bytes() for name in files}
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(epochs, "prepare", kill)
+    with pytest.raises(KeyboardInterrupt):
+        train(_config(), str(tmp_path))
+    reporting.check_new(_config(train__num_epochs=4), str(tmp_path))
+    names = re.escape("config.json, metrics.jsonl, tensorboard of another run")
+    with pytest.raises(ValueError, match=names):
+        train(_config(seed=1), str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Locks of folders: one run at a time, by whatever path, and a killed one holds nobody up."""
+
+import errno
+import os
+import signal
+import socket
+from pathlib import Path
+
+import many_processes
+import pytest
+
+from dcjax import locks, workdirs
+
+# Holds a lock, forks a child that lives on, as data loaders do, and waits.
+_HOLD = """
+import os, pathlib, sys, time
+from dcjax import locks
+locks.hold(pathlib.Path(sys.argv[1]))
+child = os.fork()
+if child:
+    print(child, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
+    workdir = tmp_path / "runs" / "one"
+    with workdirs.locked(str(workdir)):
+        (tmp_path / "link").symlink_to(workdir)
+        for path in (workdir, tmp_path / "link", tmp_path / "runs" / ".." / "link" / ".." / "one"):
+            with (
+                pytest.raises(OSError, match="A run is under way in --workdir=") as refusal,
+                workdirs.locked(str(path)),
+            ):
+                pass
+            told = str(refusal.value)
+            assert f"{path}, held by process {os.getpid()} on {socket.gethostname()}" in told
+            assert "take another --workdir" in told
+        assert locks.is_held(workdir)
+        with workdirs.locked(str(tmp_path / "runs" / "other")):
+            pass
+    assert not locks.is_held(workdir)
+    with workdirs.locked(str(workdir)):
+        pass
+
+
+def test_the_lock_of_a_killed_run_holds_nobody_up(tmp_path: Path) -> None:
+    process = many_processes.python("-c", _HOLD, str(tmp_path))
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(locks.HeldError, match=f"process {process.pid} on "):
+            locks.hold(tmp_path)
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it is there
+        locks.release(locks.hold(tmp_path))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_folder_in_a_bucket_is_locked_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with workdirs.locked("gs://bucket/one"):
+        assert "gs://bucket/one is locked on this machine alone" in capsys.readouterr().out
+        with pytest.raises(OSError, match="held by process"), workdirs.locked("gs://bucket/one"):
+            pass
+        with workdirs.locked("gs://other/one"):  # whose curves lie elsewhere, too
+            pass
+
+
+def test_a_folder_that_cannot_be_locked_is_said_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # as some network file systems do
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with workdirs.locked(str(tmp_path)):
+        pass
+    assert f"warning   {tmp_path} cannot be locked (No locks available)" in capsys.readouterr().out
