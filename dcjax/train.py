@@ -31,6 +31,7 @@ from dcjax.preemption import StopRequest
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, not_finite
 from dcjax.reporting import Reporter
+from dcjax.writers import Console
 
 
 def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores | None:
@@ -196,7 +197,8 @@ def _begun(
     # Of a shared folder too, what a host sees may be half a minute old.
     processes.check_same("last checkpoint", checkpoints.latest_step or 0)
     if (latest := checkpoints.latest_step) is None:
-        weights = experiment.load_pretrained(config, model)
+        say = Console(quiet=not processes.is_first()).line
+        weights = experiment.load_pretrained(config, model, say)
         agreement.check_arrays("published weights", weights)
         shardings = jax.tree.map(lambda x: x.sharding, like)
         return jax.jit(create_state, out_shardings=shardings)(weights), None, Progress()
