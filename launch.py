@@ -53,6 +53,11 @@ _VIRTUAL_DEVICES = flags.DEFINE_integer(
     "Train on so many pretended CPU devices, to try out what many do.",
     lower_bound=0,
 )
+_TRUST_CUSTOM_CODE = flags.DEFINE_bool(
+    "trust_custom_code",
+    False,
+    "To evaluate without --config: import and run the code outside dcjax that a run names.",
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 
 # What ml_collections puts before the reason.
@@ -120,7 +125,9 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     if _PROFILE.value:
         raise InputError("--profile traces training steps; an evaluation has none.")
     _join()
-    compare(workdirs, config)
+    # A file given as --config is the user's own; the settings may else be those that a run saved.
+    trusted = _TRUST_CUSTOM_CODE.value or flags.FLAGS["config"].present > 0
+    compare(workdirs, config, trust_custom_code=trusted)
 
 
 def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
@@ -202,6 +209,7 @@ def _define_config(argv: Sequence[str]) -> None:
         saved = pathlib.Path((_WORKDIR.value or [""])[0]) / "config.json"
         if _MODE.value == "evaluate" and len(_WORKDIR.value or []) == 1 and saved.is_file():
             settings = ConfigDict(versions.parse(json.loads(saved.read_text()), str(saved)))
+            settings.dataset.download = False  # which the command line allows, not the run
             config_flags.DEFINE_config_dict("config", settings, lock_config=True)
             return
     config_flags.DEFINE_config_file("config", None, "Experiment, a file in configs/.")

@@ -11,15 +11,19 @@ from dcjax.reporting import show_scores
 from dcjax.writers import Console
 
 
-def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
+def compare(workdirs: Sequence[str], config: ConfigDict | None, *, trust_custom_code: bool) -> None:
     """Evaluates the runs of these workdirs, and shows their scores in one table.
 
     Args:
       workdirs: of runs on the same data.
       config: in place of the saved ones, see `embedder.load`.
+      trust_custom_code: whether to import the backbones that the runs or the config name.
     """
     agreement.check_settings(config)
-    runs = {workdir: embedder.load(workdir, config) for workdir in workdirs}
+    runs = {
+        workdir: embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
+        for workdir in workdirs
+    }
     protocols = {run.config.eval.protocol for run in runs.values()}
     if len(protocols) > 1:
         raise InputError(

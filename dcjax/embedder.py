@@ -10,7 +10,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, devices, evaluation, experiment, inputs, processes, resuming, workdirs
+from dcjax import (
+    checks,
+    devices,
+    evaluation,
+    experiment,
+    inputs,
+    plugins,
+    processes,
+    resuming,
+    workdirs,
+)
 from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import ImageSet, Splits, duplicates
 from dcjax.errors import InputError
@@ -103,19 +113,28 @@ class Embedder:
         return experiment.score(self.config, splits, self.embed, self._variables, last_epoch)
 
 
-def load(path: str, config: ConfigDict | None = None) -> Embedder:
-    """Restores the model of a run.
+def load(
+    path: str, config: ConfigDict | None = None, *, trust_custom_code: bool = False
+) -> Embedder:
+    """Restores the model of a run, which may be somebody else's: nothing in it is run.
 
     Args:
       path: the run's workdir, whose config says which checkpoint is meant (`eval.select`), or one
         checkpoint in it, workdir/checkpoints/STEP.
       config: in place of the saved one, from which it may differ only where the trained model
         does not, as in dataset.root, dataset.test_list and eval.
+      trust_custom_code: whether to import and call the backbone that the run names, if it is none
+        of dcjax's own; with a config that names the same this is not needed.
 
     Raises:
       MissingFileError: if there is no checkpoint.
-      InputError: if `config` is that of another model.
+      InputError: if `config` is that of another model, or the run needs code that is not trusted.
     """
+    return restore(path, config, trust_custom_code=trust_custom_code or config is not None)
+
+
+def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) -> Embedder:
+    """Restores the model of a run as `load`, with a config that may be the saved one too."""
     folder = workdirs.absolute(path)
     chosen = None
     if folder.parent.name == "checkpoints" and folder.name.isdigit():
@@ -125,9 +144,12 @@ def load(path: str, config: ConfigDict | None = None) -> Embedder:
     saved = resuming.saved_settings(meta, str(folder), config)
     if config is None:
         config = ConfigDict(saved)
+        config.dataset.download = False  # which its user allows, not the run
     else:
         resuming.check_same(config, saved, str(folder), evaluating=True)
     checks.check_evaluation(config, devices.create_mesh())
+    name = config.model.backbone
+    plugins.check_consent(name, str(folder), trust_custom_code=trust_custom_code)
     if chosen is None:
         best_by = config.eval.best_by
         checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)

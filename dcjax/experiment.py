@@ -97,8 +97,16 @@ def variable_shapes(config: ConfigDict, model: models.MaskedEmbedder) -> dict[st
     return jax.eval_shape(model.init, key, jnp.zeros((1, size, size, 3), jnp.uint8))
 
 
-def load_pretrained(config: ConfigDict, model: models.MaskedEmbedder) -> Weights | None:
-    """Loads published weights of the backbone, None if there are none to start from."""
+def load_pretrained(
+    config: ConfigDict, model: models.MaskedEmbedder, say: Callable[[str], None]
+) -> Weights | None:
+    """Loads published weights of the backbone, None if there are none to start from.
+
+    Args:
+      config: the experiment.
+      model: gives names and shapes.
+      say: gets a line about each choice that is made, see `pretrained.load`.
+    """
     if not config.model.pretrained:
         return None
     shapes = variable_shapes(config, model)
@@ -107,6 +115,7 @@ def load_pretrained(config: ConfigDict, model: models.MaskedEmbedder) -> Weights
         shapes["params"]["backbone"],
         shapes["batch_stats"]["backbone"],
         download=config.dataset.download,
+        say=say,
     )
 
 

@@ -1,7 +1,9 @@
 """Published ImageNet weights, from a file or the Hugging Face hub, into our tree."""
 
+import collections
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -20,20 +22,39 @@ _LEAVES = {
     ("batch_stats", "mean"): "running_mean",
     ("batch_stats", "var"): "running_var",
 }
-# Hugging Face's names, in which stages and convolutions count from 0.
-_STEM = re.compile(r"(resnet\.)?embedder\.embedder\.(convolution|normalization)\.")
+# Each name is the modules around the network, and then torchvision's name or Hugging Face's, in
+# which stages and convolutions count from 0.
+_AROUND = r"(?P<around>(?:[^.]+\.)*?)"
+_TORCHVISION = re.compile(_AROUND + r"(?P<rest>(?:conv1|bn1|layer\d+|fc)\..*)")
+_CLASSIFIER = re.compile(_AROUND + r"classifier\.1\.(?P<rest>.*)")
+_STEM = re.compile(
+    _AROUND + r"(?:resnet\.)?embedder\.embedder\."
+    r"(?P<kind>convolution|normalization)\.(?P<rest>.*)"
+)
 _BLOCK = re.compile(
-    r"(resnet\.)?encoder\.stages\.(\d+)\.layers\.(\d+)\."
-    r"(?:layer\.(\d+)|shortcut)\.(convolution|normalization)\."
+    _AROUND + r"(?:resnet\.)?encoder\.stages\.(?P<stage>\d+)\.layers\.(?P<block>\d+)\."
+    r"(?:layer\.(?P<number>\d+)|shortcut)\.(?P<kind>convolution|normalization)\.(?P<rest>.*)"
+)
+# What DistributedDataParallel, compile, FSDP and checkpointing put before the names of a module.
+_WRAPPERS = re.compile(
+    r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 _COUNTERS = ("num_batches_tracked", "n_averaged")  # of BatchNorm and of averaged weights
 
 
-def load(source: str, params: Tree, batch_stats: Tree, *, download: bool) -> tuple[Tree, Tree]:
+def load(
+    source: str,
+    params: Tree,
+    batch_stats: Tree,
+    *,
+    download: bool,
+    say: weight_files.Say | None = None,
+) -> tuple[Tree, Tree]:
     """Fills a backbone with published weights.
 
-    Names are torchvision's, which are timm's too, or Hugging Face's, with or without the
-    "module." of a parallel training. Those of stages that the backbone does not have, of the
+    Names are torchvision's, which are timm's too, or Hugging Face's, alone or all behind one
+    prefix, as "backbone." or "module.model.": the one behind which most of the backbone's names
+    are. What lies elsewhere is left out. Those of stages that the backbone does not have, of the
     classifier and of counters are passed over.
 
     Args:
@@ -42,25 +63,40 @@ def load(source: str, params: Tree, batch_stats: Tree, *, download: bool) -> tup
       params: the backbone's parameters; gives names and shapes.
       batch_stats: the backbone's running statistics.
       download: whether a repository that is not in the hub's cache may be downloaded.
+      say: gets a line about each choice: which of several state dicts, and which prefix.
 
     Raises:
       MissingFileError: if there are no such weights.
       InputError: if the file is damaged, lacks a leaf, has a name that nothing takes, two for
-        one leaf, or a tensor of another shape or type; all of them are listed.
+        one leaf, a tensor of another shape or type, or values that are not finite; or if several
+        networks are in it.
     """
     path = _locate(source, download=download)
-    tensors = weight_files.read(path)
+    tensors = weight_files.read(path, say)
     tree = flax.traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
     names = {leaf: _leaf_name(leaf) for leaf in tree}
     found: dict[str, list[str]] = {name: [] for name in names.values()}
     stages = {name.split(".")[0] for name in found}
-    left_over = []
-    for name in tensors:
-        new = _torchvision_name(name)
-        if new in found:
+    split = {name: _split(name) for name in tensors}
+    prefix = _prefix(path, [around for around, new in split.values() if new in found])
+    left_over, elsewhere = [], []
+    for name, (around, new) in split.items():
+        if not f"{around}{new}".startswith(prefix):
+            elsewhere.append(name)
+        elif around == prefix and new in found:
             found[new].append(name)
-        elif not _passed_over(new, stages):
+        elif around != prefix or not _passed_over(new, stages):
             left_over.append(name)
+    taken_off = {_taken_off(name, prefix) for given in found.values() for name in given}
+    if any(taken_off) and say:
+        before = " or ".join(map(repr, sorted(taken_off)))
+        rest = f"; left out: {weight_files.listed(elsewhere)}" if elsewhere else ""
+        say(f"weights   by their names without {before}{rest}")
+    filled = {
+        leaf: _as_leaf(tensors[found[name][0]], tree[leaf])
+        for leaf, name in names.items()
+        if found[name] and jnp.issubdtype(tensors[found[name][0]].dtype, jnp.floating)
+    }
     problems = {
         "Missing": [name for name, given in found.items() if not given],
         "Nothing takes": left_over,
@@ -71,15 +107,21 @@ def load(source: str, params: Tree, batch_stats: Tree, *, download: bool) -> tup
             for name, x in ((name, tensors[name]) for name in found[new])
             if x.shape != _file_shape(tree[leaf]) or not jnp.issubdtype(x.dtype, jnp.floating)
         ],
+        "Not finite": [
+            f"{names[leaf]} ({np.sum(~np.isfinite(x))} of {x.size} values)"
+            for leaf, x in filled.items()
+            if not np.all(np.isfinite(x))
+        ],
+        "Below 0": [  # whose root is not a number
+            names[leaf] for leaf, x in filled.items() if leaf[-1] == "var" and np.any(x < 0)
+        ],
     }
     if any(problems.values()):
-        told = [f"{what}: {', '.join(sorted(x))}." for what, x in problems.items() if x]
-        raise InputError(f"The weights in {path} do not fit the backbone. {' '.join(told)}")
-    filled = {
-        leaf: jnp.asarray(_in_our_order(tensors[found[name][0]]), tree[leaf].dtype)
-        for leaf, name in names.items()
-    }
-    filled_tree = flax.traverse_util.unflatten_dict(filled)
+        told = [f"{what}: {weight_files.listed(sorted(x))}." for what, x in problems.items() if x]
+        behind = f" behind {prefix!r}" if prefix else ""
+        raise InputError(f"The weights{behind} in {path} do not fit the backbone. {' '.join(told)}")
+    arrays = {leaf: jnp.asarray(x) for leaf, x in filled.items()}
+    filled_tree = flax.traverse_util.unflatten_dict(arrays)
     return filled_tree["params"], filled_tree.get("batch_stats", {})
 
 
@@ -97,20 +139,50 @@ def _locate(source: str, *, download: bool) -> str:
     return path
 
 
-def _torchvision_name(name: str) -> str:
-    """Returns the name that torchvision gives a tensor, by whichever of the names it is called."""
-    name = re.sub(r"^(module\.)+", "", name)
-    if match := _STEM.match(name):
-        layer = {"convolution": "conv1", "normalization": "bn1"}[match[2]]
-    elif match := _BLOCK.match(name):
-        stage, block, number, kind = match.groups()[1:]
-        part = {"convolution": "conv", "normalization": "bn"}[kind] + str(int(number or 0) + 1)
+def _prefix(path: str, around: Sequence[str]) -> str:
+    """Returns which prefix most names have, of those that the backbone has."""
+    (first, most), (second, others), *_ = [
+        *collections.Counter(around).most_common(2),
+        ("", 0),
+        ("", 0),
+    ]
+    if most and most == others:
+        raise InputError(
+            f"{path} holds more than one network of the backbone's names, behind {first!r} and "
+            f"{second!r}; save the wanted one alone, as torch.save(model.backbone.state_dict(), "
+            "PATH)."
+        )
+    return first
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Returns the modules around the network, and the name that torchvision gives a tensor in it.
+
+    Of a name that is none of a ResNet's: "" and the name.
+    """
+    name = _WRAPPERS.sub("", name)
+    if match := _STEM.fullmatch(name):
+        layer = {"convolution": "conv1", "normalization": "bn1"}[match["kind"]]
+    elif match := _BLOCK.fullmatch(name):
+        number = match["number"]
+        part = {"convolution": "conv", "normalization": "bn"}[match["kind"]]
+        part += str(int(number or 0) + 1)
         if number is None:
             part = {"conv1": "downsample.0", "bn1": "downsample.1"}[part]
-        layer = f"layer{int(stage) + 1}.{block}.{part}"
+        layer = f"layer{int(match['stage']) + 1}.{match['block']}.{part}"
+    elif match := _CLASSIFIER.fullmatch(name):
+        layer = "fc"
+    elif match := _TORCHVISION.fullmatch(name):
+        return match["around"], match["rest"]
     else:
-        return re.sub(r"^classifier\.1\.", "fc.", name)
-    return f"{layer}.{name[match.end() :]}"
+        return "", name
+    return match["around"], f"{layer}.{match['rest']}"
+
+
+def _taken_off(name: str, prefix: str) -> str:
+    """Returns the start of a name that is left out: a prefix, and what wrappers have put there."""
+    kept = _WRAPPERS.sub("", name)[len(prefix) :]
+    return name.removesuffix(kept) if name.endswith(kept) else prefix
 
 
 def _leaf_name(leaf: tuple[str, ...]) -> str:
@@ -124,8 +196,11 @@ def _file_shape(leaf: Any) -> tuple[int, ...]:
     return tuple(leaf.shape[axis] for axis in (3, 2, 0, 1)) if leaf.ndim == 4 else leaf.shape
 
 
-def _in_our_order(value: np.ndarray) -> np.ndarray:
-    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+def _as_leaf(value: np.ndarray, leaf: Any) -> np.ndarray:
+    """Returns a tensor in our order of axes and type."""
+    ordered = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+    with np.errstate(over="ignore"):  # becomes infinite, which is looked at
+        return ordered.astype(leaf.dtype)
 
 
 def _passed_over(name: str, stages: set[str]) -> bool:

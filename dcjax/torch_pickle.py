@@ -1,8 +1,9 @@
 """The pickles in PyTorch's files, carried out as far as tensors need, on plain values.
 
 A pickle is a program that may name any function of Python and call it. Here nothing is called or
-imported: names stay names, the few that make up a dict of tensors are known, and any other name
-or instruction is an error.
+imported: names stay names, and the few that make up a dict of tensors are known. What others would
+make, as the options and the optimiser that training scripts save beside the weights, becomes an
+`Unknown`, whose content is passed over.
 """
 
 import dataclasses
@@ -26,6 +27,8 @@ _DTYPES = {
     "CharStorage": np.dtype(np.int8),
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
+    "ComplexFloatStorage": np.dtype(np.complex64),
+    "ComplexDoubleStorage": np.dtype(np.complex128),
 }
 _STORAGES = {f"{module}.{name}" for module in ("torch", "torch.cuda") for name in _DTYPES}
 _TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
@@ -38,12 +41,15 @@ _KNOWN = {"collections.OrderedDict", "torch.Size"} | _STORAGES | _TENSORS | _PAR
 
 _IGNORED = {"PROTO", "FRAME"}
 # Instructions whose argument is the value.
-_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"} | {
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"} | {
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     *("BINSTRING", "SHORT_BINSTRING"),  # as Python 2 wrote them
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Instructions that make an object of a class and arguments: values that they take.
+_NEW_OBJECTS = {"NEWOBJ": 2, "NEWOBJ_EX": 3}
 
 # Bounds time and memory; a ResNet-101 beside all that AMSGrad remembers takes 61 thousand.
 _MAX_INSTRUCTIONS = 1_000_000
@@ -69,9 +75,20 @@ class Tensor:
     strides: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unknown:
+    """What a function or class that is not known would have made, or that function itself.
+
+    Attributes:
+      name: of the function or class.
+    """
+
+    name: str
+
+
 @dataclasses.dataclass(frozen=True)
 class _Name:
-    """The name of a function or class."""
+    """The name of a function or class that is known."""
 
     name: str
 
@@ -94,7 +111,7 @@ class Machine:
         """Returns the value of the pickle at the stream's place, leaving the stream behind it.
 
         Raises:
-          InputError: if it does anything but build tensors, containers, numbers and strings.
+          InputError: if it has an instruction that no file of PyTorch needs, or misuses a known name.
           IndexError, KeyError, TypeError: if it is damaged.
         """
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
@@ -125,26 +142,40 @@ class Machine:
             stack.append([])
         elif instruction == "EMPTY_DICT":
             stack.append({})
-        elif instruction in ("APPEND", "APPENDS"):
-            items = self._pop_to_mark() if instruction == "APPENDS" else self._pop(1)
-            _require(stack[-1], list).extend(items)
+        elif instruction in ("EMPTY_SET", "FROZENSET"):
+            if instruction == "FROZENSET":
+                self._pop_to_mark()
+            stack.append(Unknown("set"))
+        elif instruction in ("APPEND", "APPENDS", "ADDITEMS"):
+            items = self._pop(1) if instruction == "APPEND" else self._pop_to_mark()
+            if not isinstance(stack[-1], Unknown):
+                _require(stack[-1], list).extend(items)
         elif instruction in ("SETITEM", "SETITEMS"):
             items = self._pop_to_mark() if instruction == "SETITEMS" else self._pop(2)
             keys, values = items[::2], items[1::2]
-            _require(stack[-1], dict).update(_pairs(zip(keys, values, strict=True)))
+            if not isinstance(stack[-1], Unknown):
+                _require(stack[-1], dict).update(_pairs(zip(keys, values, strict=True)))
         elif instruction in ("GLOBAL", "STACK_GLOBAL"):
             name = argument.replace(" ", ".") if argument else ".".join(self._pop(2))
-            if name not in _KNOWN:
-                raise InputError(
-                    f"it names {name[:80]!r}, which no dict of tensors needs and which is not "
-                    "run; save the weights alone, as torch.save(model.state_dict(), PATH)"
-                )
-            stack.append(_Name(name))
+            stack.append(_Name(name) if name in _KNOWN else Unknown(name))
         elif instruction == "REDUCE":
-            name, arguments = self._pop(2)
-            stack.append(_build(_require(name, _Name).name, _require(arguments, tuple)))
+            stack.append(_call(*self._pop(2)))
+        elif instruction in _NEW_OBJECTS or instruction == "OBJ":
+            count = _NEW_OBJECTS.get(instruction)
+            made_of, *_ = self._pop(count) if count else self._pop_to_mark()
+            if not isinstance(made_of, Unknown):
+                raise InputError(f"its pickle has the instruction {instruction} of a known name")
+            stack.append(made_of)
         elif instruction == "BUILD":
             self._pop(1)  # of a dict or a parameter: versions and flags
+        elif instruction == "DUP":
+            stack.append(stack[-1])
+        elif instruction == "POP_MARK" or (
+            instruction == "POP" and self._marks[-1:] == [len(stack)]
+        ):
+            self._pop_to_mark()
+        elif instruction == "POP":
+            self._pop(1)
         elif instruction == "BINPERSID":
             stack.append(self._storage(*self._pop(1)))
         elif instruction not in _IGNORED | {"STOP"}:
@@ -163,12 +194,15 @@ class Machine:
         del self._stack[start:]
         return items
 
-    def _storage(self, identity: Any) -> Storage:
+    def _storage(self, identity: Any) -> Storage | Unknown:
         """Returns ("storage", class, key, device, size[, None or (key, offset, size)])."""
-        kind, storage_class, key, _, size, *view = _require(identity, tuple)
+        kind, storage_class, *rest = _require(identity, tuple)
+        if isinstance(storage_class, Unknown):  # as of quantised tensors; or a module
+            return storage_class
         name = _require(storage_class, _Name).name
         if kind != "storage" or name not in _STORAGES:
             raise InputError("it holds other objects than tensors beside its pickle")
+        key, _, size, *view = rest
         dtype = _DTYPES[name.rsplit(".", 1)[1]]
         whole = Storage(_require(key, str), dtype, 0, _count(size))
         if self.storages.setdefault(key, whole) != whole:
@@ -179,6 +213,16 @@ class Machine:
         if _count(offset) + _count(size) > whole.size:
             raise InputError(f"a part of storage {key[:80]!r} lies outside of it")
         return dataclasses.replace(whole, offset=offset, size=size)
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    """Returns what a function would make of arguments; unknown, if one of both is."""
+    if isinstance(function, Unknown):
+        return function
+    name, arguments = _require(function, _Name).name, _require(arguments, tuple)
+    if arguments and isinstance(arguments[0], Unknown):
+        return arguments[0]
+    return _build(name, arguments)
 
 
 def _build(name: str, arguments: tuple[Any, ...]) -> Any:
@@ -196,14 +240,13 @@ def _build(name: str, arguments: tuple[Any, ...]) -> Any:
     raise InputError(f"it calls {name}")
 
 
-def _pairs(pairs: Any) -> dict[str | int, Any]:
-    """Returns a dict whose keys are cheap to hash."""
-    found = {}
-    for key, value in pairs:
-        if type(key) not in (str, int):
-            raise InputError(f"a key must be a string or a number, got {type(key).__name__}")
-        found[key] = value
-    return found
+def _pairs(pairs: Any) -> dict[str | int | Unknown, Any]:
+    """Returns a dict whose keys are cheap to hash: other ones than strings and numbers are unknown.
+
+    Tuples in tuples, which name each other many times, would take for ever.
+    """
+    kept = (str, int, Unknown)
+    return {x if type(x) in kept else Unknown(type(x).__name__): value for x, value in pairs}
 
 
 def _require(value: Any, kind: type) -> Any:

@@ -36,6 +36,7 @@ from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, not_finite
 from dcjax.reporting import Reporter
 from dcjax.streams import DeviceStream
+from dcjax.writers import Console
 
 
 def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores | None:
@@ -218,7 +219,8 @@ def _begun(
     processes.check_same("last checkpoint", checkpoints.latest_step or 0)
     if (latest := checkpoints.latest_step) is None:
         reporting.check_new(config, workdir)
-        weights = experiment.load_pretrained(config, model)
+        say = Console(quiet=not processes.is_first()).line
+        weights = experiment.load_pretrained(config, model, say)
         agreement.check_arrays("published weights", weights)
         shardings = jax.tree.map(lambda x: x.sharding, like)
         return jax.jit(create_state, out_shardings=shardings)(weights), None, Progress()

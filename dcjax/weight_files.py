@@ -9,7 +9,7 @@ import math
 import pathlib
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,16 +23,26 @@ Tensors = dict[str, np.ndarray]
 _ZIP = b"PK\x03\x04"
 _LEGACY = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # the number every such file starts with
 _LEGACY_VERSION = 1001
-# Where training scripts put a state dict beside other things; averaged weights, which are what is
-# evaluated and published, come first.
-_NESTED = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
+_SHOWN, _LONGEST = 8, 120  # names in a line, and characters of each
+# Where training scripts put a state dict beside other things. Averaged weights, which are what is
+# evaluated and published, come first; a teacher is the average of its student (Caron et al. 2021).
+_NESTED = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
+    *("state_dict", "model_state_dict", "model", "teacher", "student"),
+)
+Say = Callable[[str], None]
 
 
-def read(path: str) -> Tensors:
+def read(path: str, say: Say | None = None) -> Tensors:
     """Reads all tensors of a file by their names; its first bytes tell the format.
 
-    Of a checkpoint that holds more than a state dict, the state dict is read: state_dict_ema,
-    model_ema, state_dict, model or model_state_dict, the first that is there.
+    Of a checkpoint that holds more than a state dict, the state dict is read: the first of
+    state_dict_ema, model_ema, ema_state_dict, ema, state_dict, model_state_dict, model, teacher and
+    student that is there; or the only one, whatever its name.
+
+    Args:
+      path: of the file.
+      say: gets a line about which of several state dicts is read.
 
     Raises:
       InputError: naming the file, if it is damaged, of another format, or holds anything but
@@ -43,9 +53,9 @@ def read(path: str) -> Tensors:
         head = file.read(512)
     try:
         if head.startswith(_ZIP):
-            return _read_zip(pathlib.Path(path).read_bytes())
+            return _read_zip(pathlib.Path(path).read_bytes(), say)
         if _LEGACY in head[:32]:
-            return _read_legacy(pathlib.Path(path).read_bytes())
+            return _read_legacy(pathlib.Path(path).read_bytes(), say)
         if head[8:9] == b"{":
             return safetensors.numpy.load_file(path)
         if head[257:262] == b"ustar":
@@ -62,7 +72,7 @@ def read(path: str) -> Tensors:
         raise InputError(f"Cannot read {path}: {kind}{str(error)[:300]}.") from None
 
 
-def _read_zip(data: bytes) -> Tensors:
+def _read_zip(data: bytes, say: Say | None) -> Tensors:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -71,7 +81,7 @@ def _read_zip(data: bytes) -> Tensors:
             raise InputError("its members overlap")
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) == 1:
-            return _read_torch(archive, pickles[0].removesuffix("data.pkl"))
+            return _read_torch(archive, pickles[0].removesuffix("data.pkl"), say)
         return {
             name.removesuffix(".npy"): _read_npy(archive.read(name)) for name in archive.namelist()
         }
@@ -90,9 +100,9 @@ def _read_npy(data: bytes) -> np.ndarray:
     return array.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _read_torch(archive: zipfile.ZipFile, folder: str) -> Tensors:
+def _read_torch(archive: zipfile.ZipFile, folder: str, say: Say | None) -> Tensors:
     machine = torch_pickle.Machine()
-    tensors = _state_dict(machine.run(io.BytesIO(archive.read(f"{folder}data.pkl"))))
+    tensors = _state_dict(machine.run(io.BytesIO(archive.read(f"{folder}data.pkl"))), say)
     storages = {
         key: archive.read(f"{folder}data/{key}")
         for key in {t.storage.key for t in tensors.values()}
@@ -105,14 +115,14 @@ def _read_torch(archive: zipfile.ZipFile, folder: str) -> Tensors:
     return {name: _array(tensor, storages) for name, tensor in tensors.items()}
 
 
-def _read_legacy(data: bytes) -> Tensors:
+def _read_legacy(data: bytes, say: Say | None) -> Tensors:
     """Reads three small pickles, that of the value, that of the keys, and a storage for each."""
     stream = io.BytesIO(data)
     _, version, _ = (torch_pickle.Machine().run(stream) for _ in range(3))
     if version != _LEGACY_VERSION:
         raise InputError(f"require version {_LEGACY_VERSION} of the format")
     machine = torch_pickle.Machine()
-    tensors = _state_dict(machine.run(stream))
+    tensors = _state_dict(machine.run(stream), say)
     storages = {}
     for key in torch_pickle.Machine().run(stream):
         (size,) = struct.unpack("<q", stream.read(8))
@@ -125,24 +135,61 @@ def _read_legacy(data: bytes) -> Tensors:
     return {name: _array(tensor, storages) for name, tensor in tensors.items()}
 
 
-def _state_dict(value: Any) -> dict[str, torch_pickle.Tensor]:
-    found = value
-    if isinstance(value, dict):
-        inner = [value[name] for name in _NESTED if isinstance(value.get(name), dict)]
-        found = inner[0] if inner else value
-    if not isinstance(found, dict) or not found:
+def _state_dict(value: Any, say: Say | None) -> dict[str, torch_pickle.Tensor]:
+    """Returns the state dict in the value of a file: its tensors by their names."""
+    if isinstance(value, torch_pickle.Unknown):
+        raise InputError(f"it {_not_run(value)}")
+    if not isinstance(value, dict) or not value:
         raise InputError("it holds no state dict")
+    dicts = {name: x for name, x in value.items() if isinstance(name, str) and isinstance(x, dict)}
+    inner = [name for name, x in dicts.items() if _has_tensors(x)]
+    known = [name for name in _NESTED if name in inner]
+    if not known and len(inner) > 1 and not _has_tensors(value):
+        raise InputError(
+            f"it holds several state dicts, {listed(inner)}, and none of the names "
+            f"{', '.join(_NESTED)}; save one of them alone, as torch.save(model.state_dict(), PATH)"
+        )
+    chosen = known or ([] if _has_tensors(value) else inner)
+    if chosen and say and len(inner) > 1:
+        left_out = [name for name in inner if name != chosen[0]]
+        say(f"weights   of {chosen[0]}, not of {listed(left_out)}")
+    return _checked(value[chosen[0]] if chosen else value)
+
+
+def _checked(found: dict[Any, Any]) -> dict[str, torch_pickle.Tensor]:
+    for name, x in found.items():
+        if isinstance(name, torch_pickle.Unknown):
+            raise InputError(f"a key must be a string or a number, got {name.name[:80]}")
+        if isinstance(x, torch_pickle.Unknown):
+            raise InputError(f"{listed([name])} {_not_run(x)}")
     others = [
-        str(name)[:80]
-        for name, tensor in found.items()
-        if not isinstance(name, str) or not isinstance(tensor, torch_pickle.Tensor)
+        name
+        for name, x in found.items()
+        if not isinstance(name, str) or not isinstance(x, torch_pickle.Tensor)
     ]
     if others:
         raise InputError(
             f"require names of tensors, at the top or in one of {', '.join(_NESTED)}, got "
-            f"{', '.join(others[:8])}"
+            f"{listed(others)}"
         )
     return found
+
+
+def _has_tensors(found: dict[Any, Any]) -> bool:
+    return any(isinstance(x, torch_pickle.Tensor) for x in found.values())
+
+
+def _not_run(unknown: torch_pickle.Unknown) -> str:
+    return (
+        f"names {unknown.name[:80]!r}, which no dict of tensors needs and which is not run; save "
+        "the weights alone, as torch.save(model.state_dict(), PATH)"
+    )
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Returns the first of some names, each cut short, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(str(name)[:_LONGEST] for name in names[:_SHOWN]) + more
 
 
 def _array(tensor: torch_pickle.Tensor, storages: Mapping[str, bytes | memoryview]) -> np.ndarray:

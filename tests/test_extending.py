@@ -5,40 +5,164 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from ml_collections import ConfigDict
 
+import dcjax
 from dcjax import losses, masks, mining, models, plugins
 
 _ROOT = Path(__file__).parents[1]
 _GUIDE = (_ROOT / "docs" / "extending.md").read_text()
 
 
-def test_the_guides_parts_train(tmp_path):
-    parts, config, _ = re.findall(r"```python\n(.*?)```", _GUIDE, re.S)
-    (command,) = re.findall(r"```\n(python .*?)\n```", _GUIDE)
-    (tmp_path / "my_parts.py").write_text(parts)
-    (tmp_path / "my_config.py").write_text(config)
-    program, *flags = command.split()[1:]
-    flags += ["--config.train.num_epochs=3", "--config.loss.memory_size=128", "--workdir=run"]
-    done = subprocess.run(
-        [sys.executable, str(_ROOT / program), *flags],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{_ROOT}"},
+def _launch(folder, *flags):
+    return subprocess.run(
+        [sys.executable, str(_ROOT / "launch.py"), *flags],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": f"{folder}:{_ROOT}"},
         capture_output=True,
         text=True,
     )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the guide's files, in which a run of them has ended."""
+    folder = tmp_path_factory.mktemp("guide")
+    parts, config, _ = re.findall(r"```python\n(.*?)```", _GUIDE, re.S)
+    (command,) = re.findall(r"```\n(python .*?)\n```", _GUIDE)
+    (folder / "my_parts.py").write_text(parts)
+    (folder / "my_config.py").write_text(config)
+    _, program, *flags = command.split()
+    assert program == "launch.py"
+    flags += ["--config.train.num_epochs=3", "--config.loss.memory_size=128", "--workdir=run"]
+    flags += ["--config.dataset.download=true"]
+    done = _launch(folder, *flags)
     assert done.returncode == 0, done.stderr
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    return folder
+
+
+def test_the_guides_parts_train(trained):
+    lines = (trained / "run" / "metrics.jsonl").read_text().splitlines()
     curve = [json.loads(line) for line in lines if "train/boundary" in line]
     # The parameter of the loss is trained, and the network too: beyond chance, 0.2.
     assert abs(curve[-1]["train/boundary"] - 0.5) > 0.01
-    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    scores = json.loads((trained / "run" / "scores.json").read_text())
     assert scores["last"]["recall_at_1"] > 0.8
+
+
+def _config_of(run):
+    return ConfigDict(json.loads((run / "config.json").read_text()))
+
+
+def test_code_that_a_saved_run_names_is_imported_with_consent_only(trained, monkeypatch):
+    monkeypatch.syspath_prepend(trained)
+    workdir, config = str(trained / "run"), _config_of(trained / "run")
+    checkpoint = next((trained / "run" / "checkpoints").iterdir())
+    for path in (workdir, str(checkpoint)):
+        with pytest.raises(ValueError, match="'my_parts:two_convolutions': importing it runs it"):
+            dcjax.load(path)
+    config.model.backbone = "my_config:get_config"  # of the caller's own, but another one
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        dcjax.load(workdir, config)
+    assert not {"my_parts", "my_config"} & sys.modules.keys()
+
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    trusting = dcjax.load(workdir, trust_custom_code=True)(image)
+    own = dcjax.load(workdir, _config_of(trained / "run"))(image)
+    np.testing.assert_array_equal(trusting, own)
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 1), (["--trust_custom_code"], 0)])
+def test_an_evaluation_imports_a_runs_code_with_consent_only(trained, flags, code):
+    parts = (trained / "my_parts.py").read_text()
+    marker = trained / f"imported{code}"
+    folder = trained / f"again{code}"
+    folder.mkdir()
+    (folder / "my_parts.py").write_text(f"{parts}\nopen({str(marker)!r}, 'w').close()\n")
+    # The settings of one run come from its config.json, which are not the caller's own either.
+    done = _launch(folder, "--mode=evaluate", f"--workdir={trained / 'run'}", *flags)
+    assert done.returncode == code, done.stderr
+    assert marker.exists() is (code == 0)
+    assert code == 0 or "--trust_custom_code" in done.stderr
+
+
+def test_a_saved_run_downloads_nothing_by_itself(trained, monkeypatch):
+    monkeypatch.syspath_prepend(trained)
+    workdir, config = str(trained / "run"), _config_of(trained / "run")
+    assert not dcjax.load(workdir, trust_custom_code=True).config.dataset.download
+    assert dcjax.load(workdir, config).config.dataset.download  # which the caller allows
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "numpy:memmap",  # empties the file that its options name
+        "numpy.lib.format:open_memmap",  # takes dtype too
+        "os:system",
+        "os:makedirs",  # of a module that is frozen into Python
+        "builtins:exec",
+        "builtins:open",
+        "shutil:rmtree",
+        "subprocess:Popen",
+        "subprocess:run",
+        "runpy:run_path",
+        "pickle:loads",
+        "importlib:import_module",
+        "functools:partial",
+        "jax.numpy:save",
+        "my_others:system",  # in a file of one's own, but from elsewhere
+        "my_others:rmtree",
+        "my_others:remove_all",
+        "my_others:cached",
+        "installed:unannotated",
+        "installed:annotated_otherwise",
+    ],
+)
+@pytest.mark.parametrize("returns", [nn.Module, losses.Loss, Callable])
+def test_what_is_not_made_to_be_a_part_is_not_called(name, returns, tmp_path, monkeypatch):
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "installed.py").write_text(
+        "def unannotated(**options): pass\ndef annotated_otherwise(**options) -> int: pass\n"
+    )
+    (tmp_path / "my_others.py").write_text(
+        "import functools\nfrom os import system\nfrom shutil import rmtree\n"
+        "remove_all = functools.partial(rmtree, ignore_errors=True)\n"
+        "cached = functools.cache(rmtree)\n"
+    )
+    for folder in (tmp_path, tmp_path / "site-packages"):
+        monkeypatch.syspath_prepend(folder)
+    for module in ("installed", "my_others"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(ValueError, match=f"{name} is not called: require a function in a file of"):
+        plugins.load(name, returns)
+
+
+def test_installed_parts_say_what_they_return(tmp_path, monkeypatch):
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "my_package.py").write_text(
+        "from __future__ import annotations\nimport functools\nfrom flax import linen as nn\n"
+        "from dcjax.losses import Loss\nfrom dcjax.mining import Miner, create\n"
+        "class Net(nn.Module): pass\n"
+        "@functools.cache\ndef net(**options) -> Net: return Net()\n"
+        "def loss(**options) -> Loss: return Loss(dict, dict)\n"
+        "def miner(**options) -> Miner: return create('all')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    for name, returns in (
+        ("net", nn.Module),
+        ("Net", nn.Module),
+        ("loss", losses.Loss),
+        ("miner", Callable),
+    ):
+        assert isinstance(plugins.load(f"my_package:{name}", returns)(), returns)
 
 
 def test_the_guides_proxies_take_the_mask(tmp_path, monkeypatch):

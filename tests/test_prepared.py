@@ -1,5 +1,6 @@
 """What tensorflow-datasets prepared is read in any order; what cannot be read is said."""
 
+import json
 from pathlib import Path
 
 import benchmark_trees
@@ -91,6 +92,31 @@ def test_what_was_prepared_without_a_feature_is_to_be_prepared_again(inshop):
     datasets.load("inshop", root=str(inshop), **_PART)
     with pytest.raises(ValueError, match=r"inshop/1.0.0 was prepared without colour and size; rem"):
         prepared.read(inshop / "inshop" / "1.0.0", ["train"], ["colour", "item", "size"])
+
+
+@pytest.mark.parametrize("layout", ["now", "before"])
+def test_no_module_is_imported_that_a_prepared_data_set_names(inshop, layout, monkeypatch):
+    datasets.load("inshop", root=str(inshop), **_PART)
+    folder = inshop / "inshop" / "1.0.0"
+    (inshop / "hostile_features.py").write_text(f"open({str(inshop / 'imported')!r}, 'w')")
+    monkeypatch.syspath_prepend(inshop)
+    name = "hostile_features.Text"
+    if layout == "before":
+        text = json.dumps({"type": name, "content": {}})
+    else:
+        ours = "tensorflow_datasets.core.features.text_feature.Text"
+        text = (folder / "features.json").read_text().replace(ours, name, 1)
+    (folder / "features.json").write_text(text)
+    with pytest.raises(ValueError, match=r"features\.json names the class 'hostile_features.Text'"):
+        datasets.load("inshop", root=str(inshop), **_PART)
+    assert not (inshop / "imported").exists()
+
+
+def test_a_damaged_description_of_a_prepared_data_set_is_named(inshop):
+    datasets.load("inshop", root=str(inshop), **_PART)
+    (inshop / "inshop" / "1.0.0" / "features.json").write_text("{")
+    with pytest.raises(ValueError, match=r"Cannot read .*/1.0.0/features.json: "):
+        datasets.load("inshop", root=str(inshop), **_PART)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 5, 12, 3000])

@@ -5,6 +5,7 @@ default format, TFRecord, dcjax learns the places of the images once, and reads 
 """
 
 import importlib
+import json
 import mmap
 import os
 import struct
@@ -23,6 +24,11 @@ from dcjax.quiet_tensorflow import tf
 
 # Around a record: its length and a checksum before, another checksum behind.
 _LENGTH, _HEADER, _FOOTER = struct.Struct("<Q"), 12, 4
+_CLASS_KEYS = (
+    "pythonClassName",
+    "python_class_name",
+    "type",
+)  # of features.json, "type" in old ones
 _SEARCHED = 64  # bytes of an image that are searched in its record: many take long
 
 
@@ -62,7 +68,7 @@ def prepare(builder: str, data_dir: Path, manual: Path) -> None:
 
 def class_names(folder: Path, feature: str) -> list[str]:
     """Returns the names of the classes of a feature."""
-    return tfds.builder_from_directory(folder).info.features[feature].names
+    return _info(folder).features[feature].names
 
 
 def read(folder: Path, splits: Sequence[str], features: Sequence[str]) -> Records:
@@ -73,7 +79,7 @@ def read(folder: Path, splits: Sequence[str], features: Sequence[str]) -> Record
       splits: names of splits.
       features: names of the wanted features, each one text or integer.
     """
-    info = tfds.builder_from_directory(folder).info
+    info = _info(folder)
     if info.file_format != tfds.core.FileFormat.TFRECORD:
         raise InputError(
             f"Require records in the format tfrecord, tensorflow-datasets' default, got "
@@ -89,6 +95,38 @@ def read(folder: Path, splits: Sequence[str], features: Sequence[str]) -> Record
     paths, offsets, lengths, *values = zip(*rows, strict=True)
     columns = {name: np.array(column) for name, column in zip(features, values, strict=True)}
     return Records(file_parts(paths, offsets, lengths), columns)
+
+
+def _info(folder: Path) -> tfds.core.DatasetInfo:
+    """Returns what tensorflow-datasets knows of a prepared version, without running its code.
+
+    It would import any module that features.json names as one with a class of features.
+    """
+    path = folder / "features.json"
+    try:
+        features = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read {path}: {error}; prepare the data set again.") from error
+    for name in _class_names(features):
+        if not name.startswith("tensorflow_datasets."):
+            raise InputError(
+                f"{path} names the class {name[:80]!r}: require classes of tensorflow_datasets "
+                "alone, since reading another one would import its module, and run it."
+            )
+    return tfds.builder_from_directory(folder).info
+
+
+def _class_names(features: Any) -> Iterator[str]:
+    """Yields the names of classes in the content of a features.json, at any depth."""
+    if isinstance(features, list):
+        for value in features:
+            yield from _class_names(value)
+    elif isinstance(features, dict):
+        for key, value in features.items():
+            if key in _CLASS_KEYS and isinstance(value, str):
+                yield value
+            else:
+                yield from _class_names(value)
 
 
 def _rows(path: str, features: Sequence[str]) -> Iterator[tuple[Any, ...]]:
