@@ -6,7 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax import agreement, embedder, experiment, inputs, processes
-from dcjax.errors import InputError
+from dcjax.checkpoints import is_there
+from dcjax.errors import InputError, MissingFileError
 from dcjax.progress import Scores
 from dcjax.reporting import show_scores
 from dcjax.writers import Console
@@ -20,6 +21,10 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None) -> None:
       config: in place of the saved ones, see `embedder.load`.
     """
     agreement.check_settings(config)
+    if absent := [workdir for workdir in workdirs if not is_there(workdir)]:
+        raise MissingFileError(
+            f"No checkpoint in {', '.join(absent)}; give the --workdir of runs that have saved one."
+        )
     runs = {workdir: embedder.load(workdir, config) for workdir in workdirs}
     protocols = {run.config.eval.protocol for run in runs.values()}
     if len(protocols) > 1:

@@ -23,7 +23,7 @@ from dcjax import (
     state,
     steps,
 )
-from dcjax.errors import InputError
+from dcjax.errors import InputError, file_errors
 
 EmbedImages = Callable[..., jax.Array]
 TrainStep = Callable[..., tuple[state.TrainState, steps.Metrics]]
@@ -100,12 +100,13 @@ def load_pretrained(config: ConfigDict, model: models.MaskedEmbedder) -> Weights
     if not config.model.pretrained:
         return None
     shapes = variable_shapes(config, model)
-    return pretrained.load(
-        config.model.pretrained,
-        shapes["params"]["backbone"],
-        shapes["batch_stats"]["backbone"],
-        download=config.dataset.download,
-    )
+    with file_errors(f"Cannot read model.pretrained={config.model.pretrained!r}"):
+        return pretrained.load(
+            config.model.pretrained,
+            shapes["params"]["backbone"],
+            shapes["batch_stats"]["backbone"],
+            download=config.dataset.download,
+        )
 
 
 def create_state(

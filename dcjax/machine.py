@@ -2,7 +2,6 @@
 
 import glob
 import os
-import pathlib
 
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
 
@@ -28,5 +27,6 @@ def keep_quiet() -> None:
 
 def keep_compilations() -> None:
     """Takes what XLA has compiled in an earlier run from a cache on disk."""
-    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "dcjax"))
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(caches):  # not so for a user without a home
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "dcjax"))

@@ -83,6 +83,12 @@ def load(source: str, params: Tree, batch_stats: Tree, *, download: bool) -> tup
     return filled_tree["params"], filled_tree.get("batch_stats", {})
 
 
+def check(source: str, *, download: bool) -> None:
+    """Raises MissingFileError unless there is such a file of weights, or it may be downloaded."""
+    if not (download and hub.is_name(source)):
+        _locate(source, download=False)
+
+
 def _locate(source: str, *, download: bool) -> str:
     if not pathlib.Path(source).exists() and hub.is_name(source):
         return hub.find(source, download=download)

@@ -3,6 +3,7 @@
 import collections
 import itertools
 import os
+import re
 import socket
 import sys
 import zlib
@@ -14,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from dcjax.errors import InputError
+from dcjax.errors import FileError, InputError, SettingError
 
 # What launchers tell of the number of processes that they start.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
@@ -38,8 +39,9 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
     """
     by_hand = bool(coordinator), num_processes > 0, process_id >= 0
     if any(by_hand):
-        if not all(by_hand) or mode == "off" or process_id >= num_processes:
-            raise InputError(
+        address = re.fullmatch(r"\S+:(\d{1,5})", coordinator)
+        if not all(by_hand) or not address or mode == "off" or process_id >= num_processes:
+            raise SettingError(
                 "Require --coordinator=HOST:PORT, --num_processes=N and --process_id from 0 to "
                 f"N - 1 together, and not --distributed=off; got --coordinator={coordinator}, "
                 f"--num_processes={num_processes}, --process_id={process_id}, "
@@ -50,7 +52,15 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
             "waits for the others up to five minutes\n"
         )
         sys.stdout.flush()
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        try:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+        except (RuntimeError, ValueError) as error:  # of gRPC, about ports, names and time
+            reason = " ".join(str(error).split())[:300]
+            raise FileError(
+                f"Cannot join the other processes at --coordinator={coordinator}: {reason}; check "
+                "that it is the address of process 0, that the port is free there, and that all "
+                "processes are started."
+            ) from error
     elif mode != "off":
         _detect(mode)
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from dcjax import datasets, division, plugins, processes, schedule, workdirs
 from dcjax.datasets import ImageSet, Splits
+from dcjax.errors import file_errors
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, StepLog
 from dcjax.sampling import Plan
@@ -54,9 +55,10 @@ class Reporter:
             lossy=config.checkpoint.on_failure == "go_on",
         )
         if self._told and progress.epoch < config.train.num_epochs:
-            (self._workdir / "config.json").write_text(
-                json.dumps(config.to_dict(), indent=1) + "\n"
-            )
+            with file_errors(f"Cannot write into {self._workdir}"):
+                (self._workdir / "config.json").write_text(
+                    json.dumps(config.to_dict(), indent=1) + "\n"
+                )
 
     @property
     def curves_size(self) -> int:
@@ -223,7 +225,8 @@ class Reporter:
             "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
         }
         if self._told:
-            (self._workdir / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
+            with file_errors(f"Cannot write into {self._workdir}"):
+                (self._workdir / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
         for name in ("checkpoints", "scores.json"):
             self._console.line(f"wrote     {self._workdir / name}")
         for name in ("metrics.jsonl", "tensorboard"):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import filelock
 
+from dcjax.errors import file_errors
 from dcjax.preemption import StopRequest
 from dcjax.sweeps import Run, Sweep
 from dcjax.writers import Console
@@ -28,7 +29,8 @@ def run(sweep: Sweep) -> bool:
     Returns:
       Whether no run failed.
     """
-    return _Runner(sweep).run()
+    with file_errors("Cannot write into the folder of a run"):
+        return _Runner(sweep).run()
 
 
 def commands(sweep: Sweep) -> list[str]:

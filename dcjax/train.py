@@ -19,11 +19,12 @@ from dcjax import (
     processes,
     resuming,
     schedule,
+    settings,
     state,
     steps,
     workdirs,
 )
-from dcjax.checkpoints import Checkpoints
+from dcjax.checkpoints import Checkpoints, is_there
 from dcjax.division import Division
 from dcjax.errors import DivergedError, InputError
 from dcjax.models import MaskedEmbedder
@@ -48,8 +49,12 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
       InputError: before anything compiles, if config, data or workdir do not allow the run.
       DivergedError: if the loss is not finite.
     """
+    settings.check(config)
     mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
     checks.check_training(config, mesh)
+    workdirs.check(workdir)
+    if not is_there(workdir):
+        checks.check_present(config)
     splits, num_skipped = inputs.load_splits(config)
     checks.check_data(config, splits)
     data = resuming.fingerprint(splits.train)

@@ -1,19 +1,50 @@
 """Folders of runs, on a disk or in a bucket, and what all processes see of them."""
 
+import os
 import pathlib
+import re
 import secrets
 
-import jax
 import numpy as np
 from etils import epath
 
-from dcjax import processes
-from dcjax.errors import FileError, InputError
+from dcjax.errors import FileError, InputError, SettingError
+
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def as_path(workdir: str) -> epath.Path:
-    """Returns the path of a folder, on a disk or in a bucket."""
-    return epath.Path(workdir)
+    """Returns the path of a folder, on a disk or in a bucket, ~ expanded.
+
+    Raises:
+      SettingError: for an address of another kind than gs://BUCKET/FOLDER.
+    """
+    if _SCHEME.match(workdir) and not re.match("gs://[^/]", workdir):
+        raise SettingError(
+            f"--workdir must be a folder, or gs://BUCKET/FOLDER, got {workdir!r}; for a local folder "
+            "of that name write ./ before it."
+        )
+    return epath.Path(os.path.expanduser(workdir))
+
+
+def check(workdir: str) -> None:
+    """Checks that a folder is there or can be made, before a run takes time; makes nothing.
+
+    Raises:
+      SettingError: for an address that is not a folder's.
+      FileError: if a file is in the way, or the place cannot be written to.
+    """
+    if not workdir:
+        raise SettingError("--workdir must be a folder, got ''.")
+    path = absolute(workdir)
+    if "://" in workdir:
+        return
+    place = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not os.path.isdir(place):
+        raise FileError(f"--workdir={workdir} must be a folder, but {place} is none; take another.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise FileError(f"--workdir={workdir}: no permission to write in {place}; take another.")
 
 
 def absolute(workdir: str) -> epath.Path:
@@ -24,9 +55,9 @@ def absolute(workdir: str) -> epath.Path:
 
 def on_disk(workdir: str) -> pathlib.Path:
     """Returns the folder itself; for one in a bucket, runs/ and its name on this machine's disk."""
-    path = epath.Path(workdir)
+    path = as_path(workdir)
     in_bucket = "://" in workdir
-    return pathlib.Path("runs") / path.name if in_bucket else pathlib.Path(workdir)
+    return pathlib.Path("runs") / path.name if in_bucket else pathlib.Path(path)
 
 
 def create(path: epath.Path) -> None:
@@ -49,6 +80,10 @@ def check_shared(workdir: str) -> None:
     Raises:
       InputError: naming the processes that do not see it.
     """
+    import jax  # a sweep, which computes nothing itself, does not load it
+
+    from dcjax import processes
+
     if jax.process_count() == 1:
         return
     token = processes.from_first(np.int32(secrets.randbits(31)))

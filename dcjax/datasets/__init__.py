@@ -8,9 +8,9 @@ from typing import Any
 from dcjax.datasets.files import num_bytes
 from dcjax.datasets.image_set import ImageSet, Splits
 from dcjax.datasets.sources import SOURCES
-from dcjax.errors import InputError
+from dcjax.errors import InputError, file_errors
 
-__all__ = ["SOURCES", "ImageSet", "Splits", "known_options", "load", "num_bytes"]
+__all__ = ["KNOWN", "SOURCES", "ImageSet", "Splits", "known_options", "load", "num_bytes"]
 
 # Imported when asked for: scikit-learn and scipy.io take seconds that other data sets need not pay.
 _MODULES = {
@@ -25,6 +25,7 @@ _MODULES = {
     "sop": "dcjax.datasets.sop",
     "vid": "dcjax.datasets.vid",
 }
+KNOWN = tuple(_MODULES)
 
 
 def load(name: str, *, root: str, **options: Any) -> Splits:
@@ -45,7 +46,8 @@ def load(name: str, *, root: str, **options: Any) -> Splits:
     missing = [option for option in known if option not in options]
     if missing:
         raise InputError(f"Dataset {name!r} lacks the options {', '.join(missing)}.")
-    return _module(name).load(root, **options)
+    with file_errors(f"Cannot read the files of dataset {name!r}"):
+        return _module(name).load(root, **options)
 
 
 def known_options(name: str) -> tuple[str, ...]:
