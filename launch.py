@@ -181,7 +181,7 @@ def _sweep(config: ConfigDict, program: str) -> None:
     sweep = sweeps.plan(
         config,
         program=program,
-        path=_CONFIG.value,
+        path=_CONFIG.value or "",
         changes=config_flags.get_override_values(_SETTINGS["config"]),
         seeds=_SEEDS.value,
         workdir=_only(_WORKDIR.value) if _WORKDIR.value else None,

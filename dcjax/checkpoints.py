@@ -207,12 +207,16 @@ class Checkpoints:
 
 
 def is_there(workdir: str) -> bool:
-    """Returns whether a workdir, or a checkpoint in one, has a checkpoint, complete or damaged."""
-    given = workdirs.absolute(workdir)
-    if given.parent.name == "checkpoints" and given.name.isdigit():
-        return given.is_dir()
-    path = given / "checkpoints"
-    return path.is_dir() and any(each.name.isdigit() for each in path.iterdir())
+    """Returns whether a run has saved a checkpoint, complete or damaged.
+
+    Args:
+      workdir: of the run, or the folder of one of its checkpoints.
+    """
+    path = workdirs.absolute(workdir)
+    if path.parent.name != "checkpoints":
+        path = path / "checkpoints"
+    with file_errors(f"Cannot look into {path}"):
+        return path.is_dir() and any(path.iterdir())
 
 
 def _arrays(division: Division) -> dict[str, np.ndarray]:

@@ -30,10 +30,10 @@ class _Stream(io.FileIO):
 
 
 def protect(notice: str = "") -> None:
-    """Makes stdout and stderr go on where they cannot be written, or cannot show a character.
+    r"""Makes stdout and stderr go on where they cannot be written, or cannot show a character.
 
     A reader that has ended, as `head` does, or a full disk ends no run: what cannot be written is
-    dropped. What the encoding of a terminal lacks is shown as \\xNN, \\uNNNN or \\UNNNNNNNN.
+    dropped. What the encoding of a terminal lacks is shown as \xNN or \uNNNN.
 
     Args:
       notice: line on stderr when stdout begins to drop; "": none.

@@ -10,7 +10,6 @@ from etils import epath
 
 from dcjax.errors import FileError, InputError, SettingError
 
-
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
@@ -22,8 +21,8 @@ def as_path(workdir: str) -> epath.Path:
     """
     if _SCHEME.match(workdir) and not re.match("gs://[^/]", workdir):
         raise SettingError(
-            f"--workdir must be a folder, or gs://BUCKET/FOLDER, got {workdir!r}; for a local folder "
-            "of that name write ./ before it."
+            f"--workdir must be a folder, or gs://BUCKET/FOLDER, got {workdir!r}; write ./ before "
+            "the name of a local folder."
         )
     return epath.Path(os.path.expanduser(workdir))
 
