@@ -72,13 +72,15 @@ _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an er
 
 _SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings to change
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
-_ENDED_EARLY = "launch.py: nobody reads the output any more; it is dropped, and the run goes on."
+_OUTPUT_ENDED = (
+    "launch.py: the output cannot be written any more ({reason}); the run goes on without it."
+)
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs a mode or a sweep, and says why it ends if it fails."""
     trains = _MODE.value == "train" and not _DRY_RUN.value
-    streams.protect(_ENDED_EARLY if trains else "")
+    streams.protect(_OUTPUT_ENDED if trains else "")
     logging.set_verbosity(logging.ERROR)
     machine.choose_platform(_VIRTUAL_DEVICES.value)
     machine.keep_quiet()
@@ -320,4 +322,5 @@ def _refuse_repeated(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    machine.use_utf8()
     app.run(main, flags_parser=_parse)

@@ -2,8 +2,19 @@
 
 import glob
 import os
+import sys
 
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
+
+
+def use_utf8() -> None:
+    """Starts the program anew in Python's UTF-8 mode, if the locale knows ASCII alone.
+
+    Names of files, which are UTF-8 for TensorFlow and Orbax, could else not hold other letters.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        environment = os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def accelerators() -> list[str]:

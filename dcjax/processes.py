@@ -15,10 +15,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from dcjax.errors import FileError, InputError, SettingError
+from dcjax.errors import InputError, SettingError
 
 # What launchers tell of the number of processes that they start.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
+_ADDRESS = re.compile(r"\S+:\d{1,5}")  # host:port
 _TOLD = 1000  # bytes of what a process tells the others
 _WAIT_MILLISECONDS = 24 * 60 * 60 * 1000
 _WAITS: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
@@ -39,8 +40,7 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
     """
     by_hand = bool(coordinator), num_processes > 0, process_id >= 0
     if any(by_hand):
-        address = re.fullmatch(r"\S+:(\d{1,5})", coordinator)
-        if not all(by_hand) or not address or mode == "off" or process_id >= num_processes:
+        if not all(by_hand) or not _ADDRESS.fullmatch(coordinator) or mode == "off" or process_id >= num_processes:
             raise SettingError(
                 "Require --coordinator=HOST:PORT, --num_processes=N and --process_id from 0 to "
                 f"N - 1 together, and not --distributed=off; got --coordinator={coordinator}, "
@@ -53,13 +53,14 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
         )
         sys.stdout.flush()
         try:
+            host, _, port = coordinator.rpartition(":")
+            socket.getaddrinfo(host.strip("[]"), int(port))  # gRPC would try for five minutes
             jax.distributed.initialize(coordinator, num_processes, process_id)
-        except (RuntimeError, ValueError) as error:  # of gRPC, about ports, names and time
+        except (OSError, OverflowError, jax.errors.JaxRuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise FileError(
-                f"Cannot join the other processes at --coordinator={coordinator}: {reason}; check "
-                "that it is the address of process 0, that the port is free there, and that all "
-                "processes are started."
+            raise InputError(
+                f"Cannot join the other processes at --coordinator={coordinator}: {reason}; give "
+                "the address of process 0 and a port that is free there."
             ) from error
     elif mode != "off":
         _detect(mode)

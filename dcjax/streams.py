@@ -1,6 +1,5 @@
 """The output of a program, which goes on if nobody reads it and shows any text."""
 
-import errno
 import io
 import os
 import sys
@@ -23,8 +22,7 @@ class _Stream(io.FileIO):
         except OSError as error:
             _discard(self.fileno())
             if self._notice and sys.stderr is not None:
-                why = "" if error.errno == errno.EPIPE else f" ({error.strerror})"
-                sys.stderr.write(f"{self._notice}{why}\n")
+                sys.stderr.write(f"{self._notice.format(reason=error.strerror)}\n")
                 sys.stderr.flush()
         return len(data)
 
@@ -36,7 +34,7 @@ def protect(notice: str = "") -> None:
     dropped. What the encoding of a terminal lacks is shown as \xNN or \uNNNN.
 
     Args:
-      notice: line on stderr when stdout begins to drop; "": none.
+      notice: line on stderr when stdout begins to drop, with "{reason}" in it; "": none.
     """
     for name, descriptor, told in (("stdout", _OUTPUT, notice), ("stderr", _ERRORS, "")):
         stream = getattr(sys, name)

@@ -39,6 +39,12 @@ def check(workdir: str) -> None:
     path = absolute(workdir)
     if "://" in workdir:
         return
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise SettingError(
+            f"--workdir must be a name in UTF-8, in which checkpoints are written, got {path}."
+        ) from error
     place = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not os.path.isdir(place):
         raise FileError(f"--workdir={workdir} must be a folder, but {place} is none; take another.")
