@@ -3,18 +3,21 @@
 With --sweep, every row of a config's `sweep()` is trained, see `dcjax/sweeps.py`.
 """
 
-import json
+import collections
+import itertools
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from dcjax import machine, versions
-from dcjax.errors import DcjaxError, InputError
+from dcjax import config_files, error_log, machine, output, workdirs
+from dcjax.errors import DcjaxError, InputError, SettingError, nearest
 
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -22,10 +25,17 @@ _MODE = flags.DEFINE_enum(
     ["train", "evaluate", "check_data"],
     "What to do; evaluate needs no --config.",
 )
-_WORKDIR = flags.DEFINE_list(
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Experiment: a file in configs/, FILE:ARGUMENT where it takes one. --config.GROUP.NAME=VALUE "
+    "changes a setting, see configs/default.py.",
+)
+_WORKDIR = flags.DEFINE_multi_string(
     "workdir",
     None,
-    "Folder of the run or of a sweep's runs, by default runs/NAME OF CONFIG; evaluate takes more.",
+    "Folder of the run or of a sweep's runs, by default runs/NAME OF CONFIG. Evaluation takes "
+    "several: --workdir=A,B, or the flag again for each.",
 )
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace steps 51 to 100 of a training, and say how long the devices idle."
@@ -45,13 +55,18 @@ _DISTRIBUTED = flags.DEFINE_enum(
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, to join processes where nothing is detected."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "Processes, with --coordinator.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Of this process, with --coordinator.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", 0, "Processes, with --coordinator.", lower_bound=0
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", -1, "Of this process, with --coordinator.", lower_bound=-1
+)
 _VIRTUAL_DEVICES = flags.DEFINE_integer(
     "virtual_devices",
     0,
     "Train on so many pretended CPU devices, to try out what many do.",
     lower_bound=0,
+    upper_bound=1024,
 )
 _TRUST_CUSTOM_CODE = flags.DEFINE_bool(
     "trust_custom_code",
@@ -60,13 +75,17 @@ _TRUST_CUSTOM_CODE = flags.DEFINE_bool(
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 
-# What ml_collections puts before the reason.
-_NOT_LOADED = "Configuration is not available because of an earlier failure to load: "
-_IN_CONFIG = "Error whilst parsing config file:"
+_SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings to change
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
+_OUTPUT_ENDED = (
+    "launch.py: the output cannot be written any more ({reason}); the run goes on without it."
+)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs a mode or a sweep, and turns errors into one line."""
+    """Runs a mode or a sweep, and says why it ends if it fails."""
+    trains = _MODE.value == "train" and not _DRY_RUN.value
+    output.protect(_OUTPUT_ENDED if trains else "")
     logging.set_verbosity(logging.ERROR)
     machine.choose_platform(_VIRTUAL_DEVICES.value)
     machine.keep_quiet()
@@ -76,29 +95,48 @@ def main(argv: Sequence[str]) -> None:
         if _SWEEP.value:
             _sweep(_config(), argv[0])
         elif _SEEDS.value or _DRY_RUN.value:
-            raise InputError("--seeds and --dry_run belong to a sweep: give --sweep too.")
+            raise SettingError("--seeds and --dry_run belong to a sweep: give --sweep too.")
         else:
             modes[_MODE.value](_config(), _workdirs())
     except KeyboardInterrupt:
         _end(1, "launch.py: interrupted; a run goes on from its last checkpoint.")
     except Exception as error:
-        _end(1, traceback.format_exc().rstrip() if _TRACEBACK.value else _told(error))
+        _fail(error)
 
 
-def _told(error: Exception) -> str:
-    """Returns the line that says what is wrong, or the traceback of what nobody has foreseen."""
-    if isinstance(error, DcjaxError | OSError):
-        return f"launch.py: {error}"
-    jax = sys.modules.get("jax")
-    if jax and jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError):
-        return (
-            f"launch.py: {' '.join(str(error).split())[:300]}; if another process has ended, start "
-            "all of them again: they go on from the last checkpoint."
-        )
-    return traceback.format_exc().rstrip()
+def _fail(error: Exception) -> NoReturn:
+    """Ends with one line for what a user can mend, else with the traceback, which is kept too."""
+    expected = isinstance(error, DcjaxError)
+    code = error.exit_code if isinstance(error, DcjaxError) else 1
+    if expected and not (flags.FLAGS.is_parsed() and _TRACEBACK.value):
+        _end(code, f"launch.py: {error}")
+    text = traceback.format_exc().rstrip()
+    if expected or not (folder := _log_folder()):
+        _end(code, text)
+    jax, process, advice = sys.modules.get("jax"), 0, ""
+    if jax and jax.distributed.is_initialized():
+        process = jax.process_index()
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            advice = (
+                "launch.py: if another process has ended, start all of them again: they go on from "
+                "the last checkpoint.\n"
+            )
+    kept = error_log.append(folder, text, ["python", *sys.argv], process=process)
+    _end(code, f"{text}\n{advice}launch.py: {kept}")
 
 
-def _end(code: int, error: str = "") -> None:
+def _log_folder() -> pathlib.Path | None:
+    """Returns the folder that keeps the traceback of a run, None where nothing is written."""
+    writes = flags.FLAGS.is_parsed() and _MODE.value in ("train", "check_data")
+    if not writes or _SWEEP.value:
+        return None
+    try:
+        return workdirs.on_disk(_only(_workdirs()))
+    except DcjaxError:
+        return None
+
+
+def _end(code: int, error: str = "") -> NoReturn:
     """Ends at once: waits neither for a division under way nor, of many processes, for others."""
     if error:
         sys.stderr.write(f"{error}\n")
@@ -123,10 +161,10 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.comparison import compare
 
     if _PROFILE.value:
-        raise InputError("--profile traces training steps; an evaluation has none.")
+        raise SettingError("--profile traces training steps; an evaluation has none.")
     _join()
     # A file given as --config is the user's own; the settings may else be those that a run saved.
-    trusted = _TRUST_CUSTOM_CODE.value or flags.FLAGS["config"].present > 0
+    trusted = _TRUST_CUSTOM_CODE.value or _CONFIG.value is not None
     compare(workdirs, config, trust_custom_code=trusted)
 
 
@@ -134,7 +172,7 @@ def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.data_check import check_data
 
     if _PROFILE.value:
-        raise InputError("--profile traces training steps; a look at the data has none.")
+        raise SettingError("--profile traces training steps; a look at the data has none.")
     if not check_data(config, _only(workdirs)):
         sys.exit(1)
 
@@ -143,18 +181,17 @@ def _sweep(config: ConfigDict, program: str) -> None:
     from dcjax import runner, sweeps
 
     if _MODE.value != "train" or _PROFILE.value:
-        raise InputError("--sweep trains: leave out --mode and --profile.")
+        raise SettingError("--sweep trains: leave out --mode and --profile.")
     if _DISTRIBUTED.value != "auto" or _COORDINATOR.value:
-        raise InputError(
+        raise SettingError(
             "--sweep trains each run in one process: leave out --distributed and --coordinator; "
             "the same sweep may be started on several hosts, which share the runs."
         )
-    flag = flags.FLAGS["config"]
     sweep = sweeps.plan(
         config,
         program=program,
-        path=config_flags.get_config_filename(flag),
-        changes=config_flags.get_override_values(flag),
+        path=_CONFIG.value or "",
+        changes=config_flags.get_override_values(_SETTINGS["config"]),
         seeds=_SEEDS.value,
         workdir=_only(_WORKDIR.value) if _WORKDIR.value else None,
     )
@@ -185,66 +222,112 @@ def _join() -> None:
         )
 
 
-def _only(workdirs: list[str]) -> str:
-    if len(workdirs) > 1:
-        raise InputError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(workdirs)}.")
-    return workdirs[0]
+def _only(given: list[str]) -> str:
+    if len(given) > 1:
+        raise SettingError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(given)}.")
+    return given[0]
 
 
 def _config() -> ConfigDict | None:
-    return flags.FLAGS.config
+    return _SETTINGS.config if "config" in _SETTINGS else None
 
 
 def _workdirs() -> list[str]:
-    if _WORKDIR.value:
+    """Returns the folders given; a comma parts those to be evaluated, unless one is named so."""
+    if not _WORKDIR.value:
+        file = (_CONFIG.value or "").partition(":")[0]
+        return [str(pathlib.Path("runs") / pathlib.Path(file).stem)]
+    if _MODE.value != "evaluate":
         return _WORKDIR.value
-    file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
-    return [str(pathlib.Path("runs") / pathlib.Path(file).stem)]
+    parts = [
+        [given] if os.path.exists(os.path.expanduser(given)) else given.split(",")
+        for given in _WORKDIR.value
+    ]
+    return list(filter(None, itertools.chain(*parts))) or [""]
 
 
-def _define_config(argv: Sequence[str]) -> None:
-    """Defines --config: a file; or the settings of the one run that is to be evaluated."""
-    if not any(argument.startswith(("--config=", "-config=")) for argument in argv):
-        flags.FLAGS(argv, known_only=True)
-        saved = pathlib.Path((_WORKDIR.value or [""])[0]) / "config.json"
-        if _MODE.value == "evaluate" and len(_WORKDIR.value or []) == 1 and saved.is_file():
-            settings = ConfigDict(versions.parse(json.loads(saved.read_text()), str(saved)))
-            settings.dataset.download = False  # which the command line allows, not the run
-            config_flags.DEFINE_config_dict("config", settings, lock_config=True)
-            return
-    config_flags.DEFINE_config_file("config", None, "Experiment, a file in configs/.")
+def _load_settings() -> ConfigDict | None:
+    """Returns the settings of --config, or those of the one run that is to be evaluated."""
+    if _CONFIG.value is not None:
+        return config_files.load(_CONFIG.value)
+    if _MODE.value != "evaluate" or not _WORKDIR.value:
+        raise flags.Error("Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run.")
+    first, *others = _workdirs()
+    saved = workdirs.as_path(first) / "config.json"
+    return config_files.read_saved(saved) if not others and saved.is_file() else None
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses flags; ends with one line and code 2 for a wrong key, value or file."""
+    """Parses flags; ends with one line and code 2 for a wrong one."""
+    output.protect()
     try:
-        _define_config(argv)
-        rest = flags.FLAGS(argv)
-        if (config := _config()) is not None:
-            config.to_dict()
-        elif _WORKDIR.value is None or _MODE.value != "evaluate":
-            raise flags.Error("Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run.")
-        if rest[1:]:
-            raise flags.Error(f"Unexpected argument {rest[1]!r}; settings are --config.KEY=VALUE.")
-    except (
-        flags.Error,
-        AttributeError,
-        ImportError,
-        OSError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-    ) as error:
-        text = str(error).strip()
-        if error.args and isinstance(error.args[0], KeyError):  # of an AttributeError
-            text = f"configs/default.py has no such setting: {error.args[0].args[0]}"
-        if _IN_CONFIG in text:  # and then a traceback
-            text = text.splitlines()[-1].removeprefix("ValueError: ")
-        one_line = " ".join(text.split())
-        sys.stderr.write(f"launch.py: {one_line.removeprefix(_NOT_LOADED)}\n")
-        sys.exit(2)
+        expanded = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=True)]
+        _refuse_repeated(expanded[1:])
+        flags.FLAGS.set_gnu_getopt(True)
+        rest = flags.FLAGS(expanded, known_only=True)  # but for settings, and what is wrong
+        for argument in rest[1:]:
+            if argument.startswith("-") and not _OVERRIDE.match(argument):
+                flags.FLAGS([argv[0], argument])  # raises, and names the flags that are like it
+        return _parse_settings(rest, _load_settings())
+    except flags.Error as error:
+        _end(2, f"launch.py: {' '.join(str(error).split())}")
+    except SystemExit:  # --help has shown it
+        _end(0)
+    except Exception as error:
+        _fail(error)
+
+
+def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
+    """Changes settings as the command line says, and returns it without what has been parsed."""
+    overrides = [match[2] for argument in argv[1:] if (match := _OVERRIDE.match(argument))]
+    if config is None:
+        if overrides:
+            raise flags.Error(
+                f"--config.{overrides[0]} changes the settings of --config=configs/NAME.py, or of "
+                "the one run that is evaluated; got none."
+            )
+        rest = argv
+    else:
+        _check_names(overrides, config)
+        try:
+            config_flags.DEFINE_config_dict(
+                "config", config, flag_values=_SETTINGS, lock_config=True, sys_argv=argv
+            )
+            rest = _SETTINGS(argv)
+        except flags.Error:
+            raise
+        except Exception as error:  # whatever a value is that cannot be parsed
+            raise flags.Error(f"Cannot set {', '.join(overrides)}: {error}") from error
+    if rest[1:]:
+        raise flags.Error(f"Unexpected argument {rest[1]!r}; settings are --config.KEY=VALUE.")
     return rest
 
 
+def _check_names(overrides: Sequence[str], config: ConfigDict) -> None:
+    """Checks that settings are there to be changed."""
+    from dcjax import resuming
+
+    known = resuming.flatten(config.to_dict())
+    for name in overrides:
+        if inner := [key for key in known if key.startswith(f"{name}.")]:
+            raise flags.Error(
+                f"--config.{name} is a group of settings; set one of --config.{', '.join(inner)}."
+            )
+        if name not in known:
+            raise flags.Error(
+                f"--config.{name}: there is no setting {name!r} in {_CONFIG.value or 'the run'}"
+                f"{nearest(name, known)}."
+            )
+
+
+def _refuse_repeated(arguments: Sequence[str]) -> None:
+    """Checks that no flag but --workdir is given twice, of which all but the last would be lost."""
+    names = [a.lstrip("-").partition("=")[0] for a in arguments if a.startswith("-")]
+    for name, count in collections.Counter(names).items():
+        if count > 1 and name != "workdir":
+            raise flags.Error(f"--{name} is given {count} times; give it once.")
+
+
 if __name__ == "__main__":
+    machine.use_utf8()
     app.run(main, flags_parser=_parse)

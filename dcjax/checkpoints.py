@@ -10,7 +10,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dcjax import devices, workdirs
 from dcjax.division import Division
-from dcjax.errors import FileError, MissingFileError
+from dcjax.errors import FileError, MissingFileError, file_errors
 from dcjax.state import TrainState, variables
 from dcjax.store import Store
 
@@ -65,18 +65,19 @@ class Checkpoints:
                 get_metric_fn=self._score, n=keep_best, keep_checkpoints_without_metrics=False
             )
             kept.append(best)
-        self._store = Store(
-            path,
-            {
-                "model": ocp.StandardCheckpointHandler(),
-                "train": ocp.StandardCheckpointHandler(),
-                "division": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-            read_only=read_only,
-            preservation_policy=None if read_only else policies.AnyPreservationPolicy(kept),
-            best_fn=self._score,
-        )
+        with file_errors(f"Cannot open the checkpoints in {path}"):
+            self._store = Store(
+                path,
+                {
+                    "model": ocp.StandardCheckpointHandler(),
+                    "train": ocp.StandardCheckpointHandler(),
+                    "division": ocp.StandardCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
+                read_only=read_only,
+                preservation_policy=None if read_only else policies.AnyPreservationPolicy(kept),
+                best_fn=self._score,
+            )
 
     def _score(self, scores: dict[str, float]) -> float:
         return scores.get(self._best_by, -math.inf)
@@ -203,6 +204,19 @@ class Checkpoints:
         self._store.manager.close()
         if failure:
             raise FileError(failure)
+
+
+def is_there(workdir: str) -> bool:
+    """Returns whether a run has saved a checkpoint, complete or damaged.
+
+    Args:
+      workdir: of the run, or the folder of one of its checkpoints.
+    """
+    path = workdirs.absolute(workdir)
+    if path.parent.name != "checkpoints":
+        path = path / "checkpoints"
+    with file_errors(f"Cannot look into {path}"):
+        return path.is_dir() and any(path.iterdir())
 
 
 def _arrays(division: Division) -> dict[str, np.ndarray]:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from dcjax import agreement, embedder, experiment, processes, resuming
-from dcjax.errors import InputError
+from dcjax import agreement, embedder, experiment, inputs, processes, resuming
+from dcjax.errors import InputError, MissingFileError
+from dcjax.checkpoints import is_there
 from dcjax.progress import Scores
 from dcjax.reporting import show_scores
 from dcjax.writers import Console
@@ -20,6 +21,10 @@ def compare(workdirs: Sequence[str], config: ConfigDict | None, *, trust_custom_
       trust_custom_code: whether to import the backbones that the runs or the config name.
     """
     agreement.check_settings(config)
+    if absent := [workdir for workdir in workdirs if not is_there(workdir)]:
+        raise MissingFileError(
+            f"No checkpoint in {', '.join(absent)}; give the --workdir of runs that have saved one."
+        )
     runs = {
         workdir: embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
         for workdir in workdirs

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, decoding, devices, headers, inputs, inspection, naming
+from dcjax import checks, decoding, devices, headers, inputs, inspection, naming, settings, workdirs
 from dcjax.datasets import ImageSet, Splits, duplicates
+from dcjax.errors import DcjaxError, file_errors
 from dcjax.inspection import Inspection
 from dcjax.writers import Console
 
@@ -86,7 +87,10 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
       MissingFileError: if the data set is not there.
     """
     console = Console()
-    checks.check_evaluation(config, devices.create_mesh())  # needs no weights
+    settings.check(config)
+    mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
+    checks.check_training(config, mesh)
+    workdirs.check(workdir)
     splits = inputs.load_index(config)
     sets = {name: images for name, images in vars(splits).items() if images is not None}
     total, started = sum(map(len, sets.values())), time.monotonic()
@@ -107,10 +111,13 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
         _tell(console, kind, list(alike), _severity(kind, fatal))
     if reason := _refusal(config, sets, found):
         console.line(f"error     {reason}")
+    if weights := checks.missing_weights(config):
+        console.line(f"missing   {weights}")
     console.line(f"wrote     {_write(problems, fatal, workdir)}")
     fails = bool(reason) or any(problem.kind in fatal for problem in problems)
-    well = "" if problems or reason else "; all is well"
-    console.line(f"result    training {'would fail' if fails else 'can begin'}{well}")
+    needed = ", once the weights are there" if weights else ""
+    well = "" if problems or reason or weights else "; all is well"
+    console.line(f"result    training {'would fail' if fails else f'can begin{needed}'}{well}")
     return not fails
 
 
@@ -252,7 +259,7 @@ def _refusal(
             for name, images in sets.items()
         }
         checks.check_data(config, Splits(**kept))
-    except ValueError as error:
+    except DcjaxError as error:
         return str(error)
     return ""
 
@@ -274,14 +281,15 @@ def _tell(console: Console, kind: Kind, problems: list[Problem], severity: str) 
 
 
 def _write(problems: list[Problem], fatal: set[Kind], workdir: str) -> pathlib.Path:
-    path = pathlib.Path(workdir) / _FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Names that are no text in UTF-8 are written as the bytes that they are.
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "split", "class", "severity", "problem", "detail"])
-        for problem in problems:
-            kind, severity = problem.kind, _severity(problem.kind, fatal)
-            place = problem.image, problem.split, problem.label
-            writer.writerow([*place, severity, kind.what, problem.detail])
+    path = workdirs.on_disk(workdir) / _FILE
+    with file_errors(f"Cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Names that are no text in UTF-8 are written as the bytes that they are.
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "split", "class", "severity", "problem", "detail"])
+            for problem in problems:
+                kind, severity = problem.kind, _severity(problem.kind, fatal)
+                place = problem.image, problem.split, problem.label
+                writer.writerow([*place, severity, kind.what, problem.detail])
     return path

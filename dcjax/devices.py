@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dcjax.errors import InputError
+from dcjax.errors import SettingError
 
 _MANY_ROWS = 1024
 
@@ -34,7 +34,7 @@ def create_mesh(devices: Sequence[jax.Device] | None = None, *, cluster_parallel
         spread over all devices; with as many as there are devices, each has batches of its own.
 
     Raises:
-      InputError: if the devices, or those of one process, do not divide into so many parts.
+      SettingError: if the devices, or those of one process, do not divide into so many parts.
     """
     devices = jax.devices() if devices is None else devices
     ordered = sorted(devices, key=lambda d: (d.process_index, d.id))
@@ -47,7 +47,7 @@ def create_mesh(devices: Sequence[jax.Device] | None = None, *, cluster_parallel
 
     if not fits(cluster_parallel):
         known = filter(fits, range(1, len(ordered) + 1))
-        raise InputError(
+        raise SettingError(
             "devices.cluster_parallel must divide the number of devices "
             f"({len(ordered)}, {per_process} a process), got {cluster_parallel}; "
             f"{', '.join(map(str, known))} would do."
@@ -112,13 +112,13 @@ def check_divides(name: str, number: int, parts: int, what: str, *, also: int = 
       also: of which numbers that would do are a multiple too.
 
     Raises:
-      InputError: if it does not; names the nearest numbers that do.
+      SettingError: if it does not; names the nearest numbers that do.
     """
     if number < 1 or number % parts:
         step = math.lcm(parts, also)
         lower = number // step * step
         nearest = sorted({max(lower, step), lower + step})
-        raise InputError(
+        raise SettingError(
             f"{name} must be a multiple of the number of {what} ({parts}), got {number}; "
             f"{' or '.join(map(str, nearest))} would do."
         )

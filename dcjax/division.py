@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from scipy.optimize import linear_sum_assignment
 
 from dcjax import clustering, counting, grouping
-from dcjax.errors import InputError
+from dcjax.errors import InputError, SettingError
 from dcjax.ranges import require_known
 
 HIERARCHIES = ("direct", "progressive")
@@ -69,6 +69,17 @@ def num_clusters_at(
     return min(max_clusters, 2**doublings)
 
 
+def check_options(*, max_clusters: int, hierarchy: str) -> None:
+    """Raises SettingError unless there are divisions of some images into max_clusters."""
+    require_known("hierarchy", hierarchy, HIERARCHIES)
+    if max_clusters < 1 or (hierarchy == "progressive" and max_clusters & (max_clusters - 1)):
+        raise SettingError(
+            "division.max_clusters must be a power of two, since every division doubles the "
+            "clusters, or any number >= 1 with division.hierarchy=direct, got "
+            f"max_clusters={max_clusters}."
+        )
+
+
 def check(
     labels: np.ndarray,
     *,
@@ -84,13 +95,8 @@ def check(
       hierarchy: "direct" or "progressive".
       super_classes: the super-class of each image [N], if they are what is grouped.
     """
-    require_known("hierarchy", hierarchy, HIERARCHIES)
+    check_options(max_clusters=max_clusters, hierarchy=hierarchy)
     doubles = hierarchy == "progressive"
-    if max_clusters < 1 or (doubles and max_clusters & (max_clusters - 1)):
-        raise InputError(
-            "max_clusters must be a power of two, since every division doubles the clusters, or "
-            f"any number >= 1 with hierarchy=direct, got max_clusters={max_clusters}."
-        )
     smaller = [k for k in range(max_clusters - 1, 1, -1) if not (doubles and k & (k - 1))]
     grouping.check(labels, super_classes, max_clusters=max_clusters, smaller=smaller)
 

@@ -24,7 +24,7 @@ from dcjax import (
     steps,
     streams,
 )
-from dcjax.errors import InputError
+from dcjax.errors import InputError, file_errors
 
 EmbedImages = Callable[..., jax.Array]
 TrainStep = Callable[..., tuple[state.TrainState, steps.Metrics]]
@@ -110,13 +110,14 @@ def load_pretrained(
     if not config.model.pretrained:
         return None
     shapes = variable_shapes(config, model)
-    return pretrained.load(
-        config.model.pretrained,
-        shapes["params"]["backbone"],
-        shapes["batch_stats"]["backbone"],
-        download=config.dataset.download,
-        say=say,
-    )
+    with file_errors(f"Cannot read model.pretrained={config.model.pretrained!r}"):
+        return pretrained.load(
+            config.model.pretrained,
+            shapes["params"]["backbone"],
+            shapes["batch_stats"]["backbone"],
+            download=config.dataset.download,
+            say=say,
+        )
 
 
 def create_state(

@@ -2,9 +2,19 @@
 
 import glob
 import os
-import pathlib
+import sys
 
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
+
+
+def use_utf8() -> None:
+    """Starts the program anew in Python's UTF-8 mode, if the locale knows ASCII alone.
+
+    Names of files, which are UTF-8 for TensorFlow and Orbax, could else not hold other letters.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        environment = os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def accelerators() -> list[str]:
@@ -28,5 +38,6 @@ def keep_quiet() -> None:
 
 def keep_compilations() -> None:
     """Takes what XLA has compiled in an earlier run from a cache on disk."""
-    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "dcjax"))
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(caches):  # not so for a user without a home
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "dcjax"))

@@ -61,7 +61,7 @@ def distance_weighted(*, dims: str, cutoff: float, upper_cutoff: float) -> Miner
     require_known("dims", dims, ("full", "active"))
     if not 0 < cutoff < upper_cutoff <= 2:
         raise InputError(
-            "Require 0 < cutoff < upper_cutoff <= 2 (distances of unit vectors), "
+            "Require 0 < mining.cutoff < mining.upper_cutoff <= 2 (distances of unit vectors), "
             f"got cutoff={cutoff} and upper_cutoff={upper_cutoff}."
         )
 

@@ -158,8 +158,8 @@ def create(
     Raises:
       InputError: if a name is unknown or a number out of range.
     """
-    require_known("pooling", options["pooling"], sorted(POOLINGS))
-    require_known("precision", precision, sorted(PRECISIONS))
+    require_known("model.pooling", options["pooling"], sorted(POOLINGS))
+    require_known("model.precision", precision, sorted(PRECISIONS))
     activations = jnp.bfloat16 if precision == "bfloat16" else dtype
     if plugins.is_own(name):
         backbone = plugins.load(name, nn.Module)(dtype=activations, **own)
@@ -177,9 +177,9 @@ def _resnet(
     dtype: Any,
     param_dtype: Any,
 ) -> ResNet:
-    require_known("backbone", name, sorted(BACKBONES))
-    require_known("batch_norm", batch_norm, sorted(BATCH_NORMS))
-    require_known("convolution", convolution, sorted(METHODS))
+    require_known("model.backbone", name, sorted(BACKBONES))
+    require_known("model.batch_norm", batch_norm, sorted(BATCH_NORMS))
+    require_known("model.convolution", convolution, sorted(METHODS))
     block, stage_sizes, stem = BACKBONES[name]
     if not 1 <= num_stages <= len(stage_sizes):
         raise InputError(

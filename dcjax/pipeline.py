@@ -175,19 +175,22 @@ class Stream:
             try:
                 batch = next(batches)
             except tf.errors.OpError as error:
-                raise self._named(error, rows[start : start + batch_size]) from None
+                if reason := self._unreadable(rows[start : start + batch_size]):
+                    raise InputError(reason) from None
+                raise  # no file's fault
             yield batch
 
-    def _named(self, error: tf.errors.OpError, rows: npt.NDArray) -> InputError:
+    def _unreadable(self, rows: npt.NDArray) -> str:
+        """Returns which of these images cannot be read and why, "" if all can."""
         # TensorFlow does not say which file it was.
         for row in [] if self.images.in_memory else rows:
             reason = decoding.unreadable_reason(self.images, row, max_pixels=self._max_pixels)
             if reason:
-                return InputError(
+                return (
                     f"Cannot read image {naming.printable(self.images.name(row))}: {reason} "
                     "Replace or remove it, or set dataset.skip_unreadable=True."
                 )
-        return InputError(f"Cannot make a batch of images: {decoding.first_line(error)}")
+        return ""
 
 
 def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

@@ -53,12 +53,13 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
         when it is called, if what it returns is not of that class.
     """
     module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), attribute]):
+        raise InputError(f"Require package.module:function, got {name!r}.")
     try:
         function = getattr(importlib.import_module(module), attribute, None)
-    except (ModuleNotFoundError, TypeError, ValueError) as error:
+    except ModuleNotFoundError as error:
         # What goes wrong within the user's module is theirs to see, with its place.
-        missing = getattr(error, "name", None)
-        if missing and f"{module}.".startswith(f"{missing}.") is False:
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise InputError(
             f"Require package.module:function that can be imported, got {name!r}: {error}."

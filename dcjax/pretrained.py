@@ -125,6 +125,12 @@ def load(
     return filled_tree["params"], filled_tree.get("batch_stats", {})
 
 
+def check(source: str, *, download: bool) -> None:
+    """Raises MissingFileError unless there is such a file of weights, or it may be downloaded."""
+    if not (download and hub.is_name(source)):
+        _locate(source, download=False)
+
+
 def _locate(source: str, *, download: bool) -> str:
     path = naming.expand(source)
     if not pathlib.Path(path).exists() and hub.is_name(source):

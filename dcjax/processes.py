@@ -3,6 +3,7 @@
 import collections
 import itertools
 import os
+import re
 import socket
 import sys
 import zlib
@@ -14,10 +15,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from dcjax.errors import InputError
+from dcjax.errors import InputError, SettingError
 
 # What launchers tell of the number of processes that they start.
 _COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
+_ADDRESS = re.compile(r"\S+:\d{1,5}")  # host:port
 _TOLD = 1000  # bytes of what a process tells the others
 _WAIT_MILLISECONDS = 24 * 60 * 60 * 1000
 _WAITS: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
@@ -38,8 +40,8 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
     """
     by_hand = bool(coordinator), num_processes > 0, process_id >= 0
     if any(by_hand):
-        if not all(by_hand) or mode == "off" or process_id >= num_processes:
-            raise InputError(
+        if not all(by_hand) or not _ADDRESS.fullmatch(coordinator) or mode == "off" or process_id >= num_processes:
+            raise SettingError(
                 "Require --coordinator=HOST:PORT, --num_processes=N and --process_id from 0 to "
                 f"N - 1 together, and not --distributed=off; got --coordinator={coordinator}, "
                 f"--num_processes={num_processes}, --process_id={process_id}, "
@@ -50,7 +52,16 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
             "waits for the others up to five minutes\n"
         )
         sys.stdout.flush()
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        try:
+            host, _, port = coordinator.rpartition(":")
+            socket.getaddrinfo(host.strip("[]"), int(port))  # gRPC would try for five minutes
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+        except (OSError, OverflowError, jax.errors.JaxRuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"Cannot join the other processes at --coordinator={coordinator}: {reason}; give "
+                "the address of process 0 and a port that is free there."
+            ) from error
     elif mode != "off":
         _detect(mode)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import filelock
 
 from dcjax import locks
+from dcjax.errors import file_errors
 from dcjax.preemption import StopRequest
 from dcjax.sweeps import Run, Sweep
 from dcjax.writers import Console
@@ -29,7 +30,8 @@ def run(sweep: Sweep) -> bool:
     Returns:
       Whether no run failed.
     """
-    return _Runner(sweep).run()
+    with file_errors("Cannot write into the folder of a run"):
+        return _Runner(sweep).run()
 
 
 def commands(sweep: Sweep) -> list[str]:

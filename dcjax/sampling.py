@@ -8,13 +8,13 @@ again from the front.
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dcjax import counting, streams, walks
 from dcjax.division import Division
-from dcjax.errors import InputError
+from dcjax.errors import InputError, SettingError
 from dcjax.ranges import require_known
 from dcjax.streams import Stream
 
@@ -92,8 +92,7 @@ class Plan:
                 yield Block(rows[skipped:], self.clusters[start + skipped : stop], number, skipped)
 
 
-def check(
-    labels: np.ndarray,
+def check_options(
     *,
     batch_size: int,
     images_per_class: int,
@@ -103,7 +102,7 @@ def check(
     rounds: str = "max",
     clusters_per_step: int = 1,
 ) -> None:
-    """Raises InputError unless epochs of images with these labels [N] can be planned like this."""
+    """Raises SettingError unless epochs of some images can be planned like this."""
     for setting, value, known in (
         ("sampler", sampler, SAMPLERS),
         ("small_class", small_class, SMALL_CLASSES),
@@ -111,22 +110,38 @@ def check(
         ("rounds", rounds, ROUNDS),
     ):
         require_known(setting, value, known)
+    if batch_size < 4 or clusters_per_step < 1:
+        raise SettingError(  # fewer than 4 images cannot be two positive pairs
+            "Require 4 <= sampling.batch_size and 1 <= sampling.clusters_per_step, got "
+            f"batch_size={batch_size} and clusters_per_step={clusters_per_step}."
+        )
+    pairs = images_per_class >= 2 and batch_size >= 2 * images_per_class
+    if sampler == "balanced" and not (pairs and batch_size % images_per_class == 0):
+        raise SettingError(
+            "Require sampling.images_per_class >= 2 for positive pairs, and sampling.batch_size to "
+            "be a multiple of it and at least twice it for two classes, got "
+            f"images_per_class={images_per_class} and batch_size={batch_size}."
+        )
+
+
+def check(labels: np.ndarray, *, batch_size: int, **options: Any) -> None:
+    """Raises InputError unless epochs of images with these labels [N] can be planned like this.
+
+    Args:
+      labels: the classes [N].
+      batch_size: images of a batch.
+      **options: the others of `check_options`.
+    """
+    check_options(batch_size=batch_size, **options)
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"labels must be integers of shape [N], got {labels.dtype} of shape {labels.shape}."
         )
-    if not 4 <= batch_size <= len(labels) or clusters_per_step < 1:
-        raise InputError(  # fewer than 4 images cannot be two positive pairs
-            f"Require 4 <= batch_size <= {len(labels)} images and clusters_per_step >= 1, "
-            f"got batch_size={batch_size} and clusters_per_step={clusters_per_step}."
-        )
-    pairs = images_per_class >= 2 and batch_size >= 2 * images_per_class
-    if sampler == "balanced" and not (pairs and batch_size % images_per_class == 0):
+    if batch_size > len(labels):
         raise InputError(
-            "Require images_per_class >= 2 for positive pairs, and batch_size to be a multiple of "
-            "it and at least twice it for two classes, got "
-            f"images_per_class={images_per_class} and batch_size={batch_size}."
+            f"Require 4 <= sampling.batch_size <= {len(labels)} images, got "
+            f"batch_size={batch_size}."
         )
 
 

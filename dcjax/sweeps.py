@@ -13,7 +13,6 @@ import itertools
 import json
 import pathlib
 import re
-import runpy
 import shlex
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax import regular_files, resuming, tables, versions
-from dcjax.errors import InputError
+from dcjax import config_files, regular_files, resuming, tables, versions, workdirs
+from dcjax.errors import InputError, SettingError, file_errors, nearest
 
+_ROW = {"name": str, "settings": dict, "paper": dict}
 _MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
 
 
@@ -53,7 +53,7 @@ class Run:
         saved = versions.parse(content, str(path), known=self.config.to_dict())
         resuming.check_same(self.config, saved, str(self.folder), scored=True)
         scores = _read(self.folder / "scores.json")
-        epochs, wanted = scores["last"]["epoch"] if scores else 0, self.config.train.num_epochs
+        epochs, wanted = _epochs(scores, self.folder), self.config.train.num_epochs
         if epochs > wanted:
             raise InputError(
                 f"{self.folder} holds a run of {epochs} epochs already, got "
@@ -97,11 +97,12 @@ class Sweep:
             results = [result for run in runs if (result := run.result())]
             rows.append(tables.Row(name, results, self.paper[name]))
         text = tables.markdown(self.table.name, self.command, rows, self.scores)
-        self.table.parent.mkdir(parents=True, exist_ok=True)
-        pathlib.Path(f"{self.table}.md").write_text(text, encoding="utf-8")
-        pathlib.Path(f"{self.table}.csv").write_text(
-            tables.comma_separated(rows, self.scores), encoding="utf-8"
-        )
+        with file_errors("Cannot write the table of the sweep"):
+            self.table.parent.mkdir(parents=True, exist_ok=True)
+            pathlib.Path(f"{self.table}.md").write_text(text, encoding="utf-8")
+            pathlib.Path(f"{self.table}.csv").write_text(
+                tables.comma_separated(rows, self.scores), encoding="utf-8"
+            )
 
 
 def plan(
@@ -127,12 +128,14 @@ def plan(
       InputError: if a row or a seed cannot be run, or a folder holds a run of another config.
     """
     file, _, argument = path.partition(":")
-    module = runpy.run_path(file)
-    listed = _rows(module, file, argument)
+    module = vars(config_files.run(file))
+    listed, experiment = _rows(module, file, argument)
     name = pathlib.Path(file).stem
-    folder = pathlib.Path(
-        workdir or pathlib.Path("runs", module.get("RUNS", name), argument or _default(module))
-    )
+    folder = pathlib.Path("runs", module.get("RUNS", name), experiment)
+    if workdir is not None:
+        if "://" in workdir:
+            raise SettingError(f"A sweep's --workdir must be a folder on a disk, got {workdir}.")
+        folder = workdirs.on_disk(workdir)
     for key in changes:
         if setting := [row["name"] for row in listed if key in row["settings"]]:
             raise InputError(
@@ -168,19 +171,22 @@ def folder_name(config: ConfigDict, changed: ConfigDict) -> str:
     return "+".join(filter(None, [name, f"seed={changed.seed}"]))
 
 
-def _rows(module: Mapping[str, Any], file: str, argument: str) -> list[dict[str, Any]]:
-    """Returns what `sweep` of a file's names returns, once it is known to be rows."""
-    if "sweep" not in module:
-        raise InputError(
+def _rows(module: Mapping[str, Any], file: str, argument: str) -> tuple[list[dict[str, Any]], str]:
+    """Returns what `sweep` of a file's names returns, known to be rows, and its argument or ""."""
+    if not callable(sweep := module.get("sweep")):
+        raise SettingError(
             f"--sweep requires a function sweep() that returns rows beside get_config(), got none "
             f"in {file}; configs/ablations/ has examples."
         )
-    takes_one = inspect.signature(module["sweep"]).parameters
-    rows = module["sweep"](*filter(None, [argument if takes_one else ""]))
+    parameters = list(inspect.signature(sweep).parameters.values())
+    given = [argument] if argument and parameters else []
+    rows = config_files.call(sweep, given, file)
+    defaults = [parameter.default for parameter in parameters[:1]]
+    experiment = next((value for value in [*given, *defaults] if isinstance(value, str)), "")
     if not isinstance(rows, list):
         raise InputError(f"Require a list of rows from sweep(), got {rows!r} in {file}.")
     for row in rows:
-        if not {"name", "settings"} <= set(row) <= {"name", "settings", "paper"}:
+        if not _is_row(row):
             raise InputError(
                 'Require a row of a sweep to be {"name": ..., "settings": {...}}, with "paper": '
                 f"{{...}} or without, got {row!r} in {file}."
@@ -192,24 +198,31 @@ def _rows(module: Mapping[str, Any], file: str, argument: str) -> list[dict[str,
         raise InputError(
             f"Require a sweep's rows to have names of their own, got {names} in {file}."
         )
-    return rows
+    return rows, experiment
 
 
-def _default(module: Mapping[str, Any]) -> str:
-    """Returns the argument that `sweep` takes if none is given, "" if it takes none."""
-    parameters = inspect.signature(module["sweep"]).parameters.values()
-    return "".join(parameter.default for parameter in parameters)
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not {"name", "settings"} <= set(row) <= _ROW.keys():
+        return False
+    return all(isinstance(value, _ROW[key]) for key, value in row.items())
 
 
 def _with_seeds(
     settings: dict[str, Any], seeds: Sequence[str], changes: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Returns a row's settings once for each seed."""
-    if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise InputError(f"Require --seeds of different whole numbers, got {','.join(seeds)}.")
+    if not all(map(_is_seed, seeds)) or len(set(map(int, seeds))) < len(seeds):
+        raise SettingError(
+            "Require --seeds of different whole numbers from 0 to 2147483647, got "
+            f"{','.join(seeds)}."
+        )
     if seeds and ("seed" in settings or "seed" in changes):
-        raise InputError("--seeds sets config.seed, which a row or --config.seed sets too.")
+        raise SettingError("--seeds sets config.seed, which a row or --config.seed sets too.")
     return [settings | {"seed": int(seed)} for seed in seeds] or [settings]
+
+
+def _is_seed(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) < 2**31
 
 
 def _run(
@@ -222,9 +235,11 @@ def _run(
 ) -> Run:
     """Returns the run of a row and a seed."""
     changed = config.copy_and_resolve_references()
-    if unknown := sorted(settings.keys() - resuming.flatten(config.to_dict()).keys()):
+    known = resuming.flatten(config.to_dict())
+    if unknown := sorted(settings.keys() - known.keys()):
         raise InputError(
-            f"A row of {path} sets {unknown[0]}, which is no setting of its get_config()."
+            f"A row of {path} sets {unknown[0]}, which is no setting of its get_config()"
+            f"{nearest(unknown[0], known)}."
         )
     try:
         changed.update_from_flattened_dict(settings)
@@ -239,10 +254,33 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
     return [f"--config.{key}={value}" for key, value in settings.items()]
 
 
-def _read(path: pathlib.Path) -> Any:
-    """Returns the content of a JSON file, None if there is none or a part of one."""
-    try:
-        regular_files.require(path)
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the object in a JSON file, None if there is none or a part of one.
+
+    Raises:
+      InputError: if it holds something else.
+    """
+    regular_files.require(path)
+    if not path.exists():
         return None
+    with file_errors(f"Cannot read {path}"):
+        content = path.read_bytes()
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not of a run; move it away, and the run is made again.")
+    return found
+
+
+def _epochs(scores: dict[str, Any] | None, folder: pathlib.Path) -> int:
+    """Returns after how many epochs a run's scores are, 0 without any."""
+    if scores is None:
+        return 0
+    try:
+        return int(scores["last"]["epoch"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{folder / 'scores.json'} is not of a run; move it away, and the run is made again."
+        ) from None

@@ -20,13 +20,15 @@ from dcjax import (
     reporting,
     resuming,
     schedule,
+    shared_workdirs,
+    settings,
     state,
     steps,
     streams,
     versions,
     workdirs,
 )
-from dcjax.checkpoints import Checkpoints
+from dcjax.checkpoints import Checkpoints, is_there
 from dcjax.datasets import Splits
 from dcjax.division import Division
 from dcjax.errors import DivergedError, InputError
@@ -55,11 +57,15 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
       FileError: if another run is under way in `workdir`, or something cannot be written.
       DivergedError: if the loss is not finite.
     """
+    settings.check(config)
     mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
     checks.check_training(config, mesh)
+    workdirs.check(workdir, saving=True)
+    if not is_there(workdir):
+        checks.check_present(config)
     splits, num_skipped = inputs.load_splits(config)
     checks.check_data(config, splits)
-    with workdirs.locked(workdir):
+    with shared_workdirs.locked(workdir):
         return _train(config, workdir, mesh, splits, num_skipped, profiled=profiled)
 
 
@@ -74,7 +80,7 @@ def _train(
 ) -> Scores | None:
     """Trains in a folder that no other run has."""
     data = resuming.fingerprints(splits)
-    workdirs.check_shared(workdir)
+    shared_workdirs.check_shared(workdir)
     agreement.check_settings(config)
     agreement.check_images(splits)
     model = experiment.create_model(config)

@@ -14,6 +14,8 @@ import rich.progress
 import rich.table
 import tensorboardX
 
+from dcjax.errors import file_errors
+
 _WIDTH_OF_FILES = 120  # columns, where the output is not a terminal
 _HEADINGS = {"map_at_r": "MAP@R", "marp_paper": "mARP", "r_precision": "R-prec.", "nmi": "NMI"}
 
@@ -101,12 +103,13 @@ class Scalars:
         """
         self._failures = (OSError,) if lossy else ()
         path = pathlib.Path(os.devnull) if folder is None else folder / "metrics.jsonl"
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            if path.stat().st_size > size:
-                os.truncate(path, size)
-        self._lines = path.open("a", buffering=1)
+        with file_errors("Cannot write the curves"):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                path.touch()
+                if path.stat().st_size > size:
+                    os.truncate(path, size)
+            self._lines = path.open("a", buffering=1, encoding="utf-8")
         self._tensorboard = tensorboardX.SummaryWriter(
             str(path.with_name("tensorboard")),
             purge_step=step + 1 if step else 0,
@@ -124,7 +127,7 @@ class Scalars:
             f"{group}/{name}": value if math.isfinite(value) else None
             for name, value in values.items()
         }
-        with contextlib.suppress(*self._failures):
+        with contextlib.suppress(*self._failures), file_errors("Cannot write the curves"):
             self._lines.write(json.dumps({"step": step, **finite}) + "\n")
         for name, number in finite.items():
             if number is not None:
@@ -132,6 +135,6 @@ class Scalars:
 
     def close(self) -> None:
         """Writes what is left."""
-        with contextlib.suppress(*self._failures):
+        with contextlib.suppress(*self._failures), file_errors("Cannot write the curves"):
             self._lines.close()
         self._tensorboard.close()

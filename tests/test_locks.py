@@ -9,7 +9,7 @@ from pathlib import Path
 import many_processes
 import pytest
 
-from dcjax import locks, workdirs
+from dcjax import locks, shared_workdirs
 
 # Holds a lock, forks a child that lives on, as data loaders do, and waits.
 _HOLD = """
@@ -25,22 +25,22 @@ time.sleep(600)
 
 def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
     workdir = tmp_path / "runs" / "one"
-    with workdirs.locked(str(workdir)):
+    with shared_workdirs.locked(str(workdir)):
         (tmp_path / "link").symlink_to(workdir)
         for path in (workdir, tmp_path / "link", tmp_path / "runs" / ".." / "link" / ".." / "one"):
             with (
                 pytest.raises(OSError, match="A run is under way in --workdir=") as refusal,
-                workdirs.locked(str(path)),
+                shared_workdirs.locked(str(path)),
             ):
                 pass
             told = str(refusal.value)
             assert f"{path}, held by process {os.getpid()} on {socket.gethostname()}" in told
             assert "take another --workdir" in told
         assert locks.is_held(workdir)
-        with workdirs.locked(str(tmp_path / "runs" / "other")):
+        with shared_workdirs.locked(str(tmp_path / "runs" / "other")):
             pass
     assert not locks.is_held(workdir)
-    with workdirs.locked(str(workdir)):
+    with shared_workdirs.locked(str(workdir)):
         pass
 
 
@@ -64,11 +64,11 @@ def test_a_folder_in_a_bucket_is_locked_on_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with workdirs.locked("gs://bucket/one"):
+    with shared_workdirs.locked("gs://bucket/one"):
         assert "gs://bucket/one is locked on this machine alone" in capsys.readouterr().out
-        with pytest.raises(OSError, match="held by process"), workdirs.locked("gs://bucket/one"):
+        with pytest.raises(OSError, match="held by process"), shared_workdirs.locked("gs://bucket/one"):
             pass
-        with workdirs.locked("gs://other/one"):  # whose curves lie elsewhere, too
+        with shared_workdirs.locked("gs://other/one"):  # whose curves lie elsewhere, too
             pass
 
 
@@ -79,6 +79,6 @@ def test_a_folder_that_cannot_be_locked_is_said_and_used(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # as some network file systems do
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with workdirs.locked(str(tmp_path)):
+    with shared_workdirs.locked(str(tmp_path)):
         pass
     assert f"warning   {tmp_path} cannot be locked (No locks available)" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from pathlib import Path
 import many_processes
 import pytest
 
-from dcjax import workdirs
+from dcjax import shared_workdirs
 
 _ROWS = 2048
 
@@ -63,15 +63,15 @@ except ValueError as error:
     print(error)
 """
 _CHECK = """
-from dcjax import workdirs
+from dcjax import shared_workdirs
 for folders in {folders!r}:
     try:
-        workdirs.check_shared(folders[jax.process_index()])
+        shared_workdirs.check_shared(folders[jax.process_index()])
         print("shared")
     except ValueError as error:
         print(error)
 try:
-    with workdirs.locked({held!r}):
+    with shared_workdirs.locked({held!r}):
         print("locked")
 except OSError as error:
     print(error)
@@ -136,7 +136,7 @@ def test_a_disk_of_each_host_and_a_folder_with_a_run_are_refused_by_all(tmp_path
     (tmp_path / "file").write_text("")
     shared, others, impossible = ["one", "one"], ["one", "other"], ["file", "file"]
     folders = [[str(tmp_path / name) for name in names] for names in (shared, others, impossible)]
-    with workdirs.locked(held := str(tmp_path / "held")):
+    with shared_workdirs.locked(held := str(tmp_path / "held")):
         program = _CHECK.format(folders=folders, held=held)
         told = [text.splitlines() for text in many_processes.run(program)]
     for number, (first, second, third, fourth) in enumerate(told):

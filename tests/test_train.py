@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import digits
-from dcjax import devices, epochs, inputs, reporting, workdirs
+from dcjax import devices, epochs, inputs, reporting, shared_workdirs
 from dcjax.checkpoints import Checkpoints
 from dcjax.train import train
 
@@ -160,7 +160,7 @@ def test_a_second_run_in_a_workdir_is_refused_before_it_writes(finished: Any) ->
     config, workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     with (
-        workdirs.locked(str(workdir)),
+        shared_workdirs.locked(str(workdir)),
         pytest.raises(OSError, match=rf"{workdir}, held by process {os.getpid()} on "),
     ):
         train(config, str(workdir))

@@ -10,9 +10,9 @@ from dcjax import naming
 from dcjax.datasets import duplicates
 from dcjax.datasets.image_set import ImageSet, Splits, require_images
 from dcjax.datasets.sources import SOURCES
-from dcjax.errors import InputError
+from dcjax.errors import InputError, file_errors
 
-__all__ = ["SOURCES", "ImageSet", "Splits", "known_options", "load", "load_index"]
+__all__ = ["KNOWN", "SOURCES", "ImageSet", "Splits", "known_options", "load", "load_index"]
 
 # Imported when asked for: scikit-learn and scipy.io take seconds that other data sets need not pay.
 _MODULES = {
@@ -27,6 +27,7 @@ _MODULES = {
     "sop": "dcjax.datasets.sop",
     "vid": "dcjax.datasets.vid",
 }
+KNOWN = tuple(_MODULES)
 
 
 # What `load` passes on to the data sets that have a use for it, besides their options.
@@ -70,7 +71,8 @@ def load_index(
     load = _module(name).load
     request = {"with_train": with_train, "saved_test": saved_test}
     request = {key: x for key, x in request.items() if key in inspect.signature(load).parameters}
-    splits: Splits = load(naming.expand(root), **request, **options)
+    with file_errors(f"Cannot read the files of dataset {name!r}"):
+        splits: Splits = load(naming.expand(root), **request, **options)
     if not with_train:
         return splits.without_train()
     require_images("train", splits.train)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dcjax import archives, downloads, naming
 from dcjax.datasets.image_set import ImageArray, ImageSet, Splits, split_by_class
-from dcjax.errors import InputError, MissingFileError
+from dcjax.errors import DcjaxError, InputError, MissingFileError
 from dcjax.writers import Console
 
 SOURCES = ("auto", "folder", "tfds")
@@ -145,7 +145,7 @@ def _find(data: Published, root: str, source: str) -> Found | None:
 def _read(name: str, read: Callable[[Path], Found], place: Path) -> Found:
     try:
         return read(place)
-    except (ValueError, OSError):
+    except (DcjaxError, OSError):
         raise
     except Exception as error:  # whatever a library stumbles over in a damaged file
         raise InputError(
