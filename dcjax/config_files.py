@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax.errors import SettingError, file_errors, nearest
+from dcjax.errors import InputError, SettingError, file_errors, nearest
 
 
 def load(place: str) -> ConfigDict:
@@ -87,7 +87,10 @@ def read_saved(path: pathlib.Path) -> ConfigDict:
     with file_errors(f"Cannot read {path}"):
         content = path.read_bytes()
     try:
-        return ConfigDict(json.loads(content, object_hook=_with_tuples))
+        tree = json.loads(content, object_hook=_with_tuples)
+        if not isinstance(tree, dict):
+            raise InputError(f"it holds a {type(tree).__name__}, not an object")
+        return ConfigDict(tree)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SettingError(
