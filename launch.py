@@ -3,21 +3,20 @@
 With --sweep, every row of a config's `sweep()` is trained, see `dcjax/sweeps.py`.
 """
 
-import collections
 import itertools
 import os
 import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from dcjax import config_files, error_log, machine, output, workdirs
-from dcjax.errors import DcjaxError, InputError, SettingError, nearest
+from dcjax.errors import DcjaxError, SettingError, nearest
 
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -262,29 +261,33 @@ def _parse(argv: Sequence[str]) -> list[str]:
     output.protect()
     try:
         expanded = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=True)]
-        _refuse_repeated(expanded[1:])
         flags.FLAGS.set_gnu_getopt(True)
-        rest = flags.FLAGS(expanded, known_only=True)  # but for settings, and what is wrong
+        try:
+            rest = flags.FLAGS(expanded, known_only=True)  # but for settings, and what is wrong
+        except SystemExit:  # --help has shown it
+            _end(0)
         for argument in rest[1:]:
             if argument.startswith("-") and not _OVERRIDE.match(argument):
                 flags.FLAGS([argv[0], argument])  # raises, and names the flags that are like it
         return _parse_settings(rest, _load_settings())
     except flags.Error as error:
         _end(2, f"launch.py: {' '.join(str(error).split())}")
-    except SystemExit:  # --help has shown it
-        _end(0)
     except Exception as error:
         _fail(error)
 
 
 def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
     """Changes settings as the command line says, and returns it without what has been parsed."""
-    overrides = [match[2] for argument in argv[1:] if (match := _OVERRIDE.match(argument))]
+    overrides: dict[str, str] = {}
+    for argument in argv[1:]:
+        match = _OVERRIDE.match(argument)
+        if match and overrides.setdefault(match[2], argument) != argument:
+            raise flags.Error(f"Require one of {overrides[match[2]]} and {argument}, got both.")
     if config is None:
         if overrides:
             raise flags.Error(
-                f"--config.{overrides[0]} changes the settings of --config=configs/NAME.py, or of "
-                "the one run that is evaluated; got none."
+                f"{next(iter(overrides.values()))} changes the settings of "
+                "--config=configs/NAME.py, or of the one run that is evaluated; got none."
             )
         rest = argv
     else:
@@ -303,7 +306,7 @@ def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
     return rest
 
 
-def _check_names(overrides: Sequence[str], config: ConfigDict) -> None:
+def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
     """Checks that settings are there to be changed."""
     from dcjax import resuming
 
@@ -318,14 +321,6 @@ def _check_names(overrides: Sequence[str], config: ConfigDict) -> None:
                 f"--config.{name}: there is no setting {name!r} in {_CONFIG.value or 'the run'}"
                 f"{nearest(name, known)}."
             )
-
-
-def _refuse_repeated(arguments: Sequence[str]) -> None:
-    """Checks that no flag but --workdir is given twice, of which all but the last would be lost."""
-    names = [a.lstrip("-").partition("=")[0] for a in arguments if a.startswith("-")]
-    for name, count in collections.Counter(names).items():
-        if count > 1 and name != "workdir":
-            raise flags.Error(f"--{name} is given {count} times; give it once.")
 
 
 if __name__ == "__main__":

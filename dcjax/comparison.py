@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from dcjax import agreement, embedder, experiment, inputs, processes, resuming
-from dcjax.errors import InputError, MissingFileError
+from dcjax import agreement, embedder, experiment, processes, resuming
 from dcjax.checkpoints import is_there
+from dcjax.errors import InputError, MissingFileError
 from dcjax.progress import Scores
 from dcjax.reporting import show_scores
 from dcjax.writers import Console

@@ -40,7 +40,12 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
     """
     by_hand = bool(coordinator), num_processes > 0, process_id >= 0
     if any(by_hand):
-        if not all(by_hand) or not _ADDRESS.fullmatch(coordinator) or mode == "off" or process_id >= num_processes:
+        if (
+            not all(by_hand)
+            or not _ADDRESS.fullmatch(coordinator)
+            or mode == "off"
+            or process_id >= num_processes
+        ):
             raise SettingError(
                 "Require --coordinator=HOST:PORT, --num_processes=N and --process_id from 0 to "
                 f"N - 1 together, and not --distributed=off; got --coordinator={coordinator}, "

@@ -296,7 +296,10 @@ def check(config: ConfigDict) -> None:
     for name in sorted(found.keys() - RULES.keys()):
         if not name.startswith(_OWN):
             raise SettingError(f"There is no setting {name}{nearest(name, RULES)}.")
-    resuming.check_complete(found, RULES.keys())
+    if missing := [name for name in RULES if name not in found]:
+        raise SettingError(
+            f"Require every setting of configs/default.py, got none for {', '.join(missing)}."
+        )
     for name, rule in RULES.items():
         if not rule.allows(value := found[name]):
             raise SettingError(f"{name} must be {rule}, got {_shown(value)}.")

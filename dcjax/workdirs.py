@@ -70,7 +70,9 @@ def _check_name(path: str, *, saving: bool) -> None:
     link = "take another --workdir, or a symbolic link to that folder from a path without it"
     for text in _UNREADABLE + _PATTERN * saving:
         if text in path:
-            raise SettingError(f"Checkpoints cannot lie below a path with '{text}': {path}; {link}.")
+            raise SettingError(
+                f"Checkpoints cannot lie below a path with '{text}': {path}; {link}."
+            )
     try:
         size = len(path.encode())
     except UnicodeEncodeError:

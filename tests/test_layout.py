@@ -14,15 +14,17 @@ _ROOT = Path(__file__).parents[1]
 
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
-    "concepts": "errors naming plugins ranges streams pairs distance_weighting mining losses masks "
-    "memory convolution strategies crops counting clustering shares device_lloyd device_kmeans "
-    "grouping division walks sampling selection galleries ranking retrieval",
-    "boundaries": "machine regular_files datasets archives downloads quiet_tensorflow exif bitmaps "
-    "gifs jpeg_xl headers decoding inspection devices processes pipeline device_cache host_cache "
-    "augment distortions resnet models hub torch_pickle weight_files pretrained optimizers "
-    "writers preemption profiling checksums locks versions workdirs store",
-    "joints": "state steps evaluation inputs experiment resuming agreement checks schedule epochs "
-    "progress checkpoints reporting embedder comparison data_check tables sweeps runner",
+    "concepts": "errors naming plugins ranges streams error_log output pairs distance_weighting "
+    "mining losses masks memory convolution strategies crops counting clustering shares device_lloyd "
+    "device_kmeans grouping division walks sampling selection galleries ranking retrieval",
+    "boundaries": "machine config_files regular_files datasets archives downloads quiet_tensorflow "
+    "exif bitmaps gifs jpeg_xl headers decoding inspection devices processes pipeline "
+    "device_cache host_cache augment distortions resnet models hub torch_pickle weight_files "
+    "pretrained optimizers writers preemption profiling checksums locks versions workdirs "
+    "shared_workdirs store",
+    "joints": "state steps evaluation inputs experiment resuming settings agreement checks "
+    "schedule epochs progress checkpoints reporting embedder comparison data_check tables sweeps "
+    "runner",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
@@ -36,12 +38,14 @@ _DOORS = {
         "agreement",
         "checks",
         "comparison",
+        "config_files",
         "data_check",
         "epochs",
         "schedule",
         "experiment",
         "inputs",
         "resuming",
+        "settings",
         "embedder",
         "reporting",
         "sweeps",

@@ -66,7 +66,10 @@ def test_a_folder_in_a_bucket_is_locked_on_this_machine(
     monkeypatch.chdir(tmp_path)
     with shared_workdirs.locked("gs://bucket/one"):
         assert "gs://bucket/one is locked on this machine alone" in capsys.readouterr().out
-        with pytest.raises(OSError, match="held by process"), shared_workdirs.locked("gs://bucket/one"):
+        with (
+            pytest.raises(OSError, match="held by process"),
+            shared_workdirs.locked("gs://bucket/one"),
+        ):
             pass
         with shared_workdirs.locked("gs://other/one"):  # whose curves lie elsewhere, too
             pass
