@@ -39,7 +39,7 @@ class Change:
 CHANGES: tuple[Change, ...] = (
     Change(
         added={
-            # "group.name": value,
+            "dataset.max_pixels": 0,
         },
     ),
 )
