@@ -15,7 +15,7 @@ import numpy as np
 from dcjax import counting, streams, walks
 from dcjax.division import Division
 from dcjax.errors import InputError
-from dcjax.ranges import require_known
+from dcjax.ranges import require_integers, require_known, require_whole
 from dcjax.streams import Stream
 
 SAMPLERS = ("balanced", "uniform")
@@ -111,11 +111,13 @@ def check(
         ("rounds", rounds, ROUNDS),
     ):
         require_known(setting, value, known)
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"labels must be integers of shape [N], got {labels.dtype} of shape {labels.shape}."
-        )
+    labels = require_integers("labels", labels)
+    for setting, number in (
+        ("batch_size", batch_size),
+        ("images_per_class", images_per_class),
+        ("clusters_per_step", clusters_per_step),
+    ):
+        require_whole(setting, number, 0)
     if not 4 <= batch_size <= len(labels) or clusters_per_step < 1:
         raise InputError(  # fewer than 4 images cannot be two positive pairs
             f"Require 4 <= batch_size <= {len(labels)} images and clusters_per_step >= 1, "
@@ -174,7 +176,9 @@ def plan_epoch(
     Returns:
       The plan. Of its blocks the first takes the longest: it sorts the images.
     """
-    labels = np.asarray(labels)
+    labels = np.asarray(require_integers("labels", labels, len(division.cluster)))
+    require_integers("division.cluster", division.cluster, None, -1, division.num_clusters - 1)
+    require_whole("images_at_once", images_at_once, 1)
     check(
         labels,
         batch_size=batch_size,
@@ -236,6 +240,7 @@ def one_class_shares(
       batch_size: images in a batch, B.
       sampler: as in `plan_epoch`; "balanced" draws several classes wherever there are any.
     """
+    labels = np.asarray(require_integers("labels", labels, len(division.cluster)))
     shares = np.zeros(division.num_clusters)
     drawn = np.arange(batch_size)
     for cluster, members in enumerate(counting.groups(division.cluster, division.num_clusters)):
