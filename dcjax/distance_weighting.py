@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax.pairs import Triplets, smallest
+from dcjax.ranges import require_floats, require_integers
 
 # Weights relative to the likeliest negative of the anchor (1.0): no negative is impossible, and one
 # beyond the upper cutoff, whose margin loss is zero, is likelier than one of vanishing density.
@@ -56,6 +57,8 @@ def distance_weighted_probabilities(
 
     Rows sum to 1; the row of an anchor without negatives is 0. Wu et al. 2017, section 4.
     """
+    labels = jnp.asarray(require_integers("labels", labels))
+    distances = jnp.asarray(require_floats("distances", distances, (len(labels), len(labels))))
     negatives = labels[:, None] != labels[None, :]
     weights = jnp.exp(log_weights(distances, negatives, dim=dim, cutoff=cutoff, upper=upper))
     total = jnp.sum(weights, axis=1, keepdims=True)

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from dcjax import clustering, counting, grouping
 from dcjax.errors import InputError, SettingError
-from dcjax.ranges import require_known
+from dcjax.ranges import require_integers, require_known, require_whole
 
 HIERARCHIES = ("direct", "progressive")
 MATCHINGS = ("iou", "overlap")
@@ -58,11 +58,9 @@ def num_clusters_at(
 ) -> int:
     """Returns the number of clusters K(e): min(K_max, 2^floor(e / T)), or K_max if "direct"."""
     require_known("hierarchy", hierarchy, HIERARCHIES)
-    if epoch < 0 or divide_every_epochs < 1:
-        raise InputError(
-            "Require epoch >= 0 and divide_every_epochs >= 1, "
-            f"got epoch={epoch} and divide_every_epochs={divide_every_epochs}."
-        )
+    require_whole("epoch", epoch, 0)
+    require_whole("divide_every_epochs", divide_every_epochs, 1)
+    require_whole("max_clusters", max_clusters, 1)
     if hierarchy == "direct":
         return max_clusters
     doublings = min(epoch // divide_every_epochs, max_clusters.bit_length())
@@ -103,7 +101,7 @@ def check(
 
 def undivided(labels: np.ndarray, *, period: int) -> Division:
     """Returns all images [N] as one cluster, without the classes of a single image."""
-    _check_labels(labels)
+    labels = np.asarray(require_integers("labels", labels))
     cluster = np.zeros(len(labels), np.int32)
     return _division(cluster, labels, None, 1, period)
 
@@ -141,12 +139,11 @@ def divide(
     Returns:
       The division. An image that is the only one of its class in its cluster belongs to none.
     """
-    labels = np.asarray(labels)
-    _check_labels(labels)
+    labels = np.asarray(require_integers("labels", labels))
     require_known("matching", matching, MATCHINGS)
     _check_previous(previous, len(labels), num_clusters)
-    if num_trials < 1:
-        raise InputError(f"Require num_trials >= 1, got num_trials={num_trials}.")
+    require_whole("num_trials", num_trials, 1)
+    require_whole("num_iterations", num_iterations, 0)
     if features is None:
         partition = grouping.at_random(seed=seed, period=period)
     else:
@@ -179,7 +176,8 @@ def by_super_class(
 
     Such clusters stay in order and are bisected by themselves: nothing has to be matched.
     """
-    _check_labels(labels)
+    labels = np.asarray(require_integers("labels", labels))
+    super_classes = require_integers("super_classes", super_classes, len(labels), 0)
     _check_previous(previous, len(labels), num_clusters)
     cluster = grouping.by_super_class(super_classes, num_clusters)
     return _division(cluster, labels, previous, num_clusters, period)
@@ -203,6 +201,9 @@ def match(
       The renamed current clusters, int32 [N].
     """
     require_known("matching", score, MATCHINGS)
+    last = require_whole("num_clusters", num_clusters, 1) - 1
+    current = np.asarray(require_integers("current", current, low=-1, high=last))
+    previous = np.asarray(require_integers("previous", previous, len(current), -1, last))
     counts = counting.table(current, previous, num_clusters)
     table = overlap = counts[1:, 1:]
     if score == "iou":
@@ -214,8 +215,10 @@ def match(
 
 
 def agreement(division: Division, previous: Division) -> float:
-    """Returns the NMI of two divisions, over the images that are trained on in both."""
+    """Returns the NMI of two divisions over the images trained on in both; 0 if there are none."""
     both = (division.cluster >= 0) & (previous.cluster >= 0)
+    if not both.any():
+        return 0.0
     return clustering.nmi(previous.cluster[both], division.cluster[both])
 
 
@@ -227,6 +230,7 @@ def _division(
     period: int,
 ) -> Division:
     """Returns the division into these clusters [N], without the images alone of their class."""
+    require_whole("period", period, 0)
     before = 1 if previous is None else previous.num_clusters
     parents = np.arange(num_clusters) * before // num_clusters
     kept = grouping.drop_singletons(cluster, labels)
@@ -243,6 +247,7 @@ def _bisect(group: Callable[[np.ndarray, int, int], np.ndarray], cluster: np.nda
 
 
 def _check_previous(previous: Division | None, num_images: int, num_clusters: int) -> None:
+    require_whole("num_clusters", num_clusters, 1)
     if previous is None:
         return
     if len(previous.cluster) != num_images:
@@ -255,12 +260,4 @@ def _check_previous(previous: Division | None, num_images: int, num_clusters: in
         raise InputError(
             f"num_clusters must be that of the previous division or twice it, {current} or "
             f"{2 * current}, got num_clusters={num_clusters}."
-        )
-
-
-def _check_labels(labels: np.ndarray) -> None:
-    if labels.ndim != 1 or not labels.size or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            "labels must be integers of shape [N], one per image, got "
-            f"{labels.dtype} of shape {labels.shape}."
         )

@@ -5,10 +5,10 @@ Masks have the static shape [K_max, D]; the rows of clusters that do not exist y
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from dcjax.errors import InputError
+from dcjax.ranges import is_known, require_floats, require_integers, require_whole
 
 KINDS = ("learned", "fixed", "none")
 COMBINATIONS = ("sum", "sum_l1", "none")
@@ -33,6 +33,8 @@ def inherit(masks: Array, parents: Array, kind: str) -> Array:
     """
     if kind not in KINDS:
         raise InputError(f"Unknown kind of masks {kind!r}; known kinds are {', '.join(KINDS)}.")
+    masks = _require_masks(masks)
+    parents = jnp.asarray(require_integers("parents", parents, len(masks), -1, len(masks) - 1))
     exists = parents >= 0
     children = jnp.where(exists[:, None], masks[jnp.where(exists, parents, 0)], 0)
     return _keep_own_block(children, parents) if kind == "fixed" else children
@@ -43,8 +45,9 @@ def split(masks: Array, num_clusters: int | Array, kind: str) -> Array:
 
     num_clusters may be traced, and is checked only where it is not.
     """
+    masks = _require_masks(masks)
     max_clusters = len(masks)
-    if isinstance(num_clusters, int | np.integer) and not 1 <= 2 * num_clusters <= max_clusters:
+    if is_known(num_clusters) and require_whole("num_clusters", num_clusters, 1) > max_clusters / 2:
         raise InputError(
             f"Splitting needs 1 <= num_clusters <= {max_clusters // 2}, half the rows of masks, "
             f"got num_clusters={num_clusters}."
@@ -57,7 +60,15 @@ def apply(embeddings: Array, mask: Array) -> Array:
     """Returns l2_normalize(e * relu(m)) for embeddings[..., D] and mask[D] (P21 eq. 4).
 
     The mask may have any shape that broadcasts, for example [B, D], a mask for each image.
+
+    Raises:
+      InputError: if the mask's last dimension is not D.
     """
+    if jnp.ndim(mask) < 1 or jnp.shape(mask)[-1:] != jnp.shape(embeddings)[-1:]:
+        raise InputError(
+            "A mask must be as wide as the embeddings, got the shapes "
+            f"{jnp.shape(mask)} and {jnp.shape(embeddings)}."
+        )
     return l2_normalize(embeddings * jax.nn.relu(mask))
 
 
@@ -79,7 +90,7 @@ def combine(masks: Array, kind: str = "sum") -> Array:
       kind: "sum": sum_k relu(m_k); "sum_l1": each relu(m_k) divided by its L1 norm first;
         "none": ones.
     """
-    active = jax.nn.relu(_at_least_float32(masks))
+    active = jax.nn.relu(_at_least_float32(_require_masks(masks)))
     if kind == "sum":
         return jnp.sum(active, axis=0)
     if kind == "sum_l1":
@@ -109,7 +120,9 @@ def orthogonality(masks: Array, num_clusters: int | Array) -> Array:
     L = sum_{i != j < K} <r_i, r_j> / max(||r_i|| ||r_j||, 1e-8) / (K (K - 1)),  r = relu(m);
     0 for K = 1. Rows of masks[K_max, D] from num_clusters on are ignored.
     """
-    masks = _at_least_float32(masks)
+    masks = _at_least_float32(_require_masks(masks))
+    if is_known(num_clusters):
+        require_whole("num_clusters", num_clusters, 1, len(masks))
     rows = jnp.arange(len(masks))
     exists = rows < num_clusters
     active = jax.nn.relu(jnp.where(exists[:, None], masks, 0))
@@ -132,6 +145,10 @@ def _keep_own_block(children: Array, parents: Array) -> Array:
     position = jnp.cumsum(support, axis=1) - 1
     first, last = rank * size // num_siblings, (rank + 1) * size // num_siblings
     return jnp.where((position >= first) & (position < last), children, 0)
+
+
+def _require_masks(masks: Array) -> Array:
+    return jnp.asarray(require_floats("masks", masks, (None, None)))
 
 
 def _at_least_float32(x: Array) -> Array:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax import masks
+from dcjax.errors import InputError
 from dcjax.pairs import References
+from dcjax.ranges import require_integers, require_whole
 
 Memory = dict[str, Array]
 
@@ -23,8 +25,9 @@ def empty(size: int, dim: int, dtype: Any = jnp.float32) -> Memory:
     Its arrays: "embeddings" [M, D], "labels" int32 [M] (-1 where there is nothing), "clusters"
     int32 [M], and "count" int32 [], how many were ever taken in.
     """
-    if not size:
+    if not require_whole("size", size, 0):
         return {}
+    require_whole("dim", dim, 1)
     return {
         "embeddings": jnp.zeros((size, dim), dtype),
         # Two arrays: a step that uses up its state cannot be given one twice.
@@ -53,6 +56,17 @@ def enqueue(memory: Memory, embeddings: Array, labels: Array, clusters: Array) -
     """
     if not memory:
         return {}
+    size, dim = memory["embeddings"].shape
+    shape = jnp.shape(embeddings)
+    if shape != (*jnp.shape(labels), dim) or shape[:1] != jnp.shape(clusters) or len(shape) != 3:
+        raise InputError(
+            f"Require embeddings [C, B, {dim}], labels [C, B] and clusters [C], got the shapes "
+            f"{shape}, {jnp.shape(labels)} and {jnp.shape(clusters)}."
+        )
+    if labels.size > size:
+        raise InputError(f"A memory of {size} embeddings cannot take {labels.size} at a time.")
+    require_integers("labels", labels.reshape(-1), low=0)
+    require_integers("clusters", clusters, low=0)
     new = {
         "embeddings": jax.lax.stop_gradient(embeddings).reshape(-1, embeddings.shape[-1]),
         "labels": labels.reshape(-1),

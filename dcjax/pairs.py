@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.ranges import require_floats, require_integers
+
 _MIN_SQUARED_DISTANCE = 1e-4
 
 
@@ -70,7 +72,12 @@ def compare(embeddings: Array, labels: Array, memory: References | None = None) 
     """Compares embeddings[B, D] of these labels[B] with each other, and with a memory if given.
 
     All in float32, or wider where the embeddings are.
+
+    Raises:
+      InputError: unless embeddings are floats, and labels integers from 0 on, one for each.
     """
+    embeddings = jnp.asarray(require_floats("embeddings", embeddings, (None, None)))
+    labels = jnp.asarray(require_integers("labels", labels, len(embeddings), 0))
     x = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
     blocks, reference_labels = [x], labels
     if memory is not None:

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from dcjax import galleries, ranking, shares, streams
 from dcjax.errors import InputError
 from dcjax.galleries import Set
+from dcjax.ranges import require_integers, require_whole
 from dcjax.shares import Rows
 from dcjax.streams import Stream
 
@@ -119,10 +120,11 @@ def score_one_per_class(
     embeddings, labels = _as_set("embeddings", embeddings, labels, _mesh(mesh))
     by_class = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
-    if num_draws < 1 or max(counts) < 2:
+    require_whole("num_draws", num_draws, 1)
+    if max(counts) < 2:
         raise InputError(
-            "Require num_draws >= 1 and a class of two images, one that searches and one to find, "
-            f"got num_draws={num_draws} and {max(counts)} images in the largest class."
+            "Require a class of two images, one that searches and one to find, got "
+            f"{max(counts)} images in the largest class."
         )
     _, classes = np.unique(labels, return_inverse=True)
     drawn = []
@@ -153,7 +155,7 @@ def _score(
     rows_per_device: int = 0,
 ) -> dict[str, float]:
     """Does what `score` does, for images that are placed; see `ranking.rank`."""
-    _check_sizes(ks, block, num_candidates=len(gallery.rows) - exclude_self)
+    ks = _check_sizes(ks, block, num_candidates=len(gallery.rows) - exclude_self)
     most = 1 + max(queries.classes.max(), gallery.classes.max())
     num_relevant = np.bincount(gallery.classes, minlength=most)[queries.classes] - exclude_self
     ranked = ranking.rank(
@@ -209,17 +211,12 @@ def _as_set(
     name: str, embeddings: ArrayLike | Rows, labels: ArrayLike, mesh: Mesh
 ) -> tuple[Rows, np.ndarray]:
     """Places embeddings [N, D] as float32; returns them and labels [N], or raises InputError."""
-    labels = np.asarray(labels)
     if not isinstance(embeddings, Rows):
         embeddings = np.asarray(embeddings, dtype=np.float32)
         if embeddings.ndim != 2 or embeddings.size == 0:
             raise InputError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
     rows = shares.place(embeddings, mesh)
-    if labels.shape != (rows.num,) or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"Labels of {name} must be {rows.num} integers, one per embedding, "
-            f"got shape {labels.shape} of {labels.dtype}."
-        )
+    labels = np.asarray(require_integers(f"Labels of {name}", labels, rows.num))
     num_broken, first = jax.device_get(_broken(rows.values))
     if num_broken:
         raise InputError(
@@ -237,11 +234,15 @@ def _broken(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.sum(is_broken), jnp.argmax(is_broken)
 
 
-def _check_sizes(ks: Sequence[int], block: int | None, *, num_candidates: int) -> None:
-    if not ks or min(ks) < 1 or max(ks) > num_candidates:
+def _check_sizes(ks: Sequence[int], block: int | None, *, num_candidates: int) -> tuple[int, ...]:
+    """Returns the ks as ints, or raises InputError."""
+    found = tuple(ks) if np.iterable(ks) else ()
+    numbers = tuple(require_whole("every k of ks", k, 1) for k in found)
+    if not numbers or max(numbers) > num_candidates:
         raise InputError(
             f"Require 1 <= k <= {num_candidates}, the images that a query can retrieve, "
-            f"for every k of ks, got ks={tuple(ks)}."
+            f"for every k of ks, got ks={ks}."
         )
-    if block is not None and block < 1:
-        raise InputError(f"Require block >= 1, got block={block}.")
+    if block is not None:
+        require_whole("block", block, 1)
+    return numbers

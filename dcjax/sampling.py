@@ -15,7 +15,7 @@ import numpy as np
 from dcjax import counting, streams, walks
 from dcjax.division import Division
 from dcjax.errors import InputError, SettingError
-from dcjax.ranges import require_known
+from dcjax.ranges import require_integers, require_known, require_whole
 from dcjax.streams import Stream
 
 SAMPLERS = ("balanced", "uniform")
@@ -110,6 +110,12 @@ def check_options(
         ("rounds", rounds, ROUNDS),
     ):
         require_known(setting, value, known)
+    for setting, number in (
+        ("batch_size", batch_size),
+        ("images_per_class", images_per_class),
+        ("clusters_per_step", clusters_per_step),
+    ):
+        require_whole(setting, number, 0)
     if batch_size < 4 or clusters_per_step < 1:
         raise SettingError(  # fewer than 4 images cannot be two positive pairs
             "Require 4 <= sampling.batch_size and 1 <= sampling.clusters_per_step, got "
@@ -133,11 +139,7 @@ def check(labels: np.ndarray, *, batch_size: int, **options: Any) -> None:
       **options: the others of `check_options`.
     """
     check_options(batch_size=batch_size, **options)
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"labels must be integers of shape [N], got {labels.dtype} of shape {labels.shape}."
-        )
+    labels = require_integers("labels", labels)
     if batch_size > len(labels):
         raise InputError(
             f"Require 4 <= sampling.batch_size <= {len(labels)} images, got "
@@ -189,7 +191,9 @@ def plan_epoch(
     Returns:
       The plan. Of its blocks the first takes the longest: it sorts the images.
     """
-    labels = np.asarray(labels)
+    labels = np.asarray(require_integers("labels", labels, len(division.cluster)))
+    require_integers("division.cluster", division.cluster, None, -1, division.num_clusters - 1)
+    require_whole("images_at_once", images_at_once, 1)
     check(
         labels,
         batch_size=batch_size,
@@ -251,6 +255,7 @@ def one_class_shares(
       batch_size: images in a batch, B.
       sampler: as in `plan_epoch`; "balanced" draws several classes wherever there are any.
     """
+    labels = np.asarray(require_integers("labels", labels, len(division.cluster)))
     shares = np.zeros(division.num_clusters)
     drawn = np.arange(batch_size)
     for cluster, members in enumerate(counting.groups(division.cluster, division.num_clusters)):

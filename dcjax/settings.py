@@ -171,7 +171,6 @@ RULES: Mapping[str, Rule] = {
     "dataset.cache_dir": Text(),
     "dataset.skip_unreadable": Flag(),
     "dataset.max_pixels": Whole(0, 2**40),
-    "dataset.max_pixels": Whole(0, 2**40),
     "dataset.num_threads": Whole(0, 1024),
     "augment.strategy": OneOf(strategies.STRATEGIES),
     "augment.crop": OneOf(crops.CROPS),

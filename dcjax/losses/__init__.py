@@ -5,10 +5,10 @@ from typing import Any
 from dcjax import plugins
 from dcjax.errors import InputError
 from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, triplets
-from dcjax.losses.loss import Loss, Params, checked
+from dcjax.losses.loss import Loss, Params, checked, with_argument_checks
 from dcjax.losses.pairwise import margin
 from dcjax.pairs import pairwise_distances
-from dcjax.ranges import require_options
+from dcjax.ranges import require_options, require_whole
 
 __all__ = ["KNOWN", "Loss", "Params", "create", "margin", "pairwise_distances"]
 
@@ -37,11 +37,14 @@ def create(name: str, *, num_classes: int, embedding_dim: int, **options: Any) -
     Raises:
       InputError: unknown name, or an option that is unknown, missing or out of its range.
     """
+    num_classes = require_whole("num_classes", num_classes, 1)
+    embedding_dim = require_whole("embedding_dim", embedding_dim, 1)
     if "miner" in options and not callable(options["miner"]):
         raise InputError(f"Require a miner of mining.create, got {options['miner']!r}.")
     if plugins.is_own(name):
         make = plugins.load(name, Loss)
-        return checked(name, make(num_classes=num_classes, embedding_dim=embedding_dim, **options))
+        own = checked(name, make(num_classes=num_classes, embedding_dim=embedding_dim, **options))
+        return with_argument_checks(own, num_classes, embedding_dim)
     if name not in KNOWN:
         raise InputError(
             f"Unknown loss {name!r}; known losses are {', '.join(KNOWN)}, and "
@@ -49,4 +52,5 @@ def create(name: str, *, num_classes: int, embedding_dim: int, **options: Any) -
         )
     options_type, build = _LOSSES[name]
     require_options(f"Loss {name!r}", options, options_type._fields)
-    return build(num_classes, embedding_dim, options_type(**options))
+    loss = build(num_classes, embedding_dim, options_type(**options))
+    return with_argument_checks(loss, num_classes, embedding_dim)

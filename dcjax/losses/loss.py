@@ -10,6 +10,7 @@ from jax import Array
 from dcjax.errors import InputError
 from dcjax.losses.reductions import weighted_mean
 from dcjax.pairs import Comparisons, Pairs, References, compare
+from dcjax.ranges import is_known, require_floats, require_integers
 
 Params = dict[str, Array]
 Output = tuple[Array, dict[str, Array]]  # the loss, and scalars to log
@@ -22,7 +23,10 @@ _RESERVED = ("loss", "orthogonality")  # scalars of each step
 class Loss(NamedTuple):
     """A loss: init(key) -> params; apply(params, embeddings[B, D], labels[B], key) -> loss, stats.
 
-    Labels are integers from 0 to num_classes - 1, which is not checked where they are traced.
+    What `losses.create` returns checks what it is applied to: InputError unless embeddings are
+    floats of shape [B, embedding_dim] and labels integers from 0 to num_classes - 1. Where labels
+    are traced, as in `jax.jit`, their values are not known: the loss and its gradients are NaN if
+    one is out of range.
 
     Attributes:
       init: makes the loss's own trainable parameters, {} if it has none.
@@ -35,6 +39,29 @@ class Loss(NamedTuple):
     init: Callable[[Array], Params]
     apply: Callable[..., Output]
     takes: tuple[str, ...] = ()
+
+
+def with_argument_checks(loss: Loss, num_classes: int, embedding_dim: int) -> Loss:
+    """Returns a loss that is applied only to embeddings and labels as `Loss` says."""
+
+    def apply(params: Params, embeddings: Array, labels: Array, key: Array, **more: Any) -> Output:
+        x = require_floats("embeddings", embeddings, (None, embedding_dim))
+        y = require_integers("labels", labels, len(x), 0, num_classes - 1)
+        if (mask := more.get("mask")) is not None:
+            require_floats("mask", mask, (embedding_dim,))
+        if (memory := more.get("memory")) is not None:
+            num = len(require_floats("memory.embeddings", memory.embeddings, (None, embedding_dim)))
+            require_integers("memory.labels", memory.labels, num, -1, num_classes - 1)
+        value, stats = loss.apply(params, jnp.asarray(x), jnp.asarray(y), key, **more)
+        if is_known(y):
+            return value, stats
+        # JAX looks up the parameters of another class for a label out of range. Times 1, the loss
+        # and its gradients are what they are, to the bit.
+        signed = y.astype(jnp.int64 if y.dtype.itemsize == 8 else jnp.int32)
+        is_right = jnp.all((signed >= 0) & (signed < num_classes))
+        return value * jnp.where(is_right, 1, jnp.nan).astype(value.dtype), stats
+
+    return loss._replace(apply=apply)
 
 
 def no_params(key: Array) -> Params:

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from dcjax.errors import InputError
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
 from dcjax.losses.reductions import log_one_plus_sum_exp, weighted_mean
 from dcjax.mining import Miner
 from dcjax.pairs import Comparisons, Pairs, as_pairs
-from dcjax.ranges import SMALLEST, require_known, require_range
+from dcjax.ranges import SMALLEST, require_floats, require_known, require_range
 
 
 class MarginOptions(NamedTuple):
@@ -86,7 +87,20 @@ def margin(
       margin: half the width of the band around the boundary in which pairs have a loss.
       nu: weight of the L1 norm of beta, which counts once for each of an anchor's n_i positives.
     """
+    distances = jnp.asarray(require_floats("distances", distances, (None, None)))
+    for name, weights in (("positives", positives), ("negatives", negatives)):
+        if jnp.shape(weights) != distances.shape:
+            raise InputError(
+                f"{name} must be of the shape of distances, {distances.shape}, got "
+                f"{jnp.shape(weights)}."
+            )
+    if jnp.shape(beta) not in ((), distances.shape[:1]):
+        raise InputError(
+            f"beta must be a scalar or of shape {distances.shape[:1]}, one for each anchor, got "
+            f"shape {jnp.shape(beta)}."
+        )
     dtype = distances.dtype
+    positives, negatives = jnp.asarray(positives), jnp.asarray(negatives)
     positives, negatives = positives.astype(dtype), negatives.astype(dtype)
     beta = jnp.reshape(jnp.asarray(beta, dtype), (-1, 1))
     pull = jax.nn.relu(distances - beta + margin)
