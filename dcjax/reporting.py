@@ -80,6 +80,13 @@ def _is_config_of(config: ConfigDict, path: epath.Path) -> bool:
     return True
 
 
+def show_not_begun(reason: str) -> None:
+    """Says that a run was stopped before it did anything."""
+    Console(quiet=not processes.is_first()).line(
+        f"Stopped by {reason} before the first step; the same command starts again."
+    )
+
+
 class Reporter:
     """Tells of one run: to the terminal, `config.json`, `metrics.jsonl`, `scores.json`.
 
@@ -97,6 +104,8 @@ class Reporter:
         if self._told and progress.epoch < config.train.num_epochs:
             # Before all other files: by it a run that was killed early is known, see `check_new`.
             workdirs.write(self._workdir / _CONFIG, versions.dump(config.to_dict()))
+        self._curves_lack = False
+        self._num_steps = -1  # of the epoch that was trained last
         # What grows line by line cannot lie in a bucket.
         self._curves = workdirs.on_disk(workdir)
         self._scalars = Scalars(
@@ -161,6 +170,11 @@ class Reporter:
             f"{self._division_schedule()}"
         )
         line(f"workdir   {self._workdir}")
+        if self._scalars.lost:
+            line(
+                f"curves    metrics.jsonl has lost {self._scalars.lost} bytes that were written "
+                "before the last checkpoint; the curves have a gap"
+            )
         if progress.epoch == num_epochs:
             line("finished  already; to score it in another way, use --mode=evaluate")
         elif run.step:
@@ -241,6 +255,7 @@ class Reporter:
         num_epochs = self._config.train.num_epochs
         label = f"epoch {epoch + 1}/{num_epochs}"
         per_step = math.prod(plan.shape[1:])
+        self._num_steps = plan.num_steps
         started = time.monotonic()
 
         def rate() -> float:
@@ -258,6 +273,7 @@ class Reporter:
             )
             yield log
             log.finish()
+        self._say_what_curves_lack()
         if log.losses and log.done == plan.num_steps:
             seconds = time.monotonic() - started
             left = (num_epochs - epoch - 1) * seconds / 60
@@ -272,15 +288,24 @@ class Reporter:
         rows = {f"epoch {progress.epoch}": progress.scores}
         self._table("Unseen classes", rows)
 
+    def _say_what_curves_lack(self) -> None:
+        """Says once why points are left out, if they may be."""
+        if self._scalars.failure and not self._curves_lack:
+            self._console.line(f"curves    {self._scalars.failure} The run goes on without them.")
+        self._curves_lack = bool(self._scalars.failure)
+
     def not_saved(self, failure: str) -> None:
         """Says that the run goes on without a checkpoint."""
         self._console.line(f"not saved {failure} The run goes on.")
 
     def stopped(self, reason: str, progress: Progress) -> None:
         """Says that the run was stopped, and how it goes on."""
+        epoch, steps, rest = progress.epoch, progress.epoch_step, ""
+        if steps == self._num_steps:
+            epoch, steps, rest = epoch + 1, 0, ", which is still to be evaluated"
         self._console.line(
-            f"Stopped by {reason} and saved after epoch {progress.epoch} and "
-            f"{progress.epoch_step} steps; the same command continues from there."
+            f"Stopped by {reason} and saved after epoch {epoch} and {steps} steps{rest}; the same "
+            "command continues from there."
         )
 
     def finished(self, progress: Progress) -> None:

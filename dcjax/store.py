@@ -1,10 +1,12 @@
 """Orbax's manager of a run's checkpoints, and what disks and kills do to them."""
 
 import contextlib
+import functools
 import logging
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -67,6 +69,8 @@ class Store:
             kill has left a checkpoint half replaced.
         """
         logging.getLogger("absl").addFilter(_is_not_of_orbax)
+        if not read_only:
+            _ignore_closed_loops()
         self._path = path
         self._handlers = dict(handlers)
         self._saving: int | None = None
@@ -289,6 +293,23 @@ def _reason(error: BaseException) -> str:
         return error.strerror
     # The first error counts: that others waited for this process in vain came of it.
     return _reason(error.__context__) if error.__context__ else text[:200]
+
+
+@functools.cache
+def _ignore_closed_loops() -> None:
+    """Keeps quiet, from now on, what TensorStore's threads report to a loop that Orbax has closed.
+
+    Orbax closes it when the first array of a save has failed, and raises why; the threads of all
+    the others would each print a traceback.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

@@ -33,7 +33,7 @@ from dcjax.datasets import Splits
 from dcjax.division import Division
 from dcjax.errors import DivergedError, InputError
 from dcjax.models import MaskedEmbedder
-from dcjax.preemption import StopRequest
+from dcjax.preemption import Stopped, StopRequest
 from dcjax.profiling import Profile
 from dcjax.progress import Progress, Scores, not_finite
 from dcjax.reporting import Reporter
@@ -58,6 +58,24 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
       DivergedError: if the loss is not finite.
     """
     settings.check(config)
+    with StopRequest() as stop:
+        try:
+            stop.allow()
+            mesh, splits, num_skipped = _load(config, workdir)
+            with shared_workdirs.locked(workdir):
+                return _train(config, workdir, mesh, splits, num_skipped, stop, profiled=profiled)
+        except Stopped:
+            stop.defer()
+            reporting.show_not_begun(stop.requested)
+            return None
+
+
+def _load(config: ConfigDict, workdir: str) -> tuple[jax.sharding.Mesh, Splits, int]:
+    """Checks all that can be checked before anything is written, and loads the image sets.
+
+    Returns:
+      The mesh of devices, the image sets, and the number of images left out.
+    """
     mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
     checks.check_training(config, mesh)
     workdirs.check(workdir, saving=True)
@@ -65,8 +83,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         checks.check_present(config)
     splits, num_skipped = inputs.load_splits(config)
     checks.check_data(config, splits)
-    with shared_workdirs.locked(workdir):
-        return _train(config, workdir, mesh, splits, num_skipped, profiled=profiled)
+    return mesh, splits, num_skipped
 
 
 def _train(
@@ -75,10 +92,11 @@ def _train(
     mesh: jax.sharding.Mesh,
     splits: Splits,
     num_skipped: int,
+    stop: StopRequest,
     *,
     profiled: bool,
 ) -> Scores | None:
-    """Trains in a folder that no other run has."""
+    """Trains in a folder that no other run has; raises `Stopped` if there is nothing to save."""
     data = resuming.fingerprints(splits)
     shared_workdirs.check_shared(workdir)
     agreement.check_settings(config)
@@ -124,75 +142,98 @@ def _train(
     traced = workdirs.on_disk(workdir) / "profile" if profiled and processes.is_first() else None
     profile = Profile(traced)
     all_finite = jax.jit(steps.is_finite)
+    scores: Scores | None = None  # of the network as it is
+    saved = progress
+
+    def save() -> None:
+        nonlocal progress, saved
+        if not all_finite(run):
+            raise DivergedError(not_finite(f"The network after step {step}"))
+        progress = dataclasses.replace(progress, curves_size=report.curves_size)
+        meta = {
+            "format": versions.current(),
+            "progress": dataclasses.asdict(progress),
+            "config": config.to_dict(),
+            "data": data,
+        }
+        if failure := checkpoints.save(run, clusters, meta, scores):
+            report.not_saved(failure)
+        saved = progress
+
     with (
-        StopRequest() as stop,
         _host_thread() as host,
         contextlib.closing(checkpoints),
         contextlib.closing(report),
         contextlib.closing(profile),
     ):
         prepare = functools.partial(epochs.prepare, config, splits, read, embed, host)
-        with report.spending("division"):
-            upcoming = prepare(progress, clusters, run)
-        if step == 0 and config.eval.at_start:
-            with report.spending("evaluation"):
-                untrained = experiment.score_untrained(config, splits, embed, run.variables)
-            report.before_training(untrained)
-        for epoch in range(progress.epoch, config.train.num_epochs):
-            previous = clusters
+        try:
             with report.spending("division"):
-                clusters, plan, batches = upcoming()
-            processes.check_same("division", clusters.checksum)
-            if clusters is not previous:
-                run = renew(run, clusters)
-                report.division(step, clusters, previous, splits.train.labels)
+                upcoming = prepare(progress, clusters, run)
+            if step == 0 and config.eval.at_start:
+                with report.spending("evaluation"):
+                    untrained = experiment.score_untrained(config, splits, embed, run.variables)
+                report.before_training(untrained)
+            for epoch in range(progress.epoch, config.train.num_epochs):
+                with report.spending("division"):
+                    prepared = upcoming()
+                stop.defer()  # a checkpoint may be saved again when this epoch's steps are done
+                previous = clusters
+                clusters, plan, batches = prepared
+                processes.check_same("division", clusters.checksum)
+                if clusters is not previous:
+                    run = renew(run, clusters)
+                    report.division(step, clusters, previous, splits.train.labels)
 
-            controls = devices.place(schedule.controls(config, epoch), replicated)
-            # No step may wait for an array to go to the devices or to come from them unasked.
-            waitless = jax.transfer_guard("disallow")
-            with report.epoch(epoch, plan, done=progress.epoch_step) as log, waitless:
-                for batch in devices.prefetch(batches, batch_shardings):
-                    run, metrics = train_step(run, batch, controls, key)
-                    step += 1
-                    log.add(step, metrics)
-                    profile.step(metrics)
-                    if stop.asks_to_stop():
-                        break
-
-            scores = None
-            if stop.requested or log.done < plan.num_steps:
-                # Also after the last step of an epoch: its evaluation may take longer than the
-                # notice that a job gets, and is made when the run goes on.
+                controls = devices.place(schedule.controls(config, epoch), replicated)
+                # No step may wait for an array to go to the devices or to come from them unasked.
+                waitless = jax.transfer_guard("disallow")
+                with report.epoch(epoch, plan, done=progress.epoch_step) as log, waitless:
+                    for batch in devices.prefetch(batches, batch_shardings):
+                        run, metrics = train_step(run, batch, controls, key)
+                        scores = None
+                        step += 1
+                        log.add(step, metrics)
+                        profile.step(metrics)
+                        if stop.asks_to_stop():
+                            break
                 progress = dataclasses.replace(progress, epoch=epoch, epoch_step=log.done)
-            else:
-                progress = dataclasses.replace(progress, epoch=epoch + 1, epoch_step=0)
-                if progress.epoch < config.train.num_epochs:
+                if stop.requested:
+                    raise Stopped
+
+                is_due = schedule.is_due(config, config.checkpoint.every_epochs, epoch)
+                if is_due and jax.process_count() > 1:
+                    save()  # what follows may take longer than the notice that a job gets
+                stop.allow()
+                after = dataclasses.replace(progress, epoch=epoch + 1, epoch_step=0)
+                if after.epoch < config.train.num_epochs:
                     with report.spending("division"):
-                        upcoming = prepare(progress, clusters, run)
+                        upcoming = prepare(after, clusters, run)
+                found = None
                 if schedule.is_due(config, config.eval.every_epochs, epoch):
                     with report.spending("evaluation"):
-                        scores = experiment.score(config, splits, embed, run.variables, epoch)
+                        found = experiment.score(config, splits, embed, run.variables, epoch)
+                stop.defer()
+                progress, scores = after, found
+                if scores is not None:
                     progress = progress.evaluated(scores, config.eval.best_by)
                     report.evaluation(step, progress)
-            stopped_by = stop.requested  # a signal from here on is heard in the next epoch
-            is_best = scores is not None and progress.best_epoch == progress.epoch
-            is_due = schedule.is_due(config, config.checkpoint.every_epochs, epoch)
-            if is_best or is_due or stopped_by:
-                if not all_finite(run):
-                    raise DivergedError(not_finite(f"The network after step {step}"))
-                progress = dataclasses.replace(progress, curves_size=report.curves_size)
-                meta = {
-                    "format": versions.current(),
-                    "progress": dataclasses.asdict(progress),
-                    "config": config.to_dict(),
-                    "data": data,
-                }
-                if failure := checkpoints.save(run, clusters, meta, scores):
-                    report.not_saved(failure)
-            if stopped_by and progress.epoch < config.train.num_epochs:
-                checkpoints.wait()
-                report.stopped(stopped_by, progress)
-                return None
+                is_best = scores is not None and progress.best_epoch == progress.epoch
+                if is_best or is_due:
+                    save()
+                if progress.epoch < config.train.num_epochs:
+                    if stop.asks_to_stop():
+                        raise Stopped
+                    stop.allow()
+        except Stopped:
+            stop.defer()
+            if step == 0:
+                raise
+            if (progress.epoch, progress.epoch_step) != (saved.epoch, saved.epoch_step):
+                save()
+            checkpoints.wait()
+            report.stopped(stop.requested, progress)
+            return None
         checkpoints.wait()
         profile.close()
         report.finished(progress)

@@ -16,7 +16,8 @@ _ROOT = Path(__file__).parents[1]
 _LAYERS = {
     "concepts": "errors naming plugins ranges streams error_log output pairs distance_weighting "
     "mining losses masks memory convolution strategies crops counting clustering shares "
-    "device_lloyd device_kmeans grouping division walks sampling selection galleries ranking retrieval",
+    "device_lloyd device_kmeans grouping division walks sampling selection galleries "
+    "ranking retrieval",
     "boundaries": "machine config_files regular_files datasets archives downloads quiet_tensorflow "
     "exif bitmaps gifs jpeg_xl headers decoding inspection devices processes pipeline "
     "device_cache host_cache augment distortions resnet models hub torch_pickle weight_files "

@@ -55,10 +55,6 @@ def _check_restores(workdir: Path, step: int, *, rows: int = 3) -> None:
     checkpoints.close()
 
 
-# TensorStore's threads report to an event loop that Orbax has closed when the first one failed.
-_FAILS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
 @contextlib.contextmanager
 def _full_disk(num_bytes: int = 2**14) -> Iterator[None]:
     """Lets no file grow larger: the system refuses to write on, as it does on a full disk."""
@@ -138,7 +134,6 @@ def test_all_files_of_the_items_have_checksums(tmp_path: Path) -> None:
     assert {folder / name for name in names} == inner
 
 
-@_FAILS
 def test_a_full_disk_stops_the_run_in_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -153,7 +148,6 @@ def test_a_full_disk_stops_the_run_in_one_line(
     _check_restores(tmp_path, 100)
 
 
-@_FAILS
 def test_a_run_may_go_on_and_saves_again_when_there_is_room(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, 100, 200, on_failure="go_on")
     with _full_disk():
@@ -171,7 +165,6 @@ def test_a_run_may_go_on_and_saves_again_when_there_is_room(tmp_path: Path) -> N
     _check_restores(tmp_path, 500, rows=_LARGE)
 
 
-@_FAILS
 def test_a_failed_replacement_leaves_what_was_there(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, 100)
     with _full_disk():
