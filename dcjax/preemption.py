@@ -5,8 +5,8 @@ trained or a checkpoint is saved it is deferred: a request, which the loop looks
 step. Where the run reads, embeds, clusters, divides or evaluates, which may take hours and changes
 nothing that a checkpoint holds, it raises `Stopped` in the main thread, wherever that is. The loop
 then saves what is there: the finished epoch, whose evaluation and division are made when the run
-goes on. Python runs a handler between its own instructions, and so a compilation or a computation on
-the devices that the main thread waits for is finished first.
+goes on. Python runs a handler between its own instructions, and so a compilation or a computation
+on the devices that the main thread waits for is finished first.
 """
 
 import itertools
