@@ -17,8 +17,8 @@ from dcjax.errors import InputError
 
 CROPS = ("random_resized", "resize_then_random", "resize_then_random_resized")
 
-# An image is enlarged to no more than this, in pixels or as long as wide, whichever is more: beyond,
-# only its middle is. A picture of 1 x 2,000 pixels, 86 bytes of PNG, would take 256 x 512,000.
+# The largest enlarged image, in pixels or by its aspect, whichever allows more; of a longer one
+# only the middle is made. A picture of 1 x 2,000 pixels, 86 bytes of PNG, would take 256 x 512,000.
 _MOST_PIXELS, _MOST_ASPECT = 2**22, 64
 
 _STREAM = 3  # keeps the draws of pixels apart from those of plans, 1 and 2, and of distortions, 4
