@@ -18,8 +18,8 @@ from dcjax.streams import Stream
 
 CROPS = ("random_resized", "resize_then_random", "resize_then_random_resized")
 
-# An image is enlarged to no more than this, in pixels or as long as wide, whichever is more;
-# beyond, only its middle is. 1 x 2,000 pixels, 86 bytes of PNG, would take 256 x 512,000.
+# The largest enlarged image, in pixels or by its aspect, whichever allows more; of a longer one
+# only the middle is made. A picture of 1 x 2,000 pixels, 86 bytes of PNG, would take 256 x 512,000.
 _MOST_PIXELS, _MOST_ASPECT = 2**22, 64
 
 _ATTEMPTS = 10

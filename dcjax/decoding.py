@@ -23,7 +23,7 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _HEAD = 1 << 16  # bytes of a file at which a quick look is taken
 # What a JPEG and a PNG hold, anywhere, if they say an orientation: keys of Exif tags and of XMP.
 _JPEG_KEYS = (r"Exif\x00\x00", "tiff:Orientation")
-_PNG_KEYS = ("eXIf", "exif", "XML:com.adobe.xmp")
+_PNG_KEYS = ("eXIf", "exif", r"XML:com\.adobe\.xmp")
 _ON_ITS_SIDE = 5  # Exif orientations from here on swap rows and columns
 _MIRRORED = np.array([[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 0, 0]], bool)  # of 1 to 4, and 5 to 8
 
@@ -130,7 +130,7 @@ def _starts(encoded: tf.Tensor, start: bytes) -> tf.Tensor:
 
 
 def _holds(encoded: tf.Tensor, keys: Sequence[str]) -> tf.Tensor:
-    """Returns whether one of these literals is in the bytes."""
+    """Returns whether one of these literals, as regular expressions, is in the bytes."""
     # TensorFlow searches by replacing only, and is fast for one literal, not for one of several.
     length = tf.strings.length(encoded)
     return tf.reduce_any(

@@ -167,9 +167,9 @@ def test_a_damaged_file_is_made_again_and_said(pictures, tmp_path, capsys):
             (place / name).unlink()
             if damage is not None:
                 (place / name).write_bytes(damage(whole[name]))
-            assert host_cache._damage(place, 3), (name, what)
+            assert host_cache._damage(place), (name, what)
         (place / name).write_bytes(whole[name])
-    assert not host_cache._damage(place, 3)
+    assert not host_cache._damage(place)
     assert "damaged" not in capsys.readouterr().out
     for name in names:
         (place / name).write_bytes(flip(whole[name]))
