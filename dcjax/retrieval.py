@@ -162,6 +162,7 @@ def _score(
         exclude_self=exclude_self,
         block=block,
         rows_per_device=rows_per_device,
+        ks=ks,
     )
     parts = [_query_scores(before, hits, num_relevant[rows], ks) for rows, before, hits in ranked]
     scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -211,7 +212,8 @@ def _as_set(
     """Places embeddings [N, D] as float32; returns them and labels [N], or raises InputError."""
     labels = np.asarray(labels)
     if not isinstance(embeddings, Rows):
-        embeddings = np.asarray(embeddings, dtype=np.float32)
+        with np.errstate(over="ignore"):  # said below
+            embeddings = np.asarray(embeddings, dtype=np.float32)
         if embeddings.ndim != 2 or embeddings.size == 0:
             raise InputError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
     rows = shares.place(embeddings, mesh)
@@ -223,17 +225,16 @@ def _as_set(
     num_broken, first = jax.device_get(_broken(rows.values))
     if num_broken:
         raise InputError(
-            f"{name} must be finite, and so must their squared distances, got NaN or infinity in "
-            f"{num_broken} rows, first in row {first}."
+            f"{name} must be finite as float32, got NaN or infinity in {num_broken} rows, "
+            f"first in row {first}."
         )
     return rows, labels.astype(np.int64)
 
 
 @jax.jit
 def _broken(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns how many rows have no finite distances, and the first of them."""
-    squared = 4 * jnp.sum(embeddings * embeddings, axis=1)  # as large as distances get
-    is_broken = ~jnp.isfinite(squared)
+    """Returns how many rows are not finite, and the first of them."""
+    is_broken = ~jnp.all(jnp.isfinite(embeddings), axis=1)
     return jnp.sum(is_broken), jnp.argmax(is_broken)
 
 

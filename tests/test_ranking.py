@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dcjax import devices, galleries, ranking, selection, shares
+from dcjax import devices, galleries, ranking, rounding, selection, shares
 
 
 def _slow_rank(queries, query_classes, gallery, classes, exclude_self):
@@ -219,9 +219,10 @@ def _compiled(*, num_rows: int, block: int, mesh: jax.sharding.Mesh, dim: int = 
         starts=held(mesh.size, 100),
         first=held(mesh.size),
     )
+    bound = rounding.Bound(*3 * [jax.ShapeDtypeStruct((), "float32")])
     asking = ranking._Queries(*3 * [jax.ShapeDtypeStruct((16, block), "int32")])
     return ranking._rank.lower(
-        asking, embeddings, asked, mesh=mesh, num_positives=12, num_nearest=11
+        asking, embeddings, asked, bound, mesh=mesh, num_positives=12, num_listed=17
     ).compile()
 
 
