@@ -132,7 +132,9 @@ def rank(
         hits = lists.hits[:, :num_nearest]
         is_open = ~is_listed & _differ(certain, possible, ks)[: len(numbers)]
         rest = np.flatnonzero(is_open | (settled < num_nearest))
-        anew = settling.rank(some.part(rest), gallery, own[numbers[rest]], frame.origin, num_nearest)
+        anew = settling.rank(
+            some.part(rest), gallery, own[numbers[rest]], frame.origin, num_nearest
+        )
         for which, values, nearest in anew:
             before[rest[which]], hits[rest[which]] = values, nearest
         for start in range(0, len(numbers), calls.shape[-1]):
@@ -148,7 +150,9 @@ def _moved(queries: Set, gallery: Set) -> tuple[Frame, Set, Set, Bound]:
     different = {id(images.embeddings): images.embeddings for images in (queries, gallery)}
     frame = rounding.choose_frame(sample, list(different.values()))
     moved = {name: rounding.move(values, frame) for name, values in different.items()}
-    sets = [images._replace(embeddings=moved[id(images.embeddings)]) for images in (queries, gallery)]
+    sets = [
+        images._replace(embeddings=moved[id(images.embeddings)]) for images in (queries, gallery)
+    ]
     return frame, *sets, rounding.bound(frame, max(map(_largest_square, sets)))
 
 

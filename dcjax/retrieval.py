@@ -1,6 +1,7 @@
 """Retrieval scores (PAMI 2021, section 4; MAP@R of Musgrave et al., ECCV 2020, section 4).
 
-Exact for any number of images: the queries pass in blocks, so no array of all pairs ever exists.
+Exact for any number of images, wherever their embeddings lie (`ranking.rank` says by which
+numbers): the queries pass in blocks, so no array of all pairs ever exists.
 """
 
 from collections.abc import Sequence
@@ -31,8 +32,10 @@ def score(
 ) -> dict[str, float]:
     """Scores how well queries retrieve images of their own class.
 
-    The gallery is ranked by Euclidean distance to the query, ties by index. With R the number of
-    gallery images of the query's class and h_j = 1 if the j-th nearest is one of them:
+    The gallery is ranked by Euclidean distance to the query, ties by index: as by a stable sort of
+    `np.sum((gallery.astype(np.float64) - query) ** 2, axis=1)`, for any finite float32 embeddings.
+    With R the number of gallery images of the query's class and h_j = 1 if the j-th nearest is one
+    of them:
 
       recall_at_k  1 if any of h_1 .. h_k is 1, else 0
       map_at_r     1/R sum_{j <= R} h_j (h_1 + ... + h_j) / j
@@ -41,9 +44,11 @@ def score(
 
     Recall is the mean over all queries: one with no image of its class in the gallery counts as
     missed. The others, undefined for R = 0, are means over the queries that have one (0 if none
-    has). Each device holds its share of the embeddings, one block of queries and their distances to
-    its share of the gallery; the time is little more than that of the Q G D products, which the
-    devices divide among them. On several processes, all call this together and get the same.
+    has). Each device holds its share of the embeddings twice, one block of queries and their
+    distances to its share of the gallery; the time is little more than that of the Q G D products,
+    which the devices divide among them. It is more where float32 can tell few distances apart, as
+    where embeddings crowd in several narrow places: then hosts compute them again in float64. On
+    several processes, all call this together and get the same.
 
     Args:
       queries: embeddings [Q, D], used as float32; need not be normalised. An array that every

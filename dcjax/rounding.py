@@ -15,7 +15,7 @@ With u = 2^-24, the unit roundoff, and y = s (x - o), exactly:
   and where they are made. Over all coordinates this is a length of a = sqrt(D) 2^-126 (s + 2).
 * A sum of D products, in whatever order, with or without fused operations, is off by at most
   D u / (1 - D u) |q'| |g'|, and by 2 D 2^-126 where products or sums underflow.
-* The few operations that put the terms and bounds together add less than 8 u (|g'|^2 + 2 |q'| |g'|).
+* The few operations that put terms and bounds together add less than 8 u (|g'|^2 + 2 |q'| |g'|).
 
 Together, as long as D u < 1 / 50,
 
@@ -47,6 +47,8 @@ from dcjax import shares
 
 # Rows of the gallery whose median is the origin: a few, since it need not be exact.
 _NUM_SAMPLED = 256
+# Exponents of numbers whose squares float32 holds, many of them added up and their last bits too.
+SQUARABLE = -32, 50
 # An exponent that no float32 has: of rows that are multiples of no number that helps.
 _NO_UNIT = -1000
 
@@ -94,7 +96,8 @@ def choose_frame(sample: np.ndarray, embeddings: list[Array]) -> Frame:
     middle = (len(sample) - 1) // 2
     origin = np.partition(sample, middle, axis=0)[middle]
     _, exponent = math.frexp(largest)
-    scale = 2.0 ** min(max(-exponent - 1, -126), 126)
+    # Large, so that small numbers among large ones do not underflow when they are squared.
+    scale = 2.0 ** min(max(SQUARABLE[1] - exponent, -126), 126)
     return Frame(origin, scale, 0.0 if unit == _NO_UNIT else 2.0**unit)
 
 

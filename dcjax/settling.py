@@ -17,8 +17,8 @@ import numpy as np
 from dcjax import shares
 from dcjax.galleries import Set
 
-# Distances that the host holds at a time, and coordinates: 32 and 8 MiB of float64.
-_DISTANCES_PER_BLOCK = 2**22
+# Distances that the host holds at a time, and coordinates: 16 and 8 MiB of float64.
+_DISTANCES_PER_BLOCK = 2**21
 _NUMBERS_PER_BLOCK = 2**20
 
 
@@ -54,7 +54,7 @@ def settle(lists: Lists, num_positives: np.ndarray, distances: Distances) -> np.
       group.
     """
     lower, upper, rows, hits = lists
-    num_queries, num_listed = lower.shape
+    num_listed = lower.shape[1]
     farthest = np.maximum.accumulate(upper, axis=1)
     begins = np.ones(lower.shape, bool)
     begins[:, 1:] = lower[:, 1:] >= farthest[:, :-1]
@@ -106,8 +106,8 @@ def rank(
       num_nearest: k.
 
     Yields:
-      The queries, a block at a time: which they are; how many rows come before the nearest one of a query's class, G
-      if there is none, [B]; and which of the k nearest are of its class, [B, k].
+      The queries, a block at a time: which they are; how many rows come before the nearest one of
+      a query's class, G if there is none, [B]; and which of the k nearest are of its class, [B, k].
     """
     size = max(1, _DISTANCES_PER_BLOCK // len(gallery.rows))
     for start in range(0, len(queries.rows), size):
@@ -160,9 +160,7 @@ def _candidates(
     )
 
 
-def _distances(
-    x: np.ndarray, gallery: Set, numbers: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
+def _distances(x: np.ndarray, gallery: Set, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Returns the squared distances [n] of queries x[numbers] and rows of the gallery [n].
 
     It always reads the whole gallery: processes whose bounds differ in a bit, and so what is left
