@@ -38,6 +38,7 @@ class Lists(NamedTuple):
     hits: Any
 
 
+# Numbers of queries [n] and rows [n] of the gallery -> their squared distances float64 [n].
 Distances = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -47,7 +48,7 @@ def settle(lists: Lists, num_positives: np.ndarray, distances: Distances) -> np.
     Args:
       lists: of Q queries.
       num_positives: in the gallery, of each query, [Q].
-      distances: function (numbers of queries [n], rows [n]) -> their squared distances [n].
+      distances: computes those of pairs.
 
     Returns:
       How many hits of each list are sure, [Q]: images that are not in it may belong to its last
@@ -58,15 +59,19 @@ def settle(lists: Lists, num_positives: np.ndarray, distances: Distances) -> np.
     farthest = np.maximum.accumulate(upper, axis=1)
     begins = np.ones(lower.shape, bool)
     begins[:, 1:] = lower[:, 1:] >= farthest[:, :-1]
+    # From here on places count through all lists, one after the other. Groups lie in one list, as
+    # each list begins with a new one.
     starts = np.flatnonzero(begins)
     sizes = np.diff(starts, append=begins.size)
     num_hits = np.add.reduceat(hits.ravel(), starts, dtype=np.int64)
-    is_mixed = np.repeat((num_hits > 0) & (num_hits < sizes), sizes)
-    in_doubt = np.flatnonzero(is_mixed)
-    group = np.repeat(np.arange(len(starts)), sizes)[in_doubt]
-    index = rows.ravel()[in_doubt]
+    is_mixed = (num_hits > 0) & (num_hits < sizes)
+    in_doubt = np.flatnonzero(np.repeat(is_mixed, sizes))
+    # A group keeps its places, and sorts its images there.
+    group = np.repeat(np.flatnonzero(is_mixed), sizes[is_mixed])
+    index = rows.take(in_doubt)
     order = np.lexsort((index, distances(in_doubt // num_listed, index), group))
-    hits.ravel()[in_doubt] = hits.ravel()[in_doubt[order]]
+    hits.put(in_doubt, hits.take(in_doubt[order]))
+    # Images that are not listed have lower bounds no smaller than the last one that is.
     last = np.append(np.flatnonzero(starts % num_listed == 0)[1:], len(starts)) - 1
     is_closed = farthest[:, -1] <= lower[:, -1]
     # Where all positives are listed, others cannot change a group that has none of them.
