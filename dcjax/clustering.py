@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 
-from dcjax import streams
+from dcjax import rounding, streams
 from dcjax.errors import InputError
 from dcjax.ranges import require_integers, require_whole
 
@@ -71,8 +71,10 @@ def kmeans(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides points into k clusters by Lloyd's algorithm, started at k random points.
 
-    The same input gives the same bits on every run on a machine. Memory is twice that of the
-    points, which are moved to an origin amid them once.
+    The same input gives the same bits on every run on a machine, and the same input times a power
+    of two the same labels. Memory is twice that of the points, which are moved to an origin amid
+    them once; three times for points so small or large that their squares would underflow or
+    overflow.
 
     Args:
       x: points [N, F], used as float32.
@@ -84,14 +86,13 @@ def kmeans(
     Returns:
       labels int32 [N] and centroids float32 [k, F].
     """
-    x = np.asarray(x, dtype=np.float32)
+    with np.errstate(over="ignore"):  # said below
+        x = np.asarray(x, dtype=np.float32)
     if x.ndim != 2:
         raise InputError(f"x must be points of shape [N, F], got shape {x.shape}.")
     check_sizes(k, num_iterations, num_points=len(x))
-    with np.errstate(over="ignore", invalid="ignore"):
-        squared = np.einsum("nf,nf->n", x, x)
-    if not np.all(np.isfinite(squared)):
-        raise InputError("x must be finite, and so must its squared norms, got NaN or infinity.")
+    if not np.all(np.isfinite(x)):
+        raise InputError("x must be finite as float32, got NaN or infinity.")
     start = streams.generator(*streams.kmeans_key(seed)).choice(len(x), k, replace=False)
     return lloyd(x, x[start], num_iterations=num_iterations)
 
@@ -119,6 +120,11 @@ def lloyd(
     Returns:
       labels int32 [N], the nearest centroids, and centroids float32 [k, F].
     """
+    exponent = _scale_exponent(x, start)
+    if exponent:
+        points = (np.ldexp(values, exponent) for values in (x, start))
+        labels, centroids = lloyd(*points, num_iterations=num_iterations)
+        return labels, np.ldexp(centroids, -exponent)
     # Every thread works on points of its own: the bits do not depend on how many there are or on
     # which is first, as they might if BLAS split one product among several.
     one_thread = partial(threadpool_limits, limits=1, user_api="blas")
@@ -144,6 +150,14 @@ def lloyd(
             if np.array_equal(known.label, counted):
                 break
     return known.label.astype(np.int32), centroids
+
+
+def _scale_exponent(*points: np.ndarray) -> int:
+    """Returns the power of two that points are scaled by, 0 if they can be squared as they are."""
+    largest = max(float(max(values.max(), -values.min())) for values in points)
+    _, exponent = math.frexp(largest)
+    low, high = rounding.SQUARABLE
+    return 0 if largest == 0 or low <= exponent <= high else -exponent
 
 
 def nmi(labels: np.ndarray, clusters: np.ndarray) -> float:
@@ -214,8 +228,8 @@ def _searcher(
         def look(start: int) -> _Nearest:
             block: slice | np.ndarray = slice(start, start + _POINTS_PER_BLOCK)
             block = block if rows is None else rows[block]
-            rounding = relative * (norms[block] + farthest) ** 2
-            return _look(shifted[block], squares[block], rounding, at)
+            error = relative * (norms[block] + farthest) ** 2
+            return _look(shifted[block], squares[block], error, at)
 
         parts = list(in_turn(look, range(0, max(count, 1), _POINTS_PER_BLOCK)))
         return _Nearest(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -223,10 +237,10 @@ def _searcher(
     return search
 
 
-def _look(x: np.ndarray, squares: np.ndarray, rounding: np.ndarray, at: _Centroids) -> _Nearest:
+def _look(x: np.ndarray, squares: np.ndarray, error: np.ndarray, at: _Centroids) -> _Nearest:
     """Compares a block of points [n, F], from the origin, with parts of the centroids [K].
 
-    With the points come their squared norms, and the rounding of a squared distance.
+    With the points come their squared norms, and the error of a squared distance.
     """
     every = np.arange(len(x))
     label = np.zeros(len(x), np.int64)
@@ -242,7 +256,7 @@ def _look(x: np.ndarray, squares: np.ndarray, rounding: np.ndarray, at: _Centroi
         second = np.minimum(np.maximum(first, first_here), np.minimum(second, second_here))
         label = np.where(first_here < first, here + start, label)
         first = np.minimum(first, first_here)
-    bounds = (first + rounding, first - rounding, second - rounding)
+    bounds = (first + error, first - error, second - error)
     return _Nearest(label, *(np.sqrt(np.maximum(squares + bound, 0)) for bound in bounds))
 
 

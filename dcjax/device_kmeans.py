@@ -65,7 +65,7 @@ def kmeans(
     mesh = shares.mesh_of(x)
     counts = shares.spread(is_counted, mesh)
     if not _is_finite(x, counts):
-        raise InputError("x must be finite, and so must its squared norms, got NaN or infinity.")
+        raise InputError("x must be finite as float32, got NaN or infinity.")
     first = _first_centroids(x, counts, k, streams.kmeans_key(seed), start, rows)
     labels, centroids = device_lloyd.lloyd(x, counts, first, np.int32(num_iterations), mesh=mesh)
     return np.asarray(labels)[rows], np.asarray(centroids)
@@ -116,8 +116,7 @@ def _first_centroids(
 
 @jax.jit
 def _is_finite(x: Array, counts: Array) -> Array:
-    squared = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1)
-    return jnp.all(jnp.isfinite(squared) | ~counts)
+    return jnp.all(jnp.isfinite(x.astype(jnp.float32)) | ~counts[:, None])
 
 
 @partial(jax.jit, static_argnames=("k", "mesh"))
@@ -132,6 +131,7 @@ def _far_apart(x: Array, counts: Array, words: Array, *, k: int, mesh: Mesh) -> 
 
     def draw(x: Array, counts: Array, key: Array) -> Array:
         numbers = shares.first_row(x, axes) + jnp.arange(len(x))
+        scale = device_lloyd.scale_of(x, counts, axes)
 
         def add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             chosen, squared = state
@@ -142,7 +142,7 @@ def _far_apart(x: Array, counts: Array, words: Array, *, k: int, mesh: Mesh) -> 
             best = jnp.argmax(scores)[None]
             of_each = device_lloyd.gather((scores[best], numbers[best]), axes)
             point = shares.taken(x, of_each[1][jnp.argmax(of_each[0])][None], axes)
-            away = jnp.sum(jnp.square(x.astype(jnp.float32) - point), axis=1)
+            away = jnp.square(x.astype(jnp.float32) * scale - point * scale).sum(axis=1)
             return chosen.at[i].set(point[0]), jnp.where(i, jnp.minimum(squared, away), away)
 
         chosen, alike = jnp.zeros((k, x.shape[1])), jnp.ones(len(x))

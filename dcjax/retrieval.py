@@ -1,6 +1,7 @@
 """Retrieval scores (PAMI 2021, section 4; MAP@R of Musgrave et al., ECCV 2020, section 4).
 
-Exact for any number of images: the queries pass in blocks, so no array of all pairs ever exists.
+Exact for any number of images, wherever their embeddings lie (`ranking.rank` says by which
+numbers): the queries pass in blocks, so no array of all pairs ever exists.
 """
 
 from collections.abc import Sequence
@@ -31,8 +32,10 @@ def score(
 ) -> dict[str, float]:
     """Scores how well queries retrieve images of their own class.
 
-    The gallery is ranked by Euclidean distance to the query, ties by index. With R the number of
-    gallery images of the query's class and h_j = 1 if the j-th nearest is one of them:
+    The gallery is ranked by Euclidean distance to the query, ties by index: as by a stable sort of
+    `np.sum((gallery.astype(np.float64) - query) ** 2, axis=1)`, for any finite float32 embeddings.
+    With R the number of gallery images of the query's class and h_j = 1 if the j-th nearest is one
+    of them:
 
       recall_at_k  1 if any of h_1 .. h_k is 1, else 0
       map_at_r     1/R sum_{j <= R} h_j (h_1 + ... + h_j) / j
@@ -41,9 +44,11 @@ def score(
 
     Recall is the mean over all queries: one with no image of its class in the gallery counts as
     missed. The others, undefined for R = 0, are means over the queries that have one (0 if none
-    has). Each device holds its share of the embeddings, one block of queries and their distances to
-    its share of the gallery; the time is little more than that of the Q G D products, which the
-    devices divide among them. On several processes, all call this together and get the same.
+    has). Each device holds its share of the embeddings twice, one block of queries and their
+    distances to its share of the gallery; the time is little more than that of the Q G D products,
+    which the devices divide among them. It is more where float32 can tell few distances apart, as
+    where embeddings crowd in several narrow places: then hosts compute them again in float64. On
+    several processes, all call this together and get the same.
 
     Args:
       queries: embeddings [Q, D], used as float32; need not be normalised. An array that every
@@ -164,6 +169,7 @@ def _score(
         exclude_self=exclude_self,
         block=block,
         rows_per_device=rows_per_device,
+        ks=ks,
     )
     parts = [_query_scores(before, hits, num_relevant[rows], ks) for rows, before, hits in ranked]
     scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -212,7 +218,8 @@ def _as_set(
 ) -> tuple[Rows, np.ndarray]:
     """Places embeddings [N, D] as float32; returns them and labels [N], or raises InputError."""
     if not isinstance(embeddings, Rows):
-        embeddings = np.asarray(embeddings, dtype=np.float32)
+        with np.errstate(over="ignore"):  # said below
+            embeddings = np.asarray(embeddings, dtype=np.float32)
         if embeddings.ndim != 2 or embeddings.size == 0:
             raise InputError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
     rows = shares.place(embeddings, mesh)
@@ -220,17 +227,16 @@ def _as_set(
     num_broken, first = jax.device_get(_broken(rows.values))
     if num_broken:
         raise InputError(
-            f"{name} must be finite, and so must their squared distances, got NaN or infinity in "
-            f"{num_broken} rows, first in row {first}."
+            f"{name} must be finite as float32, got NaN or infinity in {num_broken} rows, "
+            f"first in row {first}."
         )
     return rows, labels.astype(np.int64)
 
 
 @jax.jit
 def _broken(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns how many rows have no finite distances, and the first of them."""
-    squared = 4 * jnp.sum(embeddings * embeddings, axis=1)  # as large as distances get
-    is_broken = ~jnp.isfinite(squared)
+    """Returns how many rows are not finite, and the first of them."""
+    is_broken = ~jnp.all(jnp.isfinite(embeddings), axis=1)
     return jnp.sum(is_broken), jnp.argmax(is_broken)
 
 

@@ -1,6 +1,7 @@
 """Finds the nearest rows in distances [gallery, queries], and counts those before a given one."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +13,64 @@ _COUNTED_RUN = 64
 _MIN_RUN = 6
 
 
-def num_before(distances: Array, limit: Array, row: Array) -> Array:
-    """Counts the rows nearer than the limits [B], or as near and before the given rows [B]."""
-    num_rows, num_queries = distances.shape
+class Widths(NamedTuple):
+    """How far the upper bounds of distances lie above the lower ones, as terms of rows and columns.
+
+    Attributes:
+      norms: n [gallery].
+      square: the width's share of n^2.
+      slope: its share of n, [queries].
+      offset: [queries].
+    """
+
+    norms: Array
+    square: Array
+    slope: Array
+    offset: Array
+
+    def of(self, rows: Array | slice) -> Array:
+        """Returns the widths of some rows, an array of them or of each query's own in columns."""
+        norms = self.norms[rows]
+        norms = norms if norms.ndim == 2 else norms[:, None]
+        return norms * (self.square * norms + self.slope) + self.offset
+
+
+def num_before(
+    lower: Array, widths: Widths, limits: tuple[Array, Array], row: Array
+) -> tuple[Array, Array]:
+    """Counts the rows that are certainly, and those that are possibly, nearer than limits.
+
+    Args:
+      lower: lower bounds of distances, [gallery, queries].
+      widths: of the distances.
+      limits: the lower and the upper bounds of the limits, each [queries].
+      row: where the limits are from; of equal distances, those of earlier rows are nearer.
+
+    Returns:
+      Rows whose upper bound is below the lower one of the limit, and rows whose lower bound is
+      below its upper one, both [queries]; equal ones where the row is earlier.
+    """
+    num_rows, num_queries = lower.shape
 
     def before(part: slice) -> Array:
-        index = jnp.arange(num_rows)[part, None]
-        near = distances[part]
-        return ((near < limit) | ((near == limit) & (index < row))).astype(jnp.int32)
+        earlier = jnp.arange(num_rows)[part, None] < row
+        near = lower[part]
+        far = near + widths.of(part)
+        certain = (far < limits[0]) | ((far == limits[0]) & earlier)
+        possible = (near < limits[1]) | ((near == limits[1]) & earlier)
+        # Both in one number, as a run has fewer rows than half of it can count.
+        return certain.astype(jnp.int32) + (possible.astype(jnp.int32) << 16)
+
+    def counted(counts: Array) -> Array:
+        return jnp.stack([counts & 0xFFFF, counts >> 16]).sum(axis=1)
 
     whole_runs = num_rows - num_rows % _COUNTED_RUN
     counts = before(slice(whole_runs)).reshape(-1, _COUNTED_RUN, num_queries)
     # Half onto half, in vectors: a sum over the rows takes XLA on a CPU two to three times as long.
     while counts.shape[1] > 1:
         counts = counts[:, 0::2] + counts[:, 1::2]
-    return counts.sum(axis=(0, 1)) + before(slice(whole_runs, None)).sum(axis=0)
+    certain, possible = counted(counts[:, 0]) + counted(before(slice(whole_runs, None)))
+    return certain, possible
 
 
 def nearest(distances: Array, k: int) -> tuple[Array, Array]:

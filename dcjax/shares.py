@@ -110,6 +110,15 @@ def take(values: Array, rows: np.ndarray) -> Array:
     return _take(values, rows.astype(np.int32), mesh=mesh_of(values))
 
 
+def fetch(values: Array, rows: np.ndarray, size: int) -> np.ndarray:
+    """Returns at most `size` rows of what is spread on the host, bit for bit, [B, D].
+
+    All processes call it together. One compilation serves any number of rows.
+    """
+    found = take(values, np.resize(rows, size) if len(rows) else np.zeros(size))
+    return np.asarray(found.addressable_data(0))[: len(rows)]
+
+
 @partial(jax.jit, static_argnames="mesh")
 def _take(values: Array, rows: Array, *, mesh: Mesh) -> Array:
     spread, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
@@ -130,7 +139,9 @@ def taken(share: Array, rows: Array, axes: tuple[str, ...]) -> Array:
     place = rows - first_row(share, axes)
     is_own = (place >= 0) & (place < len(share))
     own = jnp.where(is_own[:, None], share[jnp.where(is_own, place, 0)], 0)
-    return jax.lax.psum(own, axes)
+    # As integers: a sum might take the smallest numbers for 0.
+    bits = jax.lax.bitcast_convert_type(own, f"uint{8 * own.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(jax.lax.psum(bits, axes), own.dtype)
 
 
 def whole(rows: Rows, *, is_asked: bool = True) -> np.ndarray:

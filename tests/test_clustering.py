@@ -147,6 +147,18 @@ def test_rounding_does_not_change_labels_far_from_zero(dim):
     np.testing.assert_array_equal(labels, exact.argmin(axis=1))
 
 
+@pytest.mark.parametrize("exponent", [-140, -110, -66, -40, 60, 110])
+def test_scale_changes_neither_labels_nor_centroids(exponent):
+    x = _embeddings(500, 40, 16)
+    scaled = np.ldexp(x, exponent)
+    # What float32 holds of the smallest ones, as numbers of another scale.
+    labels, centroids = clustering.kmeans(np.ldexp(scaled, -exponent), 20, seed=0)
+    scaled_labels, scaled_centroids = clustering.kmeans(scaled, 20, seed=0)
+    np.testing.assert_array_equal(scaled_labels, labels)
+    np.testing.assert_array_equal(scaled_centroids, np.ldexp(centroids, exponent))
+    assert len(np.unique(labels)) == 20
+
+
 def test_one_k_means_at_a_time_limits_blas():
     x = _embeddings(6000, 600, 64)
     before = [library["num_threads"] for library in threadpoolctl.threadpool_info()]
@@ -294,7 +306,7 @@ def test_kmeans_names_what_is_wrong():
         clustering.kmeans(np.zeros((3, 2)), 4, seed=0)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         clustering.kmeans(np.zeros(3), 1, seed=0)
-    with pytest.raises(ValueError, match="finite, and so must its squared norms"):
+    with pytest.raises(ValueError, match="finite as float32"):
         clustering.kmeans(np.array([[0.0], [np.nan], [np.inf]]), 1, seed=0)
 
 

@@ -15,8 +15,8 @@ _ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
     "concepts": "errors naming plugins ranges streams error_log output pairs distance_weighting "
-    "mining losses masks memory convolution strategies crops counting clustering shares "
-    "device_lloyd device_kmeans grouping division walks sampling selection galleries "
+    "mining losses masks memory convolution strategies crops counting clustering shares rounding "
+    "device_lloyd device_kmeans grouping division walks sampling selection galleries settling "
     "ranking retrieval",
     "boundaries": "machine config_files regular_files datasets archives downloads quiet_tensorflow "
     "exif bitmaps gifs jpeg_xl headers decoding inspection devices processes pipeline "

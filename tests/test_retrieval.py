@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slow_retrieval import slow_score
+from slow_retrieval import slow_score, slow_score_one_per_class
 
-from dcjax import devices, ranking, retrieval
+from dcjax import devices, ranking, retrieval, shares
 
 _GOLDEN = np.load(Path(__file__).parent / "golden" / "retrieval.npz")
 
@@ -89,6 +89,23 @@ def test_devices_do_not_change_the_scores():
     embeddings, labels = _with_ties(65, 3)
     shared = retrieval.score(embeddings, labels, block=4, mesh=devices.create_mesh())
     assert shared == retrieval.score(embeddings, labels)
+
+
+def test_scores_are_those_of_float64_far_from_the_origin_and_near_it():
+    random = np.random.default_rng(0)
+    labels = random.integers(30, size=200)
+    x = random.normal(size=(30, 16))[labels] + random.normal(size=(200, 16))
+    mesh, ks = devices.create_mesh(), (1, 2, 4, 8)
+    for embeddings in (x + 1e4, 1580 + 0.01 * x, 1e-5 * x + x[0], 1e-20 * x, 1e-30 * x, 1e30 * x):
+        embeddings = embeddings.astype(np.float32)
+        exact = embeddings.astype(np.float64)
+        expected = slow_score(exact, labels, None, None, ks)
+        assert retrieval.score(embeddings, labels) == pytest.approx(expected, abs=1e-12)
+        shared = shares.place(embeddings, mesh)
+        assert retrieval.score(shared, labels, mesh=mesh) == pytest.approx(expected, abs=1e-12)
+        expected = slow_score_one_per_class(exact, labels, ks, 3)
+        found = retrieval.score_one_per_class(embeddings, labels, ks=ks, num_draws=3)
+        assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_recall_far_beyond_the_images_of_a_class():
@@ -181,6 +198,7 @@ def test_one_per_class_names_what_is_wrong(labels, options, message):
         (np.zeros((4, 3)), np.zeros(5, int), {}, "must be 4 integers"),
         (np.zeros((4, 3)), np.zeros(4), {}, "of float64"),
         (np.array([[0.0], [np.nan], [1], [2]]), np.zeros(4, int), {}, "1 rows, first in row 1"),
+        (np.array([[0.0], [1], [1e39], [2]]), np.zeros(4, int), {}, "1 rows, first in row 2"),
         (np.zeros((4, 3)), np.zeros(4, int), {"ks": (1, 4)}, "1 <= k <= 3"),
         (np.zeros((4, 3)), np.zeros(4, int), {"ks": (0,)}, r"got ks=\(0,\)"),
         (np.zeros((4, 3)), np.zeros(4, int), {"ks": ()}, r"got ks=\(\)"),
