@@ -49,7 +49,8 @@ class Checkpoints:
 
         Raises:
           MissingFileError: if `read_only` and there is no checkpoint.
-          InputError: if the scores saved with a checkpoint are damaged.
+          InputError: if the scores saved with a checkpoint are damaged, or checkpoints cannot lie
+            in a folder of that name.
         """
         path = workdirs.absolute(workdir, saving=not read_only) / "checkpoints"
         if read_only and not path.is_dir():

@@ -19,7 +19,7 @@ from dcjax.errors import InputError
 
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
 _REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is complete
-_REMOVED = "removed"  # folder of checkpoints that are no longer kept, until they are deleted
+_DOOMED = "being-deleted"  # folder of checkpoints that are not kept, until they are deleted
 _SECONDS = 600  # until a save has failed: so long processes wait for one that cannot write
 
 
@@ -40,7 +40,7 @@ class Store:
     """Checkpoints by step: each is complete and as it was saved, or not there, or refused.
 
     Nothing is deleted but what its name marks for it: checkpoints that are no longer kept are first
-    moved, in one step, to a folder `removed`; what is damaged stays.
+    moved, each in one step, to a folder `being-deleted`. What is damaged stays.
 
     Where several processes train, all of them call every method, at the same steps.
 
@@ -80,7 +80,7 @@ class Store:
         else:
             if processes.is_first():
                 _finish_replacing(path)
-                _delete_removed(path)
+                _delete_doomed(path)
             processes.wait_for_all("nothing is put aside")
         steps = _steps(path)
         self._check(steps, ["metrics"], steps)  # which the manager reads of all of them
@@ -89,7 +89,7 @@ class Store:
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=not read_only,
                 create=False,
-                todelete_subdir=_REMOVED,  # a bucket has no moves: Orbax deletes there at once
+                todelete_subdir=_DOOMED,  # a bucket has no moves: Orbax deletes there at once
                 async_options=ocp.options.AsyncOptions(
                     timeout_secs=_SECONDS, post_finalization_callback=self._verify
                 ),
@@ -130,7 +130,7 @@ class Store:
             return self._fail(error)
         if self._saving is not None and processes.is_first():
             _finish_replacing(self._path)
-            _delete_removed(self._path)
+            _delete_doomed(self._path)
         self._saving = None
         return ""
 
@@ -145,19 +145,13 @@ class Store:
         Raises:
           InputError: if they are not as they were saved, or cannot be read.
         """
-        steps = self.manager.all_steps()
-        self._check([step], items, steps)
+        self._check([step], items, self.manager.all_steps())
         error, found, cause = "", None, None
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as raised:  # whatever Orbax says of what it cannot read
             cause = raised
-            reason = " ".join(str(raised).split())[:200]
-            error = (
-                f"Cannot read checkpoint {self._path / str(step)}, though its files are as they "
-                "were saved; keep it, and look for the cause elsewhere, as in another version of "
-                f"dcjax or orbax-checkpoint. Reason: {reason}"
-            )
+            error = self._unreadable(self._path / str(step), " ".join(str(raised).split())[:200])
         if error := processes.first_of_all(error):
             raise InputError(error) from cause
         return found
@@ -212,13 +206,20 @@ class Store:
         for step in checked:
             folder = self._path / str(step)
             damage = self._damage(folder, list(items))
-            if not damage or error:
-                continue
-            error = f"Checkpoint {folder} is damaged: {damage}; {self._remedy(step, steps)}"
-            if not folder.exists():
-                error = f"Checkpoint {folder} has been removed by a run under way; start again."
+            # One that a run under way has removed meanwhile is not damaged.
+            if damage and not error and folder.exists():
+                error = f"Checkpoint {folder} is damaged: {damage}; {self._remedy(step, steps)}"
         if error := processes.first_of_all(error):
             raise InputError(error)
+
+    def _unreadable(self, folder: epath.Path, reason: str) -> str:
+        if not folder.exists():
+            return f"Checkpoint {folder} has been removed, as by a run under way; start again."
+        return (
+            f"Cannot read checkpoint {folder}, though its files are as they were saved; keep it, "
+            "and look for the cause elsewhere, as in another version of dcjax or orbax-checkpoint. "
+            f"Reason: {reason}"
+        )
 
     def _damage(self, folder: epath.Path, items: list[str]) -> str:
         if not (folder / checksums.NAME).exists():  # as in checkpoints of early versions
@@ -250,7 +251,7 @@ def _replaced(path: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
     return [
         (old, old.with_name(old.name.removesuffix(_REPLACED)))
         for old in path.iterdir()
-        if old.name.endswith(_REPLACED)
+        if re.fullmatch(rf"[0-9]+{re.escape(_REPLACED)}", old.name)
     ]
 
 
@@ -258,15 +259,15 @@ def _finish_replacing(path: epath.Path) -> None:
     """Removes a checkpoint that was replaced, or puts it back if the new one is not complete."""
     for old, new in _replaced(path):
         if _is_complete(new):
-            (path / _REMOVED).mkdir(exist_ok=True)
-            old.rename(path / _REMOVED / old.name)
+            (path / _DOOMED).mkdir(exist_ok=True)
+            old.rename(path / _DOOMED / old.name)
         else:
             old.rename(new)
 
 
-def _delete_removed(path: epath.Path) -> None:
+def _delete_doomed(path: epath.Path) -> None:
     with contextlib.suppress(OSError):  # as where files are still open on another host: next time
-        (path / _REMOVED).rmtree(missing_ok=True)
+        (path / _DOOMED).rmtree(missing_ok=True)
 
 
 def _refuse_half_replaced(path: epath.Path) -> None:

@@ -243,13 +243,13 @@ def test_a_checkpoint_is_moved_away_at_once_before_it_is_deleted(
     folder = tmp_path / "checkpoints"
     before = {path.relative_to(folder) for path in (folder / "100").rglob("*")}
     with monkeypatch.context() as killed:
-        killed.setattr(store, "_delete_removed", lambda path: None)
+        killed.setattr(store, "_delete_doomed", lambda path: None)
         _save(checkpoints, 300)
         checkpoints.close()
-    assert _found(tmp_path) == ["200", "300", "removed"]
-    removed = folder / "removed"
-    assert {path.relative_to(removed) for path in (removed / "100").rglob("*")} == before
-    shutil.rmtree(removed / "100" / "model")  # as if killed in the middle
+    assert _found(tmp_path) == ["200", "300", "being-deleted"]
+    doomed = folder / "being-deleted"
+    assert {path.relative_to(doomed) for path in (doomed / "100").rglob("*")} == before
+    shutil.rmtree(doomed / "100" / "model")  # as if killed in the middle
     assert _open(tmp_path, read_only=True).latest_step == 300
     _check_restores(tmp_path, 300)
     assert _found(tmp_path) == ["200", "300"]
