@@ -70,6 +70,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "train.full_embedding_from_epoch": (-1, math.inf),
     "train.log_every_steps": (1, math.inf),
     "eval.every_epochs": (0, math.inf),
+    "eval.batch_size": (1, math.inf),
     "eval.gallery_draws": (1, math.inf),
     "eval.nmi_runs": (1, math.inf),
     "checkpoint.every_epochs": (0, math.inf),
@@ -78,7 +79,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+def check_evaluation(config: ConfigDict) -> None:
     """Checks, without data, every setting by itself and those that an evaluation needs.
 
     Raises:
@@ -99,7 +100,6 @@ def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             f"{config.dataset.resize}."
         )
     evaluating = config.eval
-    devices.check_divides("eval.batch_size", evaluating.batch_size, mesh.size, "devices")
     ks = tuple(evaluating.ks)
     if not ks or not all(type(k) is int and k >= 1 for k in ks):
         raise InputError(f"eval.ks must hold whole numbers from 1 on, got {ks}.")
@@ -116,7 +116,9 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     Raises:
       InputError: naming the setting, its value and what is allowed.
     """
-    check_evaluation(config, mesh)
+    check_evaluation(config)
+    # A model that is loaded runs on any number of devices: there, batches are rounded up.
+    devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
     sampled = config.sampling
     width, parallel = mesh.shape["data"], mesh.shape["cluster"]
     devices.check_divides(

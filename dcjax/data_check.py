@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import checks, decoding, devices, headers, inputs, inspection
+from dcjax import checks, decoding, headers, inputs, inspection
 from dcjax.datasets import ImageSet, Splits
 from dcjax.inspection import Inspection
 from dcjax.writers import Console
@@ -76,7 +76,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
       MissingFileError: if the data set is not there.
     """
     console = Console()
-    checks.check_evaluation(config, devices.create_mesh())  # needs no weights
+    checks.check_evaluation(config)  # needs no weights
     splits = inputs.load_index(config)
     sets = {name: images for name, images in vars(splits).items() if images is not None}
     total, started = sum(map(len, sets.values())), time.monotonic()

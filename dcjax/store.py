@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from dcjax import checksums, processes
+from dcjax import checksums, machine, processes
 from dcjax.errors import InputError
 
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
@@ -62,7 +61,6 @@ class Store:
           InputError: if the scores saved with a checkpoint are damaged; or, with `read_only`, if a
             kill has left a checkpoint half replaced.
         """
-        logging.getLogger("absl").addFilter(_is_not_of_orbax)
         self._path = path
         self._saving: int | None = None
         self._failure = ""
@@ -70,6 +68,8 @@ class Store:
             _refuse_half_replaced(path)
             steps = _whole_steps(path)
         else:
+            # Until it is closed: what Orbax's threads log of a save that fails is returned too.
+            logging.getLogger("absl").addFilter(self._is_not_of_orbax)
             _finish_replacing(path)
             _finish_removing(path)
             processes.wait_for_all("nothing is put aside")
@@ -120,6 +120,14 @@ class Store:
             (self._path / f"{self._saving}{_REPLACED}").rmtree(missing_ok=True)
         self._saving = None
         return ""
+
+    def close(self) -> None:
+        """Closes the folder."""
+        self.manager.close()
+        logging.getLogger("absl").removeFilter(self._is_not_of_orbax)
+
+    def _is_not_of_orbax(self, record: logging.LogRecord) -> bool:
+        return machine.is_not_of_orbax(record)  # a method is this store's alone
 
     @property
     def failure(self) -> str:
@@ -254,8 +262,3 @@ def _reason(error: BaseException) -> str:
         return error.strerror
     # The first error counts: that others waited for this process in vain came of it.
     return _reason(error.__context__) if error.__context__ else text[:200]
-
-
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Returns whether a line of the log is not Orbax's, which raises what it logs as errors."""
-    return "orbax" not in pathlib.PurePath(record.pathname).parts

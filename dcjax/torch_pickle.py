@@ -111,7 +111,8 @@ class Machine:
         """Returns the value of the pickle at the stream's place, leaving the stream behind it.
 
         Raises:
-          InputError: if it has an instruction that no file of PyTorch needs, or misuses a known name.
+          InputError: if it has an instruction that PyTorch's files do without, or misuses a known
+            name.
           IndexError, KeyError, TypeError: if it is damaged.
         """
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
@@ -170,7 +171,9 @@ class Machine:
             self._pop(1)  # of a dict or a parameter: versions and flags
         elif instruction == "DUP":
             stack.append(stack[-1])
-        elif instruction == "POP_MARK" or (instruction == "POP" and self._marks[-1:] == [len(stack)]):
+        elif instruction == "POP_MARK" or (
+            instruction == "POP" and self._marks[-1:] == [len(stack)]
+        ):
             self._pop_to_mark()
         elif instruction == "POP":
             self._pop(1)
