@@ -177,7 +177,9 @@ def test_two_networks_in_a_file_are_not_guessed_between(load) -> None:
         for network in ("encoder_q", "encoder_k")
         for name, x in tensors().items()
     }
-    with pytest.raises(ValueError, match="behind 'encoder_q.' and 'encoder_k.'; save the wanted"):
+    with pytest.raises(
+        ValueError, match=r"behind 'encoder_q\.' and 'encoder_k\.'; save the wanted"
+    ):
         load(weights)
 
 

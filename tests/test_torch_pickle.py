@@ -7,7 +7,6 @@ import enum
 import fractions
 import functools
 import pickle
-import pickletools
 import tracemalloc
 from pathlib import Path
 
@@ -115,10 +114,9 @@ def test_whatever_lies_beside_the_weights_is_passed_over(
     weights = b"}\x8c\x01w" + ONE + b"s"
     for items in (
         b"\x8c\x04args" + beside + b"\x8c\x0astate_dict" + weights,
-        b"\x8c\x0aoptimizer}\x8c\x05state}K\x00" + beside + b"ss" + b"\x8c\x05model" + weights,
+        b"\x8c\x09optimizer}\x8c\x05state}K\x00" + beside + b"ss" + b"\x8c\x05model" + weights,
     ):
-        program = pickletools.optimize(b"\x80" + bytes([protocol]) + b"}(" + items + b"u.")
-        found = read_zip(tmp_path, program)
+        found = read_zip(tmp_path, b"\x80" + bytes([protocol]) + b"}(" + items + b"u.")
         assert list(found) == ["w"]
         assert found["w"].tolist() == EXPECTED
 
@@ -138,7 +136,7 @@ OTHER, WANTED = of_six("w"), b"}" + push("w") + ONE + b"s"
         ({"model": OTHER, "model_ema": WANTED}, "model_ema, not of model"),
         (
             {"student": OTHER, "teacher": WANTED, "dino_loss": of_six("center")},
-            "teacher, not of st",
+            "teacher, not of ",
         ),
         ({"criterion": of_six("proxies"), "state_dict": WANTED}, "state_dict, not of criterion"),
         ({"net": WANTED, "epoch": push(3)}, None),  # the only one, whatever its name
