@@ -216,6 +216,9 @@ def test_an_error_names_the_first_few_of_many(load) -> None:
     with pytest.raises(ValueError, match=r"Missing: bn1.bias, .* more\. Nothing takes: ") as error:
         load(other)
     assert "and 32 more." in str(error.value)
+    with pytest.raises(ValueError, match=r"Nothing takes: 'layer1\.0\.\\x1b\[2J'") as error:
+        load(tensors() | {"layer1.0.\x1b[2J": np.ones(3)})
+    assert str(error.value).isprintable()
     assert len(str(error.value)) < 800
 
 
