@@ -148,8 +148,10 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
     _join()
     import jax
 
+    from dcjax.quiet_tensorflow import hide_devices
     from dcjax.train import train
 
+    hide_devices()
     if train(config, _only(workdirs), profiled=_PROFILE.value) is None:  # stopped
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
@@ -158,10 +160,12 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.comparison import compare
+    from dcjax.quiet_tensorflow import hide_devices
 
     if _PROFILE.value:
         raise SettingError("--profile traces training steps; an evaluation has none.")
     _join()
+    hide_devices()
     # A file given as --config is the user's own; the settings may else be those that a run saved.
     trusted = _TRUST_CUSTOM_CODE.value or _CONFIG.value is not None
     compare(workdirs, config, trust_custom_code=trusted)
@@ -169,9 +173,11 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
 
 def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.data_check import check_data
+    from dcjax.quiet_tensorflow import hide_devices
 
     if _PROFILE.value:
         raise SettingError("--profile traces training steps; a look at the data has none.")
+    hide_devices()
     if not check_data(config, _only(workdirs)):
         sys.exit(1)
 

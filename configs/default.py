@@ -196,7 +196,7 @@ def get_config() -> ConfigDict:
     config.eval = evaluation = ConfigDict()
     evaluation.every_epochs = 1  # 0: only at the end
     evaluation.at_start = True  # score the untrained network first
-    evaluation.batch_size = 128  # images embedded at a time
+    evaluation.batch_size = 128  # images embedded at a time; in training, a multiple of the devices
     # all_vs_all: each test image searches all others, or queries search the data set's gallery if
     # it has one; gallery, where it has none: one random image a class, searched by all others.
     evaluation.protocol = "all_vs_all"

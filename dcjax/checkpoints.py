@@ -202,7 +202,7 @@ class Checkpoints:
           FileError: if something could not be written, which nobody has been told yet.
         """
         failure = self._store.finish()
-        self._store.manager.close()
+        self._store.close()
         if failure:
             raise FileError(failure)
 

@@ -20,7 +20,7 @@ from dcjax.errors import DcjaxError, InputError, MissingFileError, SettingError
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 
 
-def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+def check_evaluation(config: ConfigDict) -> None:
     """Checks, without data, every setting by itself, and together those of an evaluation.
 
     Raises:
@@ -32,7 +32,6 @@ def check_evaluation(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             f"Require dataset.crop <= dataset.resize, got {config.dataset.crop} and "
             f"{config.dataset.resize}."
         )
-    devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
     scores = (*(f"recall_at_{k}" for k in config.eval.ks), *_SCORES)
     if config.eval.best_by not in scores:
         raise SettingError(
@@ -46,7 +45,9 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     Raises:
       SettingError: naming the setting, its value and what is allowed.
     """
-    check_evaluation(config, mesh)
+    check_evaluation(config)
+    # A model that is loaded runs on any number of devices: there, batches are rounded up.
+    devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
     _check_sampling(config, mesh)
     _check_division(config)
     _check_weights(config)

@@ -3,11 +3,11 @@
 import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-import jax
 import numpy as np
+import numpy.typing as npt
 from ml_collections import ConfigDict
 
 from dcjax import (
@@ -25,6 +25,10 @@ from dcjax.checkpoints import Checkpoints
 from dcjax.datasets import ImageSet, Splits, duplicates
 from dcjax.errors import InputError
 from dcjax.writers import Console
+
+Path = str | bytes | os.PathLike
+
+_REQUIRED = "Give a list of paths or an array of images, uint8 [n, h, w, 3 or 1] in RGB"
 
 
 class Embedder:
@@ -55,11 +59,11 @@ class Embedder:
         self._variables = variables
         self._data = data or {}
 
-    def __call__(self, images: np.ndarray | Sequence[str]) -> np.ndarray:
+    def __call__(self, images: npt.ArrayLike | Iterable[Path]) -> np.ndarray:
         """Embeds images of any size by the test transform of the run.
 
         Args:
-          images: uint8 [n, h, w, 3 or 1] in RGB, or n paths of image files.
+          images: uint8 [n, h, w, 3 or 1] in RGB, or n paths of image files, in an order.
 
         Returns:
           float32 [n, D], rows L2-normalised.
@@ -67,22 +71,17 @@ class Embedder:
         Raises:
           InputError: for arrays of another type or shape, or a file that cannot be read.
         """
-        if isinstance(images, str | os.PathLike):
-            raise InputError(f"Give a list of paths or an array of images, got {images!r}.")
-        array = np.asarray(images)
-        if array.ndim == 1 and all(isinstance(path, str | os.PathLike) for path in images):
-            array = array.astype(np.str_)
-        if array.ndim and not len(array):
+        array = _as_images(images)
+        if not len(array):
             return np.zeros((0, self.config.model.embedding_dim), np.float32)
         image_set = ImageSet(array, np.zeros(len(array), np.int32), ("",))
         # A few images need no full batch; powers of two, so that few sizes are compiled.
         needed = 2 ** math.ceil(math.log2(len(array)))
-        devices_multiple = -(-needed // jax.device_count()) * jax.device_count()
         embeddings = self.embed(
             image_set,
             variables=self._variables,
             output="embedding",
-            batch_size=min(devices_multiple, self.config.eval.batch_size),
+            batch_size=min(needed, self.config.eval.batch_size),
         )
         return evaluation.whole(embeddings, len(image_set))
 
@@ -113,10 +112,36 @@ class Embedder:
         return experiment.score(self.config, splits, self.embed, self._variables, last_epoch)
 
 
+def _as_images(images: Any) -> npt.NDArray[Any]:
+    """Returns images as uint8 [n, h, w, 3 or 1], or their paths as str [n].
+
+    Raises:
+      InputError: if they are neither.
+    """
+    # One path is no list of them; sets and dicts have no order that a caller knows.
+    if isinstance(images, Path | Set | Mapping) or not isinstance(images, Iterable):
+        raise InputError(f"{_REQUIRED}, got {images!r:.80}.")
+    items = images if hasattr(images, "__array__") else list(images)
+    try:
+        array = np.asarray(items)
+    except (TypeError, ValueError) as error:  # as of images of several sizes
+        raise InputError(f"{_REQUIRED}, got a list: {error}.") from error
+    if array.ndim == 1 and all(isinstance(item, Path) for item in items):
+        return np.array([os.fsdecode(item) for item in items], np.str_)
+    is_images = array.ndim == 4 and array.shape[3] in (1, 3) and 0 not in array.shape[1:3]
+    if array.dtype != np.uint8 or not is_images:
+        raise InputError(f"{_REQUIRED}, got {array.dtype} {list(array.shape)}.")
+    return array
+
+
 def load(
     path: str, config: ConfigDict | None = None, *, trust_custom_code: bool = False
 ) -> Embedder:
     """Restores the model of a run, which may be somebody else's: nothing in it is run.
+
+    What belongs to the process stays as it is: its environment, logs, signals, and the settings of
+    libraries. TensorFlow, which reads images, sees all devices: where it has GPUs, a program that
+    wants them for JAX hides them by `tf.config.set_visible_devices([], "GPU")`.
 
     Args:
       path: the run's workdir, whose config says which checkpoint is meant (`eval.select`), or one
@@ -147,7 +172,7 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
         config.dataset.download = False  # which its user allows, not the run
     else:
         resuming.check_same(config, saved, str(folder), evaluating=True)
-    checks.check_evaluation(config, devices.create_mesh())
+    checks.check_evaluation(config)
     name = config.model.backbone
     plugins.check_consent(name, str(folder), trust_custom_code=trust_custom_code)
     if chosen is None:

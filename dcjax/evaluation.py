@@ -37,7 +37,7 @@ def embed(
       output: "embedding" or "backbone", the features that are wanted.
       read: gives the reader of the images.
       sharding: of a batch of images, `devices.rows_sharding`.
-      batch_size: images embedded at a time.
+      batch_size: images embedded at a time, rounded up to a multiple of the devices.
 
     Returns:
       float32 [N', D or F], rows L2-normalised, sharded as a batch is: each device holds an equal
@@ -46,6 +46,7 @@ def embed(
     Raises:
       DivergedError: if a value is not finite.
     """
+    batch_size = -(-batch_size // sharding.num_devices) * sharding.num_devices
     rows = pipeline.rows_to_embed(len(images), batch_size, sharding.num_devices)
     own = read(images).eval_batches(rows[:, _own_places(sharding, batch_size)])
     outputs = (step(variables, batch)[output] for batch in devices.prefetch(own, sharding))

@@ -1,7 +1,13 @@
-"""What JAX and TensorFlow have to know of this machine before they are imported."""
+"""What JAX and TensorFlow have to know of this machine before they are imported.
+
+It holds for the whole process, so it is for a program to decide: `launch.py` calls this, the
+package never does.
+"""
 
 import glob
+import logging
 import os
+import pathlib
 import sys
 
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
@@ -32,8 +38,18 @@ def choose_platform(virtual_devices: int) -> None:
 
 
 def keep_quiet() -> None:
-    """Keeps TensorFlow from telling of errors that are raised, or counted, anyway."""
+    """Keeps libraries from greeting, and from logging errors that are raised, or counted, anyway.
+
+    TensorFlow greets at length where it has oneDNN.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX would set it when it is imported
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    logging.getLogger("absl").addFilter(is_not_of_orbax)
+
+
+def is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Returns whether a line of the log is not Orbax's, which raises what it logs as errors."""
+    return "orbax" not in pathlib.PurePath(record.pathname).parts
 
 
 def keep_compilations() -> None:

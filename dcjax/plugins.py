@@ -115,7 +115,7 @@ def _is_in_own_file(function: type | types.FunctionType) -> bool:
 def _is_annotated(function: types.FunctionType, returns: Any) -> bool:
     try:
         hint = typing.get_type_hints(function).get("return")
-    except (NameError, TypeError):  # of names that are there for a type checker only
+    except Exception:  # whatever an annotation raises, as of names for a type checker only
         return False
     hint = typing.get_origin(hint) or hint  # of Callable[[Array], Pairs]: Callable
     return isinstance(hint, type) and issubclass(hint, returns)

@@ -3,7 +3,7 @@
 import collections
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -75,37 +75,29 @@ def load(
     tensors = weight_files.read(path, say)
     tree = flax.traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
     names = {leaf: _leaf_name(leaf) for leaf in tree}
-    found: dict[str, list[str]] = {name: [] for name in names.values()}
-    stages = {name.split(".")[0] for name in found}
     split = {name: _split(name) for name in tensors}
-    prefix = _prefix(path, [around for around, new in split.values() if new in found])
-    left_over, elsewhere = [], []
-    for name, (around, new) in split.items():
-        if not f"{around}{new}".startswith(prefix):
-            elsewhere.append(name)
-        elif around == prefix and new in found:
-            found[new].append(name)
-        elif around != prefix or not _passed_over(new, stages):
-            left_over.append(name)
-    taken_off = {_taken_off(name, prefix) for given in found.values() for name in given}
+    prefix = _prefix(path, [around for around, new in split.values() if new in names.values()])
+    found, left_over, elsewhere = _match(split, prefix, names.values())
+    taken_off = {_taken_off(name, prefix) for same in found.values() for name in same}
     if any(taken_off) and say:
         before = " or ".join(map(repr, sorted(taken_off)))
         rest = f"; left out: {weight_files.listed(elsewhere)}" if elsewhere else ""
         say(f"weights   by their names without {before}{rest}")
+    given = {leaf: [tensors[name] for name in found[new]] for leaf, new in names.items()}
     filled = {
-        leaf: _as_leaf(tensors[found[name][0]], tree[leaf])
-        for leaf, name in names.items()
-        if found[name] and jnp.issubdtype(tensors[found[name][0]].dtype, jnp.floating)
+        leaf: _as_leaf(x[0], tree[leaf])
+        for leaf, x in given.items()
+        if x and _fits(x[0], tree[leaf])  # and so it is not larger than the leaf
     }
     problems = {
-        "Missing": [name for name, given in found.items() if not given],
+        "Missing": [name for name, same in found.items() if not same],
         "Nothing takes": left_over,
-        "Twice": [" and ".join(given) for given in found.values() if len(given) > 1],
+        "Twice": [" and ".join(same) for same in found.values() if len(same) > 1],
         "Wrong shape or type": [
             f"{name} (need float {_file_shape(tree[leaf])}, found {x.dtype} {x.shape})"
             for leaf, new in names.items()
             for name, x in ((name, tensors[name]) for name in found[new])
-            if x.shape != _file_shape(tree[leaf]) or not jnp.issubdtype(x.dtype, jnp.floating)
+            if not _fits(x, tree[leaf])
         ],
         "Not finite": [
             f"{names[leaf]} ({np.sum(~np.isfinite(x))} of {x.size} values)"
@@ -143,6 +135,29 @@ def _locate(source: str, *, download: bool) -> str:
             "timm/resnet50.tv_in1k, or '' to start from random weights."
         )
     return path
+
+
+def _match(
+    split: Mapping[str, tuple[str, str]], prefix: str, wanted: Iterable[str]
+) -> tuple[dict[str, list[str]], list[str], list[str]]:
+    """Returns the names of the file for each wanted one, those that nothing takes, and the others.
+
+    Args:
+      split: what `_split` makes of each name of the file.
+      prefix: behind which the backbone's names are.
+      wanted: the backbone's names.
+    """
+    found: dict[str, list[str]] = {name: [] for name in wanted}
+    stages = {name.split(".")[0] for name in found}
+    left_over, elsewhere = [], []
+    for name, (around, new) in split.items():
+        if not f"{around}{new}".startswith(prefix):
+            elsewhere.append(name)
+        elif around == prefix and new in found:
+            found[new].append(name)
+        elif around != prefix or not _passed_over(new, stages):
+            left_over.append(name)
+    return found, left_over, elsewhere
 
 
 def _prefix(path: str, around: Sequence[str]) -> str:
@@ -200,6 +215,10 @@ def _leaf_name(leaf: tuple[str, ...]) -> str:
 def _file_shape(leaf: Any) -> tuple[int, ...]:
     """Returns the shape in PyTorch's order, in which kernels are [out, in, height, width]."""
     return tuple(leaf.shape[axis] for axis in (3, 2, 0, 1)) if leaf.ndim == 4 else leaf.shape
+
+
+def _fits(value: np.ndarray, leaf: Any) -> bool:
+    return value.shape == _file_shape(leaf) and jnp.issubdtype(value.dtype, jnp.floating)
 
 
 def _as_leaf(value: np.ndarray, leaf: Any) -> np.ndarray:

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from dcjax import checksums, processes
+from dcjax import checksums, machine, processes
 from dcjax.errors import InputError
 
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
@@ -68,9 +67,6 @@ class Store:
           InputError: if the scores saved with a checkpoint are damaged; or, with `read_only`, if a
             kill has left a checkpoint half replaced.
         """
-        logging.getLogger("absl").addFilter(_is_not_of_orbax)
-        if not read_only:
-            _ignore_closed_loops()
         self._path = path
         self._handlers = dict(handlers)
         self._saving: int | None = None
@@ -78,6 +74,9 @@ class Store:
         if read_only:
             _refuse_half_replaced(path)
         else:
+            # Until it is closed: what Orbax's threads log of a save that fails is returned too.
+            logging.getLogger("absl").addFilter(self._is_not_of_orbax)
+            _ignore_closed_loops()
             if processes.is_first():
                 _finish_replacing(path)
                 _delete_doomed(path)
@@ -133,6 +132,14 @@ class Store:
             _delete_doomed(self._path)
         self._saving = None
         return ""
+
+    def close(self) -> None:
+        """Closes the folder."""
+        self.manager.close()
+        logging.getLogger("absl").removeFilter(self._is_not_of_orbax)
+
+    def _is_not_of_orbax(self, record: logging.LogRecord) -> bool:
+        return machine.is_not_of_orbax(record)  # a method is this store's alone
 
     @property
     def failure(self) -> str:
@@ -311,8 +318,3 @@ def _ignore_closed_loops() -> None:
             before(unraisable)
 
     sys.unraisablehook = hook
-
-
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Returns whether a line of the log is not Orbax's, which raises what it logs as errors."""
-    return "orbax" not in pathlib.PurePath(record.pathname).parts

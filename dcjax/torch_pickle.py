@@ -111,7 +111,8 @@ class Machine:
         """Returns the value of the pickle at the stream's place, leaving the stream behind it.
 
         Raises:
-          InputError: if an instruction is one that no file of PyTorch needs, or misuses a name.
+          InputError: if it has an instruction that PyTorch's files do without, or misuses a known
+            name.
           IndexError, KeyError, TypeError: if it is damaged.
         """
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):

@@ -189,7 +189,9 @@ def _not_run(unknown: torch_pickle.Unknown) -> str:
 def listed(names: Sequence[Any]) -> str:
     """Returns the first of some names, each cut short, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(str(name)[:_LONGEST] for name in names[:_SHOWN]) + more
+    shown = (str(name)[:_LONGEST] for name in names[:_SHOWN])
+    # A terminal would obey what is not printable.
+    return ", ".join(name if name.isprintable() else ascii(name) for name in shown) + more
 
 
 def _array(tensor: torch_pickle.Tensor, storages: Mapping[str, bytes | memoryview]) -> np.ndarray:

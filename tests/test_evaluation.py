@@ -75,6 +75,19 @@ def test_rows_are_the_images_in_order_whatever_the_batch_size(batch_size: int) -
     assert len(traces) == 1  # the last batch is filled up
 
 
+@pytest.mark.parametrize("num_devices", [3, 6])
+def test_a_batch_is_rounded_up_to_the_devices(num_devices: int) -> None:
+    mesh = devices.create_mesh(jax.devices()[:num_devices])
+
+    def step(_: Any, images: jax.Array) -> dict[str, jax.Array]:
+        assert len(images) % num_devices == 0
+        return {"embedding": images[:, 0, 0].astype(jnp.float32)}
+
+    images = image_set([0] * 20)
+    rows = embed(images, step, sharding=devices.rows_sharding(mesh), batch_size=8)
+    np.testing.assert_array_equal(rows, images.images[:, 0, 0])
+
+
 def test_a_models_rows_do_not_depend_on_the_batch_size() -> None:
     model = models.create(
         "resnet_small",

@@ -56,10 +56,10 @@ def tensors(name: str = "resnet18", num_stages: int = 2, **options: Any) -> Tens
 def load(tmp_path: Path) -> Callable[..., tuple[Any, Any]]:
     """Writes tensors to a file and fills a backbone from it."""
 
-    def load(weights: Tensors, **options: Any) -> tuple[Any, Any]:
+    def load(weights: Tensors, say: Any = None, **options: Any) -> tuple[Any, Any]:
         np.savez(tmp_path / "weights", **weights)
         path = str(tmp_path / "weights.npz")
-        return pretrained.load(path, *backbone(**options), download=False)
+        return pretrained.load(path, *backbone(**options), download=False, say=say)
 
     return load
 
@@ -133,6 +133,93 @@ def test_other_floats_become_the_trees(dtype: str, load, tmp_path: Path) -> None
     np.testing.assert_array_equal(
         kernel.transpose(3, 2, 0, 1), tensors()["layer1.0.conv1.weight"] % 64
     )
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize(
+    ("prefix", "beside"),
+    [
+        ("_orig_mod.", []),
+        ("backbone.", ["head.fc.weight", "head.last_layer.weight_g", "prototypes.weight"]),
+        ("model.", ["criterion.proxies"]),
+        ("encoder.", ["decoder.layer1.0.conv1.weight", "queue"]),
+        ("module._orig_mod.backbone.", ["module._orig_mod.head.0.weight"]),
+        ("model.backbone._orig_mod.", ["model.head.weight", "n_averaged"]),
+        ("module.encoder_q.", ["module.queue"]),
+    ],
+)
+def test_a_prefix_is_taken_off_and_said(
+    prefix: str, beside: list[str], spelling: str, load, tmp_path: Path
+) -> None:
+    weights = tensors(num_stages=3, counters=True, head=True)
+    renamed = {prefix + SPELLINGS[spelling](key): value for key, value in weights.items()}
+    renamed |= {name: np.ones(3, np.float32) for name in beside}
+    said: list[str] = []
+    np.savez(tmp_path / "renamed", **renamed)
+    safetensors.numpy.save_file(renamed, tmp_path / "renamed.safetensors")
+    for file in ("renamed.npz", "renamed.safetensors"):
+        found = pretrained.load(str(tmp_path / file), *backbone(), download=False, say=said.append)
+        jax.tree.map(np.testing.assert_array_equal, found, load(weights))
+    assert said[0] == said[1] or set(beside) <= set(re.findall(r"[\w.]+", said[1]))
+    full = f"{prefix}module." if spelling == "parallel" else prefix
+    rest = f"; left out: {', '.join(beside)}" if beside else ""
+    assert said[0] == f"weights   by their names without {full!r}{rest}"
+
+
+def test_nothing_is_said_of_names_that_are_as_published(load, tmp_path: Path) -> None:
+    load(tensors(), say=pytest.fail)
+    load({published.hugging_face(key): x for key, x in tensors().items()}, say=pytest.fail)
+
+
+def test_two_networks_in_a_file_are_not_guessed_between(load) -> None:
+    weights = {
+        f"module.{network}.{name}": x
+        for network in ("encoder_q", "encoder_k")
+        for name, x in tensors().items()
+    }
+    with pytest.raises(
+        ValueError, match=r"behind 'encoder_q\.' and 'encoder_k\.'; save the wanted"
+    ):
+        load(weights)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_by_name(value, dtype: str, tmp_path: Path) -> None:
+    weights = {name: (x % 64).astype(jnp.dtype(dtype)) for name, x in tensors().items()}
+    weights["layer1.0.bn2.bias"][[1, 3]] = value
+    safetensors.numpy.save_file(weights, tmp_path / "weights")
+    with pytest.raises(ValueError, match=r"Not finite: layer1.0.bn2.bias \(2 of 4 values\)\.$"):
+        pretrained.load(str(tmp_path / "weights"), *backbone(), download=False)
+
+
+def test_what_float32_does_not_hold_and_negative_variances_are_refused(load) -> None:
+    weights = {name: x.astype(np.float64) for name, x in tensors().items()}
+    weights["conv1.weight"][0, 0, 0, 0] = 1e300
+    weights["bn1.running_var"][2] = -1e-3
+    with pytest.raises(
+        ValueError,
+        match=r"Not finite: conv1.weight \(1 of 588 values\)\. Below 0: bn1.running_var\.$",
+    ):
+        load(weights)
+
+
+def test_what_is_passed_over_may_hold_anything(load) -> None:
+    weights = tensors(num_stages=4, head=True, counters=True)
+    weights["fc.weight"][:] = np.nan
+    weights["layer4.0.conv1.weight"][:] = np.inf
+    load(weights)
+
+
+def test_an_error_names_the_first_few_of_many(load) -> None:
+    other = {f"blocks.{i}.norm.weight": np.ones(3, np.float32) for i in range(40)}
+    with pytest.raises(ValueError, match=r"Missing: bn1.bias, .* more\. Nothing takes: ") as error:
+        load(other)
+    assert "and 32 more." in str(error.value)
+    with pytest.raises(ValueError, match=r"Nothing takes: 'layer1\.0\.\\x1b\[2J'") as error:
+        load(tensors() | {"layer1.0.\x1b[2J": np.ones(3)})
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 800
 
 
 def test_a_checkpoint_of_pytorch_fills_the_same_leaves(load, tmp_path: Path) -> None:

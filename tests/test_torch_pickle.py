@@ -1,5 +1,11 @@
 """Pickles of tensors are understood, old ones too; no other does anything, whatever it tries."""
 
+import argparse
+import collections
+import datetime
+import enum
+import fractions
+import functools
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -63,6 +69,106 @@ def test_a_state_dict_is_read_however_it_is_pickled(program, tmp_path: Path) -> 
     assert found[0] == "w"
     assert found[1].tolist() == EXPECTED
     assert found[1].dtype == np.float32
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+class Own(dict):
+    """A dict of a class that nobody knows here, which holds itself."""
+
+    def __init__(self) -> None:
+        self["me"] = self.me = self
+
+
+BESIDE = {
+    "options": argparse.Namespace(lr=0.1, root=Path("/data"), color=Color.RED, milestones=(1, 2)),
+    "versions": collections.OrderedDict(a=[None, {"b": 1}]),
+    "counts": collections.Counter({30: 1, 80: 2}),
+    "lists": collections.defaultdict(list, a=[1]),
+    "metric": np.float64(3),
+    "array": np.arange(5.0),
+    "objects": np.array([None, {}], object),
+    "random": np.random.RandomState(0).get_state(),
+    "generator": np.random.default_rng(0),
+    "sets": [{1, "x"}, frozenset([2])],
+    "bytes": [b"a", b"b" * 300, bytearray(b"c")],
+    "numbers": [10**500, -(10**700), 1j, True, 2.5, fractions.Fraction(1, 3)],
+    "function": functools.partial(max, 1, key=len),
+    "method": "x".join,
+    "class": {Color: 1},
+    "keys": {(1, 2): 3, None: 1, 2.5: 1, b"x": 5, Color.RED: 4},
+    "date": datetime.datetime(2020, 1, 1),
+    "own": Own(),
+    "error": ValueError("x"),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("what", BESIDE)
+def test_whatever_lies_beside_the_weights_is_passed_over(
+    what: str, protocol: int, tmp_path: Path
+) -> None:
+    beside = pickle.dumps(BESIDE[what], protocol)[2:-1]
+    weights = b"}\x8c\x01w" + ONE + b"s"
+    for items in (
+        b"\x8c\x04args" + beside + b"\x8c\x0astate_dict" + weights,
+        b"\x8c\x09optimizer}\x8c\x05state}K\x00" + beside + b"ss" + b"\x8c\x05model" + weights,
+    ):
+        found = read_zip(tmp_path, b"\x80" + bytes([protocol]) + b"}(" + items + b"u.")
+        assert list(found) == ["w"]
+        assert found["w"].tolist() == EXPECTED
+
+
+def of_six(key: str) -> bytes:
+    """Returns a state dict of another tensor than ONE."""
+    return b"}" + push(key) + tensor(storage("0", 6), 0, (6,), (1,)) + b"s"
+
+
+OTHER, WANTED = of_six("w"), b"}" + push("w") + ONE + b"s"
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"state_dict": OTHER, "state_dict_ema": WANTED}, "state_dict_ema, not of state_dict"),
+        ({"model": OTHER, "model_ema": WANTED}, "model_ema, not of model"),
+        (
+            {"student": OTHER, "teacher": WANTED, "dino_loss": of_six("center")},
+            "teacher, not of ",
+        ),
+        ({"criterion": of_six("proxies"), "state_dict": WANTED}, "state_dict, not of criterion"),
+        ({"net": WANTED, "epoch": push(3)}, None),  # the only one, whatever its name
+        ({"module": WANTED, "optimizer": push({"state": {}, "param_groups": []})}, None),
+        ({"model": WANTED, "rng_state": tensor(storage("0", 6), 0, (6,), (1,))}, None),
+    ],
+)
+def test_of_several_state_dicts_the_averaged_one_is_read_and_said(
+    given: dict[str, bytes], line: str | None, tmp_path: Path
+) -> None:
+    for items in (given, dict(reversed(given.items()))):
+        (tmp_path / "w.pth").write_bytes(zip_file(pickled(items), {"data/0": STORED}))
+        said: list[str] = []
+        found = weight_files.read(str(tmp_path / "w.pth"), said.append)
+        assert found["w"].tolist() == EXPECTED
+        assert len(said) == (line is not None)
+        assert not line or line in said[0]
+
+
+def test_several_state_dicts_of_unknown_names_are_not_guessed_between(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds several state dicts, net, critic, and none of the"):
+        read_zip(tmp_path, pickled({"net": WANTED, "critic": OTHER}))
+
+
+def test_an_unknown_object_in_place_of_a_tensor_is_named(tmp_path: Path) -> None:
+    program = pickled({"w": ONE, "v": call("torch._utils", "_rebuild_qtensor", push(1))})
+    with pytest.raises(ValueError, match=r"v names 'torch._utils._rebuild_qtensor'.*not run; save"):
+        read_zip(tmp_path, program)
+    parts = push(()) + push({"w": 1}) + b"b."
+    whole = b"\x80\x02" + name("my.models", "Net") + parts[:1] + b"\x81" + parts[1:]
+    with pytest.raises(ValueError, match=r"it names 'my.models.Net'.*save the weights alone"):
+        read_zip(tmp_path, whole)
 
 
 TOUCH = push("touch {marker}")

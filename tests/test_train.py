@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
+from conftest import png
 from ml_collections import ConfigDict
 
 import dcjax
 from configs import digits
 from dcjax import devices, epochs, inputs, reporting, shared_workdirs
 from dcjax.checkpoints import Checkpoints
+from dcjax.errors import InputError
 from dcjax.train import train
 
 _ROOT = Path(__file__).parents[1]
@@ -123,9 +126,79 @@ def test_a_loaded_model_embeds_arrays(finished: Any) -> None:
     assert embedder(splits.query.images[:0]).shape == (0, 8)
 
 
-def test_a_single_path_is_no_list_of_images(finished: Any) -> None:
-    with pytest.raises(ValueError, match="Give a list of paths"):
-        dcjax.load(str(finished[1]))("image.jpg")
+def test_whatever_lists_images_in_order_is_embedded(finished: Any, tmp_path: Path) -> None:
+    embedder = dcjax.load(str(finished[1]))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, image in zip(paths, pixels, strict=True):
+        path.write_bytes(png(image))
+    expected = embedder(pixels)
+    for images in (
+        paths,
+        tuple(map(str, paths)),
+        (str(path) for path in paths),
+        np.array(paths),
+        np.array(list(map(str, paths))),
+        list(map(os.fsencode, paths)),
+        list(pixels),
+        iter(pixels),
+        jnp.asarray(pixels),
+        np.asfortranarray(pixels),
+    ):
+        np.testing.assert_array_equal(embedder(images), expected)
+    for none in ([], (), pixels[:0], np.array([], str)):
+        assert embedder(none).shape == (0, 8)
+
+
+def test_what_is_no_list_of_images_is_refused_with_what_is_wanted(finished: Any) -> None:
+    embedder = dcjax.load(str(finished[1]))
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    for wrong, found in (
+        ("image.jpg", "'image.jpg'"),
+        (b"image.jpg", "b'image.jpg'"),
+        (Path("image.jpg"), r"PosixPath\('image.jpg'\)"),
+        (None, "None"),
+        (3, "3"),
+        ({"a.jpg"}, "{'a.jpg'}"),
+        ({"a.jpg": 1}, "{'a.jpg': 1}"),
+        (np.array("a.jpg"), r"<U5 \[\]"),
+        (np.array(3, np.uint8), r"uint8 \[\]"),
+        (["a.jpg", images[0]], "a list: "),
+        (["a.jpg", 1], r"<U21 \[2\]|<U5 \[2\]"),
+        ([images[0], images[0, :4]], "a list: "),
+        ((None for _ in range(2)), r"object \[2\]"),
+        ([["a.jpg"]], r"<U5 \[1, 1\]"),
+        (images / 255, r"float64 \[2, 8, 8, 3\]"),
+        (images.astype(int), r"int64 \[2, 8, 8, 3\]"),
+        (images[0], r"uint8 \[8, 8, 3\]"),
+        (images[..., 0], r"uint8 \[2, 8, 8\]"),
+        (images[..., :2], r"uint8 \[2, 8, 8, 2\]"),
+        (images[:, :0], r"uint8 \[2, 0, 8, 3\]"),
+    ):
+        with pytest.raises(InputError, match=rf"^Give a list of paths or an array .*, got {found}"):
+            embedder(wrong)
+
+
+def test_a_loaded_model_runs_at_any_batch_size_on_any_number_of_devices(finished: Any) -> None:
+    config, workdir, _ = finished
+    config = config.copy_and_resolve_references()
+    images = inputs.load_splits(config)[0].query.images[:21]
+    expected = dcjax.load(str(workdir))(images)
+    for batch_size in (1, 7, 100):  # on eight devices
+        config.eval.batch_size = batch_size
+        found = dcjax.load(str(workdir), config)(images)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_loading_a_model_leaves_the_process_as_it_is(finished: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "tests/host_state.py", str(finished[1])],
+        cwd=_ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_best_checkpoint_can_be_chosen(finished: Any) -> None:

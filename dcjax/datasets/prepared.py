@@ -24,11 +24,8 @@ from dcjax.quiet_tensorflow import tf
 
 # Around a record: its length and a checksum before, another checksum behind.
 _LENGTH, _HEADER, _FOOTER = struct.Struct("<Q"), 12, 4
-_CLASS_KEYS = (
-    "pythonClassName",
-    "python_class_name",
-    "type",
-)  # of features.json, "type" in old ones
+# Of features.json, old ones too: whose values are names of classes.
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _SEARCHED = 64  # bytes of an image that are searched in its record: many take long
 
 
