@@ -14,15 +14,16 @@ _ROOT = Path(__file__).parents[1]
 
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
-    "concepts": "errors streams error_log plugins ranges pairs distance_weighting mining losses masks memory "
-    "convolution strategies crops counting clustering shares device_lloyd device_kmeans grouping "
-    "division walks sampling selection galleries ranking retrieval",
-    "boundaries": "machine config_files datasets archives downloads quiet_tensorflow headers decoding "
-    "inspection devices processes pipeline device_cache host_cache augment distortions resnet "
-    "models hub torch_pickle weight_files pretrained optimizers writers preemption profiling "
-    "checksums workdirs store",
-    "joints": "state steps evaluation inputs experiment resuming settings agreement checks schedule "
-    "epochs progress checkpoints reporting embedder comparison data_check tables sweeps runner",
+    "concepts": "errors streams error_log plugins ranges pairs distance_weighting mining losses "
+    "masks memory convolution strategies crops counting clustering shares device_lloyd "
+    "device_kmeans grouping division walks sampling selection galleries ranking retrieval",
+    "boundaries": "machine config_files datasets archives downloads quiet_tensorflow headers "
+    "decoding inspection devices processes pipeline device_cache host_cache augment distortions "
+    "resnet models hub torch_pickle weight_files pretrained optimizers writers preemption "
+    "profiling checksums workdirs store",
+    "joints": "state steps evaluation inputs experiment resuming settings agreement checks "
+    "schedule epochs progress checkpoints reporting embedder comparison data_check tables sweeps "
+    "runner",
     "loop": "train",
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
