@@ -142,7 +142,7 @@ def check(labels: np.ndarray, *, batch_size: int, **options: Any) -> None:
     labels = require_integers("labels", labels)
     if batch_size > len(labels):
         raise InputError(
-            f"Require 4 <= sampling.batch_size <= {len(labels)} images, got "
+            f"Require 4 <= sampling.batch_size <= {len(labels)} images of the training set, got "
             f"batch_size={batch_size}."
         )
 

@@ -1,6 +1,7 @@
 """Bad settings end before anything compiles, in an error that says what would do."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from dcjax import checks, devices, experiment, inputs, schedule
+from dcjax import checks, data_check, devices, experiment, inputs, schedule
 from dcjax.datasets import ImageSet, Splits
+from dcjax.errors import MissingFileError, SettingError
+from dcjax.train import train
 
 
 @pytest.fixture(scope="module")
@@ -35,42 +38,50 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"division__max_clusters": 4}, "at least 8 such classes.*got 5; choose max_clusters <= 2"),
         (
             {"division__hierarchy": "flat"},
-            "'flat'; known are direct, progressive",
+            "division.hierarchy must be one of direct, progressive, ",
         ),
         (
             {"division__max_clusters": 3, "division__hierarchy": "direct"},
             "at least 6 such classes.*got 5; choose max_clusters <= 2",
         ),
-        ({"division__grouping": "gt"}, "division.grouping 'gt'; known are kmeans, random, labels"),
+        (
+            {"division__grouping": "gt"},
+            "division.grouping must be one of kmeans, random, labels, got 'gt'",
+        ),
         ({"division__grouping": "labels"}, "grouping=labels requires super-classes.*kmeans or ran"),
-        ({"division__kmeans": "gpu"}, "division.kmeans 'gpu'; known are host, devices"),
-        ({"division__matching": "dice"}, "division.matching 'dice'; known are iou, overlap"),
-        ({"division__features": "logits"}, "'logits'; known are backbone, embedding"),
+        ({"division__kmeans": "gpu"}, "division.kmeans must be one of host, devices, got 'gpu'"),
+        (
+            {"division__matching": "dice"},
+            "division.matching must be one of iou, overlap, got 'dice'",
+        ),
+        (
+            {"division__features": "logits"},
+            "division.features must be one of backbone, embedding, ",
+        ),
         ({"division__freeze_backbone_epochs": 2}, "never be trained"),
         ({"sampling__batch_size": 40}, "batch_size to be a multiple of it"),
         ({"sampling__images_per_class": 64}, "at least twice it"),
         ({"sampling__batch_size": 20, "sampling__images_per_class": 2}, "devices .*16 or 24"),
-        ({"sampling__batch_size": 4096}, "4 <= batch_size <= 901"),
+        ({"sampling__batch_size": 4096}, "4 <= sampling.batch_size <= 901"),
         ({"sampling__images_per_class": 1}, "images_per_class >= 2 for positive pairs"),
-        ({"sampling__sampler": "hard"}, "'hard'; known.* balanced, uniform"),
+        ({"sampling__sampler": "hard"}, "sampling.sampler must be one of balanced, uniform"),
         ({"eval__batch_size": 100}, "eval.batch_size .*96 or 104 would do"),
         ({"eval__ks": (1, 900)}, "eval.ks must lie in 1 to 895"),
         ({"eval__protocol": "gallery", "eval__ks": (1, 6)}, "eval.ks must lie in 1 to 5, the"),
-        ({"eval__protocol": "cmc"}, "eval.protocol 'cmc'; known are all_vs_all, gallery"),
-        ({"eval__gallery_draws": 0}, "eval.gallery_draws must be at least 1, got 0"),
-        ({"eval__best_by": "accuracy"}, "'accuracy'; known are recall_at_1"),
-        ({"model__masks": "soft"}, "'soft'; known are learned, fixed, none"),
-        ({"model__test_masks": "mean"}, "'mean'; known are sum, sum_l1, none"),
-        (
-            {"model__batch_norm": "frozen"},
-            "give a file or a name on the hub as timm/.*, or model.batch_norm=train",
-        ),
-        ({"dataset__cache": "tape"}, "dataset.cache 'tape'; known are none, memory, disk, device"),
+        ({"eval__protocol": "cmc"}, "eval.protocol must be one of all_vs_all, gallery"),
+        ({"eval__gallery_draws": 0}, "eval.gallery_draws must be a whole number from 1 to"),
+        ({"eval__best_by": "accuracy"}, "eval.best_by must be one of recall_at_1, .*'accuracy'"),
+        ({"model__masks": "soft"}, "model.masks must be one of learned, fixed, none"),
+        ({"model__test_masks": "mean"}, "model.test_masks must be one of sum, sum_l1, none"),
+        ({"dataset__cache": "tape"}, "dataset.cache must be one of none, memory, disk, device"),
         (
             {"augment__strategy": "mild"},
-            "'mild'; known are standard, geom, geom_color, color_heavy",
+            "augment.strategy must be one of standard, geom, geom_color, color_heavy, got 'mild'",
         ),
-        ({"augment__crop": "five"}, "'five'; known are random_resized, resize_then_random, "),
+        (
+            {"augment__crop": "five"},
+            "augment.crop must be one of random_resized, resize_then_random, ",
+        ),
         (
             {"dataset__cache": "device", "augment__crop": "random_resized"},
             "cache=device .* augment.crop=resize_then_random or .* got augment.crop=random_resized",
@@ -80,18 +91,22 @@ def _check(config: ConfigDict, splits: Splits) -> None:
             "strategy=standard, or dataset.cache=memory, .* got augment.strategy=geom",
         ),
         ({"dataset__crop": 16}, "dataset.crop <= dataset.resize, got 16 and 8"),
-        ({"train__log_every_steps": 0}, "train.log_every_steps must be at least 1, got 0"),
-        ({"model__dropout": 1.5}, "model.dropout must be at least 0 and at most 0.99, got 1.5"),
+        ({"train__log_every_steps": 0}, "train.log_every_steps must be a whole number from 1 .* 0"),
+        ({"model__dropout": 1.5}, "model.dropout must be a number from 0 to 0.99, got 1.5"),
         ({"optimizer__learning_rate": float("nan")}, "optimizer.learning_rate must be"),
-        ({"seed": -1}, "seed must be at least 0"),
-        ({"eval__ks": ()}, "eval.ks must hold whole numbers from 1 on"),
-        ({"eval__ks": (1.5,)}, "eval.ks must hold whole numbers from 1 on"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"eval__ks": ()}, "eval.ks must be a sequence of 1 to 100 values"),
+        ({"eval__ks": (1.5,)}, "eval.ks must be a sequence .* each a whole number"),
         (
             {"model__masks": "fixed", "model__embedding_dim": 3, "division__max_clusters": 4},
             "share out the embedding",
         ),
         ({"eval__select": "best_test", "checkpoint__keep_best": 0}, "keep_best >= 1, got 0"),
-        ({"train__num_epochs": 0}, "train.num_epochs must be at least 1, got 0"),
+        ({"loss__name": "arcface", "loss__memory_size": 901}, "set it to 0"),
+        ({"mining__cutoff": 1.6}, "mining.cutoff < mining.upper_cutoff .*got cutoff=1.6"),
+        ({"model__num_stages": 4}, "model.num_stages must be 1 to 3 for resnet_small, got 4"),
+        ({"loss__name": "nosuch:loss"}, "can be imported, got 'nosuch:loss'"),
+        ({"train__num_epochs": 0}, "train.num_epochs must be a whole number from 1 .* 0"),
     ],
 )
 def test_names_the_value_and_what_is_allowed(
@@ -133,6 +148,35 @@ def test_unknown_names_list_the_known_ones(
 )
 def test_good_settings_pass(changes: dict[str, Any], splits: Splits) -> None:
     _check(_config(**changes), splits)
+
+
+def test_data_and_weights_that_are_missing_are_named_together(tmp_path: Path) -> None:
+    both = _config(dataset__name="cub", dataset__root=str(tmp_path), model__batch_norm="frozen")
+    with pytest.raises(MissingFileError) as lacking:
+        checks.check_present(both)
+    for words in (
+        f"images is in {tmp_path}",
+        "--config.dataset.download=true",
+        "Also: model.batch_norm=frozen",
+        "--config.model.pretrained=FILE",
+        "timm/resnet50.tv_in1k",
+    ):
+        assert words in str(lacking.value)
+    weights = _config(model__pretrained=str(tmp_path / "w.safetensors"))
+    with pytest.raises(MissingFileError, match=r"^No weights at model.pretrained=.*w.safetensors"):
+        checks.check_present(weights)
+    checks.check_present(_config())
+
+
+def test_a_run_that_lacks_its_weights_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"give --config.model.pretrained=FILE"):
+        train(_config(model__batch_norm="frozen"), str(tmp_path / "run"))
+    for bad in ({"devices__cluster_parallel": 0}, {"augment__scale": (0.9, 0.1)}):
+        with pytest.raises(SettingError, match=r"devices.cluster_parallel|augment.scale"):
+            train(_config(**bad), str(tmp_path / "run"))
+        with pytest.raises(SettingError, match=r"devices.cluster_parallel|augment.scale"):
+            data_check.check_data(_config(**bad), str(tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_super_classes_must_fill_the_clusters(splits: Splits) -> None:

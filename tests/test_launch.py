@@ -10,14 +10,14 @@ import pytest
 _ROOT = Path(__file__).parents[1]
 
 
-def _launch(*flags: str) -> subprocess.CompletedProcess[str]:
+def _launch(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "launch.py", *flags],
         cwd=_ROOT,
         text=True,
         capture_output=True,
         check=False,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
     )
 
 
@@ -25,6 +25,13 @@ def _launch(*flags: str) -> subprocess.CompletedProcess[str]:
     ("flags", "words"),
     [
         (["--config.bach_size=3"], ["bach_size"]),
+        (["--config.trian.num_epochs=2"], ["trian.num_epochs", "nearest is train.num_epochs"]),
+        (["--config.train=5"], ["config.train", "group", "train.num_epochs"]),
+        (["--config.seed=1", "--config.seed=2"], ["--config.seed=1", "--config.seed=2"]),
+        (["--config.eval.ks", "x", "y"], ["'y'"]),
+        (["--config"], ["--config"]),
+        (["--config=configs/digits.py:more"], ["get_config", "configs/digits.py:more"]),
+        (["--virtual_devices=-1"], ["--virtual_devices", "1024"]),
         (["--config.sampling.bach_size=3"], ["batch_size", "bach_size"]),
         (["--config.sampling.batch_size=many"], ["sampling.batch_size", "many"]),
         (["--config.model.dropout=no"], ["model.dropout", "no"]),
@@ -44,11 +51,13 @@ def test_a_wrong_flag_ends_in_one_line_with_code_2(flags: list[str], words: list
     assert all(word in line for word in words)
 
 
-def test_a_missing_config_ends_in_one_line_with_code_2() -> None:
-    ended = _launch("--config=configs/nothing.py")
+@pytest.mark.parametrize("place", ["configs/nothing.py", "configs/", "README.md", ""])
+def test_a_missing_config_ends_in_one_line_with_code_2(place: str) -> None:
+    ended = _launch(f"--config={place}")
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()
-    assert "configs/nothing.py" in line
+    assert repr(place) in line
+    assert "configs/" in line
 
 
 def test_no_config_says_what_to_give() -> None:
@@ -58,24 +67,126 @@ def test_no_config_says_what_to_give() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "code", "words"),
     [
-        (["--config.dataset.name=moon"], ["moon", "cub", "digits"]),
-        (["--config.dataset.name=cub", "--config.dataset.root=/nowhere"], ["/nowhere", ".tgz"]),
-        (["--mode=evaluate", "--workdir=/nowhere"], ["/nowhere", "--workdir"]),
-        (["--mode=evaluate", "--profile"], ["--profile", "training"]),
-        (["--mode=check_data", "--profile"], ["--profile", "training"]),
-        (["--mode=check_data", "--workdir=runs/a,runs/b"], ["one --workdir", "runs/b"]),
-        (["--seeds=0,1"], ["--seeds", "--sweep"]),
-        (["--sweep", "--mode=evaluate"], ["--sweep", "--mode"]),
-        (["--sweep"], ["sweep()", "configs/digits.py"]),
+        (["--config.dataset.name=moon"], 2, ["dataset.name", "moon", "cub", "digits"]),
+        (["--config.devices.cluster_parallel=-1"], 2, ["devices.cluster_parallel", "-1"]),
+        (["--config.model.width=1000000000000", "--mode=check_data"], 2, ["model.width"]),
+        (["--workdir=s3://bucket/run"], 2, ["s3://bucket/run", "gs://BUCKET/FOLDER"]),
+        (["--mode=evaluate", "--profile"], 2, ["--profile", "training"]),
+        (["--mode=check_data", "--profile"], 2, ["--profile", "training"]),
+        (["--mode=check_data", "--workdir=a", "--workdir=b"], 2, ["one --workdir", "a, b"]),
+        (["--seeds=0,1"], 2, ["--seeds", "--sweep"]),
+        (["--sweep", "--mode=evaluate"], 2, ["--sweep", "--mode"]),
+        (["--sweep"], 2, ["sweep()", "configs/digits.py"]),
+        (["--coordinator=here", "--num_processes=2", "--process_id=0"], 2, ["HOST:PORT", "here"]),
+        (["--config.dataset.name=cub", "--config.dataset.root=/nowhere"], 1, ["/nowhere", ".tgz"]),
+        (["--mode=evaluate", "--workdir=/nowhere,/naught"], 1, ["/nowhere, /naught", "--workdir"]),
+        (["--workdir=README.md/run"], 1, ["--workdir=README.md/run", "folder"]),
     ],
 )
-def test_bad_data_ends_in_one_line_with_code_1(
-    flags: list[str], words: list[str], tmp_path: Path
+def test_what_cannot_be_done_ends_in_one_line_with_its_code(
+    flags: list[str], code: int, words: list[str], tmp_path: Path
 ) -> None:
-    ended = _launch("--config=configs/digits.py", f"--workdir={tmp_path}", *flags)
-    assert ended.returncode == 1
+    if not any(flag.startswith("--workdir") for flag in flags):
+        flags = [*flags, f"--workdir={tmp_path}/run"]
+    ended = _launch("--config=configs/digits.py", *flags)
+    assert ended.returncode == code
     (line,) = ended.stderr.strip().splitlines()
     assert line.startswith("launch.py: ")
     assert all(word in line for word in words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_shows_the_flags() -> None:
+    ended = _launch("--help")
+    assert ended.returncode == 0
+    assert "--config" in ended.stdout
+
+
+_PARTS = """
+import pathlib
+from flax import linen as nn
+
+class Backbone(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train):
+        raise {error}
+
+def backbone(*, dtype):
+    return Backbone()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        ("ValueError('wrong reshape')", "ValueError: wrong reshape"),
+        ("OSError(2, 'no such file', 'weights')", "FileNotFoundError: "),
+    ],
+)
+def test_a_fault_in_a_users_code_shows_its_place_and_is_kept(
+    error: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "parts.py").write_text(_PARTS.format(error=error))
+    flags = ["--config.model.backbone=parts:backbone", f"--workdir={tmp_path}/run"]
+    ended = _launch("--config=configs/digits.py", *flags, PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 1
+    *trace, last = ended.stderr.strip().splitlines()
+    assert last == f"launch.py: The traceback is kept in {tmp_path}/run/error.log."
+    kept = (tmp_path / "run" / "error.log").read_text()
+    for text in ("\n".join(trace), kept):
+        assert f'File "{tmp_path}/parts.py", line 8, in __call__' in text
+        assert name in text
+    assert "launch.py --config=configs/digits.py --config.model.backbone=parts:backbone" in kept
+
+
+def test_a_fault_in_a_config_file_shows_its_place(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import nothing_like_it\n")
+    ended = _launch(f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
+    assert ended.returncode == 1
+    assert f'File "{tmp_path}/mine.py", line 1' in ended.stderr
+    assert "No module named 'nothing_like_it'" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "config.json does not hold the settings"),
+        ("[1]", "config.json does not hold the settings of a run (it holds a list"),
+        ('{"a": ', "config.json does not hold the settings"),
+    ],
+)
+def test_a_damaged_config_json_is_told_in_one_line(
+    content: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    ended = _launch("--mode=evaluate", f"--workdir={tmp_path}")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.strip().splitlines()
+    assert words in line
+    assert str(tmp_path) in line
+
+
+def test_a_workdir_may_hold_a_comma_and_a_tilde(tmp_path: Path) -> None:
+    (tmp_path / "one,two").mkdir()
+    given = ["--workdir=~/one,two", "--workdir=~/three,~/four"]
+    ended = _launch("--mode=evaluate", *given, HOME=str(tmp_path))
+    assert ended.returncode == 1
+    assert "No checkpoint in ~/one,two, ~/three, ~/four; " in ended.stderr
+    made = _launch("--mode=check_data", "--config=configs/digits.py", given[0], HOME=str(tmp_path))
+    assert made.returncode == 0
+    assert (tmp_path / "one,two" / "check_data.csv").is_file()
+
+
+def test_nobody_need_read_to_the_end() -> None:
+    sweep = f'"{sys.executable}" launch.py --config=configs/ablations/p21_table_1.py:digits --sweep'
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sweep} --dry_run --workdir=none | head -1"],
+        cwd=_ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("python launch.py --config=configs/ablations/p21_table_1.py")

@@ -369,7 +369,7 @@ def test_every_step_is_full(clusters_per_step, num_steps):
         ({"images_per_class": 8}, "at least twice it"),
         ({"images_per_class": 16}, "got images_per_class=16 and batch_size=8"),
         ({"images_per_class": 0}, "images_per_class=0"),
-        ({"batch_size": 1}, "4 <= batch_size"),
+        ({"batch_size": 1}, "4 <= sampling.batch_size"),
         ({"batch_size": 50}, "batch_size <= 40 images .*got batch_size=50"),
         ({"clusters_per_step": 0}, "clusters_per_step=0"),
         ({"sampler": "npairs"}, "Unknown sampler 'npairs'; known are balanced, uniform"),

@@ -37,8 +37,8 @@ app.run(launch.main, flags_parser=launch._parse)
     ("error", "ends", "told"),
     [
         ("None", 0, ""),
-        ("OSError", 1, "launch.py: no such image\n"),
-        ("KeyError", 1, "KeyError: 'no such image'\n"),
+        ("OSError", 1, "OSError: no such image\n{kept}"),
+        ("KeyError", 1, "KeyError: 'no such image'\n{kept}"),
     ],
 )
 def test_the_end_does_not_wait_for_a_division(
@@ -47,7 +47,8 @@ def test_the_end_does_not_wait_for_a_division(
     run = many_processes.python("-c", _BUSY.format(error=error, workdir=tmp_path))
     ((code, output, errors),) = many_processes.finish([run], seconds=200)
     assert code == ends
-    assert errors.endswith(told)
+    kept = f"launch.py: The traceback is kept in {tmp_path / 'error.log'}.\n"
+    assert errors.endswith(told.format(kept=kept))
     assert ("Stopped by SIGTERM and saved after epoch 1" in output) is (error == "None")
 
 

@@ -316,11 +316,16 @@ def test_commands_of_finished_runs_are_comments(tmp_path: Path) -> None:
         ([_BASE, _BASE], "", {}, "names of their own, got \\['base', 'base'\\]"),
         ([{"row": "base"}], "", {}, "Require a row .* got {'row': 'base'}"),
         ([_BASE], "", {"division.max_clusters": 1}, "sets division.max_clusters in row 'base'"),
-        ([_BASE], "0,x", {}, "different whole numbers, got 0,x"),
-        ([_BASE], "1,1", {}, "different whole numbers, got 1,1"),
+        ([3], "", {}, "Require a row .* got 3"),
+        ([{"name": 1, "settings": {}}], "", {}, "Require a row .* got {'name': 1"),
+        ([{"name": "a", "settings": [1]}], "", {}, "Require a row .* got {'name': 'a'"),
+        ([_BASE], "0,x", {}, "different whole numbers .*got 0,x"),
+        ([_BASE], "1,01", {}, "different whole numbers .*got 1,01"),
+        ([_BASE], str(2**31), {}, "from 0 to 2147483647, got 2147483648"),
         ([_BASE], "1", {"seed": 3}, "--seeds sets config.seed"),
         ([{"name": "a", "settings": {"seed": 3}}], "1", {}, "--seeds sets config.seed"),
         ([{"name": "a", "settings": {"divison.x": 3}}], "", {}, "divison.x, which is no setting"),
+        ([{"name": "a", "settings": {"train.epochs": 3}}], "", {}, "nearest is train.num_epochs"),
         ([{"name": "a", "settings": {"augment.flip": 3}}], "", {}, "another type.*flip"),
     ],
 )
@@ -329,6 +334,61 @@ def test_what_cannot_be_swept_is_an_error(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         _plan(tmp_path, rows, seeds, **changes)
+
+
+_TAKES_ONE = """
+from configs import digits
+
+def get_config(data="digits"):
+    return digits.get_config()
+
+def sweep(data{default}):
+    return [{{"name": data, "settings": {{}}}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("default", "argument", "expected"),
+    [
+        ("", ":birds", "birds"),
+        ("='birds'", "", "birds"),
+        ("=None", ":birds", "birds"),
+        ("", "", "sweep of .*missing a required argument: 'data'; .*--config=FILE:ARGUMENT"),
+        (", other", ":birds", "sweep of .*missing a required argument: 'other'"),
+    ],
+)
+def test_the_argument_of_a_sweep_stands_behind_a_colon(
+    default: str, argument: str, expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "takes_one.py"
+    path.write_text(_TAKES_ONE.format(default=default))
+
+    def plan() -> sweeps.Sweep:
+        return sweeps.plan(
+            _config(),
+            program="launch.py",
+            path=f"{path}{argument}",
+            changes={},
+            seeds=[],
+            workdir=None,
+        )
+
+    if "sweep of" in expected:
+        with pytest.raises(ValueError, match=expected):
+            plan()
+    else:
+        assert plan().table == Path("runs", "takes_one", expected, "takes_one")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("config.json", "[1]"), ("scores.json", "{}"), ("scores.json", "[]")]
+)
+def test_a_file_that_is_not_of_a_run_is_named(tmp_path: Path, name: str, content: str) -> None:
+    sweep = _plan(tmp_path, [_BASE], seeds="0")
+    assert runner.run(sweep)
+    (next(iter(sweep.runs)).folder / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name} is not of a run; move it away"):
+        _plan(tmp_path, [_BASE], seeds="0")
 
 
 def test_a_folder_with_another_run_is_an_error(tmp_path: Path) -> None:

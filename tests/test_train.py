@@ -331,13 +331,15 @@ def test_a_run_of_other_groups_than_by_kmeans_goes_on_as_if_it_had_not_stopped(
 
 
 def test_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    # Nothing moves in epoch 1, whose backbone is frozen; the first step of epoch 2 breaks it.
+    # Nothing moves in epoch 1, whose backbone is frozen; in epoch 2 each step makes it larger.
     config = _config(
         division__every_epochs=2,
         division__freeze_backbone_epochs=1,
         model__masks="fixed",
         optimizer__embedding_multiplier=0.0,
-        optimizer__learning_rate=3e38,
+        optimizer__decay="decoupled",
+        optimizer__learning_rate=10.0,
+        optimizer__weight_decay=10.0,
     )
     with pytest.raises(FloatingPointError, match=r"The loss of step \d+, nan, is not") as stopped:
         train(config, str(tmp_path))

@@ -1,0 +1,84 @@
+"""A program goes on whatever becomes of its output, and shows any text."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+_WRITES = """
+import sys
+from dcjax import output
+from dcjax.writers import Console
+output.protect("no output: {reason}")
+for i in range(20_000):
+    print("line", i)
+Console().table("ä", {"row": {"map_at_r": 0.5}})
+open(sys.argv[1], "w").write("went on")
+"""
+
+
+def _run(path: Path, redirection: str) -> subprocess.CompletedProcess[str]:
+    command = f'"{sys.executable}" -c "$CODE" "{path}" {redirection}'
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=_ROOT,
+        env=os.environ | {"CODE": _WRITES},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirection", "output", "errors"),
+    [
+        ("| head -1", "line 0\n", "no output: Broken pipe\n"),
+        ("2>&1 | head -1", "line 0\n", ""),
+        ("> /dev/full", "", "no output: No space left on device\n"),
+        (">&-", "", ""),
+        (">&- 2>&- <&-", "", ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_dropped(
+    redirection: str, output: str, errors: str, tmp_path: Path
+) -> None:
+    ended = _run(tmp_path / "end", redirection)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, output, errors)
+    assert (tmp_path / "end").read_text() == "went on"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_an_encoding_lacks_is_shown_by_its_number(encoding: str) -> None:
+    code = (
+        "from dcjax import output; from dcjax.writers import Console; output.protect();"
+        "Console().line('ä ± \\udcff 鳥'); Console().table('鳥', {'ä': {'nmi': 0.5}})"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=_ROOT,
+        env=os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"},
+        capture_output=True,
+        check=True,
+    ).stdout.decode(encoding)
+    expected = {
+        "ascii": r"\xe4 \xb1 \udcff \u9ce5",
+        "latin-1": r"ä ± \udcff \u9ce5",
+        "utf-8": r"ä ± \udcff 鳥",
+    }
+    assert shown.splitlines()[0] == expected[encoding]
+    assert "NMI" in shown
+
+
+def test_a_locale_of_ascii_alone_becomes_utf_8() -> None:
+    code = (
+        "import sys; from dcjax import machine; machine.use_utf8(); "
+        "print(sys.flags.utf8_mode, ascii(sys.argv[1]), sys.argv[2])"
+    )
+    posix = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    shown = subprocess.check_output(
+        [sys.executable, "-c", code, "ä", "b c"], cwd=_ROOT, env=os.environ | posix, text=True
+    )
+    assert shown == "1 '\\xe4' b c\n"
