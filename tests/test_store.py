@@ -255,6 +255,15 @@ def test_a_checkpoint_is_moved_away_at_once_before_it_is_deleted(
     assert _found(tmp_path) == ["200", "300"]
 
 
+def test_what_a_run_removes_while_it_is_read_is_not_called_damaged(tmp_path: Path) -> None:
+    _saved(tmp_path, 100, 200).close()
+    reader = _open(tmp_path, read_only=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "100")
+    with pytest.raises(ValueError, match="100 has been removed, as by a run under way"):
+        reader.meta(100)
+    assert reader.meta(200) == {"at": 200}
+
+
 def test_what_has_appeared_since_the_start_is_not_overwritten(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, 100)
     shutil.copytree(tmp_path / "checkpoints" / "100", tmp_path / "checkpoints" / "200")
