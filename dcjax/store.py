@@ -68,8 +68,6 @@ class Store:
             _refuse_half_replaced(path)
             steps = _whole_steps(path)
         else:
-            # Until it is closed: what Orbax's threads log of a save that fails is returned too.
-            logging.getLogger("absl").addFilter(self._is_not_of_orbax)
             _finish_replacing(path)
             _finish_removing(path)
             processes.wait_for_all("nothing is put aside")
@@ -87,6 +85,9 @@ class Store:
             ),
             item_handlers=dict(handlers),
         )
+        if not read_only:
+            # Until it is closed: what Orbax's threads log of a save that fails is returned too.
+            logging.getLogger("absl").addFilter(self._is_not_of_orbax)
 
     def save(self, step: int, items: ocp.args.Composite, scores: dict[str, float] | None) -> str:
         """Starts to write a checkpoint, in place of one that is there, when nothing is under way.
