@@ -74,9 +74,6 @@ class Store:
         if read_only:
             _refuse_half_replaced(path)
         else:
-            # Until it is closed: what Orbax's threads log of a save that fails is returned too.
-            logging.getLogger("absl").addFilter(self._is_not_of_orbax)
-            _ignore_closed_loops()
             if processes.is_first():
                 _finish_replacing(path)
                 _delete_doomed(path)
@@ -96,6 +93,10 @@ class Store:
             ),
             item_handlers=self._handlers,
         )
+        if not read_only:
+            # Until it is closed: what Orbax's threads log of a save that fails is returned too.
+            logging.getLogger("absl").addFilter(self._is_not_of_orbax)
+            _ignore_closed_loops()
 
     def save(self, step: int, items: ocp.args.Composite, scores: dict[str, float] | None) -> str:
         """Starts to write a checkpoint, in place of one that is there, when nothing is under way.

@@ -159,7 +159,7 @@ def _state_dict(value: Any, say: Say | None) -> dict[str, torch_pickle.Tensor]:
 def _checked(found: dict[Any, Any]) -> dict[str, torch_pickle.Tensor]:
     for name, x in found.items():
         if isinstance(name, torch_pickle.Unknown):
-            raise InputError(f"a key must be a string or a number, got {name.name[:80]}")
+            raise InputError(f"a key must be a string or a number, got {listed([name.name])}")
         if isinstance(x, torch_pickle.Unknown):
             raise InputError(f"{listed([name])} {_not_run(x)}")
     others = [
