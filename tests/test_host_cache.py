@@ -170,7 +170,7 @@ def test_a_damaged_file_is_made_again_and_said(pictures, tmp_path, capsys):
             assert host_cache._damage(place), (name, what)
         (place / name).write_bytes(whole[name])
     assert not host_cache._damage(place)
-    assert "damaged" not in capsys.readouterr().out
+    assert "is damaged" not in capsys.readouterr().out
     for name in names:
         (place / name).write_bytes(flip(whole[name]))
         host_cache.create([reader], str(tmp_path / "cache"))
