@@ -179,10 +179,15 @@ def find_unreadable(images: ImageSet, *, thorough: bool) -> list[int]:
 def unreadable_reason(images: ImageSet, row: int) -> str | None:
     """Returns why an image cannot be decoded, or None if it can."""
     try:
+        read_bytes(
+            images.images[row]
+        )  # whose reason TensorFlow cannot tell if the name is not UTF-8
         decode(contents(images.select([row]))(tf.constant(0)))
     except tf.errors.OpError as error:
         return first_line(error)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        return f"{error.strerror}."
+    except ValueError as error:
         return str(error)
     return None
 

@@ -169,11 +169,11 @@ class Stream:
         for start in range(0, len(rows), batch_size):
             try:
                 batch = next(batches)
-            except tf.errors.OpError as error:
+            except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter in a message
                 raise self._named(error, rows[start : start + batch_size]) from None
             yield batch
 
-    def _named(self, error: tf.errors.OpError, rows: npt.NDArray) -> InputError:
+    def _named(self, error: Exception, rows: npt.NDArray) -> InputError:
         # TensorFlow does not say which file it was.
         for row in [] if self.images.in_memory else rows:
             reason = decoding.unreadable_reason(self.images, row)
@@ -182,7 +182,8 @@ class Stream:
                     f"Cannot read image {naming.printable(self.images.name(row))}: {reason} "
                     "Replace or remove it, or set dataset.skip_unreadable=True."
                 )
-        return InputError(f"Cannot make a batch of images: {decoding.first_line(error)}")
+        reason = decoding.first_line(error) if isinstance(error, tf.errors.OpError) else error
+        return InputError(f"Cannot make a batch of images: {reason}")
 
 
 def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
