@@ -264,10 +264,14 @@ def find_unreadable(images: ImageSet, *, thorough: bool, max_pixels: int = 0) ->
 def unreadable_reason(images: ImageSet, row: int, *, max_pixels: int = 0) -> str | None:
     """Returns why an image cannot be decoded, or None if it can."""
     try:
+        # Its reason TensorFlow cannot say if the name is not UTF-8.
+        read_bytes(images.images[row])
         decode(contents(images.select([row]))(tf.constant(0)), max_pixels=max_pixels)
     except tf.errors.OpError as error:
         return first_line(error)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        return f"{error.strerror}." if error.strerror else str(error)
+    except ValueError as error:
         return str(error)
     return None
 

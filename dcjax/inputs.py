@@ -26,14 +26,20 @@ def load_index(config: ConfigDict) -> datasets.Splits:
     return datasets.load_index(**_data_set(config))
 
 
-def load_splits(config: ConfigDict, **request: Any) -> tuple[datasets.Splits, int]:
+def load_splits(
+    config: ConfigDict,
+    *,
+    with_train: bool = True,
+    saved_test: Mapping[str, int] | None = None,
+) -> tuple[datasets.Splits, int]:
     """Loads the image sets and counts the images left out because they cannot be read.
 
     Args:
       config: the experiment.
-      **request: see `datasets.load_index`.
+      with_train: see `datasets.load_index`.
+      saved_test: see `datasets.load_index`.
     """
-    splits = datasets.load(**_data_set(config), **request)
+    splits = datasets.load(**_data_set(config), with_train=with_train, saved_test=saved_test)
     sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
     read = {
         name: decoding.readable(

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import digits
-from dcjax import comparison, data_check, inputs, naming, resuming
+from dcjax import comparison, data_check, decoding, inputs, naming, resuming
 from dcjax.datasets import ImageSet
 from dcjax.datasets.image_set import from_classes
 from dcjax.train import train
@@ -61,7 +61,8 @@ def _write(root: Path, split: bytes, classes: tuple[bytes, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    root, workdir = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("run")
+    root = tmp_path_factory.mktemp("images") / os.fsdecode(b"caf\xe9")
+    workdir = tmp_path_factory.mktemp("run")
     _write(root, b"train", _TRAIN)
     _write(root, b"test", _TEST)
     config = _config(root)
@@ -115,6 +116,15 @@ def test_names_survive_in_the_table_of_a_look_at_the_data(moved, tmp_path, capsy
     assert (similar["class"], similar["image"], similar["split"]) == ("cat ", "", "query")
     assert similar["detail"] == "'cat' (query) and 'cat ' (query)"
     assert similar["severity"] == "warning"
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    gone = from_classes([str(tmp_path / os.fsdecode(b"caf\xe9\n.png"))], [0])
+    with pytest.raises(ValueError, match=r"caf\\udce9\\n.png: No such file or directory."):
+        decoding.readable(gone, skip_unreadable=False)
+    reader = inputs.create_reader(digits.get_config(), gone)
+    with pytest.raises(ValueError, match=r"read image .*caf\\udce9\\n.png: No such file or dire"):
+        list(reader.eval_batches(np.zeros((1, 1), np.int32)))
 
 
 def test_names_have_one_order_and_checksum_in_every_locale() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcjax import regular_files
-from dcjax.errors import InputError, MissingFileError
+from dcjax.errors import FileError, InputError, MissingFileError
 
 # What tells a file, or a part of one, from others. Some network file systems give two files the
 # same inode, but hardly with the same size and time.
@@ -96,11 +96,14 @@ def read_text(path: Path) -> str:
     """Returns a text in UTF-8, with or without a byte order mark; other bytes as surrogate escapes.
 
     Raises:
+      FileError: if it cannot be read.
       InputError: naming the line, if it is in UTF-16 or no text.
-      FileError: if it is no regular file.
     """
     regular_files.require(path)
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"Cannot read {path}: {error.strerror}.") from None
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(f"{path}, line 1: this is UTF-16; save it as UTF-8.")
     if (place := content.find(b"\0")) >= 0:

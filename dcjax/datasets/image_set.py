@@ -174,7 +174,8 @@ def from_classes(
     ids = np.unique(np.asarray(classes if among is None else among))
     labels = np.searchsorted(ids, np.asarray(classes)).astype(np.int32)
     if ids.dtype.kind == "U":
-        order = sorted(range(len(ids)), key=lambda i: naming.in_bytes(str(ids[i])))
+        encoded = [naming.in_bytes(name) for name in ids.tolist()]
+        order = sorted(range(len(ids)), key=encoded.__getitem__)
         ids, labels = ids[order], np.argsort(order).astype(np.int32)[labels]
     class_names = tuple((names or {}).get(i, str(i)) for i in ids.tolist())
     array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
