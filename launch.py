@@ -15,6 +15,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+import dcjax
 from dcjax import config_files, error_log, machine, output, workdirs
 from dcjax.errors import DcjaxError, SettingError, nearest
 
@@ -120,7 +121,9 @@ def _fail(error: Exception) -> NoReturn:
                 "launch.py: if another process has ended, start all of them again: they go on from "
                 "the last checkpoint.\n"
             )
-    kept = error_log.append(folder, text, ["python", *sys.argv], process=process)
+    kept = error_log.append(
+        folder, text, ["python", *sys.argv], version=dcjax.__version__, process=process
+    )
     _end(code, f"{text}\n{advice}launch.py: {kept}")
 
 

@@ -7,12 +7,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import dcjax
-
 NAME = "error.log"
 
 
-def append(folder: pathlib.Path, text: str, command: Sequence[str], *, process: int = 0) -> str:
+def append(
+    folder: pathlib.Path, text: str, command: Sequence[str], *, version: str, process: int = 0
+) -> str:
     """Adds a traceback to a folder's log, with the date, the versions and the command.
 
     Never raises: what has ended the run must be shown, whatever is wrong with the folder.
@@ -21,6 +21,7 @@ def append(folder: pathlib.Path, text: str, command: Sequence[str], *, process: 
       folder: of the run; made if it is not there.
       text: the traceback.
       command: that has failed.
+      version: of dcjax.
       process: number among those of the run, of which each has a file.
 
     Returns:
@@ -28,7 +29,7 @@ def append(folder: pathlib.Path, text: str, command: Sequence[str], *, process: 
     """
     path = folder / (f"error.{process}.log" if process else NAME)
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    versions = f"dcjax {dcjax.__version__}, Python {platform.python_version()}"
+    versions = f"dcjax {version}, Python {platform.python_version()}"
     if jax := sys.modules.get("jax"):
         versions += f", JAX {jax.__version__}"
     try:

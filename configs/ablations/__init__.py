@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax.errors import InputError
+from dcjax.errors import SettingError
 
 Settings = dict[str, Any]
 Paper = dict[str, dict[str, tuple[float, ...]]]  # percent, by experiment and row
@@ -41,10 +41,10 @@ def experiment(data: str) -> ConfigDict:
     """Returns the settings of configs/<data>.py.
 
     Raises:
-      InputError: if there is no such file, naming those that there are.
+      SettingError: if there is no such file, naming those that there are.
     """
     if data not in (known := experiments()):
-        raise InputError(f"Unknown experiment {data!r}; known are {', '.join(known)}.")
+        raise SettingError(f"Unknown experiment {data!r}; known are {', '.join(known)}.")
     return importlib.import_module(f"configs.{data}").get_config()
 
 

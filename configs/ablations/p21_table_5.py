@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import ablations
-from dcjax.errors import InputError
+from dcjax.errors import SettingError
 
 RUNS = "ablations"
 SCORES = ablations.SCORES
@@ -76,11 +76,11 @@ def get_config(data: str = "cub") -> ConfigDict:
     """Returns the settings that the rows start from.
 
     Raises:
-      InputError: if the images are smaller than what is erased.
+      SettingError: if the images are smaller than what is erased.
     """
     config = ablations.experiment(data)
     if config.dataset.crop < 64:
-        raise InputError(
+        raise SettingError(
             f"Table V is for photographs of 64 pixels or more, but {data!r} has "
             f"dataset.crop={config.dataset.crop}; take another experiment."
         )
