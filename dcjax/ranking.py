@@ -150,10 +150,11 @@ def _moved(queries: Set, gallery: Set) -> tuple[Frame, Set, Set, Bound]:
     different = {id(images.embeddings): images.embeddings for images in (queries, gallery)}
     frame = rounding.choose_frame(sample, list(different.values()))
     moved = {name: rounding.move(values, frame) for name, values in different.items()}
-    sets = [
+    queries, gallery = (
         images._replace(embeddings=moved[id(images.embeddings)]) for images in (queries, gallery)
-    ]
-    return frame, *sets, rounding.bound(frame, max(map(_largest_square, sets)))
+    )
+    largest = max(map(_largest_square, (queries, gallery)))
+    return frame, queries, gallery, rounding.bound(frame, largest)
 
 
 def _largest_square(images: Set) -> float:

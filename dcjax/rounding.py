@@ -147,4 +147,4 @@ def bound(frame: Frame, largest_square: float) -> Bound:
     relative = (1.1 * dim + 16) * 2**-24
     underflow = math.sqrt(dim) * 2**-126 * (frame.scale + 2)
     surplus = max(2**-50, 2 * underflow / relative)
-    return Bound(*np.float32([relative, surplus, (dim + 16) * 2**-51]))
+    return Bound(*map(np.float32, (relative, surplus, (dim + 16) * 2**-51)))

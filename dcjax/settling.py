@@ -140,12 +140,12 @@ def _candidates(
     # both no larger than so much times (|q| + |g|)^2. Nothing of float32 underflows in float64.
     relative = 2 * (1.1 * x.shape[1] + 16) * 2**-53
     lower, upper = np.empty((2, len(x), len(gallery.rows)))
-    for rows, block in _blocks(gallery):
+    for part, block in _blocks(gallery):
         y = block.astype(np.float64) - origin
         squares = np.einsum("gd,gd->g", y, y)
         distances = squares - 2 * x @ y.T
         rounding = relative * np.square(np.sqrt(squares) + norms[:, None])
-        lower[:, rows], upper[:, rows] = distances - rounding, distances + rounding
+        lower[:, part], upper[:, part] = distances - rounding, distances + rounding
     itself = np.flatnonzero(own >= 0)
     lower[itself, own[itself]] = upper[itself, own[itself]] = np.inf
     hits = (queries.classes[:, None] == gallery.classes) & (lower < np.inf)
@@ -159,7 +159,8 @@ def _candidates(
     order = np.argsort(np.take_along_axis(lower, rows, axis=1), axis=1, kind="stable")
     rows = np.take_along_axis(rows, order, axis=1)
     return Lists(
-        *(np.take_along_axis(values, rows, axis=1) for values in (lower, upper)),
+        np.take_along_axis(lower, rows, axis=1),
+        np.take_along_axis(upper, rows, axis=1),
         rows,
         np.take_along_axis(hits, rows, axis=1),
     )

@@ -219,7 +219,7 @@ class _Records:
         """
         descriptor = self._open()
         content = os.pread(descriptor, size, 0)
-        kept = b"".join(filter(_is_object, content.splitlines(keepends=True)))
+        kept = b"".join(x for x in content.splitlines(keepends=True) if _is_object(x))
         if kept != content:
             os.pwrite(descriptor, kept, 0)
         if os.fstat(descriptor).st_size > len(kept):
