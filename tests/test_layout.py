@@ -30,7 +30,7 @@ _LAYERS = {
 }
 _FREE = sys.stdlib_module_names | {"numpy", "jax"}
 _DOORS = {
-    "etils": {"checksums", "host_cache", "store", "workdirs"},
+    "etils": {"checksums", "host_cache", "reporting", "shared_workdirs", "store", "workdirs"},
     "filelock": {"datasets.sources", "host_cache", "runner"},
     "flax": {"models", "pretrained", "resnet", "state"},
     "huggingface_hub": {"hub"},
