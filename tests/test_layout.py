@@ -15,7 +15,7 @@ _ROOT = Path(__file__).parents[1]
 # From the bottom up: a module imports its own layer and those before it.
 _LAYERS = {
     "concepts": "errors plugins ranges pairs distance_weighting mining losses masks memory "
-    "convolution strategies crops counting shares rounding clustering device_lloyd device_kmeans "
+    "convolution strategies crops counting clustering shares rounding device_lloyd device_kmeans "
     "grouping division walks sampling selection galleries settling ranking retrieval",
     "boundaries": "machine datasets archives downloads quiet_tensorflow headers decoding "
     "inspection devices processes pipeline device_cache host_cache augment distortions resnet "
