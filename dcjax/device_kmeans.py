@@ -31,10 +31,11 @@ def kmeans(
     devices, and with them the labels of points about as near to two centroids.
 
     Points times a power of two get the same labels, but numbers below 2^-126 may be taken for 0. A
-    device holds its share of the points, a second time if their squares would underflow or overflow,
-    and blocks of 16 MiB, never all distances. One compilation serves all calls with points of one shape and one k, whatever rows are clustered.
-    If there are several processes, each must call this at the same point of its program, with the
-    same arguments; each gets the whole result.
+    device holds its share of the points, a second time where their squares would underflow or
+    overflow, and blocks of 16 MiB, never all distances. One compilation serves all calls with
+    points of one shape and one k, whatever rows are clustered. If there are several processes, each
+    must call this at the same point of its program, with the same arguments; each gets the whole
+    result.
 
     Args:
       x: points [N, F], used as float32: on the host, or rows spread over the devices of a mesh, as
