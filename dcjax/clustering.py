@@ -112,7 +112,8 @@ def lloyd(
     Returns:
       labels int32 [N], the nearest centroids, and centroids float32 [k, F].
     """
-    exponent = scale_exponent(max(float(np.max(np.abs(values))) for values in (x, start)))
+    largest = max(x.max(), -x.min(), start.max(), -start.min())
+    exponent = scale_exponent(float(largest))
     if exponent:
         points = (np.ldexp(values, exponent) for values in (x, start))
         labels, centroids = lloyd(*points, num_iterations=num_iterations)
