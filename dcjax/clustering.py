@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 
-from dcjax import rounding, streams
+from dcjax import streams
 from dcjax.errors import InputError
 from dcjax.ranges import require_integers, require_whole
 
@@ -26,6 +26,8 @@ _POINTS_PER_BLOCK, _CENTROIDS_PER_BLOCK = 1024, 2048
 _COST_OF_A_POINT = 32
 # Rounding, relative to what is added: so much times the square root of how many there are.
 _ROUNDING = 2e-7
+# Exponents of numbers whose squares float32 holds, many of them added up and their last bits too.
+_SQUARABLE = -32, 50
 _BLAS = threading.Lock()  # which is limited to one thread for the whole process
 
 
@@ -120,7 +122,8 @@ def lloyd(
     Returns:
       labels int32 [N], the nearest centroids, and centroids float32 [k, F].
     """
-    exponent = _scale_exponent(x, start)
+    largest = max(x.max(), -x.min(), start.max(), -start.min())
+    exponent = scale_exponent(float(largest))
     if exponent:
         points = (np.ldexp(values, exponent) for values in (x, start))
         labels, centroids = lloyd(*points, num_iterations=num_iterations)
@@ -152,12 +155,15 @@ def lloyd(
     return known.label.astype(np.int32), centroids
 
 
-def _scale_exponent(*points: np.ndarray) -> int:
-    """Returns the power of two that points are scaled by, 0 if they can be squared as they are."""
-    largest = max(float(max(values.max(), -values.min())) for values in points)
+def scale_exponent(largest: float) -> int:
+    """Returns which power of two brings points near 1, 0 if they can be squared as they are.
+
+    Args:
+      largest: absolute value of their coordinates.
+    """
     _, exponent = math.frexp(largest)
-    low, high = rounding.SQUARABLE
-    return 0 if largest == 0 or low <= exponent <= high else -exponent
+    low, high = _SQUARABLE
+    return 0 if largest == 0 or low <= exponent <= high else min(max(-exponent, -126), 126)
 
 
 def nmi(labels: np.ndarray, clusters: np.ndarray) -> float:
@@ -228,8 +234,8 @@ def _searcher(
         def look(start: int) -> _Nearest:
             block: slice | np.ndarray = slice(start, start + _POINTS_PER_BLOCK)
             block = block if rows is None else rows[block]
-            error = relative * (norms[block] + farthest) ** 2
-            return _look(shifted[block], squares[block], error, at)
+            rounding = relative * (norms[block] + farthest) ** 2
+            return _look(shifted[block], squares[block], rounding, at)
 
         parts = list(in_turn(look, range(0, max(count, 1), _POINTS_PER_BLOCK)))
         return _Nearest(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
@@ -237,10 +243,10 @@ def _searcher(
     return search
 
 
-def _look(x: np.ndarray, squares: np.ndarray, error: np.ndarray, at: _Centroids) -> _Nearest:
+def _look(x: np.ndarray, squares: np.ndarray, rounding: np.ndarray, at: _Centroids) -> _Nearest:
     """Compares a block of points [n, F], from the origin, with parts of the centroids [K].
 
-    With the points come their squared norms, and the error of a squared distance.
+    With the points come their squared norms, and the rounding of a squared distance.
     """
     every = np.arange(len(x))
     label = np.zeros(len(x), np.int64)
@@ -256,7 +262,7 @@ def _look(x: np.ndarray, squares: np.ndarray, error: np.ndarray, at: _Centroids)
         second = np.minimum(np.maximum(first, first_here), np.minimum(second, second_here))
         label = np.where(first_here < first, here + start, label)
         first = np.minimum(first, first_here)
-    bounds = (first + error, first - error, second - error)
+    bounds = (first + rounding, first - rounding, second - rounding)
     return _Nearest(label, *(np.sqrt(np.maximum(squares + bound, 0)) for bound in bounds))
 
 

@@ -1,5 +1,6 @@
 """K-means of points that are spread over devices, for sets too large for one host."""
 
+import math
 from functools import partial
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dcjax import device_lloyd, shares, streams
+from dcjax import clustering, device_lloyd, shares, streams
 from dcjax.clustering import check_sizes
 from dcjax.errors import InputError
 from dcjax.ranges import require_integers
@@ -32,10 +33,12 @@ def kmeans(
     Sums are float32, of each device and then of all: their last digits depend on the number of
     devices, and with them the labels of points about as near to two centroids.
 
-    A device holds its share of the points and blocks of 16 MiB, never all distances. One
-    compilation serves all calls with points of one shape and one k, whatever rows are clustered.
-    If there are several processes, each must call this at the same point of its program, with the
-    same arguments; each gets the whole result.
+    Points times a power of two get the same labels, but numbers below 2^-126 may be taken for 0. A
+    device holds its share of the points, a second time where their squares would underflow or
+    overflow, and blocks of 16 MiB, never all distances. One compilation serves all calls with
+    points of one shape and one k, whatever rows are clustered. If there are several processes, each
+    must call this at the same point of its program, with the same arguments; each gets the whole
+    result.
 
     Args:
       x: points [N, F], used as float32: on the host, or rows spread over the devices of a mesh, as
@@ -64,8 +67,21 @@ def kmeans(
     is_counted[rows] = True
     mesh = shares.mesh_of(x)
     counts = shares.spread(is_counted, mesh)
-    if not _is_finite(x, counts):
+    largest = float(_largest(x, counts))
+    if not math.isfinite(largest):
         raise InputError("x must be finite as float32, got NaN or infinity.")
+    exponent = clustering.scale_exponent(largest)
+    if exponent:
+        start = np.ldexp(start, exponent) if np.ndim(start) == 2 else start
+        labels, centroids = kmeans(
+            _scaled(x, 2.0**exponent, mesh=mesh),
+            k,
+            seed=seed,
+            num_iterations=num_iterations,
+            start=start,
+            rows=rows,
+        )
+        return labels, np.ldexp(centroids, -exponent)
     first = _first_centroids(x, counts, k, streams.kmeans_key(seed), start, rows)
     labels, centroids = device_lloyd.lloyd(x, counts, first, np.int32(num_iterations), mesh=mesh)
     return np.asarray(labels)[rows], np.asarray(centroids)
@@ -115,8 +131,15 @@ def _first_centroids(
 
 
 @jax.jit
-def _is_finite(x: Array, counts: Array) -> Array:
-    return jnp.all(jnp.isfinite(x.astype(jnp.float32)) | ~counts[:, None])
+def _largest(x: Array, counts: Array) -> Array:
+    """Returns the largest absolute value of the points that are counted, NaN if there is one."""
+    return jnp.max(jnp.where(counts[:, None], jnp.abs(x.astype(jnp.float32)), 0))
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _scaled(x: Array, scale: Array, *, mesh: Mesh) -> Array:
+    scaled = x * jnp.asarray(scale, x.dtype)
+    return jax.lax.with_sharding_constraint(scaled, shares.sharding(mesh))
 
 
 @partial(jax.jit, static_argnames=("k", "mesh"))
@@ -131,7 +154,6 @@ def _far_apart(x: Array, counts: Array, words: Array, *, k: int, mesh: Mesh) -> 
 
     def draw(x: Array, counts: Array, key: Array) -> Array:
         numbers = shares.first_row(x, axes) + jnp.arange(len(x))
-        scale = device_lloyd.scale_of(x, counts, axes)
 
         def add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             chosen, squared = state
@@ -142,7 +164,7 @@ def _far_apart(x: Array, counts: Array, words: Array, *, k: int, mesh: Mesh) -> 
             best = jnp.argmax(scores)[None]
             of_each = device_lloyd.gather((scores[best], numbers[best]), axes)
             point = shares.taken(x, of_each[1][jnp.argmax(of_each[0])][None], axes)
-            away = jnp.square(x.astype(jnp.float32) * scale - point * scale).sum(axis=1)
+            away = jnp.sum(jnp.square(x.astype(jnp.float32) - point), axis=1)
             return chosen.at[i].set(point[0]), jnp.where(i, jnp.minimum(squared, away), away)
 
         chosen, alike = jnp.zeros((k, x.shape[1])), jnp.ones(len(x))

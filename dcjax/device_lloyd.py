@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dcjax import rounding, shares
+from dcjax import shares
 
 # Distances, or coordinates of points, that a device makes at a time: 16 MiB of float32.
 _NUMBERS_PER_BLOCK = 2**22
@@ -33,16 +33,13 @@ class _Points(NamedTuple):
     Attributes:
       x: [n, F].
       counts: whether each is clustered, bool [n].
-      origin: float32 [F], amid the scaled points, so that far from zero distances do not cancel.
-      scale: a power of two that they are multiplied by, so that their squares neither underflow nor
-        overflow.
+      origin: float32 [F], amid the points, so that far from zero distances do not cancel.
       axes: of the mesh.
     """
 
     x: Array
     counts: Array
     origin: Array
-    scale: Array
     axes: tuple[str, ...]
 
 
@@ -67,9 +64,7 @@ def lloyd(
     axes = mesh.axis_names
 
     def iterate(x: Array, counts: Array, start: Array) -> tuple[Array, Array]:
-        scale = scale_of(x, counts, axes)
-        start *= scale
-        points = _Points(x, counts, start.mean(axis=0), scale, axes)
+        points = _Points(x, counts, start.mean(axis=0), axes)
 
         def goes_on(state: _State) -> Array:
             step, _, _, changes = state
@@ -86,26 +81,13 @@ def lloyd(
         centroids = start - points.origin
         state = jnp.int32(0), _nearest(points, centroids), centroids, jnp.bool(True)
         _, labels, centroids, _ = jax.lax.while_loop(goes_on, move, state)
-        return labels, (centroids + points.origin) / scale
+        return labels, centroids + points.origin
 
     rows, whole = PartitionSpec(axes), PartitionSpec()
     found = jax.shard_map(
         iterate, mesh=mesh, in_specs=(rows, rows, whole), out_specs=(rows, whole)
     )(x, counts, start)
     return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, whole))
-
-
-def scale_of(x: Array, counts: Array, axes: Axes) -> Array:
-    """Returns the power of two that brings the largest number of points [n, F] near 1.
-
-    It is 1 where they can be squared as they are.
-    """
-    largest = jnp.max(jnp.where(counts[:, None], jnp.abs(x.astype(jnp.float32)), 0))
-    _, exponent = jnp.frexp(jax.lax.pmax(largest, axes))
-    low, high = rounding.SQUARABLE
-    # Numbers that are too small for float32, which devices may take for 0, stay so.
-    is_squarable = ((low <= exponent) & (exponent <= high)) | (exponent < -125)
-    return jnp.where(is_squarable, 1, jnp.ldexp(jnp.float32(1), jnp.clip(-exponent, -126, 126)))
 
 
 def _nearest(points: _Points, centroids: Array) -> Array:
@@ -173,8 +155,7 @@ def _fill_empty(points: _Points, labels: Array, centroids: Array) -> tuple[Array
         empty = jnp.where(farthest > 0, empty, k)
         here = numbers - own
         is_here = (empty < k) & (here >= 0) & (here < n)
-        filled = shares.taken(points.x, numbers, points.axes).astype(jnp.float32)
-        filled = filled * points.scale - points.origin
+        filled = shares.taken(points.x, numbers, points.axes).astype(jnp.float32) - points.origin
         return (
             labels.at[jnp.where(is_here, here, n)].set(empty, mode="drop"),
             centroids.at[empty].set(filled, mode="drop"),
@@ -200,7 +181,7 @@ def _through(points: _Points, k: int, step: Callable[..., Any], state: Any) -> A
         first = jnp.minimum(block * size, n - size)
         x = jax.lax.dynamic_slice_in_dim(points.x, first, size).astype(jnp.float32)
         counts = jax.lax.dynamic_slice_in_dim(points.counts, first, size)
-        x = jnp.where(counts[:, None], x * points.scale - points.origin, 0)
+        x = jnp.where(counts[:, None], x - points.origin, 0)
         return step(first, x, first + jnp.arange(size) >= block * size, state)
 
     return jax.lax.fori_loop(0, math.ceil(n / size), do, varying(state, points.axes))

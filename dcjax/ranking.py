@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dcjax import galleries, rounding, selection, settling, shares
 from dcjax.galleries import Gallery, Set
-from dcjax.rounding import Bound, Frame
+from dcjax.rounding import Bound
 from dcjax.selection import Widths
 from dcjax.settling import Lists
 
@@ -56,6 +56,22 @@ class _Queries(NamedTuple):
     own: Any
 
 
+class Moved(NamedTuple):
+    """Embeddings where they are compared, see `rounding`.
+
+    Attributes:
+      queries: as those of the queries, moved.
+      gallery: as those of the gallery, moved.
+      bound: of the rounding of their distances.
+      origin: where they have been moved to, float32 [D].
+    """
+
+    queries: Array
+    gallery: Array
+    bound: Bound
+    origin: np.ndarray
+
+
 def rank(
     queries: Set,
     gallery: Set,
@@ -64,6 +80,7 @@ def rank(
     block: int | None = None,
     rows_per_device: int = 0,
     ks: Sequence[int] | None = None,
+    moved: Moved | None = None,
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Ranks the gallery by Euclidean distance to each query, ties by index.
 
@@ -84,6 +101,7 @@ def rank(
         up to, for parts of several sizes to be searched by one compiled program.
       ks: the numbers that the rows before the nearest one of the query's class are compared with,
         as by recall at k; None: any.
+      moved: what `move` returns, for these images or for more of the same embeddings.
 
     Yields:
       The queries in order, a block at a time: which they are; how many rows come before the nearest
@@ -93,12 +111,12 @@ def rank(
     """
     mesh, num_queries = shares.mesh_of(gallery.embeddings), len(queries.rows)
     own = np.arange(num_queries) if exclude_self else np.full(num_queries, -1)
-    frame, moved_queries, moved_gallery, bound = _moved(queries, gallery)
+    moved = move(queries, gallery) if moved is None else moved
     asking = _Queries(queries.rows, queries.classes, own.astype(np.int32))
     num_classes = 1 + int(max(queries.classes.max(), gallery.classes.max()))
     relevant = np.bincount(gallery.classes, minlength=num_classes)[queries.classes] - exclude_self
     asked, num_positives = galleries.create(
-        moved_gallery, queries.classes, num_classes, rows_per_device
+        gallery._replace(embeddings=moved.gallery), queries.classes, num_classes, rows_per_device
     )
     share = len(asked.classes) // mesh.size
     num_nearest = max(1, int(relevant.max()))
@@ -109,9 +127,9 @@ def rank(
     outputs = (
         _rank(
             _Queries(*(values[rows] for values in asking)),
-            moved_queries.embeddings,
+            moved.queries,
             asked,
-            bound,
+            moved.bound,
             mesh=mesh,
             num_positives=max(1, num_positives),
             num_listed=num_listed,
@@ -133,7 +151,7 @@ def rank(
         is_open = ~is_listed & _differ(certain, possible, ks)[: len(numbers)]
         rest = np.flatnonzero(is_open | (settled < num_nearest))
         anew = settling.rank(
-            some.part(rest), gallery, own[numbers[rest]], frame.origin, num_nearest
+            some.part(rest), gallery, own[numbers[rest]], moved.origin, num_nearest
         )
         for which, values, nearest in anew:
             before[rest[which]], hits[rest[which]] = values, nearest
@@ -143,26 +161,25 @@ def rank(
         first += len(numbers)
 
 
-def _moved(queries: Set, gallery: Set) -> tuple[Frame, Set, Set, Bound]:
-    """Returns a frame for the gallery, queries and gallery moved to it, and the bound there."""
+def move(queries: Set, gallery: Set) -> Moved:
+    """Moves embeddings to where they can be compared; all processes call it together."""
     sample = rounding.sampled(gallery.rows)
     sample = shares.fetch(gallery.embeddings, sample, len(sample))
-    different = {id(images.embeddings): images.embeddings for images in (queries, gallery)}
-    frame = rounding.choose_frame(sample, list(different.values()))
-    moved = {name: rounding.move(values, frame) for name, values in different.items()}
-    queries, gallery = (
-        images._replace(embeddings=moved[id(images.embeddings)]) for images in (queries, gallery)
-    )
-    largest = max(map(_largest_square, (queries, gallery)))
-    return frame, queries, gallery, rounding.bound(frame, largest)
+    is_same = queries.embeddings is gallery.embeddings
+    others = [] if is_same else [queries.embeddings]
+    frame = rounding.choose_frame(sample, [gallery.embeddings, *others])
+    there = rounding.move(gallery.embeddings, frame)
+    here = there if is_same else rounding.move(queries.embeddings, frame)
+    largest = max(_largest_square(here, queries.rows), _largest_square(there, gallery.rows))
+    return Moved(here, there, rounding.bound(frame, largest), frame.origin)
 
 
-def _largest_square(images: Set) -> float:
-    """Returns the largest squared norm of the images' embeddings."""
-    is_one = np.zeros(len(images.embeddings), bool)
-    is_one[images.rows] = True
-    spread = shares.spread(is_one, shares.mesh_of(images.embeddings))
-    return float(jax.device_get(rounding.largest_square(images.embeddings, spread)))
+def _largest_square(embeddings: Array, rows: np.ndarray) -> float:
+    """Returns the largest squared norm of these rows."""
+    is_one = np.zeros(len(embeddings), bool)
+    is_one[rows] = True
+    spread = shares.spread(is_one, shares.mesh_of(embeddings))
+    return float(jax.device_get(rounding.largest_square(embeddings, spread)))
 
 
 def _differ(certain: np.ndarray, possible: np.ndarray, ks: Sequence[int] | None) -> np.ndarray:

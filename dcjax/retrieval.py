@@ -138,13 +138,20 @@ def score_one_per_class(
         drawn.append(np.sort(by_class[starts + generator.integers(counts)]))
     most = max(galleries.per_device(rows, embeddings.values).max() for rows in drawn)
     everything = _whole_set(embeddings, classes)
+    moved = ranking.move(everything, everything)
     draws = []
     for rows in drawn:
         others = np.delete(everything.rows, rows)
         queries, gallery = (everything.part(part) for part in (others, rows))
         draws.append(
             _score(
-                queries, gallery, exclude_self=False, ks=ks, block=block, rows_per_device=int(most)
+                queries,
+                gallery,
+                exclude_self=False,
+                ks=ks,
+                block=block,
+                rows_per_device=int(most),
+                moved=moved,
             )
         )
     return {name: float(np.mean([scores[name] for scores in draws])) for name in draws[0]}
@@ -158,6 +165,7 @@ def _score(
     ks: Sequence[int],
     block: int | None,
     rows_per_device: int = 0,
+    moved: ranking.Moved | None = None,
 ) -> dict[str, float]:
     """Does what `score` does, for images that are placed; see `ranking.rank`."""
     ks = _check_sizes(ks, block, num_candidates=len(gallery.rows) - exclude_self)
@@ -170,6 +178,7 @@ def _score(
         block=block,
         rows_per_device=rows_per_device,
         ks=ks,
+        moved=moved,
     )
     parts = [_query_scores(before, hits, num_relevant[rows], ks) for rows, before, hits in ranked]
     scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -47,8 +47,9 @@ from dcjax import shares
 
 # Rows of the gallery whose median is the origin: a few, since it need not be exact.
 _NUM_SAMPLED = 256
-# Exponents of numbers whose squares float32 holds, many of them added up and their last bits too.
-SQUARABLE = -32, 50
+# Embeddings are scaled to this exponent: as large as their squares allow, so that small numbers
+# among large ones do not underflow when they are squared.
+_EXPONENT = 50
 # An exponent that no float32 has: of rows that are multiples of no number that helps.
 _NO_UNIT = -1000
 
@@ -96,8 +97,7 @@ def choose_frame(sample: np.ndarray, embeddings: list[Array]) -> Frame:
     middle = (len(sample) - 1) // 2
     origin = np.partition(sample, middle, axis=0)[middle]
     _, exponent = math.frexp(largest)
-    # Large, so that small numbers among large ones do not underflow when they are squared.
-    scale = 2.0 ** min(max(SQUARABLE[1] - exponent, -126), 126)
+    scale = 2.0 ** min(max(_EXPONENT - exponent, -126), 126)
     return Frame(origin, scale, 0.0 if unit == _NO_UNIT else 2.0**unit)
 
 

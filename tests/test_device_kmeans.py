@@ -169,6 +169,11 @@ def test_scale_changes_neither_labels_nor_centroids(start):
     if start == "random":  # k-means++ draws by row number and from as many
         np.testing.assert_array_equal(labels, want)
     assert len(np.unique(labels)) == 12
+    given = want_centroids[::-1]
+    labels, _ = device_kmeans.kmeans(x, 12, **options | {"start": given})
+    scaled = np.ldexp(x, -80), np.ldexp(given, -80)
+    found, _ = device_kmeans.kmeans(scaled[0], 12, **options | {"start": scaled[1]})
+    np.testing.assert_array_equal(found, labels)
 
 
 @pytest.mark.parametrize("start", ["random", "kmeans++"])
