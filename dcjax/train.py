@@ -114,7 +114,7 @@ def _train(config: ConfigDict, workdir: str, stop: StopRequest, *, profiled: boo
     scores: Scores | None = None  # of the network as it is
     saved = progress
 
-    def save() -> None:
+    def save(division: Division) -> None:
         nonlocal progress, saved
         if not all_finite(run):
             raise DivergedError(not_finite(f"The network after step {step}"))
@@ -125,7 +125,7 @@ def _train(config: ConfigDict, workdir: str, stop: StopRequest, *, profiled: boo
             "config": config.to_dict(),
             "data": data,
         }
-        if failure := checkpoints.save(run, clusters, meta, scores):
+        if failure := checkpoints.save(run, division, meta, scores):
             report.not_saved(failure)
         saved = progress
 
@@ -146,7 +146,7 @@ def _train(config: ConfigDict, workdir: str, stop: StopRequest, *, profiled: boo
             for epoch in range(progress.epoch, config.train.num_epochs):
                 with report.spending("division"):
                     prepared = upcoming()
-                stop.defer()  # a checkpoint may be saved again when this epoch's steps are done
+                stop.defer()  # what is done from here on has to be whole when it is saved
                 previous = clusters
                 clusters, plan, batches = prepared
                 processes.check_same("division", clusters.checksum)
@@ -172,7 +172,7 @@ def _train(config: ConfigDict, workdir: str, stop: StopRequest, *, profiled: boo
 
                 is_due = schedule.is_due(config, config.checkpoint.every_epochs, epoch)
                 if is_due and jax.process_count() > 1:
-                    save()  # what follows may take longer than the notice that a job gets
+                    save(clusters)  # what follows may take longer than the notice that a job gets
                 stop.allow()
                 after = dataclasses.replace(progress, epoch=epoch + 1, epoch_step=0)
                 if after.epoch < config.train.num_epochs:
@@ -189,17 +189,17 @@ def _train(config: ConfigDict, workdir: str, stop: StopRequest, *, profiled: boo
                     report.evaluation(step, progress)
                 is_best = scores is not None and progress.best_epoch == progress.epoch
                 if is_best or is_due:
-                    save()
+                    save(clusters)
                 if progress.epoch < config.train.num_epochs:
                     if stop.asks_to_stop():
                         raise Stopped
                     stop.allow()
         except Stopped:
             stop.defer()
-            if step == 0:
+            if clusters is None:  # of a run without a step
                 raise
             if (progress.epoch, progress.epoch_step) != (saved.epoch, saved.epoch_step):
-                save()
+                save(clusters)
             checkpoints.wait()
             report.stopped(stop.requested, progress)
             return None
