@@ -124,7 +124,7 @@ def _check_best(
     """
     if config.eval.best_by != best_by:
         raise InputError(
-            f"{workdir} has kept the checkpoint of its best epoch by {best_by}, perhaps not the one "
+            f"{workdir} has kept the checkpoint of its best epoch by {best_by}, perhaps not that "
             f"by eval.best_by={config.eval.best_by}; take eval.best_by={best_by}, "
             "eval.select=last, or one checkpoint, --workdir=DIR/checkpoints/STEP."
         )
