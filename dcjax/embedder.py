@@ -176,11 +176,36 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     name = config.model.backbone
     plugins.check_consent(name, str(folder), trust_custom_code=trust_custom_code)
     if chosen is None:
-        best_by = config.eval.best_by
+        best_by = saved["eval"]["best_by"]
         checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
         chosen = checkpoints.step(config.eval.select)
+        if config.eval.select == "best_test":
+            _check_best(config, best_by, meta, checkpoints.meta(chosen), str(folder))
     processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
     model = experiment.create_model(config)
     variables = checkpoints.restore_model(chosen, experiment.variable_shapes(config, model))
     meta = checkpoints.meta(chosen)
     return Embedder(config, variables, meta["progress"]["epoch"], meta.get("data"))
+
+
+def _check_best(
+    config: ConfigDict, best_by: str, last: dict[str, Any], chosen: dict[str, Any], workdir: str
+) -> None:
+    """Checks that of the checkpoints kept the best one is that of the best epoch.
+
+    Raises:
+      InputError: if it was not kept, or kept by another score than is asked for.
+    """
+    if config.eval.best_by != best_by:
+        raise InputError(
+            f"{workdir} has kept the checkpoint of its best epoch by {best_by}, perhaps not that "
+            f"by eval.best_by={config.eval.best_by}; take eval.best_by={best_by}, "
+            "eval.select=last, or one checkpoint, --workdir=DIR/checkpoints/STEP."
+        )
+    best, found = last["progress"]["best_epoch"], chosen["progress"]["epoch"]
+    if best != found:
+        raise InputError(
+            f"{workdir} was best after epoch {best}, whose checkpoint is not there (the best one "
+            f"that is, after epoch {found}); take eval.select=last, or one checkpoint, "
+            "--workdir=DIR/checkpoints/STEP."
+        )

@@ -5,7 +5,7 @@ trained or a checkpoint is saved it is deferred: a request, which the loop looks
 step. Where the run reads, embeds, clusters, divides or evaluates, which may take hours and changes
 nothing that a checkpoint holds, it raises `Stopped` in the main thread, wherever that is. The loop
 then saves what is there: the finished epoch, whose evaluation and division are made when the run
-goes on. Python runs a handler between its own instructions, and so a compilation or a computation
+goes on. Python calls a handler between its own instructions, and so a compilation or a computation
 on the devices that the main thread waits for is finished first.
 """
 
@@ -15,6 +15,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from typing import Any
 
 # JAX stops all processes at one more than the largest number that any has asked for. It counts from
 # 0, and so the numbers of a run that goes on cannot be its steps'.
@@ -44,6 +45,7 @@ class StopRequest:
         """Starts without a request, and defers one that comes."""
         self.requested = ""
         self._raises = False
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         """Listens from here on; in a thread that Python calls no handlers in, to nothing."""
@@ -56,11 +58,10 @@ class StopRequest:
             handlers = {signal.SIGHUP: _pass_on}
         if threading.current_thread() is not threading.main_thread():
             handlers = {}
-        self._before = {
-            number: signal.signal(number, handler)
-            for number, handler in handlers.items()
-            if signal.getsignal(number) is not signal.SIG_IGN
-        }
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.getsignal(number)
+                signal.signal(number, handler)
         return self
 
     def allow(self) -> None:

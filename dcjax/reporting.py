@@ -83,7 +83,7 @@ def _is_config_of(config: ConfigDict, path: epath.Path) -> bool:
 def show_not_begun(reason: str) -> None:
     """Says that a run was stopped before it did anything."""
     Console(quiet=not processes.is_first()).line(
-        f"Stopped by {reason} before the first step; the same command starts again."
+        f"Stopped by {reason} before it trained a step; the same command starts again."
     )
 
 
@@ -291,7 +291,7 @@ class Reporter:
     def _say_what_curves_lack(self) -> None:
         """Says once why points are left out, if they may be."""
         if self._scalars.failure and not self._curves_lack:
-            self._console.line(f"curves    {self._scalars.failure} The run goes on without them.")
+            self._console.line(f"curves    {self._scalars.failure}; the run goes on without them.")
         self._curves_lack = bool(self._scalars.failure)
 
     def not_saved(self, failure: str) -> None:

@@ -35,18 +35,31 @@ _FREE = {
     "eval.nmi",
     "eval.nmi_runs",
     "eval.pixels",
-    "eval.best_by",
     "eval.select",
     "checkpoint.every_epochs",
     "checkpoint.keep_latest",
     "checkpoint.keep_best",
     "checkpoint.on_failure",
 }
-# and what only an evaluation may change: a run finds its best epoch by scores of one protocol.
-_FREE_IN_EVALUATION = {"dataset.test_list", "eval.protocol", "eval.gallery_draws"}
+# and what only an evaluation may change: a run finds its best epoch by one score of one protocol,
+# and keeps its checkpoint.
+_FREE_IN_EVALUATION = {
+    "dataset.test_list",
+    "model.test_masks",
+    "eval.protocol",
+    "eval.gallery_draws",
+    "eval.best_by",
+}
 
 # What of the first has a part in scores, besides eval.
-_SCORED = {"dataset.manifest", "dataset.root", "model.pretrained"}
+_SCORED = {
+    "dataset.complete",
+    "dataset.manifest",
+    "dataset.root",
+    "dataset.skip_unreadable",
+    "dataset.source",
+    "model.pretrained",
+}
 
 
 _SETS = {"train": "training", "query": "test", "gallery": "gallery"}
@@ -145,7 +158,7 @@ def check_same(
       config: now.
       saved: then.
       workdir: of the run, for the message.
-      evaluating: whether it is only evaluated, which may change the protocol.
+      evaluating: whether it is only evaluated, which may change how it is scored.
       scored: whether the scores saved with it are taken as they are, unseen the data.
 
     Raises:
@@ -164,7 +177,7 @@ def check_same(
     if different:
         raise InputError(
             f"{workdir} holds a run of another config; take another --workdir, or the same "
-            f"settings{'' if evaluating else ' (--mode=evaluate may change the protocol)'}. "
+            f"settings{'' if evaluating else ' (--mode=evaluate may change how it is scored)'}. "
             f"Different: {', '.join(different)}."
         )
 

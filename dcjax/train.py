@@ -177,7 +177,7 @@ def _train(
             for epoch in range(progress.epoch, config.train.num_epochs):
                 with report.spending("division"):
                     prepared = upcoming()
-                stop.defer()  # a checkpoint may be saved again when this epoch's steps are done
+                stop.defer()  # what is done from here on has to be whole when it is saved
                 previous = clusters
                 clusters, plan, batches = prepared
                 processes.check_same("division", clusters.checksum)
@@ -227,7 +227,7 @@ def _train(
                     stop.allow()
         except Stopped:
             stop.defer()
-            if clusters is None or step == 0:
+            if clusters is None:  # of a run without a step
                 raise
             if (progress.epoch, progress.epoch_step) != (saved.epoch, saved.epoch_step):
                 save(clusters)

@@ -169,7 +169,7 @@ class Scalars:
             with self._failing(records):
                 records.close()
         if self.failure and not self._lossy:
-            raise FileError(self.failure)
+            raise FileError(self._message())
 
     def _write_events(self, events: list[event_pb2.Event]) -> None:
         if not self._events:
@@ -195,12 +195,15 @@ class Scalars:
         try:
             yield
         except OSError as error:
-            self.failure = (
-                f"Cannot write curves to {records.path}: {error.strerror or error}; make room or "
-                "mend that, and the same command goes on from the last checkpoint."
-            )
+            self.failure = f"Cannot write curves to {records.path}: {error.strerror or error}"
             if not self._lossy:
-                raise FileError(self.failure) from None
+                raise FileError(self._message()) from None
+
+    def _message(self) -> str:
+        return (
+            f"{self.failure}; mend that, and the same command goes on from the last checkpoint, or "
+            "with checkpoint.on_failure=go_on without what cannot be written."
+        )
 
 
 class _Records:

@@ -2,14 +2,16 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import many_processes
 import pytest
 
-from dcjax.preemption import StopRequest
+from dcjax.preemption import Stopped, StopRequest
 
 _LOOP = """
 import time
@@ -54,6 +56,48 @@ def test_ctrl_c_acts_at_once_after_a_request(first: signal.Signals) -> None:
         assert stop.requested == first.name
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_notice_ends_a_wait_where_it_is_allowed_to(number: signal.Signals) -> None:
+    def wait() -> None:
+        os.kill(os.getpid(), number)
+        threading.Event().wait(60)
+
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with StopRequest() as stop:
+            stop.allow()
+            with pytest.raises(Stopped):
+                wait()
+            stop.defer()
+            assert stop.requested == number.name
+            with pytest.raises(Stopped):
+                stop.allow()
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_what_is_ignored_at_the_start_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopRequest() as stop:
+            stop.allow()
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asks_to_stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_that_hears_no_signals_can_train() -> None:
+    def asks() -> bool:
+        with StopRequest() as stop:
+            return stop.asks_to_stop()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(asks).result()
 
 
 def test_all_processes_stop_after_the_same_step_when_one_is_asked_twice() -> None:

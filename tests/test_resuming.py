@@ -33,10 +33,16 @@ def test_a_run_may_only_differ_where_training_does_not() -> None:
         with pytest.raises(ValueError, match=rf"runs/a holds .*: {key}={value} \(saved: "):
             resuming.check_same(_config(**{key.replace(".", "__"): value}), saved, "runs/a")
     scored_otherwise = _config(
-        dataset__test_list="small", eval__protocol="gallery", eval__gallery_draws=3
+        dataset__test_list="small",
+        model__test_masks="none",
+        eval__protocol="gallery",
+        eval__gallery_draws=3,
+        eval__best_by="recall_at_1",
     )
     resuming.check_same(scored_otherwise, saved, "runs/a", evaluating=True)
-    with pytest.raises(ValueError, match=r"evaluate may change .*list='small'.*draws=3.*protocol="):
+    with pytest.raises(
+        ValueError, match=r"evaluate may change .*list='small'.*best_by=.*protocol=.*masks="
+    ):
         resuming.check_same(scored_otherwise, saved, "runs/a")
 
 

@@ -1,6 +1,12 @@
 """A run that is told to stop, whatever it is doing, saves and goes on as if it had not been."""
 
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import many_processes
 import pod
@@ -9,8 +15,7 @@ import small_runs
 from ml_collections import ConfigDict
 
 from configs import digits
-from dcjax import division, evaluation
-from dcjax.checkpoints import Checkpoints
+from dcjax import division, evaluation, inputs
 from dcjax.train import train
 
 # A run of launch.py whose division takes a day, and whose first evaluation is disturbed.
@@ -58,32 +63,41 @@ def _config() -> ConfigDict:
     return config
 
 
+@pytest.fixture
+def wait_for_ever() -> Iterator[Callable[..., None]]:
+    """What a run waits for until the test is over, after a notice to stop."""
+    released = threading.Event()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    def wait(number: signal.Signals, *arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), number)
+        released.wait()
+        raise RuntimeError("the test is over")
+
+    yield wait
+    released.set()
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.long
-def test_sigterm_in_a_save_a_division_and_an_evaluation_loses_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_notice_ends_a_start_an_evaluation_and_a_division_and_loses_nothing(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    wait_for_ever: Callable[..., None],
 ) -> None:
     config, (whole, stopped) = _config(), (tmp_path / "whole", tmp_path / "stopped")
     scores = train(config, str(whole))
     assert scores
-    for owner, name, epoch, steps in (
-        (division, "divide", 1, 0),  # while the first epoch is evaluated: saved after that
-        (Checkpoints, "save", 2, 0),  # of the last epoch: nothing is left to do
+    for owner, name, number, told in (
+        (inputs, "load_splits", signal.SIGTERM, "before it trained a step"),
+        (evaluation, "evaluate", signal.SIGHUP, "saved after epoch 1 and 0 steps, which is still"),
+        (division, "divide", signal.SIGTERM, "saved after epoch 1 and 0 steps"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, pod.told_to_stop(getattr(owner, name)))
-            done = train(config, str(stopped))
-        told = capsys.readouterr().out
-        if epoch == config.train.num_epochs:
-            assert done == scores
-        else:
-            assert done is None
-            assert f"Stopped by SIGTERM and saved after epoch {epoch} and {steps} steps" in told
+            patch.setattr(owner, name, functools.partial(wait_for_ever, number))
+            assert train(config, str(stopped)) is None
+        assert f"Stopped by {number.name} " in (output := capsys.readouterr().out)
+        assert told in output
+    assert train(config, str(stopped)) == scores
     small_runs.assert_equal(small_runs.saved(config, stopped), small_runs.saved(config, whole))
-
-    interrupted = tmp_path / "interrupted"
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "evaluate", pod.told_to_stop(evaluation.evaluate))
-        assert train(config, str(interrupted)) is None
-    assert "Stopped by SIGTERM and saved after epoch 1 and 0 steps" in capsys.readouterr().out
-    first = Checkpoints(str(interrupted), read_only=True)
-    assert first.meta(first.step("last"))["progress"]["scores"]  # the evaluation was not lost

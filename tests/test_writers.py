@@ -1,10 +1,14 @@
 """Curves go on where a run does; what is printed stays readable in a file and on a terminal."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto import event_pb2
 
+from dcjax.errors import FileError
+from dcjax.quiet_tensorflow import tf
 from dcjax.writers import Console, Scalars
 
 SCORES = {"recall_at_1": 0.5, "map_at_r": 0.25, "marp_paper": 0.125, "nmi": 1.0}
@@ -50,6 +54,33 @@ def test_a_continued_run_forgets_what_it_does_again(tmp_path: Path) -> None:
         file.write('{"step": 5, "trai')  # a kill cut this line
     write(tmp_path, 3, 4, 5, size=size)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[:-3], lambda x: x[:-3] + bytes(3), lambda x: b""])
+def test_curves_that_have_lost_their_end_go_on_with_whole_lines(tmp_path: Path, damage) -> None:
+    size = write(tmp_path, 1, 2)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(damage(path.read_bytes()))
+    scalars = Scalars(tmp_path, step=2, size=size)
+    assert scalars.lost == size - scalars.size > 0
+    scalars.write(3, {"loss": 1.0}, group="train")
+    assert scalars.size == path.stat().st_size
+    scalars.close()
+    assert [row["step"] for row in rows(tmp_path)] in ([1, 3], [3])
+
+
+def test_tensorboard_reads_every_point_and_where_a_run_goes_on(tmp_path: Path) -> None:
+    scalars = Scalars(tmp_path, step=7, size=0)
+    scalars.write(8, {"loss": 0.25, "none": float("nan")}, group="train")
+    scalars.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()  # which compares checksums
+    first, session, point = map(event_pb2.Event.FromString, records)
+    assert first.file_version == "brain.Event:2"
+    assert (session.step, session.session_log.status) == (8, event_pb2.SessionLog.START)
+    assert [(point.step, x.tag, x.simple_value) for x in point.summary.value] == [
+        (8, "train/loss", 0.25)
+    ]
 
 
 def test_a_run_that_starts_again_forgets_everything(tmp_path: Path) -> None:
@@ -137,3 +168,32 @@ def test_a_full_disk_is_an_error_unless_what_is_lost_may_be(tmp_path):
     for step in range(3):
         lossy.write(step, {"loss": 1.0}, group="train")
     lossy.close()
+
+
+def test_a_disk_that_is_full_for_a_while_leaves_whole_lines(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    scalars = Scalars(tmp_path, step=0, size=0, lossy=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        for step in range(100):
+            scalars.write(step, {"loss": 1.0}, group="train")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large" in scalars.failure
+    scalars.write(100, {"loss": 1.0}, group="train")
+    scalars.close()
+    steps = [row["step"] for row in rows(tmp_path)]
+    assert steps == [*range(len(steps) - 1), 100]
+    assert 1 < len(steps) < 100
+    assert scalars.size == (tmp_path / "metrics.jsonl").stat().st_size
+
+
+def test_tensorboard_that_cannot_be_written_takes_no_lines_with_it(tmp_path):
+    (tmp_path / "tensorboard").write_text("a file")
+    with pytest.raises(FileError, match=r"Cannot write curves to .*tensorboard"):
+        Scalars(tmp_path, step=0, size=0)
+    scalars = Scalars(tmp_path, step=0, size=0, lossy=True)
+    scalars.write(1, {"loss": 1.0}, group="train")
+    scalars.close()
+    assert [row["step"] for row in rows(tmp_path)] == [1]
+    assert scalars.failure
