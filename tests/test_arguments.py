@@ -144,7 +144,8 @@ def test_labels_of_no_class_train_none(name: str) -> None:
     jitted = jax.jit(grad)
     known = jitted(params, X, LABELS)
     # Labels that a jitted function holds, and does not take, are known, too.
-    held = jax.jit(lambda params, x: value(params, x, jnp.asarray(LABELS)))
+    of_labels = jnp.asarray(LABELS)
+    held = jax.jit(lambda params, x: value(params, x, of_labels))
     np.testing.assert_allclose(held(params, X), known[0], rtol=1e-6)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(known))
     for wrong in (-1, 5, 2**31 - 1):
