@@ -78,7 +78,8 @@ def require_integers(
     if num is not None and len(values) != num:
         raise InputError(f"{what} must be {num} integers, one for each row, {found}.")
     if is_known(values):
-        least, greatest = int(values.min()), int(values.max())
+        known = np.asarray(values)  # while another function is traced, JAX would trace min, too
+        least, greatest = int(known.min()), int(known.max())
         if least < low or greatest > high:
             raise InputError(f"{what} must lie in {low}..{high}, got {least}..{greatest}.")
     return values

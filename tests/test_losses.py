@@ -24,36 +24,38 @@ MULTI_SIMILARITY = {"alpha": 2.0, "beta": 50.0, "base": 0.5}
 MARGIN = {"beta": 1.2, "margin": 0.2, "nu": 0.0, "learn_beta": "none"}
 
 
-def _create(name: str, **options: Any) -> losses.Loss:
-    return losses.create(name, num_classes=6, embedding_dim=8, **options)
+def _create(name: str, dim: int = 8, **options: Any) -> losses.Loss:
+    return losses.create(name, num_classes=20, embedding_dim=dim, **options)
 
 
-GOLDEN = {
-    "contrastive_linear": _create("contrastive", **CONTRASTIVE),
-    "multi_similarity": _create("multi_similarity", miner=ALL, **MULTI_SIMILARITY),
-    "triplet_semihard": _create("triplet", miner=SEMI_HARD, **TRIPLET),
-    "triplet_all_mean_nonzero": _create("triplet", miner=ALL, **TRIPLET | {"average": "nonzero"}),
-    "soft_triplet_semihard": _create("soft_triplet", miner=SEMI_HARD),
-    "npairs_alpha1": _create("n_pairs", alpha=1.0, learn_alpha=True),
-    "npairs_alpha8": _create("n_pairs", alpha=8.0, learn_alpha=False),
+GOLDEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "contrastive_linear": ("contrastive", CONTRASTIVE),
+    "multi_similarity": ("multi_similarity", {"miner": ALL, **MULTI_SIMILARITY}),
+    "triplet_semihard": ("triplet", {"miner": SEMI_HARD, **TRIPLET}),
+    "triplet_all_mean_nonzero": ("triplet", {"miner": ALL, **TRIPLET, "average": "nonzero"}),
+    "soft_triplet_semihard": ("soft_triplet", {"miner": SEMI_HARD}),
+    "npairs_alpha1": ("n_pairs", {"alpha": 1.0, "learn_alpha": True}),
+    "npairs_alpha8": ("n_pairs", {"alpha": 8.0, "learn_alpha": False}),
 }
 GOLDEN_KEYS = [key.split("/")[:2] for key in CASES if key.split("/")[1] in GOLDEN and "grad" in key]
 BY_LOOPS = {
     "contrastive_squared": _create(
-        "contrastive", **CONTRASTIVE | {"negative_margin": 1.2, "squared": True}
+        "contrastive", 4, **CONTRASTIVE | {"negative_margin": 1.2, "squared": True}
     ),
-    "supervised_contrastive": _create("supervised_contrastive", temperature=0.1),
-    "smooth_ap": _create("smooth_ap", temperature=0.1),
-    "recall_at_k": _create("recall_at_k", ks=(1, 2, 4), rank_temperature=1.0, temperature=0.05),
+    "supervised_contrastive": _create("supervised_contrastive", 4, temperature=0.1),
+    "smooth_ap": _create("smooth_ap", 4, temperature=0.1),
+    "recall_at_k": _create("recall_at_k", 4, ks=(1, 2, 4), rank_temperature=1.0, temperature=0.05),
     "triplet_facenet": _create(
         "triplet",
+        4,
         miner=mining.create("semi_hard", fallback="none"),
         **TRIPLET | {"squared": True, "average": "nonzero"},
     ),
-    "soft_triplet_all": _create("soft_triplet", miner=ALL),
-    "margin_hard": _create("margin", miner=mining.create("hard"), **MARGIN),
+    "soft_triplet_all": _create("soft_triplet", 4, miner=ALL),
+    "margin_hard": _create("margin", 4, miner=mining.create("hard"), **MARGIN),
     "multi_similarity_mined": _create(
         "multi_similarity",
+        4,
         miner=mining.create("multi_similarity", epsilon=0.1),
         **MULTI_SIMILARITY,
     ),
@@ -86,7 +88,9 @@ def _value_and_grad(loss: losses.Loss, raw: Any, labels: Any, **more: Any) -> An
 def test_agrees_with_golden_numbers(case: str, name: str, x64: bool) -> None:
     with jax.enable_x64(x64):
         raw = jnp.asarray(CASES[f"{case}/embeddings"], jnp.float64 if x64 else jnp.float32)
-        value, _, grad = _value_and_grad(GOLDEN[name], raw, CASES[f"{case}/labels"])
+        loss_name, options = GOLDEN[name]
+        loss = _create(loss_name, raw.shape[1], **options)
+        value, _, grad = _value_and_grad(loss, raw, CASES[f"{case}/labels"])
         assert value.dtype == grad.dtype == raw.dtype
     expected = CASES[f"{case}/{name}/grad"]
     rtol = 1e-10 if x64 else 1e-5
@@ -200,7 +204,7 @@ def test_a_batch_beside_a_memory_is_its_own_rows_of_a_larger_batch() -> None:
     # Of 8 images as anchors, 5 in the batch and 3 in the memory: the mean over the 5.
     x = masks.l2_normalize(jnp.asarray(np.random.default_rng(2).standard_normal((8, 8))))
     labels = jnp.array([0, 0, 1, 1, 2, 0, 1, 2])
-    loss, key = BY_LOOPS["supervised_contrastive"], jax.random.key(0)
+    loss, key = _create("supervised_contrastive", temperature=0.1), jax.random.key(0)
     found, _ = loss.apply({}, x[:5], labels[:5], key, memory=References(x[5:], labels[5:]))
     batch, rows = slow_losses.Batch(x.tolist(), labels.tolist()), []
     for i in range(5):

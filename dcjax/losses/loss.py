@@ -47,8 +47,11 @@ def with_argument_checks(loss: Loss, num_classes: int, embedding_dim: int) -> Lo
     def apply(params: Params, embeddings: Array, labels: Array, key: Array, **more: Any) -> Output:
         x = require_floats("embeddings", embeddings, (None, embedding_dim))
         y = require_integers("labels", labels, len(x), 0, num_classes - 1)
-        if (mask := more.get("mask")) is not None:
-            require_floats("mask", mask, (embedding_dim,))
+        mask = more.get("mask")
+        if mask is not None and jnp.shape(mask) != (embedding_dim,):
+            raise InputError(
+                f"mask must be of shape ({embedding_dim},), got shape {jnp.shape(mask)}."
+            )
         if (memory := more.get("memory")) is not None:
             num = len(require_floats("memory.embeddings", memory.embeddings, (None, embedding_dim)))
             require_integers("memory.labels", memory.labels, num, -1, num_classes - 1)
