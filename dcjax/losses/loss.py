@@ -24,9 +24,10 @@ class Loss(NamedTuple):
     """A loss: init(key) -> params; apply(params, embeddings[B, D], labels[B], key) -> loss, stats.
 
     What `losses.create` returns checks what it is applied to: InputError unless embeddings are
-    floats of shape [B, embedding_dim] and labels integers from 0 to num_classes - 1. Where labels
-    are traced, as in `jax.jit`, their values are not known: the loss and its gradients are NaN if
-    one is out of range.
+    floats of shape [B, D] and labels integers [B]; and, for a loss with parameters of each class,
+    as proxies are, labels from 0 to num_classes - 1 and D = embedding_dim. Where labels are traced,
+    as in `jax.jit`, their values are not known: such a loss and its gradients are NaN if one is out
+    of range.
 
     Attributes:
       init: makes the loss's own trainable parameters, {} if it has none.
@@ -43,20 +44,23 @@ class Loss(NamedTuple):
 
 def with_argument_checks(loss: Loss, num_classes: int, embedding_dim: int) -> Loss:
     """Returns a loss that is applied only to embeddings and labels as `Loss` says."""
+    shapes = jax.tree.leaves(jax.eval_shape(lambda: loss.init(jax.random.key(0))))
+    # Without parameters of each class, labels are only compared with each other.
+    by_class = any(leaf.ndim for leaf in shapes)
+    limits = (0, num_classes - 1) if by_class else ()
 
     def apply(params: Params, embeddings: Array, labels: Array, key: Array, **more: Any) -> Output:
-        x = require_floats("embeddings", embeddings, (None, embedding_dim))
-        y = require_integers("labels", labels, len(x), 0, num_classes - 1)
+        x = require_floats("embeddings", embeddings, (None, embedding_dim if by_class else None))
+        y = require_integers("labels", labels, len(x), *limits)
+        dim = x.shape[1]
         mask = more.get("mask")
-        if mask is not None and jnp.shape(mask) != (embedding_dim,):
-            raise InputError(
-                f"mask must be of shape ({embedding_dim},), got shape {jnp.shape(mask)}."
-            )
+        if mask is not None and jnp.shape(mask) != (dim,):
+            raise InputError(f"mask must be of shape ({dim},), got shape {jnp.shape(mask)}.")
         if (memory := more.get("memory")) is not None:
-            num = len(require_floats("memory.embeddings", memory.embeddings, (None, embedding_dim)))
-            require_integers("memory.labels", memory.labels, num, -1, num_classes - 1)
+            num = len(require_floats("memory.embeddings", memory.embeddings, (None, dim)))
+            require_integers("memory.labels", memory.labels, num)
         value, stats = loss.apply(params, jnp.asarray(x), jnp.asarray(y), key, **more)
-        if is_known(y):
+        if not by_class or is_known(y):
             return value, stats
         # JAX looks up the parameters of another class for a label out of range. Times 1, the loss
         # and its gradients are what they are, to the bit.
