@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax import versions
+from dcjax import naming, versions
 from dcjax.errors import DcjaxError, SettingError, file_errors, nearest
 
 
@@ -45,7 +45,7 @@ def run(file: str) -> types.ModuleType:
       SettingError: if there is no such file.
       FileError: if it cannot be read.
     """
-    path = os.path.expanduser(file)
+    path = naming.expand(file)
     if not (path.endswith(".py") and os.path.isfile(path)):
         known = glob.glob("configs/**/*.py", recursive=True)
         raise SettingError(

@@ -133,9 +133,9 @@ def plan(
     name = pathlib.Path(file).stem
     folder = pathlib.Path("runs", module.get("RUNS", name), experiment)
     if workdir is not None:
-        if "://" in workdir:
-            raise SettingError(f"A sweep's --workdir must be a folder on a disk, got {workdir}.")
         folder = workdirs.on_disk(workdir)
+        if workdirs.is_in_bucket(workdir):
+            raise SettingError(f"A sweep's --workdir must be a folder on a disk, got {workdir}.")
     for key in changes:
         if setting := [row["name"] for row in listed if key in row["settings"]]:
             raise InputError(
