@@ -72,6 +72,19 @@ def absolute(workdir: str, *, saving: bool = False) -> epath.Path:
     return path
 
 
+def locate(path: str) -> tuple[epath.Path, int | None]:
+    """Returns the workdir of a run, and the step of a checkpoint if the path is that of one.
+
+    Args:
+      path: of a workdir, or workdir/checkpoints/STEP.
+    """
+    folder = absolute(path)
+    is_step = folder.parent.name == "checkpoints" and re.fullmatch("[0-9]+", folder.name)
+    if not is_step or (folder / "checkpoints").is_dir():  # a run in a folder named like those
+        return folder, None
+    return folder.parent.parent, int(folder.name)
+
+
 def _check_name(path: str, *, saving: bool) -> None:
     link = "take another --workdir, or a symbolic link to that folder from a path without it"
     for text in _UNREADABLE + _PATTERN * saving:
