@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import dcjax
-from dcjax import config_files, error_log, machine, output, workdirs
+from dcjax import config_files, error_log, machine, naming, output, workdirs
 from dcjax.errors import DcjaxError, SettingError, nearest
 
 _MODE = flags.DEFINE_enum(
@@ -248,7 +248,7 @@ def _workdirs() -> list[str]:
     if _MODE.value != "evaluate":
         return _WORKDIR.value
     parts = [
-        [given] if os.path.exists(os.path.expanduser(given)) else given.split(",")
+        [given] if os.path.exists(naming.expand(given)) else given.split(",")
         for given in _WORKDIR.value
     ]
     return list(filter(None, itertools.chain(*parts))) or [""]

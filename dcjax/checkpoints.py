@@ -207,17 +207,16 @@ class Checkpoints:
             raise FileError(failure)
 
 
-def is_there(workdir: str) -> bool:
-    """Returns whether a run has saved a checkpoint, complete or damaged.
+def is_there(path: str) -> bool:
+    """Returns whether there is a checkpoint, complete or damaged.
 
     Args:
-      workdir: of the run, or the folder of one of its checkpoints.
+      path: of a run, or of the checkpoint, see `workdirs.locate`.
     """
-    path = workdirs.absolute(workdir)
-    if path.parent.name != "checkpoints":
-        path = path / "checkpoints"
-    with file_errors(f"Cannot look into {path}"):
-        return path.is_dir() and any(path.iterdir())
+    workdir, step = workdirs.locate(path)
+    folder = workdir / "checkpoints" / ("" if step is None else str(step))
+    with file_errors(f"Cannot look into {folder}"):
+        return folder.is_dir() and any(folder.iterdir())
 
 
 def _arrays(division: Division) -> dict[str, np.ndarray]:

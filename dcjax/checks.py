@@ -10,6 +10,7 @@ from dcjax import (
     division,
     experiment,
     inputs,
+    losses,
     plugins,
     pretrained,
     sampling,
@@ -57,7 +58,9 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
         raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
     try:
         experiment.create_model(config)
-        if not plugins.is_own(config.loss.name):  # one of a user's own may want the true number
+        if plugins.is_own(config.loss.name):  # which may want the true number of classes
+            plugins.load(config.loss.name, losses.Loss)
+        else:
             experiment.create_loss(config, num_classes=2)
     except InputError as error:
         raise SettingError(str(error)) from error

@@ -12,7 +12,9 @@ from dcjax.reporting import show_scores
 from dcjax.writers import Console
 
 
-def compare(workdirs: Sequence[str], config: ConfigDict | None, *, trust_custom_code: bool) -> None:
+def compare(
+    workdirs: Sequence[str], config: ConfigDict | None, *, trust_custom_code: bool = False
+) -> None:
     """Evaluates the runs of these workdirs, and shows their scores in one table.
 
     Args:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax import versions
-from dcjax.errors import DcjaxError, SettingError, file_errors, nearest
+from dcjax import naming, versions
+from dcjax.errors import InputError, SettingError, file_errors, nearest
 
 
 def load(place: str) -> ConfigDict:
@@ -45,7 +45,7 @@ def run(file: str) -> types.ModuleType:
       SettingError: if there is no such file.
       FileError: if it cannot be read.
     """
-    path = os.path.expanduser(file)
+    path = naming.expand(file)
     if not (path.endswith(".py") and os.path.isfile(path)):
         known = glob.glob("configs/**/*.py", recursive=True)
         raise SettingError(
@@ -82,7 +82,7 @@ def read_saved(path: pathlib.Path) -> ConfigDict:
     """Returns the settings in a run's config.json.
 
     Raises:
-      SettingError: if it does not hold any.
+      SettingError: if it does not hold any, or those of a newer version.
       FileError: if it cannot be read.
     """
     with file_errors(f"Cannot read {path}"):
@@ -90,8 +90,8 @@ def read_saved(path: pathlib.Path) -> ConfigDict:
     try:
         config = ConfigDict(versions.parse(json.loads(content), str(path)))
         config.dataset.download = False  # which the command line allows, not the run
-    except DcjaxError:
-        raise
+    except InputError as error:  # of a newer version, or one that lacks settings
+        raise SettingError(str(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SettingError(

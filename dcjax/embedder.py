@@ -160,10 +160,7 @@ def load(
 
 def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) -> Embedder:
     """Restores the model of a run as `load`, with a config that may be the saved one too."""
-    folder = workdirs.absolute(path)
-    chosen = None
-    if folder.parent.name == "checkpoints" and folder.name.isdigit():
-        folder, chosen = folder.parent.parent, int(folder.name)
+    folder, chosen = workdirs.locate(path)
     checkpoints = Checkpoints(str(folder), read_only=True)
     meta = checkpoints.meta(checkpoints.step("last") if chosen is None else chosen)
     saved = resuming.saved_settings(meta, str(folder), config)

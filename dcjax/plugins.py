@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from dcjax.errors import InputError
+from dcjax.errors import InputError, SettingError
 
 _INSTALLED = {"site-packages", "dist-packages"}
 _LIBRARY = pathlib.Path(sysconfig.get_path("stdlib")).resolve()
@@ -49,25 +49,25 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
       returns: class that the function's result must be of, or that the class must derive from.
 
     Raises:
-      InputError: if there is no such module or function, or it is not made to be such a part; or,
+      SettingError: if there is no such module or function, or it is not made to be such a part; or,
         when it is called, if what it returns is not of that class.
     """
     module, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in [*module.split("."), attribute]):
-        raise InputError(f"Require package.module:function, got {name!r}.")
+        raise SettingError(f"Require package.module:function that can be imported, got {name!r}.")
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         # What goes wrong within the user's module is theirs to see, with its place.
         if not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise InputError(
+        raise SettingError(
             f"Require package.module:function that can be imported, got {name!r}: {error}."
         ) from error
     if not callable(function):
-        raise InputError(f"Require a function {attribute!r} in {module}, for {name!r}; got none.")
+        raise SettingError(f"Require a function {attribute!r} in {module}, for {name!r}; got none.")
     if not _is_part(function, returns):
-        raise InputError(
+        raise SettingError(
             f"{name} is not called: require a function in a file of your own, a function of an "
             f"installed package that is annotated to return a {returns.__name__}, or a class "
             f"derived from {returns.__name__}; got {_describe(function)}."
@@ -77,12 +77,12 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
         try:
             inspect.signature(function).bind(**options)
         except TypeError as error:
-            raise InputError(
+            raise SettingError(
                 f"{name} gets the options {', '.join(options) or '(none)'}: {error}."
             ) from error
         part = function(**options)
         if not isinstance(part, returns):
-            raise InputError(
+            raise SettingError(
                 f"{name} must return a {returns.__name__}, got a {type(part).__name__}."
             )
         return part

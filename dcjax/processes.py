@@ -136,7 +136,8 @@ def first_of_all(text: str) -> str:
     """
     if jax.process_count() == 1:
         return text
-    padded = np.frombuffer(text.encode()[:_TOLD].ljust(_TOLD, b"\0"), np.uint8)
+    encoded = text.encode(errors="backslashreplace")  # names of files may not be UTF-8
+    padded = np.frombuffer(encoded[:_TOLD].ljust(_TOLD, b"\0"), np.uint8)
     wait_for_all("what each has to tell")
     told = [bytes(row).rstrip(b"\0") for row in from_all(padded)]
     return next((row.decode(errors="replace") for row in told if row), "")

@@ -73,9 +73,10 @@ def check_new(config: ConfigDict, workdir: str) -> None:
 def _is_config_of(config: ConfigDict, path: epath.Path) -> bool:
     """Returns whether a file holds the settings of this run."""
     try:
-        saved = versions.parse(json.loads(path.read_text()), str(path), known=config.to_dict())
+        content = json.loads(path.read_text()) if path.is_file() else None
+        saved = versions.parse(content, str(path), known=config.to_dict())
         resuming.check_same(config, saved, str(path.parent))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True
 

@@ -190,8 +190,9 @@ def check_complete(settings: dict[str, Any], needed: Iterable[str]) -> None:
     """
     if missing := sorted(set(needed) - settings.keys()):
         raise InputError(
-            f"Require every setting of configs/default.py, got none for {', '.join(missing)}; a "
-            "run that another version of dcjax has saved needs that version."
+            "Require every setting of the config in the saved run, got none for "
+            f"{', '.join(missing)}; leave out what you have added, or use the config of another "
+            "version of dcjax."
         )
 
 

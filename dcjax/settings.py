@@ -170,7 +170,7 @@ RULES: Mapping[str, Rule] = {
     "dataset.cache": OneOf(("none", "memory", "disk", "device")),
     "dataset.cache_dir": Text(),
     "dataset.skip_unreadable": Flag(),
-    "dataset.max_pixels": Whole(0, 2**40),
+    "dataset.max_pixels": Whole(0, 2**32),
     "dataset.num_threads": Whole(0, 1024),
     "augment.strategy": OneOf(strategies.STRATEGIES),
     "augment.crop": OneOf(crops.CROPS),
@@ -283,8 +283,8 @@ RULES: Mapping[str, Rule] = {
     "checkpoint.keep_best": Whole(0, 10_000),
     "checkpoint.on_failure": OneOf(("stop", "go_on")),
 }
-# Options of a user's own parts, about which nothing is known.
-_OWN = ("model.own.", "loss.own.", "mining.own.")
+# Groups with a group "own", options of a user's own part, about which nothing is known.
+_WITH_OWN = ("model", "loss", "mining")
 
 
 def check(config: ConfigDict) -> None:
@@ -293,11 +293,14 @@ def check(config: ConfigDict) -> None:
     Raises:
       SettingError: naming the first setting that is unknown, missing, or not as required.
     """
-    found = resuming.flatten(config.to_dict())
+    groups = config.to_dict()
+    found = resuming.flatten(groups)
     for name in sorted(found.keys() - RULES.keys()):
-        if not name.startswith(_OWN):
+        if not name.startswith(tuple(f"{group}.own." for group in _WITH_OWN)):
             raise SettingError(f"There is no setting {name}{nearest(name, RULES)}.")
-    if missing := [name for name in RULES if name not in found]:
+    missing = [name for name in RULES if name not in found]
+    missing += [f"{group}.own" for group in _WITH_OWN if "own" not in groups.get(group, {})]
+    if missing:
         raise SettingError(
             f"Require every setting of configs/default.py, got none for {', '.join(missing)}."
         )

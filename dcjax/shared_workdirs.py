@@ -59,7 +59,7 @@ def _lock(workdir: str) -> int | None:
             raise FileError(f"Cannot write to --workdir: {error}; take another.") from None
         _warn(f"{workdir} cannot be locked ({error.strerror}); start no other run in it")
         return None
-    if "://" in workdir:
+    if workdirs.is_in_bucket(workdir):
         _warn(f"{workdir} is locked on this machine alone; start no run in it on another")
     return lock
 

@@ -125,7 +125,8 @@ def plan(
       workdir: folder of the runs and the table; None: one below runs/.
 
     Raises:
-      InputError: if a row or a seed cannot be run, or a folder holds a run of another config.
+      SettingError: if a row or a seed cannot be run.
+      InputError: if a folder holds a run of another config.
     """
     file, _, argument = path.partition(":")
     module = vars(config_files.run(file))
@@ -133,12 +134,12 @@ def plan(
     name = pathlib.Path(file).stem
     folder = pathlib.Path("runs", module.get("RUNS", name), experiment)
     if workdir is not None:
-        if "://" in workdir:
-            raise SettingError(f"A sweep's --workdir must be a folder on a disk, got {workdir}.")
         folder = workdirs.on_disk(workdir)
+        if workdirs.is_in_bucket(workdir):
+            raise SettingError(f"A sweep's --workdir must be a folder on a disk, got {workdir}.")
     for key in changes:
         if setting := [row["name"] for row in listed if key in row["settings"]]:
-            raise InputError(
+            raise SettingError(
                 f"--config.{key} holds for all rows, but {file} sets {key} in row {setting[0]!r}; "
                 "leave it out."
             )
@@ -184,18 +185,18 @@ def _rows(module: Mapping[str, Any], file: str, argument: str) -> tuple[list[dic
     defaults = [parameter.default for parameter in parameters[:1]]
     experiment = next((value for value in [*given, *defaults] if isinstance(value, str)), "")
     if not isinstance(rows, list):
-        raise InputError(f"Require a list of rows from sweep(), got {rows!r} in {file}.")
+        raise SettingError(f"Require a list of rows from sweep(), got {rows!r} in {file}.")
     for row in rows:
         if not _is_row(row):
-            raise InputError(
+            raise SettingError(
                 'Require a row of a sweep to be {"name": ..., "settings": {...}}, with "paper": '
                 f"{{...}} or without, got {row!r} in {file}."
             )
     names = [row["name"] for row in rows]
     if not names:
-        raise InputError(f"Require at least one row of a sweep, got none in {file}.")
+        raise SettingError(f"Require at least one row of a sweep, got none in {file}.")
     if len(set(names)) < len(names):
-        raise InputError(
+        raise SettingError(
             f"Require a sweep's rows to have names of their own, got {names} in {file}."
         )
     return rows, experiment
@@ -237,14 +238,14 @@ def _run(
     changed = config.copy_and_resolve_references()
     known = resuming.flatten(config.to_dict())
     if unknown := sorted(settings.keys() - known.keys()):
-        raise InputError(
+        raise SettingError(
             f"A row of {path} sets {unknown[0]}, which is no setting of its get_config()"
             f"{nearest(unknown[0], known)}."
         )
     try:
         changed.update_from_flattened_dict(settings)
     except TypeError as error:
-        raise InputError(f"A row of {path} sets a value of another type: {error}") from error
+        raise SettingError(f"A row of {path} sets a value of another type: {error}") from error
     own = folder / folder_name(config, changed)
     flags = _flags({**changes, **settings, "seed": changed.seed})
     return Run(own, changed, (program, f"--config={path}", *flags, f"--workdir={own}"))
@@ -267,7 +268,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
         content = path.read_bytes()
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict):
         raise InputError(f"{path} is not of a run; move it away, and the run is made again.")

@@ -158,7 +158,10 @@ def _group(settings: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     """Returns the group that a setting is in, made where there is none, and its last name."""
     *groups, last = name.split(".")
     for group in groups:
-        settings = settings.setdefault(group, {})
+        # A value in place of a group counts as an empty group, whose settings are missing.
+        if not isinstance(settings.get(group), dict):
+            settings[group] = {}
+        settings = settings[group]
     return settings, last
 
 

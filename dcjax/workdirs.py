@@ -6,6 +6,7 @@ import re
 
 from etils import epath
 
+from dcjax import naming
 from dcjax.errors import FileError, SettingError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -26,7 +27,12 @@ def as_path(workdir: str) -> epath.Path:
             f"--workdir must be a folder, or gs://BUCKET/FOLDER, got {workdir!r}; write ./ before "
             "the name of a local folder."
         )
-    return epath.Path(os.path.expanduser(workdir))
+    return epath.Path(naming.expand(workdir))
+
+
+def is_in_bucket(workdir: str) -> bool:
+    """Returns whether a folder is none of this machine's disks."""
+    return workdir.startswith("gs://")
 
 
 def check(workdir: str, *, saving: bool = False) -> None:
@@ -43,7 +49,7 @@ def check(workdir: str, *, saving: bool = False) -> None:
     if not workdir:
         raise SettingError("--workdir must be a folder, got ''.")
     path = absolute(workdir, saving=saving)
-    if "://" in workdir:
+    if is_in_bucket(workdir):
         return
     place = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not os.path.isdir(place):
@@ -61,9 +67,22 @@ def absolute(workdir: str, *, saving: bool = False) -> epath.Path:
     """
     path = as_path(workdir)
     path = path if path.is_absolute() else path.absolute()
-    if "://" not in workdir:
+    if not is_in_bucket(workdir):
         _check_name(os.fspath(path), saving=saving)
     return path
+
+
+def locate(path: str) -> tuple[epath.Path, int | None]:
+    """Returns the workdir of a run, and the step of a checkpoint if the path is that of one.
+
+    Args:
+      path: of a workdir, or workdir/checkpoints/STEP.
+    """
+    folder = absolute(path)
+    is_step = folder.parent.name == "checkpoints" and re.fullmatch("[0-9]+", folder.name)
+    if not is_step or (folder / "checkpoints").is_dir():  # a run in a folder named like those
+        return folder, None
+    return folder.parent.parent, int(folder.name)
 
 
 def _check_name(path: str, *, saving: bool) -> None:
@@ -88,8 +107,9 @@ def _check_name(path: str, *, saving: bool) -> None:
 
 def on_disk(workdir: str) -> pathlib.Path:
     """Returns the folder itself; for gs://BUCKET/FOLDER, runs/BUCKET/FOLDER on this machine."""
-    _, in_bucket, name = workdir.partition("://")
-    return pathlib.Path("runs", name) if in_bucket else pathlib.Path(as_path(workdir))
+    if is_in_bucket(workdir):
+        return pathlib.Path("runs", workdir.removeprefix("gs://"))
+    return pathlib.Path(as_path(workdir))
 
 
 def create(path: epath.Path) -> None:

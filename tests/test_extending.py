@@ -16,7 +16,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import dcjax
-from dcjax import losses, masks, mining, models, plugins
+from dcjax import losses, masks, mining, models, plugins, versions
 
 _ROOT = Path(__file__).parents[1]
 _GUIDE = (_ROOT / "docs" / "extending.md").read_text()
@@ -59,7 +59,8 @@ def test_the_guides_parts_train(trained):
 
 
 def _config_of(run):
-    return ConfigDict(json.loads((run / "config.json").read_text()))
+    path = run / "config.json"
+    return ConfigDict(versions.parse(json.loads(path.read_text()), str(path)))
 
 
 def test_code_that_a_saved_run_names_is_imported_with_consent_only(trained, monkeypatch):

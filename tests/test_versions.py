@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import default, digits
-from dcjax import comparison, resuming, sweeps, versions
+from dcjax import comparison, resuming, settings, sweeps, versions
 from dcjax.checkpoints import Checkpoints
 from dcjax.errors import InputError
 from dcjax.train import train
@@ -40,6 +40,8 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
         config.model.added = (7,)
     monkeypatch.setattr(versions, "CHANGES", (*versions.CHANGES, Change({"model.added": (7,)})))
     monkeypatch.setattr(versions, "_default_settings", config.to_dict)
+    rule = settings.Several(settings.Whole(1, 9), 1, 1)
+    monkeypatch.setattr(settings, "RULES", {**settings.RULES, "model.added": rule})
     return config
 
 

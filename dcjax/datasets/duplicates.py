@@ -102,4 +102,5 @@ def _describe(splits: Splits, place: Place) -> str:
 
 
 def _sets(splits: Splits) -> dict[str, ImageSet]:
-    return {name: images for name, images in vars(splits).items() if images is not None}
+    """Returns the image sets that have images; an evaluation has none to train on."""
+    return {name: images for name, images in vars(splits).items() if images}
