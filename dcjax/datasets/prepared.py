@@ -101,6 +101,7 @@ def _info(folder: Path) -> tfds.core.DatasetInfo:
     """
     path = folder / "features.json"
     try:
+        regular_files.require(path)
         features = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read {path}: {error}; prepare the data set again.") from error
