@@ -22,7 +22,7 @@ from dcjax.quiet_tensorflow import tf
 from dcjax.writers import Console
 
 _FORMAT = 2  # of the file; to be counted up when other pixels come out of the same files
-_DATA = "data"  # the folder within a cache's own of the files that have checksums
+_DATA = "data"  # the sub-folder of the files that have checksums
 _PIXELS, _SIZES, _KEY = "pixels", "sizes.npy", "key"
 
 
@@ -196,8 +196,8 @@ def _default_folder() -> str:
 def _key(images: ImageSet, resize: int) -> str:
     """Returns a name that tells these images, as they are now, at this size from all others.
 
-    A file is known by its path, size, and times of change. Of these, programs set the one of its
-    content at will (tar, rsync, cp -p give a new file that of the old one), the other none can.
+    A file is identified by its path, size, mtime and ctime. Programs may set mtime (tar, rsync and
+    cp -p give a copy that of the original), but none can set ctime.
     """
     stored = images.images
     digest = hashlib.sha256(f"{_FORMAT} {resize} {stored.shape}".encode())

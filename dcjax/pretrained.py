@@ -52,10 +52,10 @@ def load(
 ) -> tuple[Tree, Tree]:
     """Fills a backbone with published weights.
 
-    Names are torchvision's, which are timm's too, or Hugging Face's, alone or all behind one
-    prefix, as "backbone." or "module.model.": the one behind which most of the backbone's names
-    are. What lies elsewhere is left out. Those of stages that the backbone does not have, of the
-    classifier and of counters are passed over.
+    Names are torchvision's, which are timm's too, or Hugging Face's. All may begin with a prefix,
+    as "backbone." or "module.model."; of several, the one with most of the backbone's names counts,
+    and names without it are left out. Stages that the backbone does not have, the classifier and
+    counters are passed over.
 
     Args:
       source: a path of a file as `weight_files.read` takes it, or the name of a repository on the
