@@ -37,7 +37,7 @@ def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
     def read(row: int) -> bytes:
         return read_bytes(images.images[row])
 
-    # TensorFlow has no operation that reads a part of a file, or that tells a file from a pipe.
+    # TensorFlow has no operation that reads a part of a file, or that detects a pipe.
     in_python = functools.partial(_python, read, kind=tf.string)
     if images.images.dtype.names is not None:
         return in_python
@@ -108,13 +108,13 @@ def _checked_orientation(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def _is_plain_jpeg(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Returns whether a JPEG stands upright for sure, and has no more pixels than that."""
+    """Returns whether a JPEG is certainly upright, and within the limit on pixels."""
     sides = tf.io.extract_jpeg_shape(encoded)[:2]
     return _is_small(sides, max_pixels) & ~_holds(encoded, _JPEG_KEYS)
 
 
 def _is_plain_png(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Returns whether a PNG stands upright for sure, and has no more pixels than that."""
+    """Returns whether a PNG is certainly upright, and within the limit on pixels."""
     stored = tf.strings.substr(encoded, _PNG_HEADER - 8, 8)
     sides = tf.io.decode_raw(stored, tf.int32, little_endian=False)
     return _is_small(sides, max_pixels) & ~_holds(encoded, _PNG_KEYS)
@@ -264,7 +264,7 @@ def find_unreadable(images: ImageSet, *, thorough: bool, max_pixels: int = 0) ->
 def unreadable_reason(images: ImageSet, row: int, *, max_pixels: int = 0) -> str | None:
     """Returns why an image cannot be decoded, or None if it can."""
     try:
-        # Its reason TensorFlow cannot say if the name is not UTF-8.
+        # First in Python: TensorFlow fails to say why it cannot read a file not named in UTF-8.
         read_bytes(images.images[row])
         decode(contents(images.select([row]))(tf.constant(0)), max_pixels=max_pixels)
     except tf.errors.OpError as error:

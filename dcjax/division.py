@@ -68,7 +68,7 @@ def num_clusters_at(
 
 
 def check_options(*, max_clusters: int, hierarchy: str) -> None:
-    """Raises SettingError unless there are divisions of some images into max_clusters."""
+    """Raises InputError unless there are divisions of some images into max_clusters."""
     require_known("hierarchy", hierarchy, HIERARCHIES)
     if max_clusters < 1 or (hierarchy == "progressive" and max_clusters & (max_clusters - 1)):
         raise SettingError(

@@ -41,13 +41,14 @@ class DivergedError(DcjaxError, FloatingPointError):
 
 
 @contextlib.contextmanager
-def file_errors(what: str) -> Iterator[None]:
+def file_errors(what: str, *, advice: str = "") -> Iterator[None]:
     """Turns what the operating system raises in a block into an error that names what failed.
 
     For blocks that run no code of a user's own, whose errors are theirs to see with their place.
 
     Args:
       what: failed, such as "Cannot read the table".
+      advice: what to do, such as "make room".
 
     Raises:
       FileError: with the reason and the path that the system gives.
@@ -58,7 +59,7 @@ def file_errors(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         kind = MissingFileError if isinstance(error, FileNotFoundError) else FileError
-        raise kind(f"{what}: {reason(error)}.") from error
+        raise kind(f"{what}: {reason(error)}{advice and f'; {advice}'}.") from error
 
 
 def reason(error: OSError) -> str:

@@ -93,8 +93,8 @@ def group(
       num_trials: trials at most. The last one stands whatever it is.
       rows: the images to group, ascending [n].
       num_clusters: K.
-      which: number that tells these rows from others that are grouped in the same period, the
-        `group` of `streams.Stream`.
+      which: number of these rows among those that are grouped in the same period, the `group` of
+        `streams.Stream`.
 
     Returns:
       The cluster of each row, int32 [n].

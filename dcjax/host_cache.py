@@ -3,7 +3,6 @@
 No image is decoded twice: the memory is filled at the start of a run, the file once for all runs.
 """
 
-import contextlib
 import hashlib
 import os
 import pathlib
@@ -18,12 +17,12 @@ from etils import epath
 
 from dcjax import checksums, naming, pipeline, processes
 from dcjax.datasets import ImageSet
-from dcjax.errors import DcjaxError, FileError, InputError
+from dcjax.errors import InputError, file_errors
 from dcjax.quiet_tensorflow import tf
 from dcjax.writers import Console
 
 _FORMAT = 2  # of the file; to be counted up when other pixels come out of the same files
-_DATA = "data"  # the folder within a cache's own of the files that have checksums
+_DATA = "data"  # the sub-folder of the files that have checksums
 _PIXELS, _SIZES, _KEY = "pixels", "sizes.npy", "key"
 
 
@@ -92,7 +91,8 @@ def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
     """
     caches = pathlib.Path(naming.expand(folder or _default_folder()))
     place = caches / _key(stream.images, stream.augmentation.resize)
-    with _errors_named(caches):
+    advice = "make room, or set dataset.cache_dir to another folder, or dataset.cache=none"
+    with file_errors(f"dataset.cache=disk cannot be kept in {caches}", advice=advice):
         if _damage(place):
             caches.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{place}.lock"):  # a run beside this one waits for the file
@@ -156,20 +156,6 @@ def _flush(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _errors_named(caches: pathlib.Path) -> Iterator[None]:
-    """Turns what the disk refuses into one line that names its folder."""
-    try:
-        yield
-    except DcjaxError:
-        raise
-    except OSError as error:
-        raise FileError(
-            f"dataset.cache=disk cannot be kept in {caches}: {error}; make room or set "
-            "dataset.cache_dir to another folder, or dataset.cache=none."
-        ) from error
-
-
 def _in_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded:
     decoded = _arranged(np.empty(_total(sizes), np.uint8), sizes)
     for row, image in enumerate(_announced(stream, "memory")):
@@ -210,8 +196,8 @@ def _default_folder() -> str:
 def _key(images: ImageSet, resize: int) -> str:
     """Returns a name that tells these images, as they are now, at this size from all others.
 
-    A file is known by its path, size, and times of change. Of these, programs set the one of its
-    content at will (tar, rsync, cp -p give a new file that of the old one), the other none can.
+    A file is identified by its path, size, mtime and ctime. Programs may set mtime (tar, rsync and
+    cp -p give a copy that of the original), but none can set ctime.
     """
     stored = images.images
     digest = hashlib.sha256(f"{_FORMAT} {resize} {stored.shape}".encode())
@@ -225,8 +211,6 @@ def _key(images: ImageSet, resize: int) -> str:
 
 
 def _state(path: str) -> tuple[str, int, int, int]:
-    try:
+    with file_errors("Cannot read an image"):
         found = os.stat(path)
-    except OSError as error:
-        raise FileError(f"Cannot read image {path}: {error.strerror}.") from None
     return os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -88,7 +88,7 @@ def _mismatch(path: str, repository: str, file: str) -> str:
 
     Where nothing says what was published, nothing is known.
     """
-    # Where it can link, the cache calls a large file by the SHA-256 that the hub has told.
+    # Where it can make links, the cache names a large file by the SHA-256 that the hub gave.
     blob = pathlib.Path(path).resolve()
     expected = _SHA256.get(f"{repository}/{file}", blob.name)
     with blob.open("rb") as content:

@@ -16,7 +16,6 @@ from dcjax import (
     pipeline,
     resuming,
 )
-from dcjax.errors import file_errors
 
 ReadImages = Callable[[datasets.ImageSet], pipeline.Reader]
 
@@ -130,9 +129,7 @@ def create_readers(
         readers |= zip(sets, device_cache.create(streams, mesh), strict=True)
     elif config.dataset.cache != "none":
         folder = config.dataset.cache_dir if config.dataset.cache == "disk" else None
-        with file_errors(f"Cannot keep dataset.cache=disk in dataset.cache_dir={folder!r}"):
-            decoded = host_cache.create(streams, folder)
-        sources = map(host_cache.source, decoded)
+        sources = map(host_cache.source, host_cache.create(streams, folder))
         readers |= {
             images: create_reader(config, images, resized, share=share)
             for images, resized in zip(sets, sources, strict=True)

@@ -45,7 +45,7 @@ def printable(name: str) -> str:
 def in_bytes(name: str) -> bytes:
     """Returns a name as bytes, by which names have the same order in every locale.
 
-    Of names that are UTF-8 it is that of their characters.
+    For names in UTF-8 this is the order of their characters.
     """
     return name.encode("utf-8", "surrogateescape")
 

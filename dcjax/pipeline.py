@@ -174,7 +174,8 @@ class Stream:
         for start in range(0, len(rows), batch_size):
             try:
                 batch = next(batches)
-            except (tf.errors.OpError, UnicodeDecodeError):  # the latter in making a message
+            # UnicodeDecodeError: TensorFlow fails at its own message, with a name not in UTF-8.
+            except (tf.errors.OpError, UnicodeDecodeError):
                 if reason := self._unreadable(rows[start : start + batch_size]):
                     raise InputError(reason) from None
                 raise  # no file's fault

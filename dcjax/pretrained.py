@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dcjax import hub, naming, regular_files, weight_files
-from dcjax.errors import InputError, MissingFileError
+from dcjax.errors import InputError, MissingFileError, file_errors
 
 Tree = dict[str, Any]
 
@@ -52,10 +52,10 @@ def load(
 ) -> tuple[Tree, Tree]:
     """Fills a backbone with published weights.
 
-    Names are torchvision's, which are timm's too, or Hugging Face's, alone or all behind one
-    prefix, as "backbone." or "module.model.": the one behind which most of the backbone's names
-    are. What lies elsewhere is left out. Those of stages that the backbone does not have, of the
-    classifier and of counters are passed over.
+    Names are torchvision's, which are timm's too, or Hugging Face's. All may begin with a prefix,
+    as "backbone." or "module.model."; of several, the one with most of the backbone's names counts,
+    and names without it are left out. Stages that the backbone does not have, the classifier and
+    counters are passed over.
 
     Args:
       source: a path of a file as `weight_files.read` takes it, or the name of a repository on the
@@ -118,21 +118,28 @@ def load(
 
 
 def check(source: str, *, download: bool) -> None:
-    """Raises MissingFileError unless there is such a file of weights, or it may be downloaded."""
+    """Checks that there is such a file of weights, or that it may be downloaded.
+
+    Raises:
+      MissingFileError: if not.
+      FileError: if the system does not let it be looked for.
+    """
     if not (download and hub.is_name(source)):
-        _locate(source, download=False)
+        with file_errors(f"Cannot read model.pretrained={source!r}"):
+            _locate(source, download=False)
 
 
 def _locate(source: str, *, download: bool) -> str:
     path = naming.expand(source)
     if not pathlib.Path(path).exists() and hub.is_name(source):
         return hub.find(source, download=download)
-    regular_files.require(path)
     if not pathlib.Path(path).is_file():
+        kind = regular_files.other_kind(path)
         raise MissingFileError(
             f"No weights at model.pretrained={source!r}; give the path of a file (safetensors, "
             "torch.save or numpy.savez), the name of a repository on the Hugging Face hub as "
             "timm/resnet50.tv_in1k, or '' to start from random weights."
+            f"{f' {path} is {kind}.' if kind else ''}"
         )
     return path
 

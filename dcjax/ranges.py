@@ -32,9 +32,13 @@ def require_options(what: str, options: Collection[str], known: Collection[str])
 
 def require_range(option: str, value: float, low: float, high: float = math.inf) -> None:
     """Raises InputError unless an option's value is a number from low to high."""
-    if not low <= value <= high or not math.isfinite(value):
+    try:
+        is_inside = low <= value <= high and math.isfinite(value)
+    except TypeError:  # as of None and "1"
+        is_inside = False
+    if not is_inside:
         end = "" if high == math.inf else f" and at most {high}"
-        raise InputError(f"Require {option} of at least {low}{end}, got {value}.")
+        raise InputError(f"Require {option} of at least {low}{end}, got {value!r}.")
 
 
 def require_whole(option: str, value: Any, low: int, high: float = math.inf) -> int:

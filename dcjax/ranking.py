@@ -60,8 +60,8 @@ class Moved(NamedTuple):
     """Embeddings where they are compared, see `rounding`.
 
     Attributes:
-      queries: as those of the queries, moved.
-      gallery: as those of the gallery, moved.
+      queries: the rows that hold the queries, moved.
+      gallery: the rows that hold the gallery, moved.
       bound: of the rounding of their distances.
       origin: where they have been moved to, float32 [D].
     """
@@ -84,9 +84,9 @@ def rank(
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Ranks the gallery by Euclidean distance to each query, ties by index.
 
-    By the squared distances that NumPy computes in float64, `np.sum((gallery.astype(np.float64) -
-    query) ** 2, axis=1)`: whatever these are, the result is that of a stable sort of them, wherever
-    the embeddings lie and on any devices.
+    The result is that of a stable sort of the squared distances that NumPy computes in float64,
+    `np.sum((gallery.astype(np.float64) - query) ** 2, axis=1)`, wherever the embeddings lie and on
+    any devices.
 
     A device holds its shares of the embeddings and of the gallery, which are the same unless the
     gallery is a part of them, a moved copy of them; and, of one block of queries, their embeddings
@@ -99,15 +99,15 @@ def rank(
       block: number of queries that are ranked at a time; None chooses one that fits memory.
       rows_per_device: rows, at least, that a device's share of a part of the embeddings is filled
         up to, for parts of several sizes to be searched by one compiled program.
-      ks: the numbers that the rows before the nearest one of the query's class are compared with,
-        as by recall at k; None: any.
+      ks: of recall at k: how many rows come before the nearest one of the query's class need only
+        be known well enough to say whether it is less than each k; None: it is exact.
       moved: what `move` returns, for these images or for more of the same embeddings.
 
     Yields:
       The queries in order, a block at a time: which they are; how many rows come before the nearest
-      one of the query's class, no fewer than it can retrieve if there is none, or a number that is
-      less than the same ks, [B]; and which of the k nearest rows are of its class, with k the most
-      rows that any query finds there, [B, k]. All processes get the same.
+      one of the query's class (see `ks`; if there is none, no fewer than it can retrieve), [B]; and
+      which of the k nearest rows are of its class, with k the most rows of that class that any
+      query can retrieve, [B, k]. All processes get the same.
     """
     mesh, num_queries = shares.mesh_of(gallery.embeddings), len(queries.rows)
     own = np.arange(num_queries) if exclude_self else np.full(num_queries, -1)

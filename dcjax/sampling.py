@@ -102,7 +102,7 @@ def check_options(
     rounds: str = "max",
     clusters_per_step: int = 1,
 ) -> None:
-    """Raises SettingError unless epochs of some images can be planned like this."""
+    """Raises InputError unless epochs of some images can be planned like this."""
     for setting, value, known in (
         ("sampler", sampler, SAMPLERS),
         ("small_class", small_class, SMALL_CLASSES),

@@ -14,12 +14,14 @@ _MIN_RUN = 6
 
 
 class Widths(NamedTuple):
-    """How far the upper bounds of distances lie above the lower ones, as terms of rows and columns.
+    """How far the upper bounds of distances lie above the lower ones.
+
+    That is square n^2 + slope n + offset, with n of the row and the last two of the query.
 
     Attributes:
       norms: n [gallery].
-      square: the width's share of n^2.
-      slope: its share of n, [queries].
+      square: scalar.
+      slope: [queries].
       offset: [queries].
     """
 
@@ -29,7 +31,12 @@ class Widths(NamedTuple):
     offset: Array
 
     def of(self, rows: Array | slice) -> Array:
-        """Returns the widths of some rows, an array of them or of each query's own in columns."""
+        """Returns the widths of some rows, [n, queries].
+
+        Args:
+          rows: the same ones for all queries, a slice; or a column of numbers for each query,
+            [n, queries].
+        """
         norms = self.norms[rows]
         norms = norms if norms.ndim == 2 else norms[:, None]
         return norms * (self.square * norms + self.slope) + self.offset

@@ -26,12 +26,12 @@ _LARGEST = 2**32 - 1
 class Stream(enum.IntEnum):
     """What draws on the host, and the names of the numbers that tell its draws apart.
 
-    A stream always has as many numbers: SeedSequence fills up with zeros, so that (4, 1) would be
-    (4, 1, 0, 0). `group` is 0 for all images, and 1 + c for those of cluster c that are bisected.
+    How many numbers a stream has is fixed, since SeedSequence fills up with zeros: (4, 1) would be
+    (4, 1, 0, 0). `group` is 0 for all images, and 1 + c for those of cluster c when it is bisected.
 
     Attributes:
-      KMEANS: the start of a K-means that is called by itself, as for NMI, which has the seeds 0, 1,
-        ... in all runs.
+      KMEANS: the start of a K-means outside a division, as for NMI, which has the seeds 0, 1, ...
+        in all runs.
       CLUSTER_ORDER: the order of the clusters in an epoch.
       IMAGE_ORDER: the images in a cluster's batches in an epoch.
       CROPS: crops and flips of a block of an epoch's plan.

@@ -267,6 +267,12 @@ def test_a_learned_alpha_has_a_gradient() -> None:
         ("triplet", {"miner": ALL, **TRIPLET, "average": "sum"}, "average 'sum'.*all, nonzero"),
         ("contrastive", CONTRASTIVE | {"positive_margin": 3.0}, "at least 0 and at most 2, got 3"),
         ("smooth_ap", {"temperature": float("nan")}, "temperature of at least 1e-06, got nan"),
+        ("smooth_ap", {"temperature": None}, "temperature of at least 1e-06, got None"),
+        ("smooth_ap", {"temperature": "1"}, "temperature of at least 1e-06, got '1'"),
+        *(
+            ("recall_at_k", {"ks": ks, "rank_temperature": 1.0, "temperature": 0.1}, message)
+            for ks, message in ((3, "from 1 on, got 3"), ((1.5,), "every k of ks, .* got 1.5"))
+        ),
         (
             "recall_at_k",
             {"ks": (), "rank_temperature": 1.0, "temperature": 0.1},

@@ -155,6 +155,13 @@ def _loaded(tmp_path: Path, text: str) -> datasets.Splits:
     return datasets.load("manifest", root="", manifest=f"{tmp_path}/t.csv")
 
 
+def test_a_table_may_be_named_by_any_bytes(tmp_path: Path) -> None:
+    for suffix in ("csv", "parquet"):
+        path = tmp_path / os.fsdecode(b"caf\xe9." + suffix.encode())
+        os.rename(write(tmp_path / f"t.{suffix}", ROWS), path)
+        assert len(datasets.load("manifest", root="", manifest=str(path)).train)
+
+
 def test_cells_are_taken_as_they_are(tmp_path: Path) -> None:
     rows = ['a.jpg,01,train,"x\ny"', "", "b.jpg,1,train,", '"c,d.jpg",1 ,train,', "d.jpg,z,test,"]
     for start, end in (("", "\n"), ("\ufeff", "\r\n"), ("", "\r")):

@@ -17,6 +17,7 @@ import safetensors.numpy
 from torch_bytes import legacy_file, pickled, storage, tensor
 
 from dcjax import pretrained
+from dcjax.errors import FileError
 from dcjax.resnet import BACKBONES, ResNet
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "weights" / "resnet18_layer3.safetensors"
@@ -297,6 +298,11 @@ def test_a_hub_name_is_looked_up_unless_there_is_such_a_file(
     (tmp_path / "some" / "net").write_bytes(b"a file")
     with pytest.raises(ValueError, match="Cannot read some/net"):
         pretrained.load("some/net", *backbone(), download=False)
+
+
+def test_a_path_that_cannot_be_looked_at_is_an_error_that_names_the_setting() -> None:
+    with pytest.raises(FileError, match=r"Cannot read model\.pretrained='x+': File name too long"):
+        pretrained.check("x" * 5000, download=False)
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"needs the real weights {REAL}")

@@ -9,7 +9,7 @@ from pictures import noise
 
 from dcjax import decoding, inspection, pipeline, pretrained, regular_files, weight_files
 from dcjax.crops import Augmentation
-from dcjax.datasets import files, grocery, manifest
+from dcjax.datasets import files, grocery, manifest, prepared
 from dcjax.datasets.image_set import file_parts, from_classes
 from dcjax.errors import FileError
 from dcjax.quiet_tensorflow import tf
@@ -82,6 +82,12 @@ def test_records_are_read_from_files_only(others):
     images = from_classes(parts, [0, 0])
     assert decoding.find_unreadable(images, thorough=False) == [0]
     assert decoding.find_unreadable(images, thorough=True) == [0]
+
+
+def test_what_describes_records_is_read_from_a_file_only(tmp_path):
+    os.mkfifo(tmp_path / "features.json")
+    with pytest.raises(ValueError, match=r"Cannot read .*features.json: .* is a named pipe"):
+        prepared.read(tmp_path, ["train"], [])
 
 
 def test_lists_tables_and_weights_are_read_from_files_only(others, tmp_path):

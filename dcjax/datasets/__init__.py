@@ -29,13 +29,12 @@ _MODULES = {
 }
 KNOWN = tuple(_MODULES)
 
-
 # What `load` passes on to the data sets that have a use for it, besides their options.
 _REQUEST = ("with_train", "saved_test")
 
 
 def load(name: str, *, root: str, **options: Any) -> Splits:
-    """Loads a data set's index as `load_index` does, and checks that no file is there twice."""
+    """Loads a data set's index as `load_index` does, and refuses it by `duplicates.check_files`."""
     splits = load_index(name, root=root, **options)
     duplicates.check_files(splits)
     return splits
@@ -54,7 +53,7 @@ def load_index(
     Args:
       name: One of the known names.
       root: Folder of the extracted data set; "" for those that bring their images along.
-      with_train: False: the training images are not asked for, need not be there, and are none.
+      with_train: False: training images are left out, and need not be there.
       saved_test: Of a saved run, `resuming.fingerprint` of its test images, to find them by.
       **options: The data set's own, all of them (`known_options`).
     """

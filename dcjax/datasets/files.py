@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcjax import regular_files
-from dcjax.errors import FileError, InputError, MissingFileError
+from dcjax.errors import InputError, MissingFileError
 
-# What tells a file, or a part of one, from others. Some network file systems give two files the
+# The fields that identify a file, or a part of one. Some network file systems give two files the
 # same inode, but hardly with the same size and time.
 STATE = {
     "device": np.uint64,
@@ -96,14 +96,11 @@ def read_text(path: Path) -> str:
     """Returns a text in UTF-8, with or without a byte order mark; other bytes as surrogate escapes.
 
     Raises:
-      FileError: if it cannot be read.
+      FileError: if it is no regular file.
       InputError: naming the line, if it is in UTF-16 or no text.
     """
     regular_files.require(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise FileError(f"Cannot read {path}: {error.strerror}.") from None
+    content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(f"{path}, line 1: this is UTF-16; save it as UTF-8.")
     if (place := content.find(b"\0")) >= 0:
@@ -118,7 +115,7 @@ def num_bytes(images: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def states(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Returns what tells the file of each image from others, [N] of the fields `STATE`.
+    """Returns what identifies the file of each image, [N] of the fields `STATE`.
 
     Links to one file are that file. Zeros are for a file that is absent.
 

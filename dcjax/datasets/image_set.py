@@ -91,7 +91,7 @@ class ImageSet:
 
     @functools.cached_property
     def file_states(self) -> npt.NDArray[Any]:
-        """What tells the files of encoded images from others, [N], as they were at first sight."""
+        """What identifies the files of encoded images, [N]; read once, when first asked for."""
         return files.states(self.images)
 
     def name(self, row: int) -> str:

@@ -119,7 +119,8 @@ def _read_text(path: Path, delimiter: str) -> _Table:
 
 def _read_parquet(path: Path) -> _Table:
     try:
-        table = pyarrow.parquet.read_table(path)
+        with path.open("rb") as file:  # PyArrow refuses a name that is not UTF-8
+            table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"Cannot read the table {path}: {str(error).splitlines()[0]}") from None
     wanted = _wanted(table.column_names, path)

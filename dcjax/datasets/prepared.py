@@ -24,7 +24,7 @@ from dcjax.quiet_tensorflow import tf
 
 # Around a record: its length and a checksum before, another checksum behind.
 _LENGTH, _HEADER, _FOOTER = struct.Struct("<Q"), 12, 4
-# Of features.json, old ones too: whose values are names of classes.
+# Keys of features.json, in old versions too, whose values are names of Python classes.
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _SEARCHED = 64  # bytes of an image that are searched in its record: many take long
 
@@ -101,6 +101,7 @@ def _info(folder: Path) -> tfds.core.DatasetInfo:
     """
     path = folder / "features.json"
     try:
+        regular_files.require(path)
         features = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read {path}: {error}; prepare the data set again.") from error

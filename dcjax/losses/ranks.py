@@ -4,13 +4,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dcjax.errors import InputError
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
 from dcjax.losses.reductions import Rows, sum_over_positives
 from dcjax.pairs import Comparisons
-from dcjax.ranges import SMALLEST, require_range
+from dcjax.ranges import SMALLEST, require_range, require_whole
 
 
 class SmoothAPOptions(NamedTuple):
@@ -129,9 +130,10 @@ def _create_smooth_ap(num_classes: int, embedding_dim: int, options: SmoothAPOpt
 def _create_recall_at_k(num_classes: int, embedding_dim: int, options: RecallAtKOptions) -> Loss:
     require_range("rank_temperature", options.rank_temperature, SMALLEST)
     require_range("temperature", options.temperature, SMALLEST)
-    ks = tuple(options.ks)
-    if not ks or not all(type(k) is int and k >= 1 for k in ks):
-        raise InputError(f"Require ks of whole numbers from 1 on, got {ks}.")
+    found = tuple(options.ks) if np.iterable(options.ks) else ()
+    if not found:
+        raise InputError(f"Require ks of whole numbers from 1 on, got {options.ks}.")
+    ks = tuple(require_whole("every k of ks", k, 1) for k in found)
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
         loss = recall_at_k(

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax.errors import InputError
 from dcjax.losses.loss import Loss
 from dcjax.losses.proxy_similarities import (
     Similarities,
@@ -17,7 +16,7 @@ from dcjax.losses.proxy_similarities import (
 )
 from dcjax.losses.reductions import square_root
 from dcjax.pairs import products
-from dcjax.ranges import SMALLEST, require_range
+from dcjax.ranges import SMALLEST, require_range, require_whole
 
 
 class SoftTripleOptions(NamedTuple):
@@ -128,8 +127,7 @@ relaxed_similarities.defvjp(_relax_and_keep, _relax_gradients)
 
 
 def _create_soft_triple(num_classes: int, embedding_dim: int, options: SoftTripleOptions) -> Loss:
-    if type(options.centers) is not int or options.centers < 1:
-        raise InputError(f"Require centers, a whole number of at least 1, got {options.centers}.")
+    num_centers = require_whole("centers", options.centers, 1)
     require_range("la", options.la, SMALLEST)
     require_range("gamma", options.gamma, SMALLEST)
     require_range("tau", options.tau, 0)
@@ -144,7 +142,7 @@ def _create_soft_triple(num_classes: int, embedding_dim: int, options: SoftTripl
         loss = soft_triple(similarities, la=options.la, margin=options.margin)
         return loss + options.tau * center_spread(centers, num_classes)
 
-    shape = (options.centers, embedding_dim)
+    shape = (num_centers, embedding_dim)
     return with_centers("centers", num_classes, shape, compare, compute)
 
 
