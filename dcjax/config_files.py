@@ -88,7 +88,10 @@ def read_saved(path: pathlib.Path) -> ConfigDict:
     with file_errors(f"Cannot read {path}"):
         content = path.read_bytes()
     try:
-        config = ConfigDict(versions.parse(json.loads(content), str(path)))
+        tree = json.loads(content)
+        if not isinstance(tree, dict):
+            raise TypeError(f"it holds a {type(tree).__name__}, not an object")
+        config = ConfigDict(versions.parse(tree, str(path)))
         config.dataset.download = False  # which the command line allows, not the run
     except InputError as error:  # of a newer version, or one that lacks settings
         raise SettingError(str(error)) from error

@@ -36,7 +36,7 @@ def protect(notice: str = "") -> None:
     Args:
       notice: line on stderr when stdout begins to drop, with "{reason}" in it; "": none.
     """
-    for name, descriptor, told in (("stdout", _OUTPUT, notice), ("stderr", _ERRORS, "")):
+    for name, descriptor, line in (("stdout", _OUTPUT, notice), ("stderr", _ERRORS, "")):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell: its descriptor must not become another file's
             _discard(descriptor)
@@ -48,7 +48,7 @@ def protect(notice: str = "") -> None:
             sys,
             name,
             io.TextIOWrapper(
-                io.BufferedWriter(_Stream(descriptor, told)),
+                io.BufferedWriter(_Stream(descriptor, line)),
                 encoding=getattr(stream, "encoding", "utf-8"),
                 errors="backslashreplace",
                 line_buffering=True,

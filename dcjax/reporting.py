@@ -31,7 +31,7 @@ from dcjax.state import TrainState
 from dcjax.writers import Console, Scalars
 
 _SHOWN_SIZES = 16  # clusters whose sizes fit a line
-_SHOWN_SHARE = 0.001  # of batches of a single class that are told of
+_SHOWN_SHARE = 0.001  # of batches of a single class, from which on they are reported
 _SHOWN_CLASSES = 3
 _CONFIG, _SCORES = "config.json", "scores.json"
 _CURVES = ("metrics.jsonl", "tensorboard", "profile")

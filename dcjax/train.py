@@ -177,7 +177,7 @@ def _train(
             for epoch in range(progress.epoch, config.train.num_epochs):
                 with report.spending("division"):
                     prepared = upcoming()
-                stop.defer()  # what is done from here on has to be whole when it is saved
+                stop.defer()  # a step is not interrupted: what is saved comes after a complete one
                 previous = clusters
                 clusters, plan, batches = prepared
                 processes.check_same("division", clusters.checksum)
