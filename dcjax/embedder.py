@@ -19,6 +19,7 @@ from dcjax import (
     plugins,
     processes,
     resuming,
+    versions,
     workdirs,
 )
 from dcjax.checkpoints import Checkpoints
@@ -168,6 +169,8 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
         config = ConfigDict(saved)
         config.dataset.download = False  # which its user allows, not the run
     else:
+        if versions.FORMAT in config:  # as in a config.json that was read as it is
+            config = ConfigDict(versions.parse(config.to_dict(), "config"))
         resuming.check_same(config, saved, str(folder), evaluating=True)
     checks.check_evaluation(config)
     name = config.model.backbone

@@ -98,8 +98,10 @@ def saved_settings(
       config: of the caller, see `versions.upgrade`.
 
     Raises:
-      InputError: if a newer version of dcjax saved it.
+      InputError: if a newer version of dcjax saved it, or none.
     """
+    if not isinstance(meta, dict) or not {"config", "progress"} <= meta.keys():
+        raise InputError(f"{source} has a checkpoint that is not of a run of dcjax.")
     known = None if config is None else config.to_dict()
     return versions.upgrade(meta["config"], meta.get("format", 1), source, known=known)
 

@@ -17,6 +17,7 @@ from dcjax import (
     masks,
     mining,
     models,
+    naming,
     optimizers,
     plugins,
     resnet,
@@ -117,11 +118,17 @@ class Text:
 
     def allows(self, value: Any) -> bool:
         """Returns whether it is a text that may name a file, which NUL may not be in."""
-        return isinstance(value, str) and "\0" not in value
+        if not isinstance(value, str) or "\0" in value:
+            return False
+        try:
+            naming.in_bytes(value)
+        except UnicodeEncodeError:  # half a character, which no file has in its name
+            return False
+        return True
 
     def __str__(self) -> str:
         """Returns what is required."""
-        return "a text without NUL"
+        return "a text of whole characters without NUL"
 
 
 class OneOf:

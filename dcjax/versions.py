@@ -15,7 +15,7 @@ from typing import Any
 from dcjax.errors import InputError
 
 _DEFAULTS = pathlib.Path(__file__).parents[1] / "configs" / "default.py"
-_FORMAT = "format"  # key of the number in config.json, beside the settings
+FORMAT = "format"  # key of the number in config.json, beside the settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +98,13 @@ def upgrade(
 
 def dump(settings: Mapping[str, Any]) -> str:
     """Returns the content of `config.json`."""
-    return json.dumps({_FORMAT: current(), **settings}, indent=1) + "\n"
+    return json.dumps({FORMAT: current(), **settings}, indent=1) + "\n"
 
 
 def parse(content: Any, source: str, *, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns the settings in the JSON value of a `config.json`, see `upgrade`."""
     settings = dict(content) if isinstance(content, Mapping) else None
-    version = settings.pop(_FORMAT, 1) if settings else None
+    version = settings.pop(FORMAT, 1) if settings else None
     return upgrade(settings, version, source, known=known)
 
 
