@@ -62,8 +62,10 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
         try:
             stop.allow()
             mesh, splits, num_skipped = _load(config, workdir)
-            with shared_workdirs.locked(workdir):
-                return _train(config, workdir, mesh, splits, num_skipped, stop, profiled=profiled)
+            with shared_workdirs.locked(workdir), contextlib.ExitStack() as opened:
+                return _train(
+                    config, workdir, mesh, splits, num_skipped, stop, opened, profiled=profiled
+                )
         except Stopped:
             stop.defer()
             reporting.show_not_begun(stop.requested)
@@ -93,10 +95,14 @@ def _train(
     splits: Splits,
     num_skipped: int,
     stop: StopRequest,
+    opened: contextlib.ExitStack,
     *,
     profiled: bool,
 ) -> Scores | None:
-    """Trains in a folder that no other run has; raises `Stopped` if there is nothing to save."""
+    """Trains in a folder that no other run has; raises `Stopped` if there is nothing to save.
+
+    `opened` closes in the end, however it comes, what is opened on the way.
+    """
     data = resuming.fingerprints(splits)
     shared_workdirs.check_shared(workdir)
     agreement.check_settings(config)
@@ -116,16 +122,17 @@ def _train(
         best_by=config.eval.best_by,
         on_failure=config.checkpoint.on_failure,
     )
+    opened.callback(checkpoints.close)
     run, clusters, progress = _begun(
         config, workdir, checkpoints, data, like, create_state=draw, model=model
     )
     step = int(run.step)
 
     report = Reporter(config, workdir, step, progress)
+    opened.callback(report.close)
     report.start(splits, num_skipped, run, progress)
     if progress.epoch == config.train.num_epochs:
-        with contextlib.closing(report), contextlib.closing(checkpoints):
-            report.finished(progress)
+        report.finished(progress)
         return progress.scores
 
     read = inputs.create_readers(config, splits, mesh)
@@ -141,6 +148,7 @@ def _train(
     key = jax.jit(draw_key, out_shardings=replicated)()
     traced = workdirs.on_disk(workdir) / "profile" if profiled and processes.is_first() else None
     profile = Profile(traced)
+    opened.callback(profile.close)
     all_finite = jax.jit(steps.is_finite)
     scores: Scores | None = None  # of the network as it is
     saved = progress
@@ -160,84 +168,79 @@ def _train(
             report.not_saved(failure)
         saved = progress
 
-    with (
-        _host_thread() as host,
-        contextlib.closing(checkpoints),
-        contextlib.closing(report),
-        contextlib.closing(profile),
-    ):
-        prepare = functools.partial(epochs.prepare, config, splits, read, embed, host)
-        try:
+    host = opened.enter_context(_host_thread())
+    prepare = functools.partial(epochs.prepare, config, splits, read, embed, host)
+    try:
+        with report.spending("division"):
+            upcoming = prepare(progress, clusters, run)
+        if step == 0 and config.eval.at_start:
+            with report.spending("evaluation"):
+                untrained = experiment.score_untrained(config, splits, embed, run.variables)
+            report.before_training(untrained)
+        for epoch in range(progress.epoch, config.train.num_epochs):
             with report.spending("division"):
-                upcoming = prepare(progress, clusters, run)
-            if step == 0 and config.eval.at_start:
-                with report.spending("evaluation"):
-                    untrained = experiment.score_untrained(config, splits, embed, run.variables)
-                report.before_training(untrained)
-            for epoch in range(progress.epoch, config.train.num_epochs):
-                with report.spending("division"):
-                    prepared = upcoming()
-                stop.defer()  # a step is not interrupted: what is saved comes after a complete one
-                previous = clusters
-                clusters, plan, batches = prepared
-                processes.check_same("division", clusters.checksum)
-                if clusters is not previous:
-                    run = renew(run, clusters)
-                    report.division(step, clusters, previous, splits.train.labels)
+                prepared = upcoming()
+            stop.defer()  # a step is not interrupted: what is saved comes after a complete one
+            previous = clusters
+            clusters, plan, batches = prepared
+            processes.check_same("division", clusters.checksum)
+            if clusters is not previous:
+                run = renew(run, clusters)
+                report.division(step, clusters, previous, splits.train.labels)
 
-                controls = devices.place(schedule.controls(config, epoch), replicated)
-                # No step may wait for an array to go to the devices or to come from them unasked.
-                waitless = jax.transfer_guard("disallow")
-                with report.epoch(epoch, plan, done=progress.epoch_step) as log, waitless:
-                    for batch in devices.prefetch(batches, batch_shardings):
-                        run, metrics = train_step(run, batch, controls, key)
-                        scores = None
-                        step += 1
-                        log.add(step, metrics)
-                        profile.step(metrics)
-                        if stop.asks_to_stop():
-                            break
-                progress = dataclasses.replace(progress, epoch=epoch, epoch_step=log.done)
-                if stop.requested:
-                    raise Stopped
-
-                is_due = schedule.is_due(config, config.checkpoint.every_epochs, epoch)
-                if is_due and jax.process_count() > 1:
-                    save(clusters)  # what follows may take longer than the notice that a job gets
-                stop.allow()
-                after = dataclasses.replace(progress, epoch=epoch + 1, epoch_step=0)
-                if after.epoch < config.train.num_epochs:
-                    with report.spending("division"):
-                        upcoming = prepare(after, clusters, run)
-                found = None
-                if schedule.is_due(config, config.eval.every_epochs, epoch):
-                    with report.spending("evaluation"):
-                        found = experiment.score(config, splits, embed, run.variables, epoch)
-                stop.defer()
-                progress, scores = after, found
-                if scores is not None:
-                    progress = progress.evaluated(scores, config.eval.best_by)
-                    report.evaluation(step, progress)
-                is_best = scores is not None and progress.best_epoch == progress.epoch
-                if is_best or is_due:
-                    save(clusters)
-                if progress.epoch < config.train.num_epochs:
+            controls = devices.place(schedule.controls(config, epoch), replicated)
+            # No step may wait for an array to go to the devices or to come from them unasked.
+            waitless = jax.transfer_guard("disallow")
+            with report.epoch(epoch, plan, done=progress.epoch_step) as log, waitless:
+                for batch in devices.prefetch(batches, batch_shardings):
+                    run, metrics = train_step(run, batch, controls, key)
+                    scores = None
+                    step += 1
+                    log.add(step, metrics)
+                    profile.step(metrics)
                     if stop.asks_to_stop():
-                        raise Stopped
-                    stop.allow()
-        except Stopped:
+                        break
+            progress = dataclasses.replace(progress, epoch=epoch, epoch_step=log.done)
+            if stop.requested:
+                raise Stopped
+
+            is_due = schedule.is_due(config, config.checkpoint.every_epochs, epoch)
+            if is_due and jax.process_count() > 1:
+                save(clusters)  # what follows may take longer than the notice that a job gets
+            stop.allow()
+            after = dataclasses.replace(progress, epoch=epoch + 1, epoch_step=0)
+            if after.epoch < config.train.num_epochs:
+                with report.spending("division"):
+                    upcoming = prepare(after, clusters, run)
+            found = None
+            if schedule.is_due(config, config.eval.every_epochs, epoch):
+                with report.spending("evaluation"):
+                    found = experiment.score(config, splits, embed, run.variables, epoch)
             stop.defer()
-            if clusters is None:  # of a run without a step
-                raise
-            if (progress.epoch, progress.epoch_step) != (saved.epoch, saved.epoch_step):
+            progress, scores = after, found
+            if scores is not None:
+                progress = progress.evaluated(scores, config.eval.best_by)
+                report.evaluation(step, progress)
+            is_best = scores is not None and progress.best_epoch == progress.epoch
+            if is_best or is_due:
                 save(clusters)
-            checkpoints.wait()
-            report.stopped(stop.requested, progress)
-            return None
+            if progress.epoch < config.train.num_epochs:
+                if stop.asks_to_stop():
+                    raise Stopped
+                stop.allow()
+    except Stopped:
+        stop.defer()
+        if clusters is None:  # of a run without a step
+            raise
+        if (progress.epoch, progress.epoch_step) != (saved.epoch, saved.epoch_step):
+            save(clusters)
         checkpoints.wait()
-        profile.close()
-        report.finished(progress)
-        report.profile(profile)
+        report.stopped(stop.requested, progress)
+        return None
+    checkpoints.wait()
+    profile.close()
+    report.finished(progress)
+    report.profile(profile)
     return progress.scores
 
 
