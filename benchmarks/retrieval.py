@@ -1,11 +1,12 @@
 """Retrieval scores beside the plain products of all pairs, and beside what peers take for them.
 
 By default 10,000 embeddings of 512 numbers and 2,000 classes retrieve each other: about 3 minutes
-on two cores, or half a minute `--without_peers`. `--full` takes 60,502 in 11,316 classes, the size of Stanford Online Products' test
-set: about 20 minutes. `--million` scores the first 2,048 of a million queries against a gallery of
-a million, of 128 numbers, and says what all of them would take: about 2 minutes. All use all cores,
-in float32, and are given the same embeddings; the column of results shows that scores are equal,
-but that pytorch-metric-learning leaves queries out whose class has no other image.
+on two cores, or half a minute `--without_peers`. `--full` takes 60,502 in 11,316 classes, the size
+of Stanford Online Products' test set: about 20 minutes. `--million` scores the first 2,048 of a
+million queries against a gallery of a million, of 128 numbers, and says what all of them would
+take: about 2 minutes. All use all cores, in float32, and are given the same embeddings; the column
+of results shows that scores are equal, but that pytorch-metric-learning leaves queries out whose
+class has no other image.
 """
 
 import argparse
