@@ -106,25 +106,32 @@ def main(argv: Sequence[str]) -> None:
 
 def _fail(error: Exception) -> NoReturn:
     """Ends with one line for what a user can mend, else with the traceback, which is kept too."""
-    expected = isinstance(error, DcjaxError)
+    line = _one_line(error)
     code = error.exit_code if isinstance(error, DcjaxError) else 1
-    if expected and not (flags.FLAGS.is_parsed() and _TRACEBACK.value):
-        _end(code, f"launch.py: {error}")
+    if line and not (flags.FLAGS.is_parsed() and _TRACEBACK.value):
+        _end(code, line)
     text = traceback.format_exc().rstrip()
-    if expected or not (folder := _log_folder()):
+    if line or not (folder := _log_folder()):
         _end(code, text)
-    jax, process, advice = sys.modules.get("jax"), 0, ""
-    if jax and jax.distributed.is_initialized():
-        process = jax.process_index()
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            advice = (
-                "launch.py: if another process has ended, start all of them again: they go on from "
-                "the last checkpoint.\n"
-            )
+    jax = sys.modules.get("jax")
+    process = jax.process_index() if jax and jax.distributed.is_initialized() else 0
     kept = error_log.append(
         folder, text, ["python", *sys.argv], version=dcjax.__version__, process=process
     )
-    _end(code, f"{text}\n{advice}launch.py: {kept}")
+    _end(code, f"{text}\nlaunch.py: {kept}")
+
+
+def _one_line(error: Exception) -> str:
+    """Returns the line that says what is wrong, "" for what only a traceback can explain."""
+    if isinstance(error, DcjaxError):
+        return f"launch.py: {error}"
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError):
+        return (
+            f"launch.py: {' '.join(str(error).split())[:300]}; if another process has ended, start "
+            "all of them again: they go on from the last checkpoint."
+        )
+    return ""
 
 
 def _log_folder() -> pathlib.Path | None:

@@ -68,7 +68,6 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
 
 def _check_sampling(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     sampled = config.sampling
-    sampling.check_options(**sampled)
     width, parallel = mesh.shape["data"], mesh.shape["cluster"]
     devices.check_divides(
         "sampling.batch_size",
@@ -80,6 +79,7 @@ def _check_sampling(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     devices.check_divides(
         "sampling.clusters_per_step", sampled.clusters_per_step, parallel, "batches side by side"
     )
+    sampling.check_options(**sampled)
 
 
 def _check_division(config: ConfigDict) -> None:

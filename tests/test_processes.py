@@ -39,29 +39,31 @@ def launch(*flags: str, **variables: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("flags", "variables", "reason"),
+    ("flags", "variables", "code", "reason"),
     [
-        (["--distributed=on"], {}, "--distributed=on requires a TPU pod, GKE, SLURM's srun"),
-        ([], {"OMPI_COMM_WORLD_SIZE": "4"}, "Found OMPI_COMM_WORLD_SIZE=4, but no cluster that"),
-        ([], {"SLURM_NTASKS": "2", "WORLD_SIZE": "2"}, "Found SLURM_NTASKS=2, WORLD_SIZE=2, but"),
-        (["--num_processes=2"], {}, "Require --coordinator=HOST:PORT, --num_processes=N and"),
+        (["--distributed=on"], {}, 1, "--distributed=on requires a TPU pod, GKE, SLURM's srun"),
+        ([], {"OMPI_COMM_WORLD_SIZE": "4"}, 1, "Found OMPI_COMM_WORLD_SIZE=4, but no cluster that"),
+        ([], {"SLURM_NTASKS": "2", "WORLD_SIZE": "2"}, 1, "Found SLURM_NTASKS=2, WORLD_SIZE=2"),
+        (["--num_processes=2"], {}, 2, "Require --coordinator=HOST:PORT, --num_processes=N and"),
         (
             ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
             {},
+            2,
             "--process_id from 0 to N - 1 together",
         ),
         (
             ["--coordinator=a:1", "--num_processes=2", "--process_id=0", "--distributed=off"],
             {},
+            2,
             "and not --distributed=off",
         ),
     ],
 )
 def test_others_that_are_not_found_are_an_error(
-    flags: list[str], variables: dict[str, str], reason: str, tmp_path: Path
+    flags: list[str], variables: dict[str, str], code: int, reason: str, tmp_path: Path
 ) -> None:
-    code, errors = launch(f"--workdir={tmp_path}", *flags, **variables)
-    assert code == 1
+    found, errors = launch(f"--workdir={tmp_path}", *flags, **variables)
+    assert found == code
     assert errors.startswith("launch.py: ")
     assert reason in errors
     assert errors.count("\n") == 1
@@ -94,7 +96,7 @@ def test_the_tasks_of_srun_find_each_other() -> None:
 _BROKEN = """
 import launch
 error = jax.errors.JaxRuntimeError("UNKNOWN: all-reduce failed:\\nConnection reset by peer")
-print(launch._told(error))
+print(launch._one_line(error))
 """
 
 
