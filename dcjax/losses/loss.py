@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax import streams
 from dcjax.errors import InputError
 from dcjax.losses.reductions import weighted_mean
 from dcjax.pairs import Comparisons, Pairs, References, compare
 from dcjax.ranges import is_known, require_floats, require_integers
+from dcjax.streams import DeviceStream
 
 Params = dict[str, Array]
 Output = tuple[Array, dict[str, Array]]  # the loss, and scalars to log
@@ -44,9 +46,12 @@ class Loss(NamedTuple):
 
 def with_argument_checks(loss: Loss, num_classes: int, embedding_dim: int) -> Loss:
     """Returns a loss that is applied only to embeddings and labels as `Loss` says."""
-    shapes = jax.tree.leaves(jax.eval_shape(lambda: loss.init(jax.random.key(0))))
+
+    def init() -> Params:
+        return loss.init(streams.device_key(0, DeviceStream.INITIALIZATION))
+
     # Without parameters of each class, labels are only compared with each other.
-    by_class = any(leaf.ndim for leaf in shapes)
+    by_class = any(leaf.ndim for leaf in jax.tree.leaves(jax.eval_shape(init)))
     limits = (0, num_classes - 1) if by_class else ()
 
     def apply(params: Params, embeddings: Array, labels: Array, key: Array, **more: Any) -> Output:
