@@ -103,7 +103,7 @@ def test_settings_that_are_not_known_are_those_of_a_newer_version() -> None:
     saved["model"]["later"] = 1
     for config in (None, digits.get_config()):
         with pytest.raises(InputError, match=r"runs/a has .* newer version saves them: model.la"):
-            resuming.saved_settings({"config": saved}, "runs/a", config)
+            resuming.saved_settings({"config": saved, "progress": {}}, "runs/a", config)
 
 
 @pytest.mark.parametrize(
