@@ -76,7 +76,7 @@ def require_integers(
       The values [N], of their type: JAX's arrays as they are, others in NumPy.
     """
     values = _as_array(what, values)
-    found = f"got {values.dtype} of shape {values.shape}"
+    found = f"got an array of {values.dtype} of shape {values.shape}"
     if values.ndim != 1 or not values.size or not jnp.issubdtype(values.dtype, jnp.integer):
         raise InputError(f"{what} must be integers of shape [N], not empty, {found}.")
     if num is not None and len(values) != num:

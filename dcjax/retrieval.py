@@ -125,11 +125,10 @@ def score_one_per_class(
     embeddings, labels = _as_set("embeddings", embeddings, labels, _mesh(mesh))
     by_class = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
-    require_whole("num_draws", num_draws, 1)
-    if max(counts) < 2:
+    if require_whole("num_draws", num_draws, 0) < 1 or max(counts) < 2:
         raise InputError(
-            "Require a class of two images, one that searches and one to find, got "
-            f"{max(counts)} images in the largest class."
+            "Require num_draws >= 1 and a class of two images, one that searches and one to find, "
+            f"got num_draws={num_draws} and {max(counts)} images in the largest class."
         )
     _, classes = np.unique(labels, return_inverse=True)
     drawn = []
@@ -252,12 +251,12 @@ def _broken(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _check_sizes(ks: Sequence[int], block: int | None, *, num_candidates: int) -> tuple[int, ...]:
     """Returns the ks as ints, or raises InputError."""
     found = tuple(ks) if np.iterable(ks) else ()
-    numbers = tuple(require_whole("every k of ks", k, 1) for k in found)
-    if not numbers or max(numbers) > num_candidates:
+    numbers = tuple(require_whole("every k of ks", k, 0) for k in found)
+    if not numbers or min(numbers) < 1 or max(numbers) > num_candidates:
         raise InputError(
             f"Require 1 <= k <= {num_candidates}, the images that a query can retrieve, "
-            f"for every k of ks, got ks={ks}."
+            f"for every k of ks, got ks={found}."
         )
-    if block is not None:
-        require_whole("block", block, 1)
+    if block is not None and require_whole("block", block, 0) < 1:
+        raise InputError(f"Require block >= 1, got block={block}.")
     return numbers
