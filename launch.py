@@ -92,6 +92,7 @@ def main(argv: Sequence[str]) -> None:
     machine.keep_compilations()
     try:
         modes = {"train": _train, "evaluate": _evaluate, "check_data": _check_data}
+        _check_mode()
         if _SWEEP.value:
             _sweep(_config(), argv[0])
         elif _SEEDS.value or _DRY_RUN.value:
@@ -102,6 +103,12 @@ def main(argv: Sequence[str]) -> None:
         _end(1, "launch.py: interrupted; a run goes on from its last checkpoint.")
     except Exception as error:
         _fail(error)
+
+
+def _check_mode() -> None:
+    for flag, mode in ((_PROFILE, "train"), (_TRUST_CUSTOM_CODE, "evaluate")):
+        if flag.value and _MODE.value != mode:
+            raise SettingError(f"--{flag.name} is for --mode={mode}, got --mode={_MODE.value}.")
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -172,8 +179,6 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.comparison import compare
     from dcjax.quiet_tensorflow import hide_devices
 
-    if _PROFILE.value:
-        raise SettingError("--profile traces training steps; an evaluation has none.")
     _join()
     hide_devices()
     # A file given as --config is the user's own; the settings may else be those that a run saved.
@@ -185,8 +190,6 @@ def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.data_check import check_data
     from dcjax.quiet_tensorflow import hide_devices
 
-    if _PROFILE.value:
-        raise SettingError("--profile traces training steps; a look at the data has none.")
     hide_devices()
     if not check_data(config, _only(workdirs)):
         sys.exit(1)

@@ -7,6 +7,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from dcjax import regular_files
+
 NAME = "error.log"
 
 
@@ -32,6 +34,8 @@ def append(
     versions = f"dcjax {version}, Python {platform.python_version()}"
     if jax := sys.modules.get("jax"):
         versions += f", JAX {jax.__version__}"
+    if kind := regular_files.other_kind(path):
+        return f"The traceback is not kept: {path} is {kind}."
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:

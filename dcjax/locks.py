@@ -7,6 +7,8 @@ import pathlib
 import socket
 import time
 
+from dcjax import regular_files
+
 _NAME = "run.lock"
 _NUM_TRIES = 3  # since `is_held` may have the lock for a moment
 _SECONDS_BETWEEN = 0.1
@@ -25,9 +27,11 @@ def hold(folder: pathlib.Path) -> int:
       What `release` takes.
 
     Raises:
+      FileError: if something else than a file has the name of the lock file.
       HeldError: if another process holds the lock.
       OSError: if there can be none: nothing can be written, or the file system has no locks.
     """
+    regular_files.require(folder / _NAME)
     descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _acquire(descriptor)
@@ -54,6 +58,8 @@ def release(descriptor: int) -> None:
 
 def is_held(folder: pathlib.Path) -> bool:
     """Returns whether a process holds the lock of a folder."""
+    if regular_files.other_kind(folder / _NAME):
+        return False
     try:
         with (folder / _NAME).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -54,6 +54,8 @@ def _lock(workdir: str) -> int | None:
             f"A run is under way in --workdir={workdir}, held by {holder}; wait until it ends, "
             "stop it, or take another --workdir."
         ) from None
+    except FileError:
+        raise
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise FileError(f"Cannot write to --workdir: {error}; take another.") from None

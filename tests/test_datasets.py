@@ -7,6 +7,7 @@ from scipy.io import savemat
 from dcjax import datasets
 from dcjax.datasets import cars, cub, sop, vid
 from dcjax.datasets.image_set import ImageSet, Splits, from_classes
+from dcjax.errors import InputError
 
 CUB = {
     "images.txt": "1 007.Auk/a.jpg\n2 100.Gull/b.jpg\n3 101.Pelican/c.jpg\n4 101.Pelican/d.jpg\n",
@@ -355,3 +356,14 @@ def test_real_image_sets_load(real_cub, real_grocery, real_omniglot):
     assert len(set(splits.train.super_classes or ())) == 30
     # Ink is white and covers little: a page that were inverted would have a mean above 200.
     assert 5 < splits.query.images[:1000].mean() < 50
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY", b"a,b\n1,2\n"])
+def test_damaged_files_of_data_sets_are_named(write_tree, content):
+    omniglot = write_tree({"omniglot_105.npz": content})
+    with pytest.raises(InputError, match=r"Cannot read .*omniglot_105.npz.*get the data set again"):
+        datasets.load("omniglot", root=omniglot)
+    lists = dict.fromkeys(("train.txt", "val.txt", "test.txt"), "a.jpg, 0, 0\n")
+    grocery = write_tree({"classes.csv": b"header\n" + content + b"\nx,y\n", **lists})
+    with pytest.raises(InputError, match=r"Cannot read .*classes.csv.*get the data set again"):
+        datasets.load("grocery", root=grocery)

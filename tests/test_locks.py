@@ -9,7 +9,8 @@ from pathlib import Path
 import many_processes
 import pytest
 
-from dcjax import locks, shared_workdirs
+from dcjax import error_log, locks, shared_workdirs
+from dcjax.errors import FileError
 
 # Holds a lock, forks a child that lives on, as data loaders do, and waits.
 _HOLD = """
@@ -85,3 +86,16 @@ def test_a_folder_that_cannot_be_locked_is_said_and_used(
     with shared_workdirs.locked(str(tmp_path)):
         pass
     assert f"warning   {tmp_path} cannot be locked (No locks available)" in capsys.readouterr().out
+
+
+def test_a_pipe_in_place_of_a_lock_or_log_blocks_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.lock")
+    os.mkfifo(tmp_path / "error.log")
+    assert not locks.is_held(tmp_path)
+    with (
+        pytest.raises(FileError, match=r"run.lock is a named pipe \(FIFO\)"),
+        shared_workdirs.locked(str(tmp_path)),
+    ):
+        pass
+    told = error_log.append(tmp_path, "Traceback", ["launch.py"], version="1")
+    assert told.endswith("error.log is a named pipe (FIFO).")

@@ -1,10 +1,11 @@
 """Finds a data set's folder and reads its lists. Never downloads, never opens an image."""
 
 import codecs
+import contextlib
 import io
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcjax import regular_files
-from dcjax.errors import InputError, MissingFileError
+from dcjax.errors import DcjaxError, InputError, MissingFileError, reason
 
 # The fields that identify a file, or a part of one. Some network file systems give two files the
 # same inode, but hardly with the same size and time.
@@ -107,6 +108,27 @@ def read_text(path: Path) -> str:
         line = content.count(b"\n", 0, place) + 1
         raise InputError(f"{path}, line {line}: a null byte, as in UTF-16; save it as UTF-8.")
     return content.decode("utf-8-sig", "surrogateescape")
+
+
+@contextlib.contextmanager
+def parsing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the file whose content a block reads, where that is not as its format has it.
+
+    Raises:
+      FileError: if it is no regular file.
+      InputError: with what the block has raised, whatever a parser raises for damaged content.
+    """
+    regular_files.require(path)
+    try:
+        yield
+    except DcjaxError:
+        raise
+    except Exception as error:
+        found = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"Cannot read {os.fspath(path)}: {' '.join(found.split())[:200]}; get the data set "
+            "again."
+        ) from error
 
 
 def num_bytes(images: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

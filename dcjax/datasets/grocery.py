@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcjax.datasets.files import find_root, read_table, read_text
+from dcjax.datasets.files import find_root, parsing, read_table, read_text
 from dcjax.datasets.image_set import Splits, from_classes
 
 _LAST_TRAIN_CLASS = 40
@@ -37,12 +37,15 @@ def load(root: str) -> Splits:
 def read_lists(folder: Path) -> tuple[list[str], np.ndarray]:
     """Returns paths and fine class ids [N] of the three lists "path, fine, coarse"."""
     lists = ("train.txt", "val.txt", "test.txt")
-    rows = [row for name in lists for row in read_table(folder / name, 3, separator=",")]
+    rows = [
+        row for name in lists for row in read_table(folder / name, 3, separator=",", numbers=(1, 2))
+    ]
     return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
 
 
 def read_classes(path: Path) -> tuple[dict[int, str], dict[int, str], dict[int, str]]:
     """Returns the name, the coarse class and the iconic picture's path of each fine class id."""
-    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))[1:]
-    names, above = ({int(r[1]): r[column] for r in rows} for column in (0, 2))
-    return names, above, {int(r[1]): r[4].lstrip("/") for r in rows}
+    with parsing(path):
+        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))[1:]
+        names, above = ({int(r[1]): r[column] for r in rows} for column in (0, 2))
+        return names, above, {int(r[1]): r[4].lstrip("/") for r in rows}

@@ -5,8 +5,7 @@ The super-class of a character is its alphabet.
 
 import numpy as np
 
-from dcjax import regular_files
-from dcjax.datasets.files import find_root
+from dcjax.datasets.files import find_root, parsing
 from dcjax.datasets.image_set import Splits, split_by_class
 
 _FILE = "omniglot_105.npz"
@@ -16,12 +15,11 @@ _SIDE = 105
 def load(root: str) -> Splits:
     """Loads 964 characters to train on and 659 of other alphabets, ink white (255) on black."""
     path = find_root(root, "omniglot", marker=_FILE) / _FILE
-    regular_files.require(path)
-    with np.load(path) as file:
+    with parsing(path), path.open("rb") as content, np.load(content) as file:
         bits, classes = file["ink_bits"], file["label"].astype(np.int64)
         names = dict(enumerate(file["class_name"].tolist()))
         is_train = file["class_part"][classes] == 0
-    ink = np.unpackbits(bits, axis=1, count=_SIDE * _SIDE)
+        ink = np.unpackbits(bits, axis=1, count=_SIDE * _SIDE)
     pixels = (ink * np.uint8(255)).reshape(-1, _SIDE, _SIDE, 1)
     alphabets = {i: name.split("/")[0] for i, name in names.items()}
     return split_by_class(pixels, classes, is_train, names=names, super_classes=alphabets)
