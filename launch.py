@@ -1,6 +1,6 @@
 """The command line: python launch.py --config=configs/cub.py [--workdir=DIR] [--mode=MODE].
 
-With --sweep, every row of a config's `sweep()` is trained, see `dcjax/sweeps.py`.
+With --sweep, every row of a config's `sweep()` is trained, see `dcjax/modes/sweeps.py`.
 """
 
 import itertools
@@ -16,8 +16,11 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import dcjax
-from dcjax import config_files, error_log, machine, naming, output, workdirs
-from dcjax.errors import DcjaxError, SettingError, nearest
+from dcjax.core import naming
+from dcjax.core.errors import DcjaxError, SettingError, nearest
+from dcjax.distributed import machine
+from dcjax.experiment import config_files
+from dcjax.runs import error_log, output, workdirs
 
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -165,8 +168,8 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
     _join()
     import jax
 
-    from dcjax.quiet_tensorflow import hide_devices
-    from dcjax.train import train
+    from dcjax.data.quiet_tensorflow import hide_devices
+    from dcjax.modes.train import train
 
     hide_devices()
     if train(config, _only(workdirs), profiled=_PROFILE.value) is None:  # stopped
@@ -176,8 +179,8 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
-    from dcjax.comparison import compare
-    from dcjax.quiet_tensorflow import hide_devices
+    from dcjax.data.quiet_tensorflow import hide_devices
+    from dcjax.modes.evaluate import compare
 
     _join()
     hide_devices()
@@ -187,8 +190,8 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
 
 
 def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
-    from dcjax.data_check import check_data
-    from dcjax.quiet_tensorflow import hide_devices
+    from dcjax.data.quiet_tensorflow import hide_devices
+    from dcjax.modes.check_data import check_data
 
     hide_devices()
     if not check_data(config, _only(workdirs)):
@@ -196,7 +199,7 @@ def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
 
 
 def _sweep(config: ConfigDict, program: str) -> None:
-    from dcjax import runner, sweeps
+    from dcjax.modes import sweep_runner, sweeps
 
     if _MODE.value != "train" or _PROFILE.value:
         raise SettingError("--sweep trains: leave out --mode and --profile.")
@@ -214,8 +217,8 @@ def _sweep(config: ConfigDict, program: str) -> None:
         workdir=_only(_WORKDIR.value) if _WORKDIR.value else None,
     )
     if _DRY_RUN.value:
-        sys.stdout.writelines(f"{command}\n" for command in runner.commands(sweep))
-    elif not runner.run(sweep):
+        sys.stdout.writelines(f"{command}\n" for command in sweep_runner.commands(sweep))
+    elif not sweep_runner.run(sweep):
         sys.exit(1)
 
 
@@ -223,7 +226,7 @@ def _join() -> None:
     """Joins the other processes of this run, if there are any."""
     import jax
 
-    from dcjax import processes
+    from dcjax.distributed import processes
 
     processes.join(
         _DISTRIBUTED.value,
@@ -327,9 +330,9 @@ def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
 
 def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
     """Checks that settings are there to be changed."""
-    from dcjax import resuming
+    from dcjax.experiment import same_run
 
-    known = resuming.flatten(config.to_dict())
+    known = same_run.flatten(config.to_dict())
     for name in overrides:
         if inner := [key for key in known if key.startswith(f"{name}.")]:
             raise flags.Error(

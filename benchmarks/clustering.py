@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from compare import compare
 
-from dcjax import clustering, device_kmeans, devices, division
+from dcjax.distributed import devices
+from dcjax.division import device_kmeans, division, host_kmeans
 
 
 def embeddings(size: int, dim: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +58,7 @@ def _scores(
         np.sum((x[i : i + 4096] - centroids[labels[i : i + 4096]]) ** 2, dtype=np.float64)
         for i in range(0, len(x), 4096)
     )
-    return {"inertia": float(inertia), "nmi": clustering.nmi(classes, labels)}
+    return {"inertia": float(inertia), "nmi": host_kmeans.nmi(classes, labels)}
 
 
 def ours(size: int, dim: int, k: int, num_iterations: int) -> Callable[[], dict[str, float]]:
@@ -65,7 +66,7 @@ def ours(size: int, dim: int, k: int, num_iterations: int) -> Callable[[], dict[
     x, classes, start = _case(size, dim, k)
 
     def job() -> dict[str, float]:
-        found = clustering.lloyd(x, start, num_iterations=num_iterations)
+        found = host_kmeans.lloyd(x, start, num_iterations=num_iterations)
         return _scores(x, classes, *found)
 
     return job

@@ -25,7 +25,7 @@ BATCH = 80
 
 def write_images(folder: pathlib.Path, number: int) -> None:
     """Writes JPEG files with the spectrum of photographs, amplitude 1 / frequency."""
-    from dcjax.quiet_tensorflow import tf
+    from dcjax.data.quiet_tensorflow import tf
 
     generator = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(375)[:, None], np.fft.rfftfreq(500))
@@ -49,8 +49,9 @@ def paths(folder: pathlib.Path, number: int) -> list[str]:
 
 def stream(folder: pathlib.Path, number: int, crop: str, resized: Any = None) -> tuple[Any, Any]:
     """Returns our pipeline, from files or from resized images, and the plan of an epoch."""
-    from dcjax import crops, pipeline, sampling
-    from dcjax.datasets.image_set import from_classes
+    from dcjax.data import crops, pipeline
+    from dcjax.data.datasets.image_set import from_classes
+    from dcjax.division import sampling
 
     augmentation = crops.Augmentation(
         crop, SIZE, RESIZE, SCALE, RATIO, flip=True, strategy="standard"
@@ -76,7 +77,7 @@ def ours(folder: pathlib.Path, number: int) -> Job:
 
 def host_cached(folder: pathlib.Path, number: int, crop: str, on_disk: bool) -> Job:
     """Prepares epochs of our cache in memory or on disk."""
-    from dcjax import host_cache
+    from dcjax.data import host_cache
 
     reader, plan = stream(folder, number, crop)
     (decoded,) = host_cache.create([reader], str(folder / "cache") if on_disk else None)
@@ -86,7 +87,8 @@ def host_cached(folder: pathlib.Path, number: int, crop: str, on_disk: bool) -> 
 
 def device_cached(folder: pathlib.Path, number: int, crop: str) -> Job:
     """Prepares epochs of our device cache; images are not brought back to the host."""
-    from dcjax import device_cache, devices
+    from dcjax.data import device_cache
+    from dcjax.distributed import devices
 
     reader, plan = stream(folder, number, crop)
     mesh = devices.create_mesh()
@@ -104,7 +106,8 @@ def filled(folder: pathlib.Path, number: int, where: str) -> Job:
     """Prepares to fill a cache: memory, disk or device."""
     import jax
 
-    from dcjax import device_cache, devices, host_cache
+    from dcjax.data import device_cache, host_cache
+    from dcjax.distributed import devices
 
     reader, _ = stream(folder, number, "resize_then_random")
     mesh = devices.create_mesh()
@@ -121,7 +124,7 @@ def filled(folder: pathlib.Path, number: int, where: str) -> Job:
 
 def plain(folder: pathlib.Path, number: int, antialias: bool) -> Job:
     """Prepares epochs of a pipeline as a user of tf.data would write it."""
-    from dcjax.quiet_tensorflow import tf
+    from dcjax.data.quiet_tensorflow import tf
 
     def load(path: Any, seed: Any) -> Any:
         image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)

@@ -24,8 +24,9 @@ import numpy as np
 from compare import Job, Timing, compare
 
 from configs import default
-from dcjax import experiment, masks, memory
-from dcjax.losses import Loss
+from dcjax.division import masks
+from dcjax.experiment import build
+from dcjax.losses import Loss, memory
 
 BATCH, DIM, IMAGES_PER_CLASS = 128, 512, 4
 MEMORY = 4096  # what an image is compared with, its own batch among it
@@ -148,7 +149,7 @@ def _loss(case: Case) -> Loss:
     config.model.embedding_dim = DIM
     config.loss.name = case.loss
     config.update_from_flattened_dict(case.changes)
-    return experiment.create_loss(config, case.num_classes)
+    return build.create_loss(config, case.num_classes)
 
 
 def _evaluate(loss: Loss, kept: memory.Memory, *arguments: Any) -> tuple[Any, memory.Memory]:

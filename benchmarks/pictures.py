@@ -15,9 +15,10 @@ import numpy as np
 import sklearn
 from compare import Job, compare
 
-from dcjax import augment, crops, pipeline, sampling, strategies
-from dcjax.datasets.image_set import from_classes
-from dcjax.quiet_tensorflow import tf
+from dcjax.data import augment, crops, pipeline, strategies
+from dcjax.data.datasets.image_set import from_classes
+from dcjax.data.quiet_tensorflow import tf
+from dcjax.division import sampling
 
 PHOTOGRAPHS = [
     str(pathlib.Path(sklearn.__file__).parent / "datasets" / "images" / name)

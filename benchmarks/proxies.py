@@ -16,7 +16,10 @@ import numpy as np
 import optax
 from compare import Job, compare
 
-from dcjax import devices, losses, masks, optimizers
+from dcjax import losses
+from dcjax.distributed import devices
+from dcjax.division import masks
+from dcjax.training import optimizers
 
 _TEMPERATURE = 0.05
 _LEARNING_RATES = dict.fromkeys(optimizers.GROUPS, 1e-3)

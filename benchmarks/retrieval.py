@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from compare import compare
 
-from dcjax import retrieval
+from dcjax.retrieval import metrics
 
 KS = (1, 10, 100, 1000)
 # The number of queries with which the plain products are fastest on two cores.
@@ -50,7 +50,7 @@ def embeddings(size: int, dim: int, num_classes: int) -> tuple[np.ndarray, np.nd
 def ours(size: int, dim: int, num_classes: int) -> Callable[[], Scores]:
     """Prepares all scores by dcjax."""
     x, labels = embeddings(size, dim, num_classes)
-    return lambda: retrieval.score(x, labels, ks=KS)
+    return lambda: metrics.score(x, labels, ks=KS)
 
 
 def products(size: int, dim: int, num_classes: int) -> Callable[[], Scores]:
@@ -151,7 +151,7 @@ def million(num_queries: int = 2048, size: int = 10**6, dim: int = 128) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):  # the first one compiles
         started = time.perf_counter()
-        scores = retrieval.score(
+        scores = metrics.score(
             x[:num_queries], labels[:num_queries], x[num_queries:], labels[num_queries:], ks=KS
         )
         seconds = time.perf_counter() - started

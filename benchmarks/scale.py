@@ -18,8 +18,9 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from dcjax import clustering, crops, division, grouping, sampling
-from dcjax.division import Division
+from dcjax.data import crops
+from dcjax.division import division, grouping, host_kmeans, sampling
+from dcjax.division.division import Division
 
 Step = Callable[[], Iterator[str]]  # prepares, yields "", and then a name after each part
 
@@ -87,7 +88,7 @@ def kmeans(n: int, size: Size, num_iterations: int) -> Iterator[str]:
     points = features(n, size.width)
     start = points[np.random.default_rng(0).choice(n, size.clusters, replace=False)]
     yield ""
-    clustering.lloyd(points, start, num_iterations=num_iterations)
+    host_kmeans.lloyd(points, start, num_iterations=num_iterations)
     yield f"K-means, {num_iterations} iterations"
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dcjax import models
+from dcjax.models import masked_embedder
 
 # Blocks of each stage.
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
@@ -56,7 +56,7 @@ class Embedder(nn.Module):
         self.dropout = nn.Dropout(0.01)
         self.embedding = nn.Linear(channels, dimension)
         for name in ("mean", "std"):
-            values = getattr(models, f"IMAGE_{name.upper()}")
+            values = getattr(masked_embedder, f"IMAGE_{name.upper()}")
             self.register_buffer(name, torch.tensor(values)[:, None, None])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,9 @@ from pytorch_metric_learning import miners
 from torch import nn
 
 from configs import default
-from dcjax import experiment, models, optimizers, resnet, state, steps
+from dcjax.experiment import build
+from dcjax.models import masked_embedder, resnet
+from dcjax.training import optimizers, state, steps
 
 _LEARNING_RATE = 1e-5
 _DIMENSION = 512
@@ -50,7 +52,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", nargs="+", default=["train", "embed"])
     parser.add_argument("--methods", nargs="+", default=["matmul", "xla"], help="of convolution")
-    parser.add_argument("--precision", nargs="+", default=["float32"], choices=models.PRECISIONS)
+    parser.add_argument(
+        "--precision", nargs="+", default=["float32"], choices=masked_embedder.PRECISIONS
+    )
     arguments = parser.parse_args()
     network = (arguments.backbone, arguments.num_stages, arguments.width)
     prepare = {"train": (_ours_train, _peer_train), "embed": (_ours_embed, _peer_embed)}
@@ -85,8 +89,8 @@ def _batches(size: int, batch_size: int, repeats: int) -> tuple[np.ndarray, np.n
 
 def _model(
     backbone: str, num_stages: int, width: int, convolution: str, precision: str
-) -> models.MaskedEmbedder:
-    return models.create(
+) -> masked_embedder.MaskedEmbedder:
+    return masked_embedder.create(
         backbone,
         num_stages=num_stages or len(resnet.BACKBONES[backbone][1]),
         width=width,
@@ -115,7 +119,7 @@ def _ours_train(
 ) -> Job:
     images, labels = _batches(size, batch_size, repeats)
     model = _model(backbone, num_stages, width, convolution, precision)
-    loss = experiment.create_loss(default.get_config(), num_classes=batch_size)
+    loss = build.create_loss(default.get_config(), num_classes=batch_size)
     optimizer = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_GROUPS, 1e-4))
     run = state.create(
         model, loss, optimizer, key=jax.random.key(0), image_size=size, memory_size=0

@@ -1,17 +1,21 @@
 """Deep metric learning by divide and conquer, in JAX."""
 
-import importlib
-from typing import Any
+from dcjax.core import lazy
 
 __version__ = "0.1.0"
 
-_CONCEPTS = {"clustering", "division", "losses", "masks", "mining", "retrieval", "sampling"}
-
-
-def __getattr__(name: str) -> Any:
-    # On demand: restoring a model needs TensorFlow, whose import takes seconds that losses save.
-    if name in _CONCEPTS:
-        return importlib.import_module(f"dcjax.{name}")
-    if name in ("Embedder", "load"):
-        return getattr(importlib.import_module("dcjax.embedder"), name)
-    raise AttributeError(f"module 'dcjax' has no attribute {name!r}")
+# To restore a model needs TensorFlow, whose import takes seconds that a use of losses saves.
+__getattr__ = lazy.exports(
+    __name__,
+    {
+        "Embedder": "dcjax.experiment.embedder:Embedder",
+        "load": "dcjax.experiment.embedder:load",
+        "losses": "dcjax.losses",
+        "mining": "dcjax.losses.mining",
+        "pairs": "dcjax.losses.pairs",
+        "division": "dcjax.division",
+        "masks": "dcjax.division.masks",
+        "sampling": "dcjax.division.sampling",
+        "retrieval": "dcjax.retrieval",
+    },
+)

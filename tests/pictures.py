@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dcjax import decoding
-from dcjax.datasets.image_set import ImageSet, from_classes
-from dcjax.quiet_tensorflow import tf
+from dcjax.data import decoding
+from dcjax.data.datasets.image_set import ImageSet, from_classes
+from dcjax.data.quiet_tensorflow import tf
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

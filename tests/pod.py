@@ -65,20 +65,23 @@ def main() -> None:
             heartbeat_timeout_seconds=int(heartbeat),
         )
     from configs import digits
-    from dcjax import division, epochs, evaluation, experiment, models
-    from dcjax.checkpoints import Checkpoints
-    from dcjax.train import train
+    from dcjax.division import division
+    from dcjax.experiment import build, epochs
+    from dcjax.models import masked_embedder
+    from dcjax.modes.train import train
+    from dcjax.retrieval import evaluation
+    from dcjax.runs.checkpoints import Checkpoints
 
     # What no setting does: numbers in which devices differ by rounding alone, and no more.
-    experiment.models.create = functools.partial(models.create, dtype=jnp.float64)
-    counted = experiment.create_train_step
+    build.models.create = functools.partial(masked_embedder.create, dtype=jnp.float64)
+    counted = build.create_train_step
     steps = []
 
     def create_train_step(*arguments: object) -> object:
         steps.append(counted(*arguments))
         return steps[-1]
 
-    experiment.create_train_step = create_train_step
+    build.create_train_step = create_train_step
     if "disagree" in changes and process_id == "1":
         received = epochs._of_first
         epochs._of_first = lambda *arguments: dataclasses.replace(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dcjax.resnet import ResNet
+from dcjax.models.resnet import ResNet
 
 
 def slow_conv(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax import experiment
-from dcjax.checkpoints import Checkpoints
-from dcjax.division import Division
-from dcjax.state import TrainState
+from dcjax.division.division import Division
+from dcjax.experiment import build
+from dcjax.runs.checkpoints import Checkpoints
+from dcjax.training.state import TrainState
 
 
 def state(step: int, *, rows: int = 3) -> TrainState:
@@ -35,9 +35,9 @@ def division(step: int) -> Division:
 
 def saved(config: ConfigDict, workdir: str | Path) -> tuple[TrainState, dict[str, Any]]:
     """Returns the arrays and the division's of the last checkpoint of a run on digits."""
-    model, optimizer = experiment.create_model(config), experiment.create_optimizer(config)
-    loss = experiment.create_loss(config, 5)
-    like = experiment.create_state(config, model, loss, optimizer, None)
+    model, optimizer = build.create_model(config), build.create_optimizer(config)
+    loss = build.create_loss(config, 5)
+    like = build.create_state(config, model, loss, optimizer, None)
     checkpoints = Checkpoints(str(workdir), read_only=True)
     run, clusters = checkpoints.restore(checkpoints.step("last"), like)
     return jax.device_get(run), vars(clusters)

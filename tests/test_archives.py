@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcjax import archives
-from dcjax.errors import FileError
+from dcjax.core.errors import FileError
+from dcjax.data import archives
 
 FILES = {"set/lists/a.txt": b"list", "set/images/b.jpg": bytes(9000), "readme": b"", "set/e/": None}
 KINDS = ("a.tgz", "a.zip")

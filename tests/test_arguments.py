@@ -11,22 +11,14 @@ import numpy as np
 import pytest
 
 from configs import default
-from dcjax import (
-    clustering,
-    device_kmeans,
-    division,
-    experiment,
-    losses,
-    masks,
-    memory,
-    mining,
-    pairs,
-    retrieval,
-    sampling,
-)
-from dcjax.division import Division
-from dcjax.errors import InputError
-from dcjax.pairs import References
+from dcjax import losses
+from dcjax.core.errors import InputError
+from dcjax.division import device_kmeans, division, host_kmeans, masks, sampling
+from dcjax.division.division import Division
+from dcjax.experiment import build
+from dcjax.losses import memory, mining, pairs
+from dcjax.losses.pairs import References
+from dcjax.retrieval import metrics
 
 KEY = jax.random.key(0)
 X = masks.l2_normalize(jax.random.normal(KEY, (8, 4)))
@@ -59,7 +51,7 @@ def _loss(name: str, **changes: Any) -> tuple[losses.Loss, losses.Params]:
     config.model.embedding_dim = 4
     config.loss.name = name
     config.update_from_flattened_dict(changes)
-    loss = experiment.create_loss(config, num_classes=5)
+    loss = build.create_loss(config, num_classes=5)
     return loss, loss.init(KEY)
 
 
@@ -94,11 +86,11 @@ TAKE_LABELS: dict[str, Callable[[Any], Any]] = {
     ),
     "match": lambda labels: division.match(labels, LABELS, 4),
     "match with": lambda labels: division.match(LABELS, labels, 4),
-    "nmi": lambda labels: clustering.nmi(LABELS, labels),
-    "score": lambda labels: list(retrieval.score(X, labels, ks=[1]).values()),
-    "score a gallery": lambda labels: list(retrieval.score(X, LABELS, X, labels, ks=[1]).values()),
+    "nmi": lambda labels: host_kmeans.nmi(LABELS, labels),
+    "score": lambda labels: list(metrics.score(X, labels, ks=[1]).values()),
+    "score a gallery": lambda labels: list(metrics.score(X, LABELS, X, labels, ks=[1]).values()),
     "score_one_per_class": lambda labels: list(
-        retrieval.score_one_per_class(X, labels, ks=[1], num_draws=2).values()
+        metrics.score_one_per_class(X, labels, ks=[1], num_draws=2).values()
     ),
 }
 
@@ -207,10 +199,10 @@ NUMBERS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]] = {
         ),
         (0, -1),
     ),
-    "k": (lambda n: clustering.kmeans(np.asarray(X), n, seed=0), (0, -1, 9)),
+    "k": (lambda n: host_kmeans.kmeans(np.asarray(X), n, seed=0), (0, -1, 9)),
     "k on devices": (lambda n: device_kmeans.kmeans(np.asarray(X), n, seed=0), (0, -1, 9)),
     "num_iterations": (
-        lambda n: clustering.kmeans(np.asarray(X), 2, seed=0, num_iterations=n),
+        lambda n: host_kmeans.kmeans(np.asarray(X), 2, seed=0, num_iterations=n),
         (-1,),
     ),
     "num_clusters": (lambda n: _divide(num_clusters=n), (0, -1)),
@@ -224,12 +216,12 @@ NUMBERS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]] = {
     ),
     "clusters_per_step": (lambda n: _plan(clusters_per_step=n), (0, -1)),
     "images_at_once": (lambda n: _plan(images_at_once=n), (0,)),
-    "block": (lambda n: retrieval.score(X, LABELS, ks=[1], block=n), (0, -1)),
+    "block": (lambda n: metrics.score(X, LABELS, ks=[1], block=n), (0, -1)),
     "num_draws": (
-        lambda n: retrieval.score_one_per_class(X, LABELS, ks=[1], num_draws=n),
+        lambda n: metrics.score_one_per_class(X, LABELS, ks=[1], num_draws=n),
         (0, -1),
     ),
-    "a k of ks": (lambda n: retrieval.score(X, LABELS, ks=(1, n)), (0, -1, 8)),
+    "a k of ks": (lambda n: metrics.score(X, LABELS, ks=(1, n)), (0, -1, 8)),
     "clusters to split": (lambda n: masks.split(masks.initial(8, 4), n, "fixed"), (0, -1, 5)),
     "clusters of masks": (lambda n: masks.orthogonality(jnp.ones((8, 4)), n), (0, -1, 9)),
     "size of a memory": (lambda n: memory.empty(n, 4), (-1,)),
@@ -249,10 +241,10 @@ def test_numbers_are_whole_and_in_their_range(name: str) -> None:
 def test_recall_is_named_by_whole_numbers() -> None:
     for ks in ((1.5,), (1.0,), (True, 2), ("1",), (), [[1]], 1, "12", np.array([1.0]), (np.nan,)):
         with pytest.raises(InputError, match=r"every k of ks, .*got"):
-            retrieval.score(X, LABELS, ks=ks)
-    expected = retrieval.score(X, LABELS, ks=(1, 2))
+            metrics.score(X, LABELS, ks=ks)
+    expected = metrics.score(X, LABELS, ks=(1, 2))
     for ks in ([1, 2], np.array([1, 2]), (np.int8(1), 2, 2), range(1, 3)):
-        assert retrieval.score(X, LABELS, ks=ks) == expected
+        assert metrics.score(X, LABELS, ks=ks) == expected
 
 
 def test_a_division_of_clusters_that_do_not_exist_is_not_planned() -> None:

@@ -5,9 +5,9 @@ import pytest
 import slow_distortions
 from pictures import noise
 
-from dcjax import augment, crops
-from dcjax.quiet_tensorflow import tf
-from dcjax.strategies import STRATEGIES
+from dcjax.data import augment, crops
+from dcjax.data.quiet_tensorflow import tf
+from dcjax.data.strategies import STRATEGIES
 
 MAKE = {
     "crop": "random_resized",

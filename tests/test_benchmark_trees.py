@@ -9,9 +9,9 @@ import benchmark_trees
 import pytest
 from scipy.io import loadmat
 
-from dcjax import datasets
-from dcjax.datasets import ImageSet
-from dcjax.datasets.files import read_bytes
+from dcjax.data import datasets
+from dcjax.data.datasets import ImageSet
+from dcjax.data.datasets.files import read_bytes
 
 _LAYOUTS = [
     (name, layout)

@@ -10,9 +10,9 @@ import pytest
 from pictures import noise
 from PIL import Image
 
-from dcjax import bitmaps, decoding, headers
-from dcjax.errors import InputError
-from dcjax.quiet_tensorflow import tf
+from dcjax.core.errors import InputError
+from dcjax.data import bitmaps, decoding, headers
+from dcjax.data.quiet_tensorflow import tf
 
 HEADERS = (12, 40, 52, 56, 64, 108, 124)
 WIDTH, HEIGHT = 13, 5  # rows are filled up to words

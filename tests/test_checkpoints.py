@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import small_runs
 
-from dcjax.checkpoints import Checkpoints
-from dcjax.state import variables
+from dcjax.runs.checkpoints import Checkpoints
+from dcjax.training.state import variables
 
 
 def _open(workdir: Path, **options: Any) -> Checkpoints:

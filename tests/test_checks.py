@@ -9,10 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from dcjax import checks, data_check, devices, experiment, inputs, schedule
-from dcjax.datasets import ImageSet, Splits
-from dcjax.errors import MissingFileError, SettingError
-from dcjax.train import train
+from dcjax.core.errors import MissingFileError, SettingError
+from dcjax.data.datasets import ImageSet, Splits
+from dcjax.distributed import devices
+from dcjax.experiment import build, checks, inputs, schedule
+from dcjax.modes import check_data
+from dcjax.modes.train import train
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +121,14 @@ def test_names_the_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("changes", "create", "message"),
     [
-        ({"model__backbone": "vgg"}, experiment.create_model, "resnet101, resnet18"),
-        ({"model__num_stages": 4}, experiment.create_model, "must be 1 to 3 for resnet_small"),
-        ({"model__pooling": "sum"}, experiment.create_model, "known are average, max"),
-        ({"model__convolution": "fft"}, experiment.create_model, "known are auto, matmul, xla"),
-        ({"model__batch_norm": "off"}, experiment.create_model, "known are frozen, train"),
-        ({"optimizer__decay": "l1"}, experiment.create_optimizer, "known are coupled, decoupled"),
+        ({"model__backbone": "vgg"}, build.create_model, "resnet101, resnet18"),
+        ({"model__num_stages": 4}, build.create_model, "must be 1 to 3 for resnet_small"),
+        ({"model__pooling": "sum"}, build.create_model, "known are average, max"),
+        ({"model__convolution": "fft"}, build.create_model, "known are auto, matmul, xla"),
+        ({"model__batch_norm": "off"}, build.create_model, "known are frozen, train"),
+        ({"optimizer__decay": "l1"}, build.create_optimizer, "known are coupled, decoupled"),
         ({"augment__crop": "five"}, inputs.create_augment, "random_resized"),
-        ({"loss__name": "arc"}, lambda c: experiment.create_loss(c, 5), "known losses are arcface"),
+        ({"loss__name": "arc"}, lambda c: build.create_loss(c, 5), "known losses are arcface"),
     ],
 )
 def test_unknown_names_list_the_known_ones(
@@ -175,7 +177,7 @@ def test_a_run_that_lacks_its_weights_writes_nothing(tmp_path: Path) -> None:
         with pytest.raises(SettingError, match=r"devices.cluster_parallel|augment.scale"):
             train(_config(**bad), str(tmp_path / "run"))
         with pytest.raises(SettingError, match=r"devices.cluster_parallel|augment.scale"):
-            data_check.check_data(_config(**bad), str(tmp_path / "run"))
+            check_data.check_data(_config(**bad), str(tmp_path / "run"))
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ import pytest
 import threadpoolctl
 from sklearn.cluster import KMeans
 
-from dcjax import clustering
+from dcjax.division import host_kmeans
 
 
 def _blobs(num_blobs: int, size: int, dim: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -70,8 +70,8 @@ def _squared_distances(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 def test_kmeans_finds_separated_blobs():
     x, blob = _blobs(4, 30)
-    labels, centroids = clustering.kmeans(x, 4, seed=2)
-    assert clustering.nmi(blob, labels) == pytest.approx(1.0)
+    labels, centroids = host_kmeans.kmeans(x, 4, seed=2)
+    assert host_kmeans.nmi(blob, labels) == pytest.approx(1.0)
     assert (labels.dtype, centroids.dtype) == (np.int32, np.float32)
 
 
@@ -94,7 +94,7 @@ def test_lloyd_equals_the_plain_one(size, k, dim, num_iterations):
     x = _embeddings(size, 4 * k, dim)
     start = _start(x, k)
     want, want_centroids = _plain_lloyd(x, start, num_iterations)
-    labels, centroids = clustering.lloyd(x, start, num_iterations=num_iterations)
+    labels, centroids = host_kmeans.lloyd(x, start, num_iterations=num_iterations)
     np.testing.assert_array_equal(labels, want)
     np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
 
@@ -103,13 +103,13 @@ def test_lloyd_equals_the_plain_one(size, k, dim, num_iterations):
 @pytest.mark.parametrize(("k", "dim"), [(12, 64), (500, 32)])
 def test_both_ways_to_compare_less_find_the_same(cost_of_a_point, k, dim, monkeypatch):
     # A large cost of points prefers bounds wherever they leave out any point, a negative one never.
-    monkeypatch.setattr(clustering, "_COST_OF_A_POINT", cost_of_a_point)
-    monkeypatch.setattr(clustering, "_POINTS_PER_BLOCK", 100)
-    monkeypatch.setattr(clustering, "_CENTROIDS_PER_BLOCK", 64)
+    monkeypatch.setattr(host_kmeans, "_COST_OF_A_POINT", cost_of_a_point)
+    monkeypatch.setattr(host_kmeans, "_POINTS_PER_BLOCK", 100)
+    monkeypatch.setattr(host_kmeans, "_CENTROIDS_PER_BLOCK", 64)
     x = _embeddings(2500, 4 * k, dim)
     start = _start(x, k)
     want, _ = _plain_lloyd(x, start, 60)
-    labels, _ = clustering.lloyd(x, start, num_iterations=60)
+    labels, _ = host_kmeans.lloyd(x, start, num_iterations=60)
     np.testing.assert_array_equal(labels, want)
 
 
@@ -119,7 +119,7 @@ def test_lloyd_equals_the_plain_one_where_clusters_were_empty(k):
     start = _start(x, k)
     start[k // 2 :] *= 3  # farther from every point, all of length 1, than any other can be
     want, want_centroids = _plain_lloyd(x, start, 60)
-    labels, centroids = clustering.lloyd(x, start, num_iterations=60)
+    labels, centroids = host_kmeans.lloyd(x, start, num_iterations=60)
     np.testing.assert_array_equal(labels, want)
     np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
 
@@ -128,7 +128,7 @@ def test_lloyd_equals_the_plain_one_where_clusters_were_empty(k):
 def test_bounds_hold_in_spite_of_rounding(place):
     x = (place + np.random.default_rng(0).normal(size=(3000, 24))).astype(np.float32)
     centroids, origin = _start(x, 50), x.mean(axis=0)
-    found = clustering._searcher(x, origin, map)(None, clustering._prepare(centroids, origin))
+    found = host_kmeans._searcher(x, origin, map)(None, host_kmeans._prepare(centroids, origin))
     away = x[:, None].astype(np.float64) - centroids
     nearest, second = np.sort(np.linalg.norm(away, axis=2), axis=1)[:, :2].T
     assert np.all(found.at_least <= nearest)
@@ -142,7 +142,7 @@ def test_rounding_does_not_change_labels_far_from_zero(dim):
     # All points on one line, and their spread a thousandth of their distance from zero.
     scale = 1 + 1e-3 * np.random.default_rng(0).normal(size=(300, 1))
     x = (scale * np.full(dim, 0.1)).astype(np.float32)
-    labels, centroids = clustering.lloyd(x, _start(x, 20), num_iterations=100)
+    labels, centroids = host_kmeans.lloyd(x, _start(x, 20), num_iterations=100)
     exact = _squared_distances(x.astype(np.float64), centroids.astype(np.float64))
     np.testing.assert_array_equal(labels, exact.argmin(axis=1))
 
@@ -152,8 +152,8 @@ def test_scale_changes_neither_labels_nor_centroids(exponent):
     x = _embeddings(500, 40, 16)
     scaled = np.ldexp(x, exponent)
     # What float32 holds of the smallest ones, as numbers of another scale.
-    labels, centroids = clustering.kmeans(np.ldexp(scaled, -exponent), 20, seed=0)
-    scaled_labels, scaled_centroids = clustering.kmeans(scaled, 20, seed=0)
+    labels, centroids = host_kmeans.kmeans(np.ldexp(scaled, -exponent), 20, seed=0)
+    scaled_labels, scaled_centroids = host_kmeans.kmeans(scaled, 20, seed=0)
     np.testing.assert_array_equal(scaled_labels, labels)
     np.testing.assert_array_equal(scaled_centroids, np.ldexp(centroids, exponent))
     assert len(np.unique(labels)) == 20
@@ -164,15 +164,15 @@ def test_one_k_means_at_a_time_limits_blas():
     before = [library["num_threads"] for library in threadpoolctl.threadpool_info()]
     # The first to begin is the first to end: it must not lift the limit of the other.
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda n: clustering.kmeans(x, 300, seed=0, num_iterations=n), [4, 30]))
+        list(pool.map(lambda n: host_kmeans.kmeans(x, 300, seed=0, num_iterations=n), [4, 30]))
     assert [library["num_threads"] for library in threadpoolctl.threadpool_info()] == before
 
 
 @pytest.mark.parametrize(("k", "dim", "part"), [(16, 64, 0.75), (700, 32, 0.5)])
 def test_most_distances_are_left_out(k, dim, part, monkeypatch):
     x = _embeddings(4000, 4 * k, dim)
-    look, looks, rounds = clustering._look, [], []
-    assign = clustering._assign
+    look, looks, rounds = host_kmeans._look, [], []
+    assign = host_kmeans._assign
 
     def counting_look(x, squares, rounding, at):
         looks.append(len(x) * len(at.offset))
@@ -182,18 +182,18 @@ def test_most_distances_are_left_out(k, dim, part, monkeypatch):
         rounds.append(1)
         return assign(*args)
 
-    monkeypatch.setattr(clustering, "_look", counting_look)
-    monkeypatch.setattr(clustering, "_assign", counting_assign)
-    clustering.lloyd(x, _start(x, k), num_iterations=100)
+    monkeypatch.setattr(host_kmeans, "_look", counting_look)
+    monkeypatch.setattr(host_kmeans, "_assign", counting_assign)
+    host_kmeans.lloyd(x, _start(x, k), num_iterations=100)
     assert sum(looks) < part * (len(rounds) + 1) * len(x) * k
 
 
 def test_no_array_of_all_distances():
     x = _embeddings(20000, 8000, 4)
     start = _start(x, 5000)
-    clustering.kmeans(x[:10], 2, seed=0)
+    host_kmeans.kmeans(x[:10], 2, seed=0)
     tracemalloc.start()
-    clustering.lloyd(x, start, num_iterations=1)
+    host_kmeans.lloyd(x, start, num_iterations=1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # One block per thread and vectors as long as x; all distances would be 400 MB.
@@ -205,14 +205,14 @@ def test_no_array_of_all_distances():
 def test_lloyd_is_as_good_as_scikit_learn(k, dim):
     x = _embeddings(2000, 4 * k, dim)
     start = _start(x, k)
-    labels, centroids = clustering.lloyd(x, start, num_iterations=100)
+    labels, centroids = host_kmeans.lloyd(x, start, num_iterations=100)
     theirs = KMeans(k, init=start, n_init=1, max_iter=100, tol=0.0).fit(x)
     assert _inertia(x, labels, centroids) <= theirs.inertia_ * (1 + 1e-5)
 
 
 def test_kmeans_goes_on_until_nothing_changes():
     x = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
-    labels, centroids = clustering.kmeans(x, 7, seed=0, num_iterations=300)
+    labels, centroids = host_kmeans.kmeans(x, 7, seed=0, num_iterations=300)
     np.testing.assert_array_equal(labels, np.argmin(_squared_distances(x, centroids), axis=1))
     means = [x[labels == k].mean(axis=0) for k in range(7)]
     np.testing.assert_allclose(centroids, means, atol=1e-5)
@@ -222,18 +222,18 @@ def test_lloyd_far_from_zero():
     # Rounded, so that float32 holds the same points in both places.
     x = np.round(256 * np.random.default_rng(3).normal(size=(500, 8))).astype(np.float32) / 256
     start = _start(x, 20)
-    here, _ = clustering.lloyd(x, start, num_iterations=0)
-    there, _ = clustering.lloyd(x + 1024, start + 1024, num_iterations=0)
+    here, _ = host_kmeans.lloyd(x, start, num_iterations=0)
+    there, _ = host_kmeans.lloyd(x + 1024, start + 1024, num_iterations=0)
     assert np.mean(here == there) > 0.99
 
 
 @pytest.mark.parametrize(("size", "k"), [(3000, 16), (3000, 500)])
 def test_kmeans_repeats_bit_for_bit_on_any_number_of_threads(size, k, monkeypatch):
     x = _embeddings(size, 4 * k, 32)
-    labels, centroids = clustering.kmeans(x, k, seed=5)
+    labels, centroids = host_kmeans.kmeans(x, k, seed=5)
     for num_threads in (1, 2, 5, 5):
         monkeypatch.setattr("os.cpu_count", lambda num_threads=num_threads: num_threads)
-        again_labels, again_centroids = clustering.kmeans(x, k, seed=5)
+        again_labels, again_centroids = host_kmeans.kmeans(x, k, seed=5)
         assert again_labels.tobytes() == labels.tobytes()
         assert again_centroids.tobytes() == centroids.tobytes()
 
@@ -241,10 +241,10 @@ def test_kmeans_repeats_bit_for_bit_on_any_number_of_threads(size, k, monkeypatc
 @pytest.mark.parametrize("centroids_per_block", [1, 3, 8])
 def test_a_tie_goes_to_the_first_cluster(centroids_per_block, monkeypatch):
     # On integers distances are exact, and many of these points lie as near to another centroid.
-    monkeypatch.setattr(clustering, "_CENTROIDS_PER_BLOCK", centroids_per_block)
+    monkeypatch.setattr(host_kmeans, "_CENTROIDS_PER_BLOCK", centroids_per_block)
     x = np.random.default_rng(0).integers(0, 5, size=(400, 2)).astype(np.float32)
     start = np.array([[0, 0], [0, 4], [4, 0], [4, 4]], np.float32)
-    labels, _ = clustering.lloyd(x, start, num_iterations=0)
+    labels, _ = host_kmeans.lloyd(x, start, num_iterations=0)
     np.testing.assert_array_equal(labels, np.argmin(_squared_distances(x, start), axis=1))
 
 
@@ -252,8 +252,8 @@ def test_bounds_hold_after_a_point_has_filled_a_cluster():
     x = _embeddings(200, 40, 8)
     start = np.resize(_start(x, 10), (20, 8))
     origin = x.mean(axis=0)
-    known = clustering._searcher(x, origin, map)(None, clustering._prepare(start, origin))
-    clustering._fill_empty(x, known, start)
+    known = host_kmeans._searcher(x, origin, map)(None, host_kmeans._prepare(start, origin))
+    host_kmeans._fill_empty(x, known, start)
     assert len(np.unique(known.label)) == 20
     away = np.sqrt(np.maximum(_squared_distances(x.astype(np.float64), start), 0))
     own = away[np.arange(200), known.label]
@@ -265,7 +265,7 @@ def test_bounds_hold_after_a_point_has_filled_a_cluster():
 def test_an_empty_cluster_takes_the_farthest_point():
     # The second centroid starts where the first one does, and loses every tie.
     x = np.array([[0.0], [1.0], [2.0], [30.0]], np.float32)
-    labels, centroids = clustering.lloyd(x, np.array([[0], [0]], np.float32), num_iterations=100)
+    labels, centroids = host_kmeans.lloyd(x, np.array([[0], [0]], np.float32), num_iterations=100)
     np.testing.assert_array_equal(labels, [0, 0, 0, 1])
     np.testing.assert_allclose(centroids, [[1.0], [30.0]])
 
@@ -273,16 +273,16 @@ def test_an_empty_cluster_takes_the_farthest_point():
 def test_every_cluster_gets_a_point_if_there_are_enough_places():
     places = np.random.default_rng(0).normal(size=(40, 3))
     x = np.repeat(places, 25, axis=0)
-    labels, centroids = clustering.kmeans(x, 40, seed=0)
+    labels, centroids = host_kmeans.kmeans(x, 40, seed=0)
     assert len(np.unique(labels)) == 40
     np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
 
 
 def test_fewer_places_than_clusters_leave_some_empty(monkeypatch):
-    assign, rounds = clustering._assign, []
-    monkeypatch.setattr(clustering, "_assign", lambda *args: rounds.append(assign(*args)))
+    assign, rounds = host_kmeans._assign, []
+    monkeypatch.setattr(host_kmeans, "_assign", lambda *args: rounds.append(assign(*args)))
     x = np.repeat([[0.0, 1.0], [5.0, 2.0], [7.0, 7.0]], 4, axis=0)
-    labels, centroids = clustering.kmeans(x, 8, seed=0)
+    labels, centroids = host_kmeans.kmeans(x, 8, seed=0)
     assert len(np.unique(labels)) == 3
     assert len(rounds) < 5
     assert np.all(np.isfinite(centroids))
@@ -291,28 +291,28 @@ def test_fewer_places_than_clusters_leave_some_empty(monkeypatch):
 
 def test_as_many_clusters_as_points():
     x = _embeddings(30, 10, 6)
-    labels, centroids = clustering.kmeans(x, 30, seed=0)
+    labels, centroids = host_kmeans.kmeans(x, 30, seed=0)
     assert len(np.unique(labels)) == 30
     np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
 
 
 def test_kmeans_depends_on_the_seed():
     x = np.random.default_rng(0).normal(size=(200, 8))
-    assert np.any(clustering.kmeans(x, 5, seed=0)[0] != clustering.kmeans(x, 5, seed=1)[0])
+    assert np.any(host_kmeans.kmeans(x, 5, seed=0)[0] != host_kmeans.kmeans(x, 5, seed=1)[0])
 
 
 def test_kmeans_names_what_is_wrong():
     with pytest.raises(ValueError, match="k=4 and 3 points"):
-        clustering.kmeans(np.zeros((3, 2)), 4, seed=0)
+        host_kmeans.kmeans(np.zeros((3, 2)), 4, seed=0)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
-        clustering.kmeans(np.zeros(3), 1, seed=0)
+        host_kmeans.kmeans(np.zeros(3), 1, seed=0)
     with pytest.raises(ValueError, match="finite as float32"):
-        clustering.kmeans(np.array([[0.0], [np.nan], [np.inf]]), 1, seed=0)
+        host_kmeans.kmeans(np.array([[0.0], [np.nan], [np.inf]]), 1, seed=0)
 
 
 def test_nmi_golden():
     labels, clusters = [0, 0, 0, 1, 1, 1, 2, 2], [0, 0, 1, 1, 1, 2, 2, 2]
-    assert clustering.nmi(labels, clusters) == pytest.approx(0.5588730382170324, abs=1e-12)
+    assert host_kmeans.nmi(labels, clusters) == pytest.approx(0.5588730382170324, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -321,4 +321,4 @@ def test_nmi_golden():
 )
 def test_nmi_divides_by_the_arithmetic_mean(labels, clusters):
     want = _plain_nmi(labels, clusters)
-    assert clustering.nmi(np.array(labels), np.array(clusters)) == pytest.approx(want, abs=1e-12)
+    assert host_kmeans.nmi(np.array(labels), np.array(clusters)) == pytest.approx(want, abs=1e-12)

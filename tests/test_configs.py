@@ -10,8 +10,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import ablations
-from dcjax import checks, datasets, devices, experiment, inputs, resuming
-from dcjax.datasets import ImageSet, Splits
+from dcjax.data import datasets
+from dcjax.data.datasets import ImageSet, Splits
+from dcjax.distributed import devices
+from dcjax.experiment import build, checks, inputs, same_run
 
 _FOLDER = Path(__file__).parents[1] / "configs"
 _TABLES = sorted(path.stem for path in (_FOLDER / "ablations").glob("p*_*_*.py"))
@@ -50,13 +52,11 @@ def test_can_be_built(name):
     config.model.pretrained = "weights.safetensors"  # frozen statistics need some
     checks.check_training(config, devices.create_mesh())
     checks.check_data(config, Splits(train=image_set, query=image_set))
-    loss = experiment.create_loss(config, num_classes=200)
-    model = experiment.create_model(config)
+    loss = build.create_loss(config, num_classes=200)
+    model = build.create_model(config)
     inputs.create_augment(config)
     state = jax.eval_shape(
-        lambda: experiment.create_state(
-            config, model, loss, experiment.create_optimizer(config), None
-        )
+        lambda: build.create_state(config, model, loss, build.create_optimizer(config), None)
     )
     assert state.masks.shape == (config.division.max_clusters, config.model.embedding_dim)
 
@@ -233,7 +233,7 @@ def test_the_same_run_has_the_same_figures_in_every_table(table, data):
 
     def figures(table: str) -> dict[str, dict[str, float]]:
         config = importlib.import_module(f"configs.ablations.{table}").get_config(data)
-        base = resuming.flatten(config.to_dict())
+        base = same_run.flatten(config.to_dict())
         return {
             str(sorted((base | row["settings"]).items())): row["paper"]
             for row in _rows(table, data)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from slow_resnet import slow_conv, slow_max_pool
 
-from dcjax import convolution
+from dcjax.models import cpu_convolution
 
 # Even and odd, down to one pixel; above and below every size at which another form takes over.
 SIDES = ((1, 1), (2, 3), (4, 5), (7, 8), (17, 16))
@@ -44,7 +44,7 @@ def assert_same(found: Any, expected: Any, exact: float) -> None:
 def test_products_are_convolutions(size: int, stride: int, dtype: str) -> None:
     kernel = normal(size, size, 5, 6, dtype=dtype) / size
     jobs = {
-        method: functools.partial(convolution.convolve, stride=stride, method=method)
+        method: functools.partial(cpu_convolution.convolve, stride=stride, method=method)
         for method in ("xla", "matmul")
     }
     with jax.enable_x64(True):
@@ -59,7 +59,7 @@ def test_products_are_convolutions(size: int, stride: int, dtype: str) -> None:
 @pytest.mark.parametrize(("channels", "features"), [(3, 20), (20, 3), (70, 3), (3, 70)])
 def test_wide_and_narrow_kernels_agree(channels: int, features: int, stride: int) -> None:
     jobs = [
-        functools.partial(convolution.convolve, stride=stride, method=method)
+        functools.partial(cpu_convolution.convolve, stride=stride, method=method)
         for method in ("xla", "matmul")
     ]
     for size in (1, 3):
@@ -75,15 +75,15 @@ def test_max_pool_gives_its_gradient_to_the_first_maximum(
     sides: tuple[int, int], levels: int
 ) -> None:
     x = np.random.default_rng(1).integers(0, levels, (3, *sides, 5)).astype(np.float32)
-    xla = value_and_gradients(functools.partial(convolution.max_pool, method="xla"), x)
-    found = value_and_gradients(functools.partial(convolution.max_pool, method="matmul"), x)
+    xla = value_and_gradients(functools.partial(cpu_convolution.max_pool, method="xla"), x)
+    found = value_and_gradients(functools.partial(cpu_convolution.max_pool, method="matmul"), x)
     assert_same(found, xla, 1e-6)
     np.testing.assert_array_equal(found[0], slow_max_pool(x))
 
 
 def test_equal_maxima_by_hand() -> None:
     x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1].set(1.0)  # in all four windows; then none is larger
-    gradient = jax.grad(lambda x: convolution.max_pool(x, "matmul").sum())
+    gradient = jax.grad(lambda x: cpu_convolution.max_pool(x, "matmul").sum())
     np.testing.assert_array_equal(gradient(x)[0, ..., 0], 4 * x[0, ..., 0])
     first = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]  # of each window
     np.testing.assert_array_equal(gradient(0 * x)[0, ..., 0], first)
@@ -98,7 +98,7 @@ def test_auto_is_chosen_by_the_backend(
     inputs = (x, kernel, 1) if job == "convolve" else (x,)
 
     def jaxpr(method: str) -> str:
-        function = functools.partial(getattr(convolution, job), method=method)
+        function = functools.partial(getattr(cpu_convolution, job), method=method)
         return str(jax.make_jaxpr(lambda: function(*inputs))())
 
     monkeypatch.setattr(jax, "default_backend", lambda: backend)

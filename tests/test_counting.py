@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dcjax import counting
+from dcjax.division import counting
 
 
 def test_groups_are_the_places_of_each_code_in_order():

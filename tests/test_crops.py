@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dcjax import crops
+from dcjax.data import crops
 
 MAKE = {
     "crop": "random_resized",

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from pictures import noise
 
 from configs import digits
-from dcjax import data_check, inputs
-from dcjax.quiet_tensorflow import tf
+from dcjax.data.quiet_tensorflow import tf
+from dcjax.experiment import inputs
+from dcjax.modes import check_data
 
 _ROOT = Path(__file__).parents[1]
 
@@ -90,7 +91,7 @@ def test_every_problem_is_named_with_what_to_do(tmp_path, capsys):
         "twice.png": (good()["u1_0.png"][0], "u1", "test"),
     }
     table = write_table(tmp_path, good() | bad)
-    assert not data_check.check_data(config(table), str(tmp_path / "run"))
+    assert not check_data.check_data(config(table), str(tmp_path / "run"))
     found = listed(tmp_path / "run")
     assert set(found) == set(bad)
     for name in ("cut.jpg", "empty.jpg", "page.jpg", "missing.jpg"):
@@ -113,7 +114,7 @@ def test_every_problem_is_named_with_what_to_do(tmp_path, capsys):
 def test_a_limit_on_pixels_is_that_of_training(tmp_path, capsys):
     large = {"large.png": (png(noise(40, 30)), "t0", "train")}
     limited = config(write_table(tmp_path, good() | large), **{"dataset.max_pixels": 1199})
-    assert not data_check.check_data(limited, str(tmp_path / "run"))
+    assert not check_data.check_data(limited, str(tmp_path / "run"))
     reason = "It has 30 x 40 pixels, more than dataset.max_pixels=1,199; make it smaller"
     assert reason in listed(tmp_path / "run")["large.png"][3]
     with pytest.raises(ValueError, match=f"large.png: {reason}"):
@@ -133,14 +134,14 @@ def test_a_limit_on_pixels_is_that_of_training(tmp_path, capsys):
 
 def test_no_weights_are_needed(tmp_path):
     table = write_table(tmp_path, good())
-    assert data_check.check_data(config(table, **{"model.batch_norm": "frozen"}), str(tmp_path))
+    assert check_data.check_data(config(table, **{"model.batch_norm": "frozen"}), str(tmp_path))
 
 
 def test_what_is_left_out_is_no_error(tmp_path, capsys):
     bad = {"empty.png": (b"", "t1", "train")}
     table = write_table(tmp_path, good() | bad)
     settings = {"dataset.skip_unreadable": True}
-    assert data_check.check_data(config(table, **settings), str(tmp_path))
+    assert check_data.check_data(config(table, **settings), str(tmp_path))
     told = capsys.readouterr().out
     assert "warning   1 image: cannot be read" in told
     assert "result    training can begin\n" in told
@@ -149,13 +150,13 @@ def test_what_is_left_out_is_no_error(tmp_path, capsys):
 def test_a_class_without_a_readable_image_is_an_error(tmp_path, capsys):
     rows = good() | {f"t0_{i}.png": (b"", "t0", "train") for i in range(3)}
     settings = {"dataset.skip_unreadable": True}
-    assert not data_check.check_data(config(write_table(tmp_path, rows), **settings), str(tmp_path))
+    assert not check_data.check_data(config(write_table(tmp_path, rows), **settings), str(tmp_path))
     assert "none in 1 classes, the first is 't0'" in capsys.readouterr().out
 
 
 def test_good_data_are_told_so_in_a_table(tmp_path, capsys):
     table = write_table(tmp_path, good())
-    assert data_check.check_data(config(table), str(tmp_path))
+    assert check_data.check_data(config(table), str(tmp_path))
     told = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.split()}
     assert rows["train"] == ["12", "0", "4", "3", "3", "3", "12-16", "3"]
@@ -166,7 +167,7 @@ def test_good_data_are_told_so_in_a_table(tmp_path, capsys):
 
 def test_what_training_refuses_is_an_error(tmp_path, capsys):
     table = write_table(tmp_path, good(num_train=2))
-    assert not data_check.check_data(config(table), str(tmp_path))
+    assert not check_data.check_data(config(table), str(tmp_path))
     told = capsys.readouterr().out
     assert "error     Every cluster needs two classes with two images" in told
     assert "result    training would fail\n" in told
@@ -181,7 +182,7 @@ def test_a_query_without_an_answer_is_named(tmp_path):
     }
     rows["lost.png"] = (png(noise(9, 9, seed=902)), "u9", "query")
     table = write_table(tmp_path, rows)
-    assert data_check.check_data(config(table), str(tmp_path))
+    assert check_data.check_data(config(table), str(tmp_path))
     assert listed(tmp_path)["lost.png"][2].startswith("a query without an image of its class")
 
 
@@ -194,7 +195,7 @@ def test_files_that_are_there_twice_are_all_listed_and_an_error(tmp_path, capsys
     os.link(tmp_path / "t0_0.png", tmp_path / "again.png")
     with open(table, "a") as file:
         file.write("./u2_0.png,u2,test\nt1_0.png,t1,train\n")
-    assert not data_check.check_data(config(table), str(tmp_path / "run"))
+    assert not check_data.check_data(config(table), str(tmp_path / "run"))
     told = capsys.readouterr().out
     same = "the same file is in two splits, in two classes or twice in a test"
     assert f"error     2 images: {same}" in told
@@ -212,7 +213,7 @@ def test_files_that_are_there_twice_are_all_listed_and_an_error(tmp_path, capsys
 def test_many_problems_are_cut_short_but_for_the_file(tmp_path, capsys):
     rows = {f"x{i:02}.png": (png(noise(6, 6, seed=i)), f"t{i % 4}", "train") for i in range(25)}
     table = write_table(tmp_path, good() | rows)
-    data_check.check_data(config(table), str(tmp_path))
+    check_data.check_data(config(table), str(tmp_path))
     told = capsys.readouterr().out
     assert "x19.png" in told
     assert "x20.png" not in told
@@ -221,7 +222,7 @@ def test_many_problems_are_cut_short_but_for_the_file(tmp_path, capsys):
 
 
 def test_images_in_memory_are_looked_at_too(tmp_path, capsys):
-    assert data_check.check_data(digits.get_config(), str(tmp_path))
+    assert check_data.check_data(digits.get_config(), str(tmp_path))
     assert "901" in capsys.readouterr().out
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from dcjax import datasets
-from dcjax.datasets import cars, cub, sop, vid
-from dcjax.datasets.image_set import ImageSet, Splits, from_classes
-from dcjax.errors import InputError
+from dcjax.core.errors import InputError
+from dcjax.data import datasets
+from dcjax.data.datasets import cars, cub, sop, vid
+from dcjax.data.datasets.image_set import ImageSet, Splits, from_classes
 
 CUB = {
     "images.txt": "1 007.Auk/a.jpg\n2 100.Gull/b.jpg\n3 101.Pelican/c.jpg\n4 101.Pelican/d.jpg\n",

@@ -11,9 +11,9 @@ import pytest
 from pictures import bmp, decoded, exif, noise, png_chunk, twelve_files
 from PIL import Image
 
-from dcjax import decoding, headers
-from dcjax.datasets.image_set import ImageSet, file_parts, from_classes
-from dcjax.quiet_tensorflow import tf
+from dcjax.data import decoding, headers
+from dcjax.data.datasets.image_set import ImageSet, file_parts, from_classes
+from dcjax.data.quiet_tensorflow import tf
 
 CMYK = Path(__file__).parent / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from dcjax import crops, device_cache, devices, pipeline
-from dcjax.datasets import ImageSet
-from dcjax.datasets.image_set import from_classes
-from dcjax.quiet_tensorflow import tf
-from dcjax.sampling import Plan
+from dcjax.data import crops, device_cache, pipeline
+from dcjax.data.datasets import ImageSet
+from dcjax.data.datasets.image_set import from_classes
+from dcjax.data.quiet_tensorflow import tf
+from dcjax.distributed import devices
+from dcjax.division.sampling import Plan
 
 CROP = crops.Augmentation(
     "resize_then_random_resized",

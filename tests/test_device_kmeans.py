@@ -17,24 +17,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sklearn.cluster import KMeans
 
 from configs import digits
-from dcjax import (
-    clustering,
-    device_kmeans,
-    device_lloyd,
-    devices,
-    division,
-    epochs,
-    inputs,
-    shares,
-)
-from dcjax.datasets import Splits
-from dcjax.datasets.image_set import from_classes
-from dcjax.progress import Progress
+from dcjax.data.datasets import Splits
+from dcjax.data.datasets.image_set import from_classes
+from dcjax.distributed import devices, sharded_rows
+from dcjax.division import device_kmeans, device_lloyd, division, host_kmeans
+from dcjax.experiment import epochs, inputs
+from dcjax.runs.progress import Progress
 
 # The points are those of _blobs(6, 20): this module would import far more than they need.
 TWO_PROCESSES = """
 import numpy as np
-from dcjax import device_kmeans, devices, division
+from dcjax.division import device_kmeans
+from dcjax.distributed import devices
+from dcjax.division import division
 x = 50 * np.eye(6, 16)[np.arange(120) // 20] + np.random.default_rng(0).normal(size=(120, 16))
 mesh = devices.create_mesh()
 options = {"seed": 0, "num_iterations": 20, "mesh": mesh}
@@ -100,13 +95,13 @@ def _plain_lloyd(x: np.ndarray, start: np.ndarray, num_iterations: int) -> Any:
 def test_equals_the_hosts_from_the_same_seed_and_start(num_devices, size, k, dim, num_iterations):
     x, mesh = _random(size, dim), _mesh(num_devices)
     options = {"seed": 3, "num_iterations": num_iterations}
-    want, want_centroids = clustering.kmeans(x, k, **options)
+    want, want_centroids = host_kmeans.kmeans(x, k, **options)
     labels, centroids = device_kmeans.kmeans(x, k, mesh=mesh, **options)
     np.testing.assert_array_equal(labels, want)
     np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
     assert (labels.dtype, centroids.dtype) == (np.int32, np.float32)
     start = _start(x, k)
-    want, _ = clustering.lloyd(x, x[start], num_iterations=num_iterations)
+    want, _ = host_kmeans.lloyd(x, x[start], num_iterations=num_iterations)
     for given in (start, x[start]):
         labels, _ = device_kmeans.kmeans(x, k, start=given, mesh=mesh, **options)
         np.testing.assert_array_equal(labels, want)
@@ -245,10 +240,10 @@ def test_one_compilation_for_any_rows():
     x, mesh = _random(173, 4), _mesh(8)
     points = device_kmeans.spread(x, mesh)
     device_kmeans.kmeans(points, 3, seed=0)
-    before = device_lloyd.lloyd._cache_size(), shares._take._cache_size()
+    before = device_lloyd.lloyd._cache_size(), sharded_rows._take._cache_size()
     device_kmeans.kmeans(points, 3, seed=1, rows=np.arange(0, 170, 3), num_iterations=7)
     device_kmeans.kmeans(x, 3, seed=2, rows=np.arange(5), mesh=mesh)
-    assert (device_lloyd.lloyd._cache_size(), shares._take._cache_size()) == before
+    assert (device_lloyd.lloyd._cache_size(), sharded_rows._take._cache_size()) == before
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
@@ -321,7 +316,7 @@ def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
             found.append(epoch().clusters.cluster)
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
     np.testing.assert_array_equal(found[0], found[1])
-    assert clustering.nmi(found[1], classes) == pytest.approx(1)
+    assert host_kmeans.nmi(found[1], classes) == pytest.approx(1)
 
 
 @pytest.mark.long
@@ -332,11 +327,11 @@ def test_two_processes_find_what_one_does():
     assert first == second
     by_random, far_apart, divided = first
     x, blob = _blobs(6, 20)
-    want, _ = clustering.kmeans(x, 6, seed=0, num_iterations=20)
+    want, _ = host_kmeans.kmeans(x, 6, seed=0, num_iterations=20)
     np.testing.assert_array_equal(by_random, want)
     want, _ = device_kmeans.kmeans(x, 6, seed=0, start="kmeans++")
     np.testing.assert_array_equal(far_apart, want)
-    assert clustering.nmi(blob, far_apart) == pytest.approx(1)
+    assert host_kmeans.nmi(blob, far_apart) == pytest.approx(1)
     options = {"num_clusters": 6, "period": 0, "seed": 0, "num_iterations": 20}
     want = division.divide(x, np.arange(120) // 5, None, **options).cluster
     np.testing.assert_array_equal(divided, want)

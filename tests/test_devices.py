@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from configs import digits
-from dcjax import checks, crops, datasets, devices, experiment, pipeline, sampling, schedule
+from dcjax.data import crops, datasets, pipeline
+from dcjax.distributed import devices
+from dcjax.division import sampling
+from dcjax.experiment import build, checks, schedule
 
 
 @pytest.mark.parametrize(
@@ -80,11 +83,11 @@ def _compiled(clusters_per_step: int, parallel: int) -> str:
     config.model.num_stages, config.model.width = 1, 16
     config.devices.cluster_parallel = parallel
     mesh = devices.create_mesh(cluster_parallel=parallel)
-    model, optimizer = experiment.create_model(config), experiment.create_optimizer(config)
-    loss = experiment.create_loss(config, 5)
-    like = experiment.state_shapes(config, model, loss, optimizer, mesh)
+    model, optimizer = build.create_model(config), build.create_optimizer(config)
+    loss = build.create_loss(config, 5)
+    like = build.state_shapes(config, model, loss, optimizer, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, like)
-    step = experiment.create_train_step(config, model, loss, optimizer, mesh, shardings)
+    step = build.create_train_step(config, model, loss, optimizer, mesh, shardings)
     batch = {
         "image": jax.ShapeDtypeStruct((clusters_per_step, 32, 8, 8, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((clusters_per_step, 32), np.int32),

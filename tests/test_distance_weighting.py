@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dcjax import distance_weighting, losses, masks, mining
-from dcjax.pairs import Comparisons, as_pairs
+from dcjax import losses
+from dcjax.division import masks
+from dcjax.losses import distance_weighting, mining
+from dcjax.losses.pairs import Comparisons, as_pairs
 
 DIRECTORY = Path(__file__).parent / "golden"
 REFERENCE = json.loads((DIRECTORY / "reference.json").read_text())

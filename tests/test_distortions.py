@@ -7,8 +7,8 @@ import pytest
 import slow_distortions
 from pictures import noise
 
-from dcjax import distortions, strategies
-from dcjax.quiet_tensorflow import tf
+from dcjax.data import distortions, strategies
+from dcjax.data.quiet_tensorflow import tf
 
 LEVELS = [[10, 20, 30], [40, 50, 60], [70, 80, 90], [100, 110, 120]]
 STILL = {"applied": True, "angle": np.float32(0), "shift": np.zeros(2, np.float32)}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dcjax import clustering, division
-from dcjax.division import Division
-from dcjax.streams import Stream
+from dcjax.core.streams import Stream
+from dcjax.division import division, host_kmeans
+from dcjax.division.division import Division
 
 
 def _images(num_classes: int = 24, size: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +163,7 @@ def test_the_last_trial_stands_whatever_it_is():
     features = np.random.default_rng(0).normal(size=(12, 2))
     labels = np.zeros(12, np.int32)
     result = division.divide(features, labels, None, num_clusters=2, period=0, seed=7, num_trials=3)
-    last, _ = clustering.kmeans(features, 2, seed=(7, Stream.DIVISION, 0, 0, 2))
+    last, _ = host_kmeans.kmeans(features, 2, seed=(7, Stream.DIVISION, 0, 0, 2))
     kept = result.cluster >= 0
     np.testing.assert_array_equal(result.cluster[kept], last[kept])
 

@@ -10,8 +10,8 @@ import archive_servers
 import numpy as np
 import pytest
 
-from dcjax import downloads
-from dcjax.downloads import Archive
+from dcjax.data import downloads
+from dcjax.data.downloads import Archive
 
 CONTENT = np.random.default_rng(0).bytes(100_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dcjax import datasets, naming
-from dcjax.datasets import ImageSet, Splits, duplicates
-from dcjax.datasets.image_set import file_parts, from_classes
+from dcjax.core import naming
+from dcjax.data import datasets
+from dcjax.data.datasets import ImageSet, Splits, duplicates
+from dcjax.data.datasets.image_set import file_parts, from_classes
 
 PART = {"source": "folder", "complete": False, "download": False}
 _FOLDER = {

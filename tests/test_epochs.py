@@ -10,11 +10,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from dcjax import checks, epochs, inputs
-from dcjax.datasets import Splits
-from dcjax.datasets.image_set import from_classes
-from dcjax.division import Division
-from dcjax.progress import Progress
+from dcjax.data.datasets import Splits
+from dcjax.data.datasets.image_set import from_classes
+from dcjax.division.division import Division
+from dcjax.experiment import checks, epochs, inputs
+from dcjax.runs.progress import Progress
 
 Prepare = Callable[[ConfigDict, int, Division | None], epochs.Epoch]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dcjax import error_log
+from dcjax.runs import error_log
 
 
 def test_tracebacks_are_kept_one_after_the_other(tmp_path: Path) -> None:

@@ -10,20 +10,13 @@ import many_processes
 import numpy as np
 import pytest
 
-from dcjax import (
-    clustering,
-    crops,
-    datasets,
-    devices,
-    evaluation,
-    host_cache,
-    models,
-    pipeline,
-    processes,
-    shares,
-    steps,
-)
-from dcjax.datasets import ImageSet, Splits
+from dcjax.data import crops, datasets, host_cache, pipeline
+from dcjax.data.datasets import ImageSet, Splits
+from dcjax.distributed import devices, processes, sharded_rows
+from dcjax.division import host_kmeans
+from dcjax.models import masked_embedder
+from dcjax.retrieval import evaluation
+from dcjax.training import steps
 
 
 def image_set(labels: list[int]) -> ImageSet:
@@ -54,7 +47,7 @@ def given(query: np.ndarray, gallery: np.ndarray | None = None) -> Any:
     """Returns an embedding function that knows its answers by the number of images."""
     known = {len(x): x for x in (query, gallery) if x is not None}
     mesh = devices.create_mesh()
-    return lambda images: shares.place(known[len(images)].astype(np.float32), mesh).values
+    return lambda images: sharded_rows.place(known[len(images)].astype(np.float32), mesh).values
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 16])
@@ -89,7 +82,7 @@ def test_a_batch_is_rounded_up_to_the_devices(num_devices: int) -> None:
 
 
 def test_a_models_rows_do_not_depend_on_the_batch_size() -> None:
-    model = models.create(
+    model = masked_embedder.create(
         "resnet_small",
         num_stages=1,
         width=4,
@@ -155,7 +148,7 @@ def test_nmi_clusters_query_and_gallery_together(kmeans: str) -> None:
     scores = evaluation.evaluate(
         given(places, others), splits, ks=[1], nmi_runs=3, gallery_draws=0, kmeans=kmeans
     )
-    assert scores["nmi"] == pytest.approx(clustering.nmi([0, 1, 0, 1, 1], [0, 0, 0, 1, 1]))
+    assert scores["nmi"] == pytest.approx(host_kmeans.nmi([0, 1, 0, 1, 1], [0, 0, 0, 1, 1]))
 
 
 @pytest.mark.parametrize("kmeans", ["host", "devices"])
@@ -164,7 +157,7 @@ def test_nmi_is_the_mean_over_runs_and_left_out_without_any(kmeans: str) -> None
     places = np.random.default_rng(0).normal(size=(20, 2))
     splits = Splits(query, query, None)
     runs = [
-        clustering.nmi(query.labels, clustering.kmeans(places, 4, seed=seed)[0])
+        host_kmeans.nmi(query.labels, host_kmeans.kmeans(places, 4, seed=seed)[0])
         for seed in range(3)
     ]
     assert len(set(runs)) > 1
@@ -200,7 +193,7 @@ def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
 _SPREAD = """
 import numpy as np
 import test_evaluation
-from dcjax import evaluation
+from dcjax.retrieval import evaluation
 
 scores, whole, read = test_evaluation.score_spread()
 print(repr(scores), whole.shape, sorted(read), sep="|")

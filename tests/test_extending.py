@@ -16,7 +16,12 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 import dcjax
-from dcjax import losses, masks, mining, models, plugins, versions
+from dcjax import losses
+from dcjax.core import plugins
+from dcjax.division import masks
+from dcjax.experiment import versions
+from dcjax.losses import mining
+from dcjax.models import masked_embedder
 
 _ROOT = Path(__file__).parents[1]
 _GUIDE = (_ROOT / "docs" / "extending.md").read_text()
@@ -193,7 +198,7 @@ def test_a_name_that_leads_nowhere_says_so(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="others:one must return a Callable, got a int"):
         mining.create("others:one")
     with pytest.raises(ValueError, match="others:one must return a Module, got a int"):
-        models.create(
+        masked_embedder.create(
             "others:one",
             num_stages=0,
             width=0,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dcjax import grouping
+from dcjax.division import grouping
 
 # Four super-classes of 2, 1, 3 and 2 images, in no order. Their middles lie at 1, 2.5, 4.5 and 7
 # of 8 images: t = 0.125, 0.3125, 0.5625, 0.875.

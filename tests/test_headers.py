@@ -10,9 +10,9 @@ from pictures import bmp, exif, noise, segment, tiff
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dcjax import gifs, headers, jpeg_xl
-from dcjax.headers import Header
-from dcjax.quiet_tensorflow import tf
+from dcjax.data import gifs, headers, jpeg_xl
+from dcjax.data.headers import Header
+from dcjax.data.quiet_tensorflow import tf
 
 START = b"\xff\xd8"
 JFIF = segment(0xE0, b"JFIF\0" + bytes(9))

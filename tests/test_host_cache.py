@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from pictures import noise, twelve_files
 
-from dcjax import crops, host_cache, pipeline
-from dcjax.datasets.image_set import ImageSet, file_parts, from_classes
-from dcjax.errors import FileError
-from dcjax.sampling import Plan
+from dcjax.core.errors import FileError
+from dcjax.data import crops, host_cache, pipeline
+from dcjax.data.datasets.image_set import ImageSet, file_parts, from_classes
+from dcjax.division.sampling import Plan
 
 CROP = crops.Augmentation(
     "resize_then_random",
@@ -111,7 +111,7 @@ def test_an_interrupted_run_leaves_no_file_that_looks_whole(pictures, tmp_path):
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_host_cache as t
-from dcjax.datasets.image_set import from_classes
+from dcjax.data.datasets.image_set import from_classes
 images = from_classes({pictures.images.tolist()!r}, {pictures.labels.tolist()!r})
 reader = t.stream(images)
 whole = reader.resized_images

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from dcjax import hub
+from dcjax.models import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ROOT = Path(__file__).parents[1]
 CODE = """
 import sys
-from dcjax import hub
+from dcjax.models import hub
 try:
     print(hub.find(sys.argv[1], download=sys.argv[2] == "True"))
 except Exception as error:

@@ -18,10 +18,13 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import digits
-from dcjax import comparison, data_check, decoding, inputs, naming, resuming
-from dcjax.datasets import ImageSet
-from dcjax.datasets.image_set import from_classes
-from dcjax.train import train
+from dcjax.core import naming
+from dcjax.data import decoding
+from dcjax.data.datasets import ImageSet
+from dcjax.data.datasets.image_set import from_classes
+from dcjax.experiment import inputs, same_run
+from dcjax.modes import check_data, evaluate
+from dcjax.modes.train import train
 
 _FILES = (b"caf\xe9", b"\xff\xfe", b"new\nline", b"-dash", b"x" * 251)
 _TRAIN = (b"caf\xe9", "caf\u00e9".encode(), b"tab\tular", b'quo"te', b"com,ma")
@@ -104,7 +107,7 @@ def test_names_survive_in_the_table_of_a_look_at_the_data(moved, tmp_path, capsy
     for path in bad:
         with open(path, "wb") as file:
             file.write(b"no picture")
-    assert not data_check.check_data(config, str(tmp_path))
+    assert not check_data.check_data(config, str(tmp_path))
     printed = capsys.readouterr().out
     assert r"test/\udcff\udcfe/caf\udce9.png (query, \udcff\udcfe)" in printed
     assert r"new\nline.png (query" in printed
@@ -154,9 +157,9 @@ def test_test_images_that_are_left_out_are_counted_in_an_evaluation(run, moved, 
     root, config = moved
     os.truncate(os.path.join(os.fsencode(root), b"test", b"cat", b"-dash.png"), 20)
     with pytest.raises(ValueError, match="1 of 25 images cannot be read"):
-        comparison.compare([str(run.workdir)], config)
+        evaluate.compare([str(run.workdir)], config)
     config.dataset.skip_unreadable = True
-    comparison.compare([str(run.workdir)], config)
+    evaluate.compare([str(run.workdir)], config)
     told = "left out  1 of 25 test images, which cannot be read\n"
     changed = "other test images: now 24 images of 5 classes, then 25 of 5"
     printed = capsys.readouterr().out
@@ -178,7 +181,7 @@ def test_a_saved_run_knows_which_of_the_class_folders_were_tested(tmp_path: Path
     _write(tmp_path, b"flat", _TRAIN + _TEST)
     config = _config(tmp_path / "flat")
     splits, _ = inputs.load_splits(config)
-    saved = resuming.fingerprints(splits)
+    saved = same_run.fingerprints(splits)
     printed: list[str] = []
 
     def load() -> ImageSet:

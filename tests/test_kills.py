@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import small_runs
 
-from dcjax.checkpoints import Checkpoints
+from dcjax.runs.checkpoints import Checkpoints
 
 _ROWS = 2_000_000  # 32 MB in all
 _SAVE = f"""
 import sys
 import small_runs
-from dcjax.checkpoints import Checkpoints
+from dcjax.runs.checkpoints import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep_latest=2)
 step = checkpoints.latest_step or 0
 while True:

@@ -9,13 +9,13 @@ from pathlib import Path
 import many_processes
 import pytest
 
-from dcjax import error_log, locks, shared_workdirs
-from dcjax.errors import FileError
+from dcjax.core.errors import FileError
+from dcjax.runs import error_log, locks, shared_workdirs
 
 # Holds a lock, forks a child that lives on, as data loaders do, and waits.
 _HOLD = """
 import os, pathlib, sys, time
-from dcjax import locks
+from dcjax.runs import locks
 locks.hold(pathlib.Path(sys.argv[1]))
 child = os.fork()
 if child:

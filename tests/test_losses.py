@@ -11,8 +11,12 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from configs import default
-from dcjax import devices, experiment, losses, masks, mining
-from dcjax.pairs import References
+from dcjax import losses
+from dcjax.distributed import devices
+from dcjax.division import masks
+from dcjax.experiment import build
+from dcjax.losses import mining
+from dcjax.losses.pairs import References
 from tests import slow_losses
 
 CASES = np.load(Path(__file__).parent / "golden" / "losses.npz")
@@ -68,7 +72,7 @@ def _configured(name: str, **changes: Any) -> losses.Loss:
     config.model.embedding_dim = 8
     config.loss.name = name
     config.update_from_flattened_dict(changes)
-    return experiment.create_loss(config, num_classes=6)
+    return build.create_loss(config, num_classes=6)
 
 
 def _value_and_grad(loss: losses.Loss, raw: Any, labels: Any, **more: Any) -> Any:

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from dcjax import datasets
+from dcjax.data import datasets
 
 ROWS = [
     ("a/1.jpg", "7", "train", "birds"),

@@ -12,9 +12,13 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 
 from configs import default
-from dcjax import devices, losses, masks, models, optimizers, state, steps
-from dcjax.checkpoints import Checkpoints
-from dcjax.division import Division
+from dcjax import losses
+from dcjax.distributed import devices
+from dcjax.division import masks
+from dcjax.division.division import Division
+from dcjax.models import masked_embedder
+from dcjax.runs.checkpoints import Checkpoints
+from dcjax.training import optimizers, state, steps
 
 NAMES = (
     "arcface",
@@ -110,7 +114,7 @@ def test_gradients_are_those_of_one_device(name: str) -> None:
 
 
 def _parts(num_classes: int, dim: int, dtype: Any) -> tuple[Any, losses.Loss]:
-    model = models.create(
+    model = masked_embedder.create(
         "resnet_small",
         num_stages=1,
         width=4,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcjax import masks
+from dcjax.division import masks
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())
 

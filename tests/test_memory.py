@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dcjax import masks, memory
+from dcjax.division import masks
+from dcjax.losses import memory
 
 
 def _rows(first: int, count: int) -> jax.Array:

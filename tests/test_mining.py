@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcjax import masks, mining
-from dcjax.pairs import Pairs, References, Triplets, as_pairs, compare
+from dcjax.division import masks
+from dcjax.losses import mining
+from dcjax.losses.pairs import Pairs, References, Triplets, as_pairs, compare
 from tests import slow_losses
 
 REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())

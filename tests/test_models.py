@@ -10,10 +10,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 from slow_resnet import random_variables, slow_conv, slow_resnet
 
-from dcjax import models
+from dcjax.models import masked_embedder
 
 
-def embedder(name: str = "resnet_small", **changes: Any) -> models.MaskedEmbedder:
+def embedder(name: str = "resnet_small", **changes: Any) -> masked_embedder.MaskedEmbedder:
     options: dict[str, Any] = {
         "num_stages": 1,
         "width": 4,
@@ -26,10 +26,12 @@ def embedder(name: str = "resnet_small", **changes: Any) -> models.MaskedEmbedde
         "dropout": 0.0,
         "test_masks": "sum",
     }
-    return models.create(name, **options | changes)
+    return masked_embedder.create(name, **options | changes)
 
 
-def apply(model: models.MaskedEmbedder, variables: Any, *inputs: Any, **options: Any) -> Any:
+def apply(
+    model: masked_embedder.MaskedEmbedder, variables: Any, *inputs: Any, **options: Any
+) -> Any:
     return jax.jit(functools.partial(model.apply, **options))(variables, *inputs)
 
 
@@ -37,7 +39,7 @@ def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (*shape, 3)).astype(np.uint8)
 
 
-def filled(model: models.MaskedEmbedder, size: int = 8) -> Any:
+def filled(model: masked_embedder.MaskedEmbedder, size: int = 8) -> Any:
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8))
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), random_variables(shapes))
 
@@ -46,7 +48,9 @@ def normalized(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def slow_pooled(model: models.MaskedEmbedder, variables: Any, pixels: np.ndarray) -> np.ndarray:
+def slow_pooled(
+    model: masked_embedder.MaskedEmbedder, variables: Any, pixels: np.ndarray
+) -> np.ndarray:
     x = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     backbone = {name: variables[name]["backbone"] for name in ("params", "batch_stats")}
     *_, features = slow_resnet(x.reshape(-1, *x.shape[-3:]), model.backbone, backbone)
@@ -224,10 +228,10 @@ def test_bfloat16_is_the_backbones_alone(convolution: str):
     pixels, clusters = images(2, 4, 16, 16), np.zeros(2, np.int32)
     outputs, gradients = {}, {}
     variables = filled(embedder(num_stages=3), size=16)
-    for precision in models.PRECISIONS:
+    for precision in masked_embedder.PRECISIONS:
         model = embedder(num_stages=3, precision=precision, convolution=convolution)
 
-        def objective(params: Any, model: models.MaskedEmbedder = model) -> Any:
+        def objective(params: Any, model: masked_embedder.MaskedEmbedder = model) -> Any:
             outputs = model.apply({**variables, "params": params}, pixels, clusters, train=True)
             return jnp.sum(outputs["embedding"] * jnp.arange(6)), outputs
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from pictures import twelve_files
 
-from dcjax import crops, datasets, host_cache, naming, pipeline, pretrained
+from dcjax.core import naming
+from dcjax.data import crops, datasets, host_cache, pipeline
+from dcjax.models import pretrained
 
 
 def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch) -> None:

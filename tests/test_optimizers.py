@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dcjax import optimizers
+from dcjax.training import optimizers
 
 DECAYS = {"backbone": 0.1, "embedding": 0.02, "masks": 0.3, "loss": 0.0}
 RATES = {"backbone": 1e-3, "embedding": 1e-2, "masks": 0.1, "loss": 0.03}

@@ -11,8 +11,8 @@ import pytest
 from pictures import exif, noise, png_chunk, segment, tiff
 from PIL import Image, ImageOps
 
-from dcjax import decoding, headers
-from dcjax.quiet_tensorflow import tf
+from dcjax.data import decoding, headers
+from dcjax.data.quiet_tensorflow import tf
 
 PIXELS = noise(24, 40)
 XMP = '<x:xmpmeta><rdf:Description tiff:Orientation="{}"/></x:xmpmeta>'

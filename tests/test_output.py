@@ -10,8 +10,8 @@ import pytest
 _ROOT = Path(__file__).parents[1]
 _WRITES = """
 import sys
-from dcjax import output
-from dcjax.writers import Console
+from dcjax.runs import output
+from dcjax.core.console import Console
 output.protect("no output: {reason}")
 for i in range(20_000):
     print("line", i)
@@ -53,7 +53,7 @@ def test_output_that_cannot_be_written_is_dropped(
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_what_an_encoding_lacks_is_shown_by_its_number(encoding: str) -> None:
     code = (
-        "from dcjax import output; from dcjax.writers import Console; output.protect();"
+        "from dcjax.runs import output; from dcjax.core.console import Console; output.protect();"
         "Console().line('ä ± \\udcff 鳥'); Console().table('鳥', {'ä': {'nmi': 0.5}})"
     )
     shown = subprocess.run(
@@ -74,7 +74,7 @@ def test_what_an_encoding_lacks_is_shown_by_its_number(encoding: str) -> None:
 
 def test_a_locale_of_ascii_alone_becomes_utf_8() -> None:
     code = (
-        "import sys; from dcjax import machine; machine.use_utf8(); "
+        "import sys; from dcjax.distributed import machine; machine.use_utf8(); "
         "print(sys.flags.utf8_mode, ascii(sys.argv[1]), sys.argv[2])"
     )
     posix = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcjax import pairs
+from dcjax.losses import pairs
 from dcjax.losses.reductions import Rows, sum_over_positives
 
 POSITIVES = np.random.default_rng(0).random((6, 9)) < 0.4

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dcjax import losses, masks, mining
-from dcjax.losses import contrasts, triplets
-from dcjax.pairs import Pairs, Triplets
+from dcjax import losses
+from dcjax.division import masks
+from dcjax.losses import contrasts, mining, triplets
+from dcjax.losses.pairs import Pairs, Triplets
 
 DIRECTORY = Path(__file__).parent / "golden"
 REFERENCE = json.loads((DIRECTORY / "reference.json").read_text())

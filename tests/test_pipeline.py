@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pictures import decoded, noise, twelve_files
 
-from dcjax import augment, crops, datasets, pipeline
-from dcjax.datasets.image_set import ImageSet, from_classes
-from dcjax.quiet_tensorflow import tf
-from dcjax.sampling import Plan
-from dcjax.strategies import STRATEGIES
+from dcjax.data import augment, crops, datasets, pipeline
+from dcjax.data.datasets.image_set import ImageSet, from_classes
+from dcjax.data.quiet_tensorflow import tf
+from dcjax.data.strategies import STRATEGIES
+from dcjax.division.sampling import Plan
 
 
 @pytest.fixture

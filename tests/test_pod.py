@@ -14,8 +14,8 @@ import pytest
 import small_runs
 
 from configs import digits
-from dcjax import models
-from dcjax.checkpoints import Checkpoints
+from dcjax.models import masked_embedder
+from dcjax.runs.checkpoints import Checkpoints
 
 
 def start(
@@ -52,8 +52,8 @@ def state_of(workdir: Path) -> tuple[Any, Any, Any]:
     config = digits.get_config()
     config.update_from_flattened_dict(pod.SETTINGS)
     with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
-        create = models.create
-        patch.setattr(models, "create", lambda *a, **k: create(*a, **k, dtype=np.float64))
+        create = masked_embedder.create
+        patch.setattr(masked_embedder, "create", lambda *a, **k: create(*a, **k, dtype=np.float64))
         run, clusters = small_runs.saved(config, workdir)
     checkpoints = Checkpoints(str(workdir), read_only=True)
     return run, clusters, checkpoints.meta(checkpoints.step("last"))["progress"]["scores"]

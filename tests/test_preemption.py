@@ -11,12 +11,12 @@ from pathlib import Path
 import many_processes
 import pytest
 
-from dcjax.preemption import Stopped, StopRequest
+from dcjax.runs.preemption import Stopped, StopRequest
 
 _LOOP = """
 import time
 from pathlib import Path
-from dcjax.preemption import StopRequest
+from dcjax.runs.preemption import StopRequest
 with StopRequest() as stop:
     for step in range(58, 2000):  # as of a run that goes on
         time.sleep(0.01 * (1 + jax.process_index()))
@@ -122,7 +122,7 @@ def test_all_processes_stop_after_the_same_step_when_one_is_asked_twice() -> Non
 def test_a_notice_before_the_first_step_is_heard() -> None:
     program = """
 import os, signal, time
-from dcjax.preemption import StopRequest
+from dcjax.runs.preemption import StopRequest
 with StopRequest() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(2)  # as if it read data and compiled: JAX agrees on a step meanwhile
@@ -136,8 +136,8 @@ def test_a_save_in_the_background_does_not_hide_the_notice(tmp_path: Path) -> No
     program = f"""
 import os, signal, time
 import small_runs
-from dcjax.checkpoints import Checkpoints
-from dcjax.preemption import StopRequest
+from dcjax.runs.checkpoints import Checkpoints
+from dcjax.runs.preemption import StopRequest
 checkpoints = Checkpoints({str(tmp_path)!r})
 with StopRequest() as stop:
     for step in range(1, 400):

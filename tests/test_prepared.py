@@ -9,9 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 import tfds_archives
 
-from dcjax import datasets
-from dcjax.datasets import builders, prepared
-from dcjax.datasets.files import read_bytes
+from dcjax.data import datasets
+from dcjax.data.datasets import builders, prepared
+from dcjax.data.datasets.files import read_bytes
 
 _PART = {"source": "tfds", "complete": False, "download": False}
 
@@ -137,6 +137,6 @@ def test_archives_that_are_not_the_published_ones_are_refused(tmp_path):
 
 def test_what_preparing_takes_is_said_before_it_begins(tmp_path, monkeypatch):
     tfds_archives.pack("cub", tmp_path / "downloads" / "manual")
-    monkeypatch.setattr("dcjax.datasets.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("dcjax.data.datasets.sources.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install opencv-python-headless"):
         datasets.load("cub", root=str(tmp_path), **_PART)

@@ -16,9 +16,9 @@ import pytest
 import safetensors.numpy
 from torch_bytes import legacy_file, pickled, storage, tensor
 
-from dcjax import pretrained
-from dcjax.errors import FileError
-from dcjax.resnet import BACKBONES, ResNet
+from dcjax.core.errors import FileError
+from dcjax.models import pretrained
+from dcjax.models.resnet import BACKBONES, ResNet
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "weights" / "resnet18_layer3.safetensors"
 

@@ -7,14 +7,14 @@ import pytest
 
 _JOINED = """
 import jax
-from dcjax import processes
+from dcjax.distributed import processes
 processes.join("on")
 print(jax.process_index(), jax.process_count(), jax.device_count())
 """
 _AGREE = """
 import time
 import numpy as np
-from dcjax import processes
+from dcjax.distributed import processes
 if processes.is_first():
     time.sleep(1)  # as if it clustered: nobody spins, and the others wait
 for _ in range(2):  # a name may come again
@@ -110,7 +110,7 @@ def test_a_broken_connection_is_told_in_one_line_by_one_of_many() -> None:
 
 _DIFFER = """
 from configs import digits
-from dcjax import agreement
+from dcjax.experiment import agreement
 config = digits.get_config()
 agreement.check_settings(config)
 config.optimizer.learning_rate = 1e-3 * (1 + jax.process_index())

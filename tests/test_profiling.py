@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dcjax import profiling
+from dcjax.runs import profiling
 
 
 @pytest.mark.parametrize(

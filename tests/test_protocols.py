@@ -17,9 +17,13 @@ from ml_collections import ConfigDict
 from slow_retrieval import slow_score, slow_score_one_per_class
 
 from configs import vid
-from dcjax import comparison, datasets, devices, embedder, evaluation, retrieval, shares
-from dcjax.datasets import ImageSet, Splits
-from dcjax.train import train
+from dcjax.data import datasets
+from dcjax.data.datasets import ImageSet, Splits
+from dcjax.distributed import devices, sharded_rows
+from dcjax.experiment import embedder
+from dcjax.modes import evaluate
+from dcjax.modes.train import train
+from dcjax.retrieval import evaluation, metrics
 
 _ROOT = Path(__file__).parents[1]
 _LISTS = {"small": "800", "medium": "1600", "large": "2400"}
@@ -49,7 +53,7 @@ def _given(*known: tuple[ImageSet, np.ndarray]) -> Callable[[ImageSet], jax.Arra
 
 
 def _spread(embeddings: np.ndarray) -> jax.Array:
-    return shares.place(embeddings, devices.create_mesh()).values
+    return sharded_rows.place(embeddings, devices.create_mesh()).values
 
 
 # A test class of CUB and CARS has some 60 images, one of Stanford Online Products 2 to 12.
@@ -184,8 +188,8 @@ def _score_as_trained(trained: Path, name: str, protocol: str) -> dict[str, floa
     paths = [f"{trained}/VehicleID_V1.0/image/{number:07}.jpg" for number in numbers]
     embeddings = embedder.load(str(trained / "all_vs_all"))(paths)
     if protocol == "gallery":
-        return retrieval.score_one_per_class(embeddings, vehicles, ks=(1, 5), num_draws=10)
-    return retrieval.score(embeddings, vehicles, ks=(1, 5))
+        return metrics.score_one_per_class(embeddings, vehicles, ks=(1, 5), num_draws=10)
+    return metrics.score(embeddings, vehicles, ks=(1, 5))
 
 
 @pytest.mark.long
@@ -231,4 +235,4 @@ def test_a_run_finds_its_best_epoch_by_its_own_protocol(trained):
 def test_scores_by_two_protocols_make_no_table(trained):
     workdirs = [str(trained / name) for name in ("all_vs_all", "gallery")]
     with pytest.raises(ValueError, match=r"one table, got .*protocol all_vs_all and gallery; give"):
-        comparison.compare(workdirs, None)
+        evaluate.compare(workdirs, None)

@@ -13,7 +13,8 @@ import pytest
 from jax.test_util import check_grads
 
 from configs import default
-from dcjax import losses, masks
+from dcjax import losses
+from dcjax.division import masks
 from dcjax.losses import proxies, soft_triple
 from dcjax.losses.proxy_similarities import Similarities, num_rows
 from tests import slow_proxies

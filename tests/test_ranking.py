@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from dcjax import devices, galleries, ranking, rounding, selection, settling, shares
+from dcjax.distributed import devices, sharded_rows
+from dcjax.retrieval import galleries, near_ties, ranking, rounding, selection
 
 
 def _slow_rank(queries, query_classes, gallery, classes, exclude_self):
@@ -30,7 +31,9 @@ def _rank(queries, query_classes, gallery, classes, *, mesh=None, **options):
     """Ranks embeddings that are not on the devices yet, all rows of them."""
     mesh = _one_device() if mesh is None else mesh
     sets = [
-        galleries.Set(shares.place(rows, mesh).values, np.arange(len(rows), dtype=np.int32), of)
+        galleries.Set(
+            sharded_rows.place(rows, mesh).values, np.arange(len(rows), dtype=np.int32), of
+        )
         for rows, of in [(queries, query_classes), (gallery, classes)]
     ]
     return ranking.rank(*sets, **options)
@@ -147,8 +150,8 @@ def test_queries_may_lie_elsewhere_than_the_gallery():
 
 
 def test_queries_are_ranked_anew_in_blocks(monkeypatch):
-    monkeypatch.setattr(settling, "_DISTANCES_PER_BLOCK", 1000)
-    monkeypatch.setattr(settling, "_NUMBERS_PER_BLOCK", 700)
+    monkeypatch.setattr(near_ties, "_DISTANCES_PER_BLOCK", 1000)
+    monkeypatch.setattr(near_ties, "_NUMBERS_PER_BLOCK", 700)
     monkeypatch.setattr(ranking, "_LISTED_AT_ONCE", 500)
     embeddings, classes = (
         _places(160, 24)["two narrow clusters"],
@@ -159,16 +162,16 @@ def test_queries_are_ranked_anew_in_blocks(monkeypatch):
 
 def test_few_images_are_compared_again(monkeypatch):
     compared, anew = [], []
-    distances, rank = settling.squared_distances, settling.rank
+    distances, rank = near_ties.squared_distances, near_ties.rank
 
     def observed(queries: galleries.Set, *args: Any) -> Any:
         anew.extend(queries.rows)
         return rank(queries, *args)
 
     monkeypatch.setattr(
-        settling, "squared_distances", lambda x, y: compared.extend(x) or distances(x, y)
+        near_ties, "squared_distances", lambda x, y: compared.extend(x) or distances(x, y)
     )
-    monkeypatch.setattr(settling, "rank", observed)
+    monkeypatch.setattr(near_ties, "rank", observed)
     for name, embeddings in _places(400, 64).items():
         classes = np.arange(400, dtype=np.int32) % 80
         list(_rank(*2 * (embeddings, classes), exclude_self=True))
@@ -191,7 +194,7 @@ def test_bounds_hold_in_spite_of_rounding(dim):
         (1 + 1e-3 * rng.normal(size=(200, 1))) * np.full(dim, 0.1),
     ]:
         x = x.astype(np.float32)
-        rows = shares.place(x, mesh).values
+        rows = sharded_rows.place(x, mesh).values
         frame = rounding.choose_frame(x[:1], [rows])
         moved = rounding.move(rows, frame)
         bound = rounding.bound(frame, float(np.max(np.sum(np.square(moved), axis=1))))
@@ -285,7 +288,7 @@ def test_parts_are_searched_where_they_are(num_devices):
     embeddings, classes = _on_a_grid(200, 12, 8)
     mesh = devices.create_mesh(jax.devices()[:num_devices])
     everything = galleries.Set(
-        shares.place(embeddings, mesh).values, np.arange(200, dtype=np.int32), classes
+        sharded_rows.place(embeddings, mesh).values, np.arange(200, dtype=np.int32), classes
     )
     # Of 25 rows to a device, all on the first, none on the second, others on all.
     searched = np.r_[0:25, 60:200:3]
@@ -336,7 +339,7 @@ def test_one_compilation_serves_every_call():
 
 
 def _compiled(*, num_rows: int, block: int, mesh: jax.sharding.Mesh, dim: int = 8):
-    spread = shares.sharding(mesh)
+    spread = sharded_rows.sharding(mesh)
 
     def held(*shape: int, dtype: str = "int32") -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=spread)

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from pictures import noise
 
-from dcjax import decoding, inspection, pipeline, pretrained, regular_files, weight_files
-from dcjax.crops import Augmentation
-from dcjax.datasets import files, grocery, manifest, prepared
-from dcjax.datasets.image_set import file_parts, from_classes
-from dcjax.errors import FileError
-from dcjax.quiet_tensorflow import tf
+from dcjax.core import regular_files
+from dcjax.core.errors import FileError
+from dcjax.data import decoding, inspection, pipeline
+from dcjax.data.crops import Augmentation
+from dcjax.data.datasets import files, grocery, manifest, prepared
+from dcjax.data.datasets.image_set import file_parts, from_classes
+from dcjax.data.quiet_tensorflow import tf
+from dcjax.models import pretrained, weight_files
 
 KINDS = {"pipe": "named pipe", "link": "named pipe", "socket": "socket", "folder": "folder"}
 KINDS |= {"zeros": "character device", "zeros_link": "character device"}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from dcjax.division import Division
-from dcjax.progress import Progress
-from dcjax.reporting import Reporter
+from dcjax.division.division import Division
+from dcjax.experiment.reporter import Reporter
+from dcjax.runs.progress import Progress
 
 
 @pytest.mark.parametrize("num_others", [2, 600])

@@ -12,8 +12,8 @@ import pytest
 from flax import linen as nn
 from slow_resnet import random_variables, slow_resnet
 
-from dcjax import convolution, pretrained
-from dcjax.resnet import BACKBONES, BasicBlock, Bottleneck, Conv, ResNet
+from dcjax.models import cpu_convolution, pretrained
+from dcjax.models.resnet import BACKBONES, BasicBlock, Bottleneck, Conv, ResNet
 
 GOLDEN = Path(__file__).parent / "golden" / "resnet.npz"
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
@@ -125,7 +125,7 @@ def test_kernels_are_drawn_as_flaxs_convolution_draws_them() -> None:
     x, key = jnp.zeros((1, 9, 9, 5)), jax.random.key(3)
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     stock = nn.Conv(6, (3, 3), use_bias=False, kernel_init=init).init(key, x)
-    for method in convolution.METHODS:
+    for method in cpu_convolution.METHODS:
         ours = Conv(6, 3, 1, method, jnp.float32).init(key, x)
         jax.tree.map(np.testing.assert_array_equal, ours, stock)
 

@@ -9,8 +9,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from dcjax import datasets, resuming
-from dcjax.datasets import ImageSet
+from dcjax.data import datasets
+from dcjax.data.datasets import ImageSet
+from dcjax.experiment import same_run
 
 
 def _config(**changes: Any) -> ConfigDict:
@@ -28,10 +29,10 @@ def test_a_run_may_only_differ_where_training_does_not() -> None:
         dataset__download=True,
         model__pretrained="elsewhere/weights",
     )
-    resuming.check_same(free, saved, "runs/a")
+    same_run.check_same(free, saved, "runs/a")
     for key, value in {"seed": 7, "model.dropout": 0.5}.items():
         with pytest.raises(ValueError, match=rf"runs/a holds .*: {key}={value} \(saved: "):
-            resuming.check_same(_config(**{key.replace(".", "__"): value}), saved, "runs/a")
+            same_run.check_same(_config(**{key.replace(".", "__"): value}), saved, "runs/a")
     scored_otherwise = _config(
         dataset__test_list="small",
         model__test_masks="none",
@@ -39,25 +40,25 @@ def test_a_run_may_only_differ_where_training_does_not() -> None:
         eval__gallery_draws=3,
         eval__best_by="recall_at_1",
     )
-    resuming.check_same(scored_otherwise, saved, "runs/a", evaluating=True)
+    same_run.check_same(scored_otherwise, saved, "runs/a", evaluating=True)
     with pytest.raises(
         ValueError, match=r"evaluate may change .*list='small'.*best_by=.*protocol=.*masks="
     ):
-        resuming.check_same(scored_otherwise, saved, "runs/a")
+        same_run.check_same(scored_otherwise, saved, "runs/a")
 
 
 def test_settings_that_a_saved_run_does_not_know_are_told_apart() -> None:
     saved = digits.get_config().to_dict()
     del saved["dataset"]["cache"]
     with pytest.raises(ValueError, match=r"none for dataset.cache; .* another version"):
-        resuming.check_same(_config(), saved, "runs/a")
+        same_run.check_same(_config(), saved, "runs/a")
 
 
 def test_data_may_move_but_not_change() -> None:
     train = datasets.load("digits", root="").train
-    saved = resuming.fingerprint(train)
-    resuming.check_same_data(
-        resuming.fingerprint(train.select(np.arange(len(train)))), saved, "runs/a"
+    saved = same_run.fingerprint(train)
+    same_run.check_same_data(
+        same_run.fingerprint(train.select(np.arange(len(train)))), saved, "runs/a"
     )
     for other in (
         train.select(np.arange(len(train) - 1)),
@@ -65,30 +66,30 @@ def test_data_may_move_but_not_change() -> None:
         dataclasses.replace(train, super_classes=("round", "straight", *3 * ["round"])),
     ):
         with pytest.raises(ValueError, match="runs/a holds a run on other training images"):
-            resuming.check_same_data(resuming.fingerprint(other), saved, "runs/a")
+            same_run.check_same_data(same_run.fingerprint(other), saved, "runs/a")
 
 
 def test_of_two_sets_of_images_what_both_runs_know_is_compared() -> None:
     splits = datasets.load("digits", root="")
     query, half = splits.query, splits.query.select(np.arange(100))
-    now = resuming.fingerprints(splits)
+    now = same_run.fingerprints(splits)
     assert list(now) == ["train", "query"]
-    resuming.check_same_data(now, now, "runs/a")
-    resuming.check_same_data(now, now["train"], "runs/a")  # as older versions saved it
+    same_run.check_same_data(now, now, "runs/a")
+    same_run.check_same_data(now, now["train"], "runs/a")  # as older versions saved it
     for others, kind in (
         (datasets.Splits(splits.train, half), "test images: now 100 images of 5 classes, then 896"),
         (datasets.Splits(splits.train, query, half), "gallery images: now 100 .*, then 0 of 0"),
         (datasets.Splits(half, query), "training images: now 100"),
     ):
         with pytest.raises(ValueError, match=f"runs/a holds a run on other {kind}"):
-            resuming.check_same_data(resuming.fingerprints(others), now, "runs/a")
+            same_run.check_same_data(same_run.fingerprints(others), now, "runs/a")
     fewer = {"query": {key: now["query"][key] for key in ("images", "content")}}
-    assert not list(resuming.differences(now, fewer))
-    test_only = resuming.fingerprints(splits.without_train())
+    assert not list(same_run.differences(now, fewer))
+    test_only = same_run.fingerprints(splits.without_train())
     assert list(test_only) == ["query"]
-    assert not list(resuming.differences(test_only, now))
-    with_gallery = resuming.fingerprints(datasets.Splits(splits.train, query, half))
-    (told,) = resuming.differences(test_only, with_gallery)
+    assert not list(same_run.differences(test_only, now))
+    with_gallery = same_run.fingerprints(datasets.Splits(splits.train, query, half))
+    (told,) = same_run.differences(test_only, with_gallery)
     assert told.startswith("gallery images: now 0 images of 0 classes, then 100 of 5")
 
 
@@ -98,7 +99,7 @@ def test_files_are_the_same_wherever_they_lie(tmp_path: Path) -> None:
         for file, content in contents.items():
             (tmp_path / folder / file).write_bytes(content)
         paths = np.array([str(tmp_path / folder / file) for file in contents])
-        return resuming.fingerprint(ImageSet(paths, np.zeros(2, np.int32), (name,)))
+        return same_run.fingerprint(ImageSet(paths, np.zeros(2, np.int32), (name,)))
 
     saved = fingerprint("here", {"a.jpg": b"1", "b.jpg": b"22"})
     assert fingerprint("there", {"1.jpg": b"1", "2.jpg": b"22"}) == saved

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from slow_retrieval import slow_score, slow_score_one_per_class
 
-from dcjax import devices, ranking, retrieval, shares
+from dcjax.distributed import devices, sharded_rows
+from dcjax.retrieval import metrics, ranking
 
 _GOLDEN = np.load(Path(__file__).parent / "golden" / "retrieval.npz")
 
@@ -23,14 +24,14 @@ def _with_ties(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_all_against_all_golden():
-    scores = retrieval.score(_GOLDEN["embeddings"], _GOLDEN["labels"], ks=(1, 2, 4, 8, 10, 100))
+    scores = metrics.score(_GOLDEN["embeddings"], _GOLDEN["labels"], ks=(1, 2, 4, 8, 10, 100))
     assert scores == pytest.approx(_golden("all"), abs=1e-12)
 
 
 def test_query_and_gallery_golden():
     embeddings, labels = _GOLDEN["embeddings"], _GOLDEN["labels"]
     query, gallery = _GOLDEN["query_index"], _GOLDEN["gallery_index"]
-    scores = retrieval.score(
+    scores = metrics.score(
         embeddings[query],
         labels[query],
         embeddings[gallery],
@@ -43,7 +44,7 @@ def test_query_and_gallery_golden():
 def test_precision_divided_by_hits_and_by_r():
     # One query; its four relevant images are nearest, third, fifth and sixth: hits 1, 0, 1, 0.
     gallery, labels = np.arange(1.0, 7.0)[:, None], np.array([5, 1, 5, 1, 5, 5])
-    scores = retrieval.score(np.zeros((1, 1)), np.array([5]), gallery, labels, ks=(1,))
+    scores = metrics.score(np.zeros((1, 1)), np.array([5]), gallery, labels, ks=(1,))
     assert scores["marp_paper"] == pytest.approx(5 / 6)
     assert scores["map_at_r"] == pytest.approx(5 / 12)
     assert scores["r_precision"] == pytest.approx(1 / 2)
@@ -54,10 +55,10 @@ def test_ties_go_by_index(seed):
     queries, query_labels = _with_ties(40, seed)
     gallery, labels = _with_ties(70, 100 + seed)
     ks = (1, 2, 5, 39)
-    assert retrieval.score(queries, query_labels, gallery, labels, ks=ks) == pytest.approx(
+    assert metrics.score(queries, query_labels, gallery, labels, ks=ks) == pytest.approx(
         slow_score(queries, query_labels, gallery, labels, ks), abs=1e-12
     )
-    assert retrieval.score(queries, query_labels, ks=ks) == pytest.approx(
+    assert metrics.score(queries, query_labels, ks=ks) == pytest.approx(
         slow_score(queries, query_labels, None, None, ks), abs=1e-12
     )
 
@@ -65,8 +66,8 @@ def test_ties_go_by_index(seed):
 def test_a_duplicate_of_the_query_is_not_the_query():
     # Rows 0 and 1 are the same picture: of one class in the first case, of two in the second.
     embeddings = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
-    same = retrieval.score(embeddings, np.array([0, 0, 1, 1]), ks=(1,))
-    crossed = retrieval.score(embeddings, np.array([0, 1, 0, 1]), ks=(1, 3))
+    same = metrics.score(embeddings, np.array([0, 0, 1, 1]), ks=(1,))
+    crossed = metrics.score(embeddings, np.array([0, 1, 0, 1]), ks=(1, 3))
     assert same["recall_at_1"] == 1.0
     assert crossed["recall_at_1"] == 0.0
     assert crossed["recall_at_3"] == 1.0
@@ -75,20 +76,20 @@ def test_a_duplicate_of_the_query_is_not_the_query():
 def test_embeddings_need_not_be_normalised():
     # By angle, image 2 is the nearest of image 0; by distance, image 1 is.
     embeddings = np.array([[1.0, 0], [1, 0.5], [9, 0.1], [-5, 0], [-5, 1], [-5, 2]])
-    scores = retrieval.score(embeddings, np.array([0, 0, 1, 2, 2, 1]), ks=(1,))
+    scores = metrics.score(embeddings, np.array([0, 0, 1, 2, 2, 1]), ks=(1,))
     assert scores["recall_at_1"] == pytest.approx(4 / 6)
 
 
 @pytest.mark.parametrize("block", [1, 7, 32, 1000])
 def test_block_does_not_change_the_scores(block):
     embeddings, labels = _with_ties(65, 3)
-    assert retrieval.score(embeddings, labels, block=block) == retrieval.score(embeddings, labels)
+    assert metrics.score(embeddings, labels, block=block) == metrics.score(embeddings, labels)
 
 
 def test_devices_do_not_change_the_scores():
     embeddings, labels = _with_ties(65, 3)
-    shared = retrieval.score(embeddings, labels, block=4, mesh=devices.create_mesh())
-    assert shared == retrieval.score(embeddings, labels)
+    shared = metrics.score(embeddings, labels, block=4, mesh=devices.create_mesh())
+    assert shared == metrics.score(embeddings, labels)
 
 
 def test_scores_are_those_of_float64_far_from_the_origin_and_near_it():
@@ -100,11 +101,11 @@ def test_scores_are_those_of_float64_far_from_the_origin_and_near_it():
         embeddings = embeddings.astype(np.float32)
         exact = embeddings.astype(np.float64)
         expected = slow_score(exact, labels, None, None, ks)
-        assert retrieval.score(embeddings, labels) == pytest.approx(expected, abs=1e-12)
-        shared = shares.place(embeddings, mesh)
-        assert retrieval.score(shared, labels, mesh=mesh) == pytest.approx(expected, abs=1e-12)
+        assert metrics.score(embeddings, labels) == pytest.approx(expected, abs=1e-12)
+        shared = sharded_rows.place(embeddings, mesh)
+        assert metrics.score(shared, labels, mesh=mesh) == pytest.approx(expected, abs=1e-12)
         expected = slow_score_one_per_class(exact, labels, ks, 3)
-        found = retrieval.score_one_per_class(embeddings, labels, ks=ks, num_draws=3)
+        found = metrics.score_one_per_class(embeddings, labels, ks=ks, num_draws=3)
         assert found == pytest.approx(expected, abs=1e-12)
 
 
@@ -112,7 +113,7 @@ def test_recall_far_beyond_the_images_of_a_class():
     # A query among 500 images of other classes, all of them as near as or nearer than its own.
     gallery = np.array([1.0] * 250 + [3.0] * 250 + [3.0])[:, None]
     labels = np.array([0] * 500 + [1])
-    scores = retrieval.score(np.zeros((1, 1)), np.array([1]), gallery, labels, ks=(1, 500, 501))
+    scores = metrics.score(np.zeros((1, 1)), np.array([1]), gallery, labels, ks=(1, 500, 501))
     assert scores == {
         "recall_at_1": 0.0,
         "recall_at_500": 0.0,
@@ -125,27 +126,27 @@ def test_recall_far_beyond_the_images_of_a_class():
 
 def test_queries_without_positives_miss_but_have_no_precision():
     embeddings, labels = np.array([[0.0], [0.1], [5.0], [5.1]]), np.array([0, 0, 1, 2])
-    scores = retrieval.score(embeddings, labels, ks=(1,))
+    scores = metrics.score(embeddings, labels, ks=(1,))
     assert scores == {
         "recall_at_1": 0.5,
         "map_at_r": 1.0,
         "marp_paper": 1.0,
         "r_precision": 1.0,
     }
-    alone = retrieval.score(embeddings, np.arange(4), ks=(3,))
+    alone = metrics.score(embeddings, np.arange(4), ks=(3,))
     assert set(alone.values()) == {0.0}
 
 
 def test_large_labels_stay_apart():
     embeddings = np.array([[0.0], [0.1], [5.0], [5.1]])
     labels = 2**53 + np.array([0, 1, 0, 1], dtype=np.int64)
-    assert retrieval.score(embeddings, labels, ks=(1,))["recall_at_1"] == 0.0
+    assert metrics.score(embeddings, labels, ks=(1,))["recall_at_1"] == 0.0
 
 
 def test_one_per_class_searches_the_only_image_of_a_class_too():
     # Classes 1 and 2 lie between the others, whose two images are a query and the gallery in turn.
     embeddings = np.array([[0.0], [4.0], [1.0], [3.0]])
-    scores = retrieval.score_one_per_class(
+    scores = metrics.score_one_per_class(
         embeddings, np.array([0, 0, 1, 2]), ks=(1, 2, 3), num_draws=5
     )
     assert scores == {
@@ -161,7 +162,7 @@ def test_one_per_class_searches_the_only_image_of_a_class_too():
 def test_one_per_class_draws_every_image_as_often():
     embeddings = np.array([[9.0], [0.0], [0.1], [0.2], [8.0]])
     labels = np.array([0, 0, 0, 0, 1])
-    scores = retrieval.score_one_per_class(embeddings, labels, ks=(1,), num_draws=1000)
+    scores = metrics.score_one_per_class(embeddings, labels, ks=(1,), num_draws=1000)
     # All three queries miss image 0, which itself misses the others: a mean of 2/3 or, in one draw
     # of four, 0; of 1000 draws it deviates by 0.29 / sqrt(1000).
     assert scores["recall_at_1"] == pytest.approx(3 / 4 * 2 / 3, abs=3 * 0.29 / 1000**0.5)
@@ -169,9 +170,9 @@ def test_one_per_class_draws_every_image_as_often():
 
 def test_one_compilation_serves_all_draws():
     embeddings, labels = _with_ties(331, 8)
-    retrieval.score_one_per_class(embeddings, labels, ks=(1,), num_draws=1)
+    metrics.score_one_per_class(embeddings, labels, ks=(1,), num_draws=1)
     before = ranking._rank._cache_size()
-    retrieval.score_one_per_class(embeddings, labels, ks=(1,), num_draws=4)
+    metrics.score_one_per_class(embeddings, labels, ks=(1,), num_draws=4)
     assert ranking._rank._cache_size() == before
 
 
@@ -187,7 +188,7 @@ def test_one_compilation_serves_all_draws():
 def test_one_per_class_names_what_is_wrong(labels, options, message):
     options = {"ks": (1,), "num_draws": 2} | options
     with pytest.raises(ValueError, match=message):
-        retrieval.score_one_per_class(np.zeros((4, 3)), np.array(labels), **options)
+        metrics.score_one_per_class(np.zeros((4, 3)), np.array(labels), **options)
 
 
 @pytest.mark.parametrize(
@@ -214,4 +215,4 @@ def test_one_per_class_names_what_is_wrong(labels, options, message):
 )
 def test_errors_name_what_is_wrong(queries, labels, options, message):
     with pytest.raises(ValueError, match=message):
-        retrieval.score(queries, labels, **options)
+        metrics.score(queries, labels, **options)

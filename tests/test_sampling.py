@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dcjax import sampling
-from dcjax.division import Division
-from dcjax.sampling import Plan
+from dcjax.division import sampling
+from dcjax.division.division import Division
+from dcjax.division.sampling import Plan
 
 
 def _division(cluster: np.ndarray, period: int = 0) -> Division:

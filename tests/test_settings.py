@@ -8,12 +8,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import default
-from dcjax import losses, mining, resuming, settings
-from dcjax.errors import SettingError
-from dcjax.settings import Flag, Number, OneOf, Rule, Several, Text, Whole
+from dcjax import losses
+from dcjax.core.errors import SettingError
+from dcjax.experiment import same_run, settings
+from dcjax.experiment.settings import Flag, Number, OneOf, Rule, Several, Text, Whole
+from dcjax.losses import mining
 
 _TREE = default.get_config().to_dict()
-_DEFAULTS = resuming.flatten(_TREE)
+_DEFAULTS = same_run.flatten(_TREE)
 _OF_NO_TYPE = (None, {}, b"1", object())
 _MINER = mining.create("all")
 

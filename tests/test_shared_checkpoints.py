@@ -5,7 +5,7 @@ from pathlib import Path
 import many_processes
 import pytest
 
-from dcjax import shared_workdirs
+from dcjax.runs import shared_workdirs
 
 _ROWS = 2048
 
@@ -14,8 +14,8 @@ _STATE = f"""
 ROWS = {_ROWS}
 import numpy as np
 import small_runs
-from dcjax import devices
-from dcjax.checkpoints import Checkpoints
+from dcjax.distributed import devices
+from dcjax.runs.checkpoints import Checkpoints
 mesh = devices.create_mesh()
 table = np.random.default_rng(7).random((ROWS, 64), np.float32)
 where = devices.table_sharding(mesh, table.shape)
@@ -63,7 +63,7 @@ except ValueError as error:
     print(error)
 """
 _CHECK = """
-from dcjax import shared_workdirs
+from dcjax.runs import shared_workdirs
 for folders in {folders!r}:
     try:
         shared_workdirs.check_shared(folders[jax.process_index()])
@@ -79,7 +79,7 @@ except OSError as error:
 
 _FAILED = """
 import resource, sys
-from dcjax import store
+from dcjax.runs import store
 store._SECONDS = 10
 checkpoints = Checkpoints({workdir!r}, on_failure="go_on")
 checkpoints.save(state(100, table), small_runs.division(100), {{}}, {{}})

@@ -12,8 +12,8 @@ import json, sys
 import jax
 import pod
 from configs import digits
-from dcjax.checkpoints import Checkpoints
-from dcjax.train import train
+from dcjax.runs.checkpoints import Checkpoints
+from dcjax.modes.train import train
 
 told, save = [], Checkpoints.save
 

@@ -11,8 +11,8 @@ import benchmark_pictures
 import pytest
 import tfds_archives
 
-from dcjax import datasets, downloads
-from dcjax.datasets import cars, cub, prepared, sources
+from dcjax.data import datasets, downloads
+from dcjax.data.datasets import cars, cub, prepared, sources
 
 CUB = {
     "CUB_200_2011/images.txt": "1 007.Auk/b.jpg\n2 007.Auk/a.jpg\n3 101.Pelican/c.jpg\n",

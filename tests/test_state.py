@@ -8,13 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from dcjax import losses, mining, models, optimizers, state
+from dcjax import losses
+from dcjax.losses import mining
+from dcjax.models import masked_embedder
+from dcjax.training import optimizers, state
 
 OPTIMIZER = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(optimizers.GROUPS, 0.1))
 PARENTS = ([0], [0, 0], [0, 0, 1, 1])  # K = 1, 2, 4
 
 
-MODEL = models.create(
+MODEL = masked_embedder.create(
     "resnet_small",
     num_stages=1,
     width=4,

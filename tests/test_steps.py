@@ -10,15 +10,20 @@ import numpy as np
 import optax
 import pytest
 
-from dcjax import devices, losses, masks, mining, models, optimizers, state, steps
-from dcjax.pairs import References
+from dcjax import losses
+from dcjax.distributed import devices
+from dcjax.division import masks
+from dcjax.losses import mining
+from dcjax.losses.pairs import References
+from dcjax.models import masked_embedder
+from dcjax.training import optimizers, state, steps
 
 _RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
 
 
 def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainState]:
     """A tiny masked embedder, its loss, and a state divided twice with masks that differ."""
-    model = models.create(
+    model = masked_embedder.create(
         "resnet_small",
         num_stages=1,
         width=4,

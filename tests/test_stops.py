@@ -15,15 +15,18 @@ import small_runs
 from ml_collections import ConfigDict
 
 from configs import digits
-from dcjax import division, evaluation, inputs
-from dcjax.train import train
+from dcjax.division import division
+from dcjax.experiment import inputs
+from dcjax.modes.train import train
+from dcjax.retrieval import evaluation
 
 # A run of launch.py whose division takes a day, and whose first evaluation is disturbed.
 _BUSY = """
 import sys, time
 from absl import app
 import launch, pod
-from dcjax import division, evaluation
+from dcjax.division import division
+from dcjax.retrieval import evaluation
 
 def fail(*arguments, **options):
     raise {error}("no such image")

@@ -16,8 +16,9 @@ import small_runs
 from etils import epath
 from orbax.checkpoint._src.serialization import ocdbt_utils
 
-from dcjax import checksums, store
-from dcjax.checkpoints import Checkpoints
+from dcjax.core import checksums
+from dcjax.runs import store
+from dcjax.runs.checkpoints import Checkpoints
 
 _LARGE = 20_000  # rows of the arrays of a checkpoint that does not fit a full disk
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dcjax import strategies
-from dcjax.strategies import STRATEGIES
+from dcjax.data import strategies
+from dcjax.data.strategies import STRATEGIES
 
 NUMBER = 4000
 

@@ -10,20 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from dcjax import (
-    clustering,
-    crops,
-    device_kmeans,
-    devices,
-    division,
-    retrieval,
-    sampling,
-    strategies,
-    streams,
-)
-from dcjax.crops import Augmentation
-from dcjax.division import Division
-from dcjax.streams import DeviceStream, Stream
+from dcjax.core import streams
+from dcjax.core.streams import DeviceStream, Stream
+from dcjax.data import crops, strategies
+from dcjax.data.crops import Augmentation
+from dcjax.distributed import devices
+from dcjax.division import device_kmeans, division, host_kmeans, sampling
+from dcjax.division.division import Division
+from dcjax.retrieval import metrics
 
 _PACKAGE = Path(__file__).parents[1] / "dcjax"
 _AUGMENTATION = Augmentation(
@@ -71,9 +65,9 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_no_two_draws_of_any_runs_share_a_stream(keys):
     for seed in range(8):
         _draw_as_a_run(seed)
-    retrieval.score_one_per_class(_FEATURES, np.arange(24) // 2, ks=[1], num_draws=10)
+    metrics.score_one_per_class(_FEATURES, np.arange(24) // 2, ks=[1], num_draws=10)
     for seed in range(10):  # as NMI does
-        clustering.kmeans(_FEATURES, 3, seed=seed)
+        host_kmeans.kmeans(_FEATURES, 3, seed=seed)
     # Of a run: 2 periods of 2 groupings of 1 + 2 parts, three times; 4 plans of an order and 4
     # clusters; 2 x 2 blocks of 4 epochs.
     drawn = keys.copy()
@@ -120,7 +114,7 @@ def test_k_means_plus_plus_draws_by_seed_period_group_and_trial():
 
 
 def test_a_k_means_by_itself_starts_where_the_default_generator_of_its_seed_says():
-    _, centroids = clustering.kmeans(_FEATURES, 5, seed=11, num_iterations=0)
+    _, centroids = host_kmeans.kmeans(_FEATURES, 5, seed=11, num_iterations=0)
     rows = np.random.default_rng(11).choice(24, 5, replace=False)
     np.testing.assert_array_equal(centroids, _FEATURES[rows])
 
@@ -134,7 +128,7 @@ def test_a_seed_is_a_whole_number_of_32_bits(seed):
     for draw in (
         lambda: plan(seed=seed),
         lambda: plan(epoch=seed),
-        lambda: clustering.kmeans(_FEATURES, 2, seed=seed),
+        lambda: host_kmeans.kmeans(_FEATURES, 2, seed=seed),
         lambda: device_kmeans.kmeans(_FEATURES, 2, seed=seed, start="kmeans++"),
         lambda: division.divide(_FEATURES, _LABELS, None, num_clusters=2, period=0, seed=seed),
         lambda: division.divide(None, _LABELS, None, num_clusters=2, period=0, seed=seed),

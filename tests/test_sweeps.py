@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import digits
-from dcjax import runner, sweeps, tables
+from dcjax.modes import sweep_runner, sweeps, tables
 
 _ROOT = Path(__file__).parents[1]
 _TINY = {
@@ -146,7 +146,7 @@ def test_the_command_line_trains_and_makes_the_table(tmp_path: Path) -> None:
 
 def test_the_table_has_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
     sweep = _plan(tmp_path, seeds="0,1,2")
-    assert runner.run(sweep)
+    assert sweep_runner.run(sweep)
     with (tmp_path / "runs" / "tiny.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 4 * 2 * 2
@@ -164,7 +164,7 @@ def test_the_table_has_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
 
 def test_rows_of_the_same_settings_share_their_run(tmp_path: Path) -> None:
     sweep = _plan(tmp_path)
-    assert runner.run(sweep)
+    assert sweep_runner.run(sweep)
     assert [run.folder for run in sweep.rows["ours"]] == [run.folder for run in sweep.rows["same"]]
     assert _times_trained(sweep) == [1] * 6
 
@@ -196,14 +196,14 @@ def test_a_failure_is_told_and_the_others_go_on(
 ) -> None:
     sweep = _plan(tmp_path)
     monkeypatch.setenv("TROUBLE", "--config.division.max_clusters=1")
-    assert not runner.run(sweep)
+    assert not sweep_runner.run(sweep)
     told = capsys.readouterr().out
     assert told.count("failed    with code 1") == told.count(" this cannot be trained") == 2
     assert "failed    2 runs:" in told
     assert "| base | 0 |" in (tmp_path / "runs" / "tiny.md").read_text()
     assert "| ours | 2 |" in (tmp_path / "runs" / "tiny.md").read_text()
     monkeypatch.delenv("TROUBLE")
-    assert runner.run(sweep)
+    assert sweep_runner.run(sweep)
     assert _times_trained(sweep) == [2, 2, 1, 1, 1, 1]
 
 
@@ -212,12 +212,12 @@ def test_a_stop_reaches_the_run_and_the_sweep_goes_on_later(
 ) -> None:
     sweep = _plan(tmp_path)
     monkeypatch.setenv("TROUBLE", "stop")
-    assert runner.run(sweep)
+    assert sweep_runner.run(sweep)
     assert "Stopped by SIGTERM; the same command continues" in capsys.readouterr().out
     assert _times_trained(sweep) == [1, 0, 0, 0, 0, 0]
     assert "stopped" in (next(iter(sweep.runs)).folder / "output.log").read_text()
     monkeypatch.delenv("TROUBLE")
-    assert runner.run(sweep)
+    assert sweep_runner.run(sweep)
     assert _times_trained(sweep) == [2, 1, 1, 1, 1, 1]
 
 
@@ -227,7 +227,7 @@ def test_a_run_that_was_told_to_stop_ends_the_sweep(
     sweep = _plan(tmp_path, [_BASE, _OURS], seeds="0")
     trainer = tmp_path / "trainer.py"
     trainer.write_text("import os, signal, sys; print('trains'); sys.exit(0)")
-    assert runner.run(sweep)
+    assert sweep_runner.run(sweep)
     assert "the same command continues from there" in capsys.readouterr().out
     assert _times_trained(sweep) == [1, 0]
 
@@ -254,7 +254,7 @@ def test_a_run_that_another_sweep_or_command_trains_is_looked_at_again_at_the_en
     lock.acquire()
     thread = threading.Thread(target=trains_meanwhile)
     thread.start()
-    assert runner.run(sweep)
+    assert sweep_runner.run(sweep)
     thread.join()
     told = capsys.readouterr().out
     assert told.index("(ours), 2 to go") < told.index("waiting   for 1 runs")
@@ -265,7 +265,7 @@ def test_a_run_that_another_sweep_or_command_trains_is_looked_at_again_at_the_en
 def test_a_run_keeps_its_lock_when_its_sweep_is_killed(tmp_path: Path) -> None:
     sweep = _plan(tmp_path, [_BASE], seeds="0")
     code = (
-        "import pathlib, tests.test_sweeps as t; from dcjax import runner; "
+        "import pathlib, tests.test_sweeps as t; from dcjax.modes import sweep_runner as runner; "
         f"runner.run(t._plan(pathlib.Path({str(tmp_path)!r}), [t._BASE], seeds='0'))"
     )
     environment = os.environ | {"TROUBLE": "wait"}
@@ -289,7 +289,7 @@ def test_commands_make_the_planned_configs(tmp_path: Path, monkeypatch: pytest.M
     rows = [*_ALL, {"name": "rates", "settings": {"optimizer.learning_rate": 1e-05}}]
     changes = {"augment.scale": (0.3, 1.0), "augment.flip": True, "dataset.root": "/my pictures"}
     sweep = _plan(tmp_path, rows, **changes)
-    for run, command in zip(sweep.runs, runner.commands(sweep), strict=True):
+    for run, command in zip(sweep.runs, sweep_runner.commands(sweep), strict=True):
         python, program, *arguments = shlex.split(command)
         assert (python, program) == ("python", str(tmp_path / "trainer.py"))
         monkeypatch.setattr(sys, "argv", [program, *arguments])
@@ -303,8 +303,8 @@ def test_commands_make_the_planned_configs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_commands_of_finished_runs_are_comments(tmp_path: Path) -> None:
-    assert runner.run(_plan(tmp_path, [_BASE], seeds="0"))
-    first, second = runner.commands(_plan(tmp_path, [_BASE, _OURS], seeds="0"))
+    assert sweep_runner.run(_plan(tmp_path, [_BASE], seeds="0"))
+    first, second = sweep_runner.commands(_plan(tmp_path, [_BASE, _OURS], seeds="0"))
     assert first.startswith("# finished: python ")
     assert second.startswith("python ")
 
@@ -385,14 +385,14 @@ def test_the_argument_of_a_sweep_stands_behind_a_colon(
 )
 def test_a_file_that_is_not_of_a_run_is_named(tmp_path: Path, name: str, content: str) -> None:
     sweep = _plan(tmp_path, [_BASE], seeds="0")
-    assert runner.run(sweep)
+    assert sweep_runner.run(sweep)
     (next(iter(sweep.runs)).folder / name).write_text(content)
     with pytest.raises(ValueError, match=f"{name} is not of a run; move it away"):
         _plan(tmp_path, [_BASE], seeds="0")
 
 
 def test_a_folder_with_another_run_is_an_error(tmp_path: Path) -> None:
-    assert runner.run(_plan(tmp_path, [_BASE], seeds="0"))
+    assert sweep_runner.run(_plan(tmp_path, [_BASE], seeds="0"))
     with pytest.raises(ValueError, match=r"another config.*Different: model.width=8 \(saved: 4\)"):
         _plan(tmp_path, [_OURS, _BASE], seeds="0", **{"model.width": 8})
     with pytest.raises(ValueError, match=r"3 epochs already, got train.num_epochs=2"):
@@ -400,7 +400,7 @@ def test_a_folder_with_another_run_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_run_is_finished_after_its_last_epoch(tmp_path: Path) -> None:
-    assert runner.run(_plan(tmp_path, [_BASE], seeds="0"))
+    assert sweep_runner.run(_plan(tmp_path, [_BASE], seeds="0"))
     same, longer, free = (
         next(iter(_plan(tmp_path, [_BASE], seeds="0", **changes).runs)).result()
         for changes in ({}, {"train.num_epochs": 4}, {"checkpoint.keep_latest": 3})
@@ -421,7 +421,7 @@ def test_a_run_is_finished_after_its_last_epoch(tmp_path: Path) -> None:
 def test_scores_of_other_data_weights_or_protocols_are_not_taken(
     key: str, value: str, tmp_path: Path
 ) -> None:
-    assert runner.run(_plan(tmp_path, [_BASE], seeds="0"))
+    assert sweep_runner.run(_plan(tmp_path, [_BASE], seeds="0"))
     with pytest.raises(ValueError, match=f"another config.*Different: {key}='?{value}"):
         _plan(tmp_path, [_BASE], seeds="0", **{key: value})
 

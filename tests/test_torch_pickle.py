@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from torch_bytes import call, legacy_file, name, pickled, push, storage, tensor, zip_file
 
-from dcjax import weight_files
+from dcjax.models import weight_files
 
 ONE = tensor(storage("0", 6), 1, (2, 2), (3, 1))  # elements 1, 2, 4 and 5 of the storage
 EXPECTED = [[1, 2], [4, 5]]

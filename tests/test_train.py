@@ -22,10 +22,12 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import digits
-from dcjax import devices, epochs, inputs, reporting, shared_workdirs
-from dcjax.checkpoints import Checkpoints
-from dcjax.errors import InputError
-from dcjax.train import train
+from dcjax.core.errors import InputError
+from dcjax.distributed import devices
+from dcjax.experiment import epochs, inputs, reporter
+from dcjax.modes.train import train
+from dcjax.runs import shared_workdirs
+from dcjax.runs.checkpoints import Checkpoints
 
 _ROOT = Path(__file__).parents[1]
 _TINY = {
@@ -275,7 +277,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     monkeypatch.setattr(epochs, "prepare", kill)
     with pytest.raises(KeyboardInterrupt):
         train(_config(), str(tmp_path))
-    reporting.check_new(_config(train__num_epochs=4), str(tmp_path))
+    reporter.check_new(_config(train__num_epochs=4), str(tmp_path))
     names = re.escape("config.json, metrics.jsonl, tensorboard of another run")
     with pytest.raises(ValueError, match=names):
         train(_config(seed=1), str(tmp_path))

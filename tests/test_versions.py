@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import default, digits
-from dcjax import comparison, resuming, settings, sweeps, versions
-from dcjax.checkpoints import Checkpoints
-from dcjax.errors import InputError
-from dcjax.train import train
-from dcjax.versions import Change
+from dcjax.core.errors import InputError
+from dcjax.experiment import same_run, settings, versions
+from dcjax.experiment.versions import Change
+from dcjax.modes import evaluate, sweeps
+from dcjax.modes.train import train
+from dcjax.runs.checkpoints import Checkpoints
 
 _GOLDEN = Path(__file__).parent / "golden" / "run_of_format_1.zip"
 
@@ -48,9 +49,9 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
 def test_every_setting_since_the_first_format_is_in_the_table() -> None:
     with zipfile.ZipFile(_GOLDEN) as file:
         first = json.loads(file.read("config.json"))
-    upgraded = resuming.flatten(versions.upgrade(first, 1, "golden"))
-    assert upgraded.keys() == resuming.flatten(default.get_config().to_dict()).keys()
-    assert resuming.flatten(first).items() <= upgraded.items()
+    upgraded = same_run.flatten(versions.upgrade(first, 1, "golden"))
+    assert upgraded.keys() == same_run.flatten(default.get_config().to_dict()).keys()
+    assert same_run.flatten(first).items() <= upgraded.items()
 
 
 def test_a_run_without_a_new_setting_is_evaluated_and_goes_on(
@@ -64,7 +65,7 @@ def test_a_run_without_a_new_setting_is_evaluated_and_goes_on(
 
     config = ConfigDict(versions.parse(_content(saved), str(saved)))
     assert sweeps.Run(saved, config, ()).result() is not None
-    comparison.compare([str(saved)], config)
+    evaluate.compare([str(saved)], config)
     assert "epoch 2" in capsys.readouterr().out
     other = config.copy_and_resolve_references()
     other.model.added = (8,)
@@ -103,7 +104,7 @@ def test_settings_that_are_not_known_are_those_of_a_newer_version() -> None:
     saved["model"]["later"] = 1
     for config in (None, digits.get_config()):
         with pytest.raises(InputError, match=r"runs/a has .* newer version saves them: model.la"):
-            resuming.saved_settings({"config": saved, "progress": {}}, "runs/a", config)
+            same_run.saved_settings({"config": saved, "progress": {}}, "runs/a", config)
 
 
 @pytest.mark.parametrize(

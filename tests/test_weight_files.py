@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from torch_bytes import legacy_file, pickled, storage, tensor, zip_file
 
-from dcjax import weight_files
+from dcjax.models import weight_files
 
 GOLDEN = Path(__file__).parent / "golden"
 REAL = Path(__file__).parents[2] / "shared" / "data" / "weights" / "resnet20-12fca82f.th"

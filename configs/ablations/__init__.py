@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax.errors import SettingError
+from dcjax.core.errors import SettingError
 
 Settings = dict[str, Any]
 Paper = dict[str, dict[str, tuple[float, ...]]]  # percent, by experiment and row

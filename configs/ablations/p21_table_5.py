@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import ablations
-from dcjax.errors import SettingError
+from dcjax.core.errors import SettingError
 
 RUNS = "ablations"
 SCORES = ablations.SCORES

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from dcjax import plugins
-from dcjax.errors import InputError
+from dcjax.core import plugins
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import require_options, require_whole
 from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, triplets
 from dcjax.losses.loss import Loss, Params, checked, with_argument_checks
+from dcjax.losses.pairs import pairwise_distances
 from dcjax.losses.pairwise import margin
-from dcjax.pairs import pairwise_distances
-from dcjax.ranges import require_options, require_whole
 
 __all__ = ["KNOWN", "Loss", "Params", "create", "margin", "pairwise_distances"]
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.core.ranges import SMALLEST, require_range
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
-from dcjax.pairs import Comparisons
-from dcjax.ranges import SMALLEST, require_range
+from dcjax.losses.pairs import Comparisons
 
 
 class NPairsOptions(NamedTuple):

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax import streams
-from dcjax.errors import InputError
+from dcjax.core import streams
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import is_known, require_floats, require_integers
+from dcjax.core.streams import DeviceStream
+from dcjax.losses.pairs import Comparisons, Pairs, References, compare
 from dcjax.losses.reductions import weighted_mean
-from dcjax.pairs import Comparisons, Pairs, References, compare
-from dcjax.ranges import is_known, require_floats, require_integers
-from dcjax.streams import DeviceStream
 
 Params = dict[str, Array]
 Output = tuple[Array, dict[str, Array]]  # the loss, and scalars to log

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from dcjax.errors import InputError
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import SMALLEST, require_floats, require_known, require_range
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
+from dcjax.losses.mining import Miner
+from dcjax.losses.pairs import Comparisons, Pairs, as_pairs
 from dcjax.losses.reductions import log_one_plus_sum_exp, weighted_mean
-from dcjax.mining import Miner
-from dcjax.pairs import Comparisons, Pairs, as_pairs
-from dcjax.ranges import SMALLEST, require_floats, require_known, require_range
 
 
 class MarginOptions(NamedTuple):

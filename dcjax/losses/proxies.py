@@ -7,15 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.core.ranges import SMALLEST, require_known, require_range
 from dcjax.losses.loss import Loss
-from dcjax.losses.proxy_similarities import (
-    Similarities,
-    cross_entropy,
-    log_sum_exp,
-    with_proxies,
-)
+from dcjax.losses.proxy_similarities import Similarities, cross_entropy, log_sum_exp, with_proxies
 from dcjax.losses.reductions import log_one_plus_sum_exp, square_root
-from dcjax.ranges import SMALLEST, require_known, require_range
 
 
 class ProxyNCAOptions(NamedTuple):

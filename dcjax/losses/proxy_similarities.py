@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax import masks
-from dcjax.errors import InputError
+from dcjax.core.errors import InputError
+from dcjax.division import masks
 from dcjax.losses.loss import Loss, Output, Params
-from dcjax.pairs import products
+from dcjax.losses.pairs import products
 
 # From so many classes on rows are rounded up, to divide over devices of any usual number.
 _MANY_CLASSES = 1024

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dcjax.errors import InputError
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import SMALLEST, require_range, require_whole
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
+from dcjax.losses.pairs import Comparisons
 from dcjax.losses.reductions import Rows, sum_over_positives
-from dcjax.pairs import Comparisons
-from dcjax.ranges import SMALLEST, require_range, require_whole
 
 
 class SmoothAPOptions(NamedTuple):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax.pairs import fold_positives
+from dcjax.losses.pairs import fold_positives
 
 Rows = tuple[Array, ...]
 Term = Callable[[Rows, Rows, Array], Array]

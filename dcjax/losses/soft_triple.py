@@ -7,16 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.core.ranges import SMALLEST, require_range, require_whole
 from dcjax.losses.loss import Loss
-from dcjax.losses.proxy_similarities import (
-    Similarities,
-    cross_entropy,
-    log_sum_exp,
-    with_centers,
-)
+from dcjax.losses.pairs import products
+from dcjax.losses.proxy_similarities import Similarities, cross_entropy, log_sum_exp, with_centers
 from dcjax.losses.reductions import square_root
-from dcjax.pairs import products
-from dcjax.ranges import SMALLEST, require_range, require_whole
 
 
 class SoftTripleOptions(NamedTuple):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.core.ranges import require_known, require_range
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
+from dcjax.losses.mining import Miner
+from dcjax.losses.pairs import Comparisons, Pairs, Triplets, as_pairs
 from dcjax.losses.reductions import Rows, sum_over_positives, weighted_mean
-from dcjax.mining import Miner
-from dcjax.pairs import Comparisons, Pairs, Triplets, as_pairs
-from dcjax.ranges import require_known, require_range
 
 _AVERAGES = ("all", "nonzero")
 

@@ -1,0 +1,86 @@
+"""Checksums of a folder's files, by which what happened to them later is found.
+
+CRC-32, for accidents: of the checksums that Python brings it is the fastest, 0.1 s for 300 MB.
+"""
+
+import json
+import zlib
+from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from etils import epath
+
+from dcjax.core import regular_files
+
+NAME = "checksums.json"
+
+_CHUNK = 2**20  # bytes read at a time
+_THREADS = 8
+
+
+def write(folder: epath.Path) -> None:
+    """Writes sizes and checksums of all files in sub-folders of a folder into it.
+
+    Files in the folder itself are left out: Orbax writes those after it has called this.
+    """
+    paths = (root / name for root, _, names in folder.walk() for name in names if root != folder)
+    inner = sorted(path.relative_to(folder).as_posix() for path in paths)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(lambda name: _measure(folder / name), inner)
+        files = dict(zip(inner, found, strict=True))
+    (folder / NAME).write_text(json.dumps({"files": files, "checksum": _of_table(files)}))
+
+
+def damage(folder: epath.Path, items: Container[str], *, part: int, num_parts: int) -> str:
+    """Returns what happened to the files of some sub-folders since `write`, "" if nothing did.
+
+    Where nothing was written, nothing is known, and "" is returned.
+
+    Args:
+      folder: given to `write`.
+      items: names of sub-folders.
+      part: number of the share of the files that is looked at,
+      num_parts: of so many.
+    """
+    try:
+        saved = json.loads((folder / NAME).read_bytes())
+        files = saved["files"]
+        intact = saved["checksum"] == _of_table(files)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{NAME} cannot be read: {error}"
+    except (ValueError, TypeError, KeyError):
+        intact = False
+    if not intact:
+        return f"{NAME} has other contents than were saved"
+    names = [name for name in files if name.partition("/")[0] in items][part::num_parts]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        told = pool.map(lambda name: _difference(folder / name, files[name]), names)
+        return next((f"{name} {text}" for name, text in zip(names, told, strict=True) if text), "")
+
+
+def _difference(path: epath.Path, saved: list[int]) -> str:
+    try:
+        found = _measure(path)
+    except OSError as error:
+        return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+    if found[0] != saved[0]:
+        return f"has {found[0]} bytes, {saved[0]} were saved"
+    return "" if found == saved else "has other contents than were saved"
+
+
+def _measure(path: epath.Path) -> list[int]:
+    """Returns the size in bytes and the CRC-32 of a file."""
+    size = checksum = 0
+    regular_files.require(path)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            size += len(chunk)
+            checksum = zlib.crc32(chunk, checksum)
+    return [size, checksum]
+
+
+def _of_table(files: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(files, sort_keys=True).encode())

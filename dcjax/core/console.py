@@ -1,0 +1,80 @@
+"""The terminal: lines, tables and a progress bar."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+import rich.box
+import rich.console
+import rich.measure
+import rich.progress
+import rich.table
+
+_WIDTH_OF_FILES = 120  # columns, where the output is not a terminal
+_HEADINGS = {"map_at_r": "MAP@R", "marp_paper": "mARP", "r_precision": "R-prec.", "nmi": "NMI"}
+
+
+class Console:
+    """The terminal."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """Prints to stdout, or if it is quiet nothing."""
+        self._console = rich.console.Console(
+            markup=False, emoji=False, highlight=False, quiet=quiet
+        )
+        if not self._console.is_terminal:
+            self._console.width = _WIDTH_OF_FILES
+
+    def line(self, text: str) -> None:
+        """Prints one line, however long."""
+        self._console.print(self._encodable(text), soft_wrap=True)
+
+    def table(self, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+        """Prints scores by name, one row for each entry."""
+        headed = {
+            label: {
+                _HEADINGS.get(name, name.replace("recall_at_", "R@")): f"{score:.4f}"
+                for name, score in row.items()
+            }
+            for label, row in rows.items()
+        }
+        self.facts(title, headed)
+
+    def facts(self, title: str, rows: Mapping[str, Mapping[str, str]]) -> None:
+        """Prints texts by heading, one row for each entry; labels wrap, texts never."""
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.add_column(self._encodable(title), overflow="fold")
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        for name in columns:
+            table.add_column(name, justify="right", no_wrap=True)
+        for label, row in rows.items():
+            table.add_row(self._encodable(label), *(row.get(name, "") for name in columns))
+        options = self._console.options
+        needed = rich.measure.Measurement.get(self._console, options.update(width=1000), table)
+        width = max(options.max_width, needed.minimum)
+        self._console.print(table, width=width, crop=False)
+
+    def _encodable(self, text: str) -> str:
+        """Returns a text with what the terminal has no characters for as escapes."""
+        encoding = self._console.encoding
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, *, total: int, done: int) -> Iterator[Callable[..., None]]:
+        """Shows a bar with the time left while the block runs, on a terminal only.
+
+        Yields:
+          A function (text, steps=1) that moves the bar on by so many steps and shows a text.
+        """
+        bar = rich.progress.Progress(
+            "{task.description}",
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            "{task.fields[text]}",
+            rich.progress.TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        with bar:
+            task = bar.add_task(label, total=total, completed=done, text="")
+            yield lambda text, steps=1: bar.update(task, advance=steps, text=text)

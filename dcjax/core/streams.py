@@ -1,0 +1,101 @@
+"""Streams of random numbers, one for each purpose, so that no two draws share their numbers.
+
+A stream is a function of the seed, of its number below and of what tells its draws from one
+another, as the epoch. On the host it is a generator of NumPy, seeded by these whole numbers; on
+devices it is a key of JAX, into which they are folded. Nothing else makes a generator or a key.
+"""
+
+import enum
+import functools
+
+import jax
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import require_whole
+
+# (seed, stream, the numbers of that stream): all that a draw on the host depends on.
+Key = tuple[int, ...]
+
+# SeedSequence would split what is larger in two: (2^32 + 5, 1) is (5, 1, 1).
+_LARGEST = 2**32 - 1
+
+
+class Stream(enum.IntEnum):
+    """What draws on the host, and the names of the numbers that tell its draws apart.
+
+    How many numbers a stream has is fixed, since SeedSequence fills up with zeros: (4, 1) would be
+    (4, 1, 0, 0). `group` is 0 for all images, and 1 + c for those of cluster c when it is bisected.
+
+    Attributes:
+      KMEANS: the start of a K-means outside a division, as for NMI, which has the seeds 0, 1, ...
+        in all runs.
+      CLUSTER_ORDER: the order of the clusters in an epoch.
+      IMAGE_ORDER: the images in a cluster's batches in an epoch.
+      CROPS: crops and flips of a block of an epoch's plan.
+      AUGMENTATION: the other random steps of such a block.
+      RANDOM_GROUPS: a trial to divide images at random.
+      GALLERIES: a gallery of one image a class; of seed 0, to be the same for all runs.
+      DIVISION: the start of a trial to divide images by K-means.
+    """
+
+    numbers: tuple[str, ...]
+
+    def __new__(cls, value: int, *numbers: str) -> "Stream":
+        """Makes a stream that has these numbers."""
+        stream = int.__new__(cls, value)
+        stream._value_ = value
+        stream.numbers = numbers
+        return stream
+
+    KMEANS = 0
+    CLUSTER_ORDER = 1, "period", "epoch"
+    IMAGE_ORDER = 2, "period", "epoch", "cluster"
+    CROPS = 3, "epoch", "block"
+    AUGMENTATION = 4, "epoch", "block"
+    RANDOM_GROUPS = 5, "period", "group", "trial"
+    GALLERIES = 6, "draw"
+    DIVISION = 7, "period", "group", "trial"
+
+
+class DeviceStream(enum.IntEnum):
+    """What draws on devices.
+
+    Attributes:
+      INITIALIZATION: the first weights of the network and of the loss.
+      TRAINING: all steps, each of which folds in its number.
+      KMEANS_START: a start of k-means++; the numbers are the host's stream and those of that.
+    """
+
+    INITIALIZATION = 0
+    TRAINING = 1
+    KMEANS_START = 2
+
+
+def generator(seed: int, stream: int, *numbers: int) -> np.random.Generator:
+    """Returns the generator of one draw on the host.
+
+    Raises:
+      InputError: if the seed or a number is not a whole number from 0 to 2^32 - 1.
+    """
+    names = Stream(stream).numbers
+    if len(numbers) != len(names):
+        raise InputError(f"Stream {Stream(stream).name} has the numbers {names}, got {numbers}.")
+    for name, number in zip(("seed", *names), (seed, *numbers), strict=True):
+        require_whole(name, number, 0, _LARGEST)
+    sequence = np.random.SeedSequence([int(number) for number in (seed, stream, *numbers)])
+    # Of a seed alone, and so of (seed, 0), a K-means starts where NumPy's default generator says.
+    bits = np.random.PCG64 if stream == Stream.KMEANS else np.random.Philox
+    return np.random.Generator(bits(sequence))
+
+
+def kmeans_key(seed: int | Key) -> Key:
+    """Returns the key of a K-means: that of a seed by itself, or the one that is given."""
+    return seed if isinstance(seed, tuple) else (seed, Stream.KMEANS)
+
+
+def device_key(seed: ArrayLike, stream: DeviceStream, *numbers: ArrayLike) -> Array:
+    """Returns the key of draws on devices; seed and numbers may be traced."""
+    return functools.reduce(jax.random.fold_in, (int(stream), *numbers), jax.random.key(seed))

@@ -1,0 +1,122 @@
+"""Extracts a data set's archives: wholly or not at all, and nothing outside of the folder."""
+
+import gzip
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from dcjax.core.errors import FileError, InputError
+
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError)
+_BLOCK = 2**20  # bytes
+
+
+def extract(path: Path, folder: Path) -> None:
+    """Extracts a .tgz or .zip; any other file is left as it is.
+
+    What is in the folder already, with the sizes that the archive gives, stays.
+
+    Args:
+      path: of the archive.
+      folder: where to, on the disk that is written to.
+
+    Raises:
+      FileError: if the folder holds something else under the names of the archive.
+      FileError: if the disk has no space for it.
+      InputError: if the archive is damaged, or would write outside of the folder.
+    """
+    if path.suffix not in (".tgz", ".zip"):
+        return
+    sizes = _read_sizes(path)
+    lacking = _top_names(sizes) - _whole(sizes, folder)
+    for name in sorted(lacking):
+        if os.path.lexists(folder / name):
+            raise FileError(
+                f"{folder / name} is there, but is not what {path} holds; move it away, and the "
+                "same command extracts it again."
+            )
+    if not lacking:
+        return
+    require_space(folder, sum(filter(None, sizes.values())))
+    # Moved in place only when complete: what looks whole is whole, even after a kill.
+    aside = folder / f"{path.name}.extracting"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with _errors_named(path):
+            _extract_all(path, aside)
+        for name in sorted(lacking):
+            os.rename(aside / name, folder / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Raises FileError if the disk of an existing folder has less space than this."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise FileError(
+            f"Require {num_bytes:,} bytes free in {folder}, found {free:,}; make room, or choose "
+            "a folder on another disk."
+        )
+
+
+def _read_sizes(path: Path) -> dict[str, int | None]:
+    """Returns the size of each file in the archive by its name, None for folders and links."""
+    with _errors_named(path):
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+                sizes = {e.filename: None if e.is_dir() else e.file_size for e in entries}
+        else:
+            with gzip.open(path) as content, tarfile.open(fileobj=content, mode="r:") as archive:
+                members = archive.getmembers()
+                while content.read(_BLOCK):  # up to the checksum at its end
+                    pass
+                sizes = {m.name: m.size if m.isfile() else None for m in members}
+    for name in sizes:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise InputError(f"{path} would write outside of its folder, to {name!r}.")
+    return sizes
+
+
+def _top_names(names: Mapping[str, int | None]) -> set[str]:
+    return {PurePosixPath(name).parts[0] for name in names if PurePosixPath(name).parts}
+
+
+def _whole(sizes: Mapping[str, int | None], folder: Path) -> set[str]:
+    """Returns the top names of the archive below which nothing is missing from the folder."""
+    missing = {name: None for name, size in sizes.items() if not _is_there(folder / name, size)}
+    return _top_names(sizes) - _top_names(missing)
+
+
+def _is_there(path: Path, size: int | None) -> bool:
+    if size is None:
+        return os.path.lexists(path)
+    return path.is_file() and path.stat().st_size == size
+
+
+def _extract_all(path: Path, folder: Path) -> None:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+    else:
+        with tarfile.open(path, "r:gz") as archive:
+            archive.extractall(folder, filter="data")
+
+
+@contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Turns what is wrong with an archive into one line that names it."""
+    try:
+        yield
+    except tarfile.FilterError as error:
+        raise InputError(f"{path} would write outside of its folder: {error}.") from None
+    except _DAMAGED as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}); remove it and get it again."
+        ) from None

@@ -1,0 +1,154 @@
+"""Augments images in TensorFlow, one by one, as `crops` and `strategies` have drawn.
+
+Images are uint8[h, w, 3] in, uint8[size, size, 3] out.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from dcjax.data import crops, distortions, strategies
+from dcjax.data.quiet_tensorflow import tf
+
+Draws = dict[str, Any]
+Augment = Callable[[tf.Tensor, Draws], tf.Tensor]
+
+_STEPS: dict[str, Callable[[tf.Tensor, Any], tf.Tensor]] = {
+    "flip": lambda image, draws: tf.reverse(image, [1]),
+    "shift_rotate": distortions.shift_rotate,
+    "holes": distortions.holes,
+    "blur": distortions.blur,
+    "brightness_contrast": distortions.brightness_contrast,
+    "color_jitter": distortions.color_jitter,
+    "grey": distortions.grey,
+}
+
+
+def draw(
+    augmentation: crops.Augmentation,
+    shape: tuple[int, ...],
+    *,
+    seed: int,
+    epoch: int,
+    block: int = 0,
+) -> Draws:
+    """Draws for a block of an epoch's plan, of this shape, [s, C, B].
+
+    Returns:
+      For each step of the strategy a named tuple of arrays that begin with the block's shape.
+    """
+    name, size = augmentation.strategy, augmentation.size
+    crop = crops.draw(augmentation, shape, seed=seed, epoch=epoch, block=block)
+    others = strategies.draw(name, shape, size=size, seed=seed, epoch=epoch, block=block)
+    return {"crop": crop, "flip": strategies.Switch(crop.flip), **others}
+
+
+def create(augmentation: crops.Augmentation) -> Augment:
+    """Returns the function (image, draws) -> image that takes the steps of the strategy.
+
+    The image is that of the file, or the resized one if `augmentation.crops_resized`; the draws
+    are those that `draw` has made for it. Steps that are not to be applied cost nothing.
+    """
+    steps = strategies.STRATEGIES[augmentation.strategy]
+    first, size = steps.index("crop"), augmentation.size
+
+    def augment(image: tf.Tensor, draws: Draws) -> tf.Tensor:
+        corner, sides = _box(augmentation, image, draws["crop"])
+        if "shift_rotate" in steps[:first]:
+            image = _turned_box(image, draws["shift_rotate"], corner, sides)
+        else:
+            image = cut(image, corner, sides)
+        if augmentation.crop != "resize_then_random":
+            image = resize(image, size, size)
+        for step in steps[first + 1 :]:
+            image = _taken(step, image, draws[step])
+        return image
+
+    return augment
+
+
+def _taken(step: str, image: tf.Tensor, draws: Any) -> tf.Tensor:
+    return tf.cond(draws.applied, lambda: _STEPS[step](image, draws), lambda: image)
+
+
+def _turned_box(
+    image: tf.Tensor, draws: strategies.ShiftRotate, corner: tf.Tensor, sides: tf.Tensor
+) -> tf.Tensor:
+    # Of a turned image only what its crop shows is made.
+    return tf.cond(
+        draws.applied,
+        lambda: distortions.shift_rotate_box(image, draws, corner, sides),
+        lambda: cut(image, corner, sides),
+    )
+
+
+def _box(
+    augmentation: crops.Augmentation, image: tf.Tensor, draws: crops.Draws
+) -> tuple[tf.Tensor, tf.Tensor]:
+    if augmentation.crop != "resize_then_random":
+        return random_resized_box(augmentation, image, draws)
+    sides = tf.constant([augmentation.size, augmentation.size])
+    return _corner(draws.place, height_width(image) - sides), sides
+
+
+def random_resized_box(
+    augmentation: crops.Augmentation, image: tf.Tensor, draws: crops.Draws
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns corner int32[2] and sides int32[2] of a random area of random aspect.
+
+    The first of ten draws that fits into the image counts; if none does, the centre is taken, as
+    large as `ratio` allows (Szegedy et al. 2015). `crops.boxes` does the same for many images.
+    """
+    whole = height_width(image)
+    exact = tf.cast(whole, tf.float64)
+    root = tf.sqrt(exact[0] * exact[1])
+    candidates = tf.cast(tf.round(root * tf.cast(draws.factors, tf.float64)), tf.int32)
+    fits = tf.reduce_all((candidates > 0) & (candidates <= whole), axis=1)
+    sides = candidates[tf.argmax(fits)]  # argmax returns the first of equals
+    most = tf.constant(augmentation.most, tf.float64)
+    central = tf.clip_by_value(tf.cast(tf.round(exact[::-1] * most), tf.int32), 1, whole)
+    any_fits = tf.reduce_any(fits)
+    corner = tf.where(any_fits, _corner(draws.place, whole - sides), (whole - central) // 2)
+    return corner, tf.where(any_fits, sides, central)
+
+
+def resize_shorter_side(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes the shorter side to `size` and the other one to int(size * long / short).
+
+    An image that is enlarged, and is longer than `crops.longest_aspect` allows, first loses both of
+    its ends.
+    """
+    whole = height_width(image)
+    short = tf.reduce_min(whole)
+    # Of an odd length an odd part, so that it has the same middle.
+    longest = tf.where(short < size, crops.longest_aspect(size) * short - whole % 2, whole)
+    kept = tf.minimum(whole, longest)
+    sides = size * kept // short
+    return resize(cut(image, (whole - kept) // 2, kept), sides[0], sides[1])
+
+
+def center_crop(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Crops size x size from the middle; an odd rest is halved to the even corner."""
+    # tf.round, like Python's and so the papers' transform, rounds a half to the even number.
+    corner = tf.cast(tf.round((height_width(image) - size) / 2), tf.int32)
+    return cut(image, corner, tf.constant([size, size]))
+
+
+def cut(image: tf.Tensor, corner: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
+    """Returns the box of an image with this top left corner and these sides, int32[2] each."""
+    return tf.slice(image, tf.concat([corner, [0]], 0), tf.concat([sides, [3]], 0))
+
+
+def resize(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:
+    """Resizes bilinearly, with antialias: means under a triangle, rounded half to even."""
+    resized = tf.image.resize(image, tf.stack([height, width]), "bilinear", antialias=True)
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
+def height_width(image: tf.Tensor) -> tf.Tensor:
+    """Returns the size of an image, int32[2]."""
+    return tf.shape(image)[:2]
+
+
+def _corner(place: tf.Tensor, free: tf.Tensor) -> tf.Tensor:
+    # Uniform in 0..free, both ends included: in float64 the product is exact.
+    return tf.cast(tf.cast(place, tf.float64) * tf.cast(free + 1, tf.float64), tf.int32)

@@ -1,0 +1,101 @@
+"""Any images in folders: one sub-folder per class."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dcjax.core import naming
+from dcjax.core.errors import InputError, MissingFileError
+from dcjax.data.datasets.files import require_folder
+from dcjax.data.datasets.image_set import Splits, from_classes, no_images, require_unseen
+from dcjax.data.headers import FORMATS
+
+
+def load(
+    root: str,
+    *,
+    test_classes: float,
+    with_train: bool = True,
+    saved_test: Mapping[str, int] | None = None,
+) -> Splits:
+    """Loads a folder of images; each class is a sub-folder, and its images lie directly in it.
+
+    If root/train exists and itself holds folders, the splits are given: train/ and test/, or
+    train/, query/ and gallery/, each with class folders. Otherwise the class folders lie in
+    root, and the last ones in sorted order are held out as test classes.
+
+    Args:
+      root: The folder.
+      test_classes: Share of the classes to hold out, in (0, 1), rounded to whole classes, at
+        least one; not used where the splits are given.
+      with_train: See `datasets.load_index`; without, train/ need not be there.
+      saved_test: See `datasets.load_index`; its classes are held out if they are the last ones, so
+        that class folders to train on need not be there.
+    """
+    top = require_folder(root, "folder", holding="class folders")
+    parts = ["train"] if with_train else ["train", "test", "query"]
+    if any(_subfolders(top / part) for part in parts):
+        return _given_splits(top, with_train)
+    if not 0 < test_classes < 1:
+        raise InputError(f"Require 0 < test_classes < 1, got test_classes={test_classes}.")
+    names = _subfolders(top)
+    held_out = _num_held_out(names, test_classes, saved_test)
+    if not 0 < held_out < len(names) + (not with_train):
+        raise InputError(f"Require at least two class folders in {top}, got {len(names)}.")
+    train = from_classes(*_list(top, names[:-held_out])) if with_train else no_images()
+    return Splits(train, query=from_classes(*_list(top, names[-held_out:])))
+
+
+def _num_held_out(
+    names: Sequence[str], test_classes: float, saved_test: Mapping[str, int] | None
+) -> int:
+    if saved_test:
+        saved = saved_test["classes"]
+        if naming.checksum(names[-saved:]) == saved_test["names"]:
+            return saved
+    return min(max(math.floor(test_classes * len(names) + 0.5), 1), len(names) - 1)
+
+
+def _given_splits(top: Path, with_train: bool) -> Splits:
+    train = from_classes(*_list(top / "train")) if with_train else no_images()
+    if (top / "test").is_dir():
+        return require_unseen(Splits(train, from_classes(*_list(top / "test"))), top)
+    for name in ("query", "gallery"):
+        if not (top / name).is_dir():
+            raise MissingFileError(
+                f"{top} has folders of splits with class folders in them, so it must have test/, "
+                f"or query/ and gallery/; there is no {top / name}."
+            )
+    query, gallery = _list(top / "query"), _list(top / "gallery")
+    among = query[1] + gallery[1]
+    tested = (from_classes(*listed, among=among) for listed in (query, gallery))
+    return require_unseen(Splits(train, *tested), top)
+
+
+def _list(top: Path, names: list[str] | None = None) -> tuple[list[str], list[str]]:
+    paths: list[str] = []
+    classes: list[str] = []
+    for name in _subfolders(top) if names is None else names:
+        images = filter(_is_image, os.listdir(top / name))
+        found = sorted(images, key=naming.in_bytes)
+        if not found:
+            raise InputError(
+                f"Require an image ({', '.join(FORMATS)}) in every class folder, got none in "
+                f"{naming.printable(str(top / name))}; add images or remove the folder."
+            )
+        paths.extend(str(top / name / f) for f in found)
+        classes.extend([name] * len(found))
+    return paths, classes
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(tuple(FORMATS)) and not name.startswith(".")
+
+
+def _subfolders(top: Path) -> list[str]:
+    if not top.is_dir():
+        return []
+    with os.scandir(top) as entries:
+        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+    return sorted(names, key=naming.in_bytes)

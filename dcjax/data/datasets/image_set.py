@@ -1,0 +1,215 @@
+"""What a data set is: images with integer labels, cut into splits whose classes differ."""
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcjax.core import naming
+from dcjax.core.errors import InputError
+from dcjax.data.datasets import files
+
+ImageArray = npt.NDArray[Any]  # see `ImageSet.images`
+
+_PART = ("file", "offset", "length")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their classes.
+
+    Attributes:
+      images: str[N], paths of encoded images; or `file_parts`[N], encoded images within larger
+        files; or uint8[N, H, W, 1 or 3], the pixels themselves.
+      labels: int32[N], each in 0..num_classes-1.
+      class_names: One name per label.
+      super_classes: The name of each class's super-class, None where there are none.
+    """
+
+    images: ImageArray
+    labels: npt.NDArray[np.int32]
+    class_names: tuple[str, ...]
+    super_classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks shapes, types and the range of the labels."""
+        shape, kind = self.images.shape, self.images.dtype
+        is_pixels = kind == np.uint8 and len(shape) == 4 and min(shape[1:]) and shape[3] in (1, 3)
+        is_encoded = len(shape) == 1 and (kind.kind == "U" or kind.names == _PART)
+        if not (is_pixels or is_encoded):
+            raise InputError(
+                "images must be str[N], file parts [N] or uint8[N, H, W, 1 or 3], got "
+                f"{kind} of shape {shape}."
+            )
+        if self.labels.dtype != np.int32 or self.labels.shape != shape[:1]:
+            raise InputError(
+                f"labels must be int32 of shape {shape[:1]}, one per image, got "
+                f"{self.labels.dtype} of shape {self.labels.shape}."
+            )
+        if len(self) and not 0 <= np.min(self.labels) <= np.max(self.labels) < self.num_classes:
+            raise InputError(
+                f"labels must lie in 0..{self.num_classes - 1}, one per class name, got "
+                f"{np.min(self.labels)}..{np.max(self.labels)}."
+            )
+        if self.super_classes is not None and len(self.super_classes) != self.num_classes:
+            raise InputError(
+                f"Require one super-class per class, {self.num_classes}, got "
+                f"{len(self.super_classes)}."
+            )
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that have a name."""
+        return len(self.class_names)
+
+    @property
+    def super_class_labels(self) -> npt.NDArray[np.int64]:
+        """The super-class of each image [N], counted from 0 in the order of their names."""
+        if self.super_classes is None:
+            raise InputError(
+                "division.grouping=labels requires super-classes, and the data set has none; list "
+                "its images in a table with a column super_class (dataset.name=manifest), or take "
+                "division.grouping=kmeans or random."
+            )
+        ordered = sorted(set(self.super_classes), key=naming.in_bytes)
+        numbers = {name: number for number, name in enumerate(ordered)}
+        return np.array([numbers[name] for name in self.super_classes], np.int64)[self.labels]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are pixels rather than encoded."""
+        return self.images.dtype == np.uint8
+
+    @functools.cached_property
+    def file_states(self) -> npt.NDArray[Any]:
+        """What identifies the files of encoded images, [N]; read once, when first asked for."""
+        return files.states(self.images)
+
+    def name(self, row: int) -> str:
+        """Returns where an encoded image is: a path, or a file and the place in it."""
+        image = self.images[row]
+        return str(image) if image.dtype.names is None else f"{image[0]}, byte {image[1]}"
+
+    def select(self, rows: npt.ArrayLike) -> "ImageSet":
+        """Returns the given rows (indices or a boolean mask); labels and class names stay."""
+        index = np.asarray(rows)
+        index = index if index.dtype == bool else index.astype(np.intp)
+        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """A data set as its protocol cuts it: train on some classes, retrieve others.
+
+    Attributes:
+      train: Images to train on; none where only the others were asked for.
+      query: Images that search.
+      gallery: Images that are searched, with the labels of `query`; None: `query` itself.
+    """
+
+    train: ImageSet
+    query: ImageSet
+    gallery: ImageSet | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that there are test images and that query and gallery share their labels."""
+        for name in ("query", "gallery"):
+            if (images := getattr(self, name)) is not None:
+                require_images(name, images)
+        if self.gallery is not None and self.gallery.class_names != self.query.class_names:
+            raise InputError("query and gallery must have the same class_names, got different.")
+
+    def without_train(self) -> "Splits":
+        """Returns what an evaluation needs."""
+        return dataclasses.replace(self, train=no_images())
+
+
+def no_images() -> ImageSet:
+    """Returns an empty set."""
+    return ImageSet(np.array([], np.str_), np.array([], np.int32), ())
+
+
+def require_images(split: str, images: ImageSet) -> None:
+    """Raises an error if a split is empty."""
+    if not len(images):
+        raise InputError(
+            f"Require at least one image in every split, got 0 in {split}; check that "
+            "dataset.root holds the whole data set."
+        )
+
+
+def file_parts(files: Sequence[str], offsets: Sequence[int], lengths: Sequence[int]) -> ImageArray:
+    """Returns where encoded images lie: paths, first bytes and numbers of bytes, each [N]."""
+    columns = np.array(files, np.str_), np.array(offsets, np.int64), np.array(lengths, np.int64)
+    kinds = [(name, column.dtype) for name, column in zip(_PART, columns, strict=True)]
+    return np.array(list(zip(*columns, strict=True)), dtype=kinds)
+
+
+def from_classes(
+    images: Sequence[str] | ImageArray,
+    classes: npt.ArrayLike,
+    *,
+    among: npt.ArrayLike | None = None,
+    names: Mapping[Any, str] | None = None,
+    super_classes: Mapping[Any, str] | None = None,
+) -> ImageSet:
+    """Labels images 0..C-1 in the sorted order of their classes' own ids.
+
+    Args:
+      images: Paths, file parts or pixels, [N].
+      classes: Ids (integers or strings) as the data set writes them, [N].
+      among: Ids that count, where several splits share one labelling; None: `classes`.
+      names: Class name of each id; an id without one is its own name.
+      super_classes: Name of the super-class of each id.
+    """
+    ids = np.unique(np.asarray(classes if among is None else among))
+    labels = np.searchsorted(ids, np.asarray(classes)).astype(np.int32)
+    if ids.dtype.kind == "U":
+        encoded = [naming.in_bytes(name) for name in ids.tolist()]
+        order = sorted(range(len(ids)), key=encoded.__getitem__)
+        ids, labels = ids[order], np.argsort(order).astype(np.int32)[labels]
+    class_names = tuple((names or {}).get(i, str(i)) for i in ids.tolist())
+    array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
+    if array.dtype.kind == "U" and sys.getfilesystemencoding() != "utf-8":
+        array = np.array([naming.for_file_system(path) for path in array.tolist()], np.str_)
+    above = None if super_classes is None else tuple(super_classes[i] for i in ids.tolist())
+    return ImageSet(array, labels, class_names, above)
+
+
+def split_by_class(
+    images: Sequence[str] | ImageArray,
+    classes: npt.ArrayLike,
+    is_train: npt.NDArray[np.bool_],
+    *,
+    names: Mapping[Any, str] | None = None,
+    super_classes: Mapping[Any, str] | None = None,
+) -> Splits:
+    """Cuts images into a train and a test part, the latter a query that is its own gallery."""
+    array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
+    ids = np.asarray(classes)
+    train, test = (
+        from_classes(array[rows], ids[rows], names=names, super_classes=super_classes)
+        for rows in (is_train, ~is_train)
+    )
+    return Splits(train=train, query=test)
+
+
+def require_unseen(splits: Splits, where: str | os.PathLike[str]) -> Splits:
+    """Returns the splits if no test class is a training class too, and raises otherwise."""
+    tested = splits.query if splits.gallery is None else splits.gallery
+    shared = sorted(set(splits.train.class_names) & set(tested.class_names))
+    if shared:
+        raise InputError(
+            f"{where}: test classes must be unseen, but {len(shared)} are in train too, the first "
+            f"is {shared[0]!r}; move or rename them."
+        )
+    return splits

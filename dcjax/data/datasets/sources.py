@@ -1,0 +1,255 @@
+"""Where a published data set comes from: its extracted archive, or tensorflow-datasets."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+import numpy as np
+
+from dcjax.core import naming
+from dcjax.core.console import Console
+from dcjax.core.errors import DcjaxError, InputError, MissingFileError
+from dcjax.data import archives, downloads
+from dcjax.data.datasets.image_set import ImageArray, ImageSet, Splits, split_by_class
+
+SOURCES = ("auto", "folder", "tfds")
+
+Counts = Mapping[str, tuple[int, int]]  # images and classes of each split
+
+
+class Found(NamedTuple):
+    """A data set, and the file or folder that says what is in each split."""
+
+    splits: Splits
+    lists: Mapping[str, Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published data set.
+
+    Attributes:
+      name: in dcjax.
+      home: page where it is described, or can be asked for.
+      counts: what its splits hold.
+      archives: those that make its folder.
+      layouts: by a path below the folder, which shows that a layout is there (a pattern as of
+        `Path.glob`): the function from that path to what is found.
+      builder: name in tensorflow-datasets.
+      read_prepared: function from the folder of what was prepared to what is found.
+      prepare_with: Python packages that preparing takes, by the name that pip knows.
+      prepare_from: archives that preparing takes, in downloads/manual of the data folder; None:
+        it takes what they hold, in one of the layouts.
+    """
+
+    name: str
+    home: str
+    counts: Counts
+    archives: tuple[downloads.Archive, ...]
+    layouts: Mapping[str, Callable[[Path], Found]]
+    builder: str
+    read_prepared: Callable[[Path], Found]
+    prepare_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prepare_from: tuple[downloads.Archive, ...] | None = None
+
+    def find(self, folder: Path) -> tuple[Path, Callable[[Path], Found]] | None:
+        """Returns the path that shows the first layout in a folder, and the function from it."""
+        for pattern, read in self.layouts.items():
+            for place in sorted(folder.glob(pattern))[:1]:
+                return place, read
+        return None
+
+
+def cut(
+    images: ImageArray,
+    classes: np.ndarray,
+    order: np.ndarray,
+    *,
+    last_train_class: int,
+    names: Mapping[int, str],
+    super_classes: Mapping[int, str],
+    where: Path,
+) -> Found:
+    """Cuts images by their class ids: up to one they train, the others test.
+
+    Args:
+      images: [N].
+      classes: ids [N], from 1.
+      order: in which the images come, [N].
+      last_train_class: the greatest id to train on.
+      names: of the ids.
+      super_classes: names of the super-classes of the ids.
+      where: the file or folder that says all this.
+    """
+    classes = classes[order]
+    is_train = classes <= last_train_class
+    splits = split_by_class(
+        images[order], classes, is_train, names=names, super_classes=super_classes
+    )
+    return Found(splits, {"train": where, "query": where})
+
+
+def load(
+    data: Published,
+    root: str,
+    *,
+    source: str,
+    complete: bool,
+    download: bool,
+    with_train: bool = True,
+) -> Splits:
+    """Loads a published data set from where it is.
+
+    Args:
+      data: which one.
+      root: folder of the extracted archive, or data folder of tensorflow-datasets; "": the
+        folder that tensorflow-datasets takes by default.
+      source: "folder", "tfds", or "auto" for whatever is there, a folder first.
+      complete: whether the splits must hold what was published.
+      download: whether what is missing may be downloaded.
+      with_train: whether training images count in `complete`.
+
+    Raises:
+      MissingFileError: if it is not there; says where to get it and where to put it.
+      InputError: if it does not hold what it must.
+    """
+    if source not in SOURCES:
+        raise InputError(f"Unknown source {source!r}; known sources are {', '.join(SOURCES)}.")
+    found = _find(data, root, source)
+    if found is None and _can_get(data, root, source, download):
+        top = _data_dir(root)
+        top.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(top / f"{data.name}.lock"):  # a run beside this one waits for it
+            _get(data, root, source, download)
+        found = _find(data, root, source)
+    if found is None:
+        raise MissingFileError(_absent(data, root, source, download))
+    if complete:
+        _check_counts(data, found, with_train=with_train)
+    return found.splits
+
+
+def _find(data: Published, root: str, source: str) -> Found | None:
+    if source != "tfds" and root and (layout := data.find(Path(root))):
+        place, read = layout
+        return _read(data.name, read, place)
+    if source != "folder" and (folder := _prepared(data, root)):
+        return _read(data.name, data.read_prepared, folder)
+    return None
+
+
+def _read(name: str, read: Callable[[Path], Found], place: Path) -> Found:
+    try:
+        return read(place)
+    except (DcjaxError, OSError):
+        raise
+    except Exception as error:  # whatever a library stumbles over in a damaged file
+        raise InputError(
+            f"{place} cannot be read as data set {name!r}; get or prepare it again "
+            f"({type(error).__name__}: {error})."
+        ) from error
+
+
+def _prepared(data: Published, root: str) -> Path | None:
+    """Returns the folder of the newest version that tensorflow-datasets prepared."""
+    found = [path.parent for path in _data_dir(root).glob(f"{data.builder}/*/dataset_info.json")]
+    versions = {
+        tuple(map(int, folder.name.split("."))): folder
+        for folder in found
+        if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)  # not one that was left half prepared
+    }
+    return versions[max(versions)] if versions else None
+
+
+def _data_dir(root: str) -> Path:
+    given = root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(naming.expand(given))
+
+
+def _can_get(data: Published, root: str, source: str, download: bool) -> bool:
+    """Returns whether what is missing can be downloaded, or made of what is there."""
+    published, folder = _sought(data, root, source)
+    if source == "tfds" and data.prepare_from is None:
+        return data.find(folder) is not None
+    if source != "tfds" and not (root and download and published):
+        return False
+    return all(
+        (folder / archive.name).is_file() or (download and archive.url) for archive in published
+    )
+
+
+def _get(data: Published, root: str, source: str, download: bool) -> None:
+    """Prepares what is missing, or extracts it, downloaded if that is allowed.
+
+    Does nothing that is done already.
+    """
+    published, folder = _sought(data, root, source)
+    if source == "tfds":
+        _require_packages(data)
+    say = Console().line
+    paths = [downloads.fetch(archive, folder, say=say) for archive in published if download]
+    if source == "tfds":
+        from dcjax.data.datasets import prepared
+
+        prepared.prepare(data.builder, _data_dir(root), folder)
+    else:
+        for path in paths:
+            say(f"Extracts {path}.")
+            archives.extract(path, folder)
+
+
+def _sought(data: Published, root: str, source: str) -> tuple[tuple[downloads.Archive, ...], Path]:
+    """Returns the archives that a source takes, and the folder that they belong into."""
+    if source == "tfds":
+        return data.prepare_from or (), _data_dir(root) / "downloads" / "manual"
+    return data.archives, Path(root or "FOLDER")
+
+
+def _require_packages(data: Published) -> None:
+    lacking = [pip for name, pip in data.prepare_with.items() if not find_spec(name)]
+    if lacking:
+        raise InputError(
+            f"To prepare {data.builder} tensorflow-datasets needs {' and '.join(lacking)}; "
+            f"pip install {' '.join(lacking)}."
+        )
+
+
+def _absent(data: Published, root: str, source: str, download: bool) -> str:
+    looked = []
+    if source != "tfds":
+        where = root or "dataset.root, which is empty"
+        exists = not root or Path(root).is_dir()
+        looked.append(
+            f"none of {', '.join(data.layouts)} is in {where}"
+            f"{'' if exists else ', which does not exist'}"
+        )
+    if source != "folder":
+        looked.append(f"tensorflow-datasets has prepared no {data.builder} in {_data_dir(root)}")
+    published, folder = _sought(data, root, source)
+    extracted = source != "tfds" or data.prepare_from is None
+    advice = downloads.how_to_get(published, home=data.home, folder=folder, extracted=extracted)
+    if not root and source != "tfds":
+        if download and all(archive.url for archive in published) and published:
+            advice = "Set --config.dataset.root to the folder that it is to be downloaded to."
+        else:
+            advice += f" Then set --config.dataset.root={folder}."
+    return f"Dataset {data.name!r} is not there: {'; '.join(looked)}. {advice}"
+
+
+def _check_counts(data: Published, found: Found, *, with_train: bool) -> None:
+    for split, expected in data.counts.items():
+        if split == "train" and not with_train:
+            continue
+        images: ImageSet = getattr(found.splits, split)
+        got = len(images), len(np.unique(images.labels))
+        if got != expected:
+            raise InputError(
+                f"{found.lists[split]}: {data.name} has {expected[0]:,} images of {expected[1]:,} "
+                f"classes in its split {split!r}, found {got[0]:,} of {got[1]:,}; get the whole "
+                "data set, or set dataset.complete=False to work with a part of it."
+            )

@@ -1,0 +1,96 @@
+"""PKU VehicleID (Liu et al. 2016): 13,164 vehicles train; 800, 1,600 or 2,400 others test."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from dcjax.core.errors import InputError
+from dcjax.data.datasets.files import read_table
+from dcjax.data.datasets.image_set import ImageSet, Splits, from_classes, no_images
+from dcjax.data.datasets.sources import Found, Published
+from dcjax.data.datasets.sources import load as load_published
+
+# As the files are distributed; both papers name other numbers.
+_TRAIN = (113346, 13164)
+_TESTS = {"small": (6493, 800), "medium": (13377, 1600), "large": (19777, 2400)}
+TEST_LISTS = {name: f"test_list_{vehicles}.txt" for name, (_, vehicles) in _TESTS.items()}
+TRAIN_LIST = "train_list.txt"
+
+
+def load(
+    root: str,
+    *,
+    test_list: str,
+    source: str,
+    complete: bool,
+    download: bool,
+    with_train: bool = True,
+) -> Splits:
+    """Loads VehicleID from its folder, or from what `builders.VehicleId` has prepared.
+
+    Args:
+      root: see `sources.load`.
+      test_list: "small", "medium" or "large" (800, 1,600, 2,400 vehicles).
+      source: see `sources.load`.
+      complete: whether the published numbers of images are required.
+      download: see `sources.load`.
+      with_train: see `datasets.load_index`.
+    """
+    if test_list not in _TESTS:
+        raise InputError(f"Unknown test_list {test_list!r}; known are {', '.join(_TESTS)}.")
+    data = published(test_list, with_train=with_train)
+    return load_published(
+        data, root, source=source, complete=complete, download=download, with_train=with_train
+    )
+
+
+def read_list(path: Path) -> tuple[list[str], np.ndarray]:
+    """Returns image names without extension and vehicle ids [N] of a list "image vehicle"."""
+    rows = read_table(path, 2, numbers=[1])
+    return [row[0] for row in rows], np.array([int(row[1]) for row in rows])
+
+
+def locate(list_path: Path, names: list[str]) -> list[str]:
+    """Returns the paths of the images that a list names."""
+    return [str(list_path.parent.parent / "image" / f"{name}.jpg") for name in names]
+
+
+def _from_lists(first: Path, lists: Mapping[str, str]) -> Found:
+    paths = {split: first.parent / name for split, name in lists.items()}
+    sets: dict[str, ImageSet] = {"train": no_images()}
+    for split, path in paths.items():
+        names, vehicles = read_list(path)
+        sets[split] = from_classes(locate(path, names), vehicles)
+    return Found(Splits(**sets), paths)
+
+
+def _from_records(folder: Path, test_list: str, with_train: bool) -> Found:
+    from dcjax.data.datasets import prepared
+
+    train = no_images()
+    if with_train:
+        images, features = prepared.read(folder, ["train"], ["vehicle"])
+        train = from_classes(images, features["vehicle"])
+    images, features = prepared.read(folder, ["test"], ["vehicle", test_list])
+    listed = np.flatnonzero(features[test_list] >= 0)
+    order = listed[np.argsort(features[test_list][listed])]
+    query = from_classes(images[order], features["vehicle"][order])
+    return Found(Splits(train, query), {"train": folder, "query": folder})
+
+
+def published(test_list: str, *, with_train: bool = True) -> Published:
+    """Returns where VehicleID with this test list comes from."""
+    lists = ({"train": TRAIN_LIST} if with_train else {}) | {"query": TEST_LISTS[test_list]}
+    read, first = functools.partial(_from_lists, lists=lists), next(iter(lists.values()))
+    folders = ("", "VehicleID_V1.0/", "VehicleID/")
+    return Published(
+        "vid",
+        home="https://www.pkuml.org/resources/pku-vehicleid.html",
+        counts={"train": _TRAIN, "query": _TESTS[test_list]},
+        archives=(),
+        layouts={f"{folder}train_test_split/{first}": read for folder in folders},
+        builder="vehicle_id",
+        read_prepared=functools.partial(_from_records, test_list=test_list, with_train=with_train),
+    )

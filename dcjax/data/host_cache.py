@@ -1,0 +1,218 @@
+"""Decoded images on the host, at the resize size: in its memory, or in a file that is mapped.
+
+No image is decoded twice: the memory is filled at the start of a run, the file once for all runs.
+"""
+
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+from etils import epath
+
+from dcjax.core import checksums, naming
+from dcjax.core.console import Console
+from dcjax.core.errors import InputError, file_errors
+from dcjax.data import pipeline
+from dcjax.data.datasets import ImageSet
+from dcjax.data.quiet_tensorflow import tf
+from dcjax.distributed import processes
+
+_FORMAT = 2  # of the file; to be counted up when other pixels come out of the same files
+_DATA = "data"  # the sub-folder of the files that have checksums
+_PIXELS, _SIZES, _KEY = "pixels", "sizes.npy", "key"
+
+
+class Decoded(NamedTuple):
+    """Images one behind the other.
+
+    Attributes:
+      pixels: uint8 [bytes].
+      first: int64 [N], first byte of each image.
+      sizes: int32 [N, 2], height and width.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    first: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int32]
+
+    def image(self, row: int) -> npt.NDArray[np.uint8]:
+        """Returns one image, uint8 [h, w, 3]."""
+        (height, width), start = self.sizes[row], self.first[row]
+        return self.pixels[start : start + 3 * height * width].reshape(height, width, 3)
+
+
+def source(decoded: Decoded) -> pipeline.Source:
+    """Returns the source of the images for a stream."""
+
+    def read(row: np.int32) -> npt.NDArray[np.uint8]:
+        # TensorFlow may work in place on what it is given, so it is given a copy.
+        return decoded.image(int(row)).copy()
+
+    return lambda row: tf.ensure_shape(tf.numpy_function(read, [row], tf.uint8), [None, None, 3])
+
+
+def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decoded]:
+    """Decodes all images of some streams, or finds them decoded.
+
+    Args:
+      streams: their images and resize size; other ones make another file.
+      folder: holds the files of all sets; "": dcjax/images in the user's cache folder; None: the
+        images are kept in memory.
+
+    Raises:
+      InputError: before an image is decoded, if they do not fit.
+    """
+    if folder is not None:
+        return [_on_disk(stream, folder) for stream in streams]
+    sizes = [stream.resized_sizes() for stream in streams]
+    sharing = processes.on_this_host()
+    needed = sharing * sum(map(_total, sizes))
+    if needed > (available := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
+        each = f" in each of {sharing} processes" if sharing > 1 else ""
+        raise InputError(
+            f"dataset.cache=memory needs {needed / 2**20:,.0f} MiB for {sum(map(len, sizes))} "
+            f"images at {streams[0].augmentation.resize} pixels{each}, and this machine has "
+            f"{available / 2**20:,.0f} MiB; set dataset.cache=disk or none, or a smaller "
+            "dataset.resize."
+        )
+    return [_in_memory(stream, size) for stream, size in zip(streams, sizes, strict=True)]
+
+
+def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
+    """Maps the file of all images of a stream, and writes it if there is none yet.
+
+    It is written under another name, so that an interrupted run leaves none that looks whole. Every
+    process compares it with its checksums before it is used, once for each set and run: 3 GB a
+    second, or what the disk gives, and training would read all of it anyway.
+    """
+    caches = pathlib.Path(naming.expand(folder or _default_folder()))
+    place = caches / _key(stream.images, stream.augmentation.resize)
+    advice = "make room, or set dataset.cache_dir to another folder, or dataset.cache=none"
+    with file_errors(f"dataset.cache=disk cannot be kept in {caches}", advice=advice):
+        if _damage(place):
+            caches.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(f"{place}.lock"):  # a run beside this one waits for the file
+                if reason := _damage(place):
+                    if place.exists():
+                        _say(f"{place} is damaged and made again: {reason}")
+                    _write(stream, place)
+        data = place / _DATA
+        return _arranged(np.memmap(data / _PIXELS, np.uint8, "r"), np.load(data / _SIZES))
+
+
+def _damage(place: pathlib.Path) -> str:
+    """Returns what is wrong with a cache's folder, "" if nothing is."""
+    try:
+        if (place / _DATA / _KEY).read_text() != place.name:
+            return "it holds other images than its name says"
+        if not (place / checksums.NAME).is_file():
+            return f"{checksums.NAME} is missing"
+        return checksums.damage(epath.Path(place), {_DATA}, part=0, num_parts=1)
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split())
+
+
+def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
+    sizes = stream.resized_sizes()
+    unfinished = place.with_name(f"{place.name}.unfinished")
+    for leftover in (unfinished, place):  # of a run that was killed, or damaged since
+        shutil.rmtree(leftover, ignore_errors=True)
+    needed, free = _total(sizes), shutil.disk_usage(place.parent).free
+    if needed > free:
+        raise InputError(
+            f"dataset.cache=disk needs {needed / 2**20:,.0f} MiB in {place.parent} for "
+            f"{len(sizes)} images at {stream.augmentation.resize} pixels, and there are "
+            f"{free / 2**20:,.0f} MiB; set dataset.cache_dir to another disk, or a smaller "
+            "dataset.resize."
+        )
+    data = unfinished / _DATA
+    data.mkdir(parents=True)
+    try:
+        (data / _KEY).write_text(place.name)
+        np.save(data / _SIZES, sizes)
+        with open(data / _PIXELS, "wb") as file:
+            for image in _announced(stream, str(place)):
+                file.write(image.tobytes())
+        checksums.write(epath.Path(unfinished))
+        # On the disk before it has its name, so that a power cut leaves none that looks whole.
+        for path in (*data.iterdir(), unfinished / checksums.NAME, data, unfinished):
+            _flush(path)
+        unfinished.rename(place)
+        _flush(place.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _in_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded:
+    decoded = _arranged(np.empty(_total(sizes), np.uint8), sizes)
+    for row, image in enumerate(_announced(stream, "memory")):
+        decoded.image(row)[...] = image
+    return decoded
+
+
+def _announced(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yields all resized images, and says so."""
+    total = len(stream.images)
+    console = _say(f"decodes {total:,} images into {where}")
+    with console.progress("decoding", total=total, done=0) as move:
+        for image in stream.resized_images():
+            yield image
+            move("images")
+
+
+def _say(text: str) -> Console:
+    """Prints a line about the cache, once for all processes."""
+    console = Console(quiet=not processes.is_first())
+    console.line(f"cache     {text}")
+    return console
+
+
+def _arranged(pixels: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int32]) -> Decoded:
+    lengths = pipeline.num_bytes(sizes)
+    return Decoded(pixels, np.cumsum(lengths) - lengths, sizes)
+
+
+def _total(sizes: npt.NDArray[np.int32]) -> int:
+    return int(pipeline.num_bytes(sizes).sum())
+
+
+def _default_folder() -> str:
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dcjax", "images")
+
+
+def _key(images: ImageSet, resize: int) -> str:
+    """Returns a name that tells these images, as they are now, at this size from all others.
+
+    A file is identified by its path, size, mtime and ctime. Programs may set mtime (tar, rsync and
+    cp -p give a copy that of the original), but none can set ctime.
+    """
+    stored = images.images
+    digest = hashlib.sha256(f"{_FORMAT} {resize} {stored.shape}".encode())
+    if not images.in_memory:
+        is_part = stored.dtype.names is not None
+        paths, which = np.unique(stored["file"] if is_part else stored, return_inverse=True)
+        digest.update(repr([_state(path) for path in paths]).encode())
+        stored = np.stack([which, stored["offset"], stored["length"]]) if is_part else which
+    digest.update(np.ascontiguousarray(stored).data)
+    return digest.hexdigest()[:32]
+
+
+def _state(path: str) -> tuple[str, int, int, int]:
+    with file_errors("Cannot read an image"):
+        found = os.stat(path)
+    return os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -1,0 +1,239 @@
+"""From a plan of indices to batches of pixels: reads, decodes and augments in parallel.
+
+The pixels of an image depend on the seed, the epoch and the image's place in the epoch's plan,
+never on the number of threads or of processes, nor on where a run was taken up again.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dcjax.core import naming
+from dcjax.core.errors import InputError
+from dcjax.data import augment, crops, decoding
+from dcjax.data.datasets import ImageSet
+from dcjax.data.quiet_tensorflow import tf
+from dcjax.distributed import devices
+from dcjax.division.sampling import Block, Plan
+
+Batch = dict[str, Any]
+Source = Callable[[tf.Tensor], tf.Tensor]  # from a row int32[] to its image, uint8[h, w, 3]
+
+_BATCHES_AHEAD = 2
+_SIZES_AT_ONCE = 256
+
+
+class Reader(Protocol):
+    """Reads one image set; the arrays may be on the host, or where the devices want them."""
+
+    def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Returns the batches of one epoch, in the order of its plan; reading begins at once.
+
+        Args:
+          plan: rows int32[S, C, B] and clusters int32[S, C].
+          epoch: Number of the epoch.
+          first_step: Step of the epoch to begin with.
+
+        Returns:
+          image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays. Of many
+          processes each gets its share of them on the host.
+        """
+
+    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[Any]:
+        """Returns the images of these rows, shorter side resized, then the centre crop.
+
+        Args:
+          rows: int32[S, B], this process's own of the S batches, as of `rows_to_embed`.
+
+        Returns:
+          uint8[B, crop, crop, 3] on the host, or the whole batches of all processes, spread over
+          the devices.
+        """
+
+
+class Stream:
+    """Reads an image set through tf.data, anew every time; implements `Reader`.
+
+    What is done to an image is traced once, when it is first needed.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        augmentation: crops.Augmentation,
+        *,
+        seed: int,
+        num_threads: int | None,
+        max_pixels: int = 0,
+        resized: Source | None = None,
+        share: devices.Share = devices.WHOLE,
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+          images: The images.
+          augmentation: Of training crops; its `resize` and `size` are also those of centre crops.
+          seed: Seed of the run.
+          num_threads: Images decoded at once; None lets TensorFlow choose.
+          max_pixels: The limit on height times width beyond which an image is an error; 0: none.
+          resized: The resized image of a row, where that is at hand; None: reads and resizes.
+          share: The part of a step's images that is read.
+        """
+        self.images = images
+        self.augmentation = augmentation
+        self.seed = seed
+        self.share = share
+        self._num_threads = num_threads
+        self._max_pixels = max_pixels
+        read, apply = _source(images, max_pixels), augment.create(augmentation)
+
+        def resize(row: tf.Tensor) -> tf.Tensor:
+            return augment.resize_shorter_side(read(row), augmentation.resize)
+
+        small = resized or resize
+
+        def augmented(row: tf.Tensor, draws: augment.Draws) -> tf.Tensor:
+            return apply(small(row) if augmentation.crops_resized else read(row), draws)
+
+        def centered(row: tf.Tensor) -> tf.Tensor:
+            return augment.center_crop(small(row), augmentation.size)
+
+        self._augmented, self._resized, self._centered = (
+            tf.function(load) for load in (augmented, small, centered)
+        )
+
+    def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Returns the batches of one epoch, on the host."""
+        parts = (self._of_block(block, epoch) for block in plan.blocks(first_step))
+        return _in_turn(next(parts, iter(())), parts)
+
+    def _of_block(self, block: Block, epoch: int) -> Iterator[Batch]:
+        draws = augment.draw(
+            self.augmentation, block.shape, seed=self.seed, epoch=epoch, block=block.number
+        )
+        rows = block.rows[:, *self.share]
+        clusters = block.clusters[:, self.share.clusters]
+        own = slice(block.skipped, None), *self.share
+        flat = tf.nest.map_structure(lambda x: x[own].reshape(-1, *x.shape[3:]), draws)
+        size = math.prod(rows.shape[1:])
+        pixels = self._batches(self._augmented, rows.reshape(-1), flat, batch_size=size)
+        return (
+            {
+                "image": image.reshape(*step_rows.shape, *image.shape[1:]),
+                "label": self.images.labels[step_rows],
+                "cluster": step_clusters,
+            }
+            for image, step_rows, step_clusters in zip(pixels, rows, clusters, strict=True)
+        )
+
+    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[npt.NDArray]:
+        """Returns the centre crops of these rows, on the host."""
+        return self._batches(self._centered, rows.reshape(-1), batch_size=rows.shape[1])
+
+    def resized_images(self) -> Iterator[npt.NDArray]:
+        """Returns all images in order, uint8[h, w, 3], the shorter side resized."""
+        rows = np.arange(len(self.images))
+        return (image for (image,) in self._batches(self._resized, rows, batch_size=1))
+
+    def resized_sizes(self) -> npt.NDArray[np.int32]:
+        """Returns the sizes int32[N, 2] of the resized images, of JPEG files by their headers."""
+        if self.images.in_memory:
+            sizes = np.tile(np.array(self.images.images.shape[1:3]), (len(self.images), 1))
+        else:
+            contents, rows = decoding.contents(self.images), np.arange(len(self.images))
+
+            def size(row: tf.Tensor) -> tf.Tensor:
+                return decoding.size(contents(row), max_pixels=self._max_pixels)
+
+            read = self._batches(size, rows, batch_size=_SIZES_AT_ONCE)
+            sizes = np.concatenate(list(read))
+        return crops.resized(sizes, self.augmentation.resize)
+
+    def _batches(
+        self,
+        load: Callable[..., tf.Tensor],
+        rows: npt.NDArray,
+        *draws: augment.Draws,
+        batch_size: int,
+    ) -> Iterator[npt.NDArray]:
+        options = tf.data.Options()
+        options.threading.max_intra_op_parallelism = 1
+        if self._num_threads is not None:
+            options.threading.private_threadpool_size = self._num_threads
+        options.experimental_warm_start = True  # begins to read now, not when asked for a batch
+        calls = tf.data.AUTOTUNE if self._num_threads is None else self._num_threads
+        dataset = tf.data.Dataset.from_tensor_slices((rows.astype(np.int32), *draws))
+        dataset = dataset.map(load, num_parallel_calls=calls, deterministic=True)
+        dataset = dataset.batch(batch_size).prefetch(_BATCHES_AHEAD).with_options(options)
+        return self._checked(dataset.as_numpy_iterator(), rows, batch_size)
+
+    def _checked(
+        self, batches: Iterator[npt.NDArray], rows: npt.NDArray, batch_size: int
+    ) -> Iterator[npt.NDArray]:
+        for start in range(0, len(rows), batch_size):
+            try:
+                batch = next(batches)
+            # UnicodeDecodeError: TensorFlow fails at its own message, with a name not in UTF-8.
+            except (tf.errors.OpError, UnicodeDecodeError):
+                if reason := self._unreadable(rows[start : start + batch_size]):
+                    raise InputError(reason) from None
+                raise  # no file's fault
+            yield batch
+
+    def _unreadable(self, rows: npt.NDArray) -> str:
+        """Returns which of these images cannot be read and why, "" if all can."""
+        # TensorFlow does not say which file it was.
+        for row in [] if self.images.in_memory else rows:
+            reason = decoding.unreadable_reason(self.images, row, max_pixels=self._max_pixels)
+            if reason:
+                return (
+                    f"Cannot read image {naming.printable(self.images.name(row))}: {reason} "
+                    "Replace or remove it, or set dataset.skip_unreadable=True."
+                )
+        return ""
+
+
+def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Returns what each decoded image takes, int64[N], by its height and width, int32[N, 2]."""
+    return 3 * np.prod(sizes, axis=1, dtype=np.int64)
+
+
+def _in_turn(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Iterator[Batch]:
+    batches: Iterator[Batch] | None = first
+    while batches is not None:
+        upcoming = next(others, None)  # begins to be read before its turn
+        yield from batches
+        batches = upcoming
+
+
+def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt.NDArray[np.int32]:
+    """Returns the rows of batches that are spread over devices, each of which takes its own rows.
+
+    Each device has an equal part of all rows, in order, and of every batch as many as the others.
+    The last row is repeated until the last batch is full.
+
+    Args:
+      num_images: N.
+      batch_size: B, a multiple of num_devices.
+      num_devices: that share a batch.
+
+    Returns:
+      int32[ceil(N / B), B].
+    """
+    num_batches = -(-num_images // batch_size)
+    rows = np.minimum(np.arange(num_batches * batch_size, dtype=np.int32), num_images - 1)
+    by_device = rows.reshape(num_devices, num_batches, -1)
+    return by_device.swapaxes(0, 1).reshape(num_batches, batch_size)
+
+
+def _source(images: ImageSet, max_pixels: int) -> Source:
+    if not images.in_memory:
+        contents = decoding.contents(images)
+        return lambda row: decoding.decode(contents(row), max_pixels=max_pixels)
+    source = tf.constant(images.images)
+    if images.images.shape[-1] == 1:
+        return lambda row: tf.image.grayscale_to_rgb(source[row])
+    return lambda row: source[row]

@@ -1,0 +1,178 @@
+"""K-means of points that are spread over devices, for sets too large for one host."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dcjax.core import streams
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import require_integers
+from dcjax.core.streams import DeviceStream
+from dcjax.distributed import sharded_rows
+from dcjax.division import device_lloyd, host_kmeans
+from dcjax.division.host_kmeans import check_sizes
+
+
+def kmeans(
+    x: np.ndarray | Array,
+    k: int,
+    *,
+    seed: int | streams.Key,
+    num_iterations: int = 100,
+    start: str | np.ndarray = "random",
+    rows: np.ndarray | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divides points into k clusters by Lloyd's algorithm, on all devices of a mesh.
+
+    As `host_kmeans.kmeans`: the same seed starts at the same random points, a cluster that has lost
+    all its points takes the point farthest from its own centroid, and of equals the first is taken.
+    Sums are float32, of each device and then of all: their last digits depend on the number of
+    devices, and with them the labels of points about as near to two centroids.
+
+    Points times a power of two get the same labels, but numbers below 2^-126 may be taken for 0. A
+    device holds its share of the points, a second time where their squares would underflow or
+    overflow, and blocks of 16 MiB, never all distances. One compilation serves all calls with
+    points of one shape and one k, whatever rows are clustered. If there are several processes, each
+    must call this at the same point of its program, with the same arguments; each gets the whole
+    result.
+
+    Args:
+      x: points [N, F], used as float32: on the host, or rows spread over the devices of a mesh, as
+        by `spread`.
+      k: number of clusters, at most that of the rows.
+      seed: chooses the points that the centroids start from, as that of `host_kmeans.kmeans`.
+      num_iterations: largest number of iterations; fewer run only if no label changes any more.
+      start: "random"; "kmeans++", points drawn one by one with probabilities in proportion to the
+        squared distance from those before (Arthur and Vassilvitskii, 2007); row numbers [k]; or
+        centroids [k, F].
+      rows: ascending numbers of the rows that are clustered [n], as if there were no others, which
+        may hold anything; None: all.
+      mesh: devices that share points of the host; None: the first one alone.
+
+    Returns:
+      labels int32 [n] and centroids float32 [k, F].
+    """
+    if x.ndim != 2:
+        raise InputError(f"x must be points of shape [N, F], got shape {x.shape}.")
+    rows = np.arange(len(x)) if rows is None else require_integers("rows", rows)
+    check_sizes(k, num_iterations, num_points=len(rows))
+    if rows[0] < 0 or rows[-1] >= len(x) or np.any(np.diff(rows) <= 0):
+        raise InputError(f"rows must ascend within 0 to {len(x) - 1}, got {rows}.")
+    x = spread(x, mesh)
+    is_counted = np.zeros(len(x), bool)
+    is_counted[rows] = True
+    mesh = sharded_rows.mesh_of(x)
+    counts = sharded_rows.spread(is_counted, mesh)
+    largest = float(_largest(x, counts))
+    if not math.isfinite(largest):
+        raise InputError("x must be finite as float32, got NaN or infinity.")
+    exponent = host_kmeans.scale_exponent(largest)
+    if exponent:
+        start = np.ldexp(start, exponent) if np.ndim(start) == 2 else start
+        labels, centroids = kmeans(
+            _scaled(x, 2.0**exponent, mesh=mesh),
+            k,
+            seed=seed,
+            num_iterations=num_iterations,
+            start=start,
+            rows=rows,
+        )
+        return labels, np.ldexp(centroids, -exponent)
+    first = _first_centroids(x, counts, k, streams.kmeans_key(seed), start, rows)
+    labels, centroids = device_lloyd.lloyd(x, counts, first, np.int32(num_iterations), mesh=mesh)
+    return np.asarray(labels)[rows], np.asarray(centroids)
+
+
+def spread(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
+    """Spreads points [N, F] of the host over the devices of a mesh, the first alone if it is None.
+
+    Zeros fill up the last rows. Points that are on a mesh stay as they are, and its axes must all
+    divide their rows.
+    """
+    if isinstance(x, Array) and isinstance(x.sharding, NamedSharding):
+        found = sharded_rows.mesh_of(x)
+        if not x.sharding.is_equivalent_to(sharded_rows.sharding(found), x.ndim):
+            raise InputError(
+                "The rows of x must be spread over all axes of its mesh, PartitionSpec("
+                f"{found.axis_names}), got {x.sharding.spec}."
+            )
+        return x
+    if mesh is None:
+        mesh = Mesh(np.array(jax.local_devices()[:1]), ("device",))
+    return sharded_rows.spread(np.asarray(x, np.float32), mesh)
+
+
+def _first_centroids(
+    x: Array, counts: Array, k: int, key: streams.Key, start: str | np.ndarray, rows: np.ndarray
+) -> np.ndarray | Array:
+    """Returns the centroids [k, F] to start from."""
+    generator = streams.generator(*key)  # checks the key, too
+    if not isinstance(start, str):
+        start = np.asarray(start)
+        if start.shape == (k, x.shape[1]):
+            return start.astype(np.float32)
+        if start.shape != (k,) or not np.isin(start, rows).all():
+            raise InputError(
+                f"start must be {k} of the row numbers or centroids of shape {(k, x.shape[1])}, "
+                f"got {start.dtype} of shape {start.shape}."
+            )
+        numbers = start
+    elif start == "random":
+        numbers = rows[generator.choice(len(rows), k, replace=False)]
+    elif start == "kmeans++":
+        return _far_apart(x, counts, np.array(key, np.uint32), k=k, mesh=sharded_rows.mesh_of(x))
+    else:
+        raise InputError(f"Unknown start {start!r}; known are random and kmeans++, or an array.")
+    return sharded_rows.take(x, numbers).astype(jnp.float32)
+
+
+@jax.jit
+def _largest(x: Array, counts: Array) -> Array:
+    """Returns the largest absolute value of the points that are counted, NaN if there is one."""
+    return jnp.max(jnp.where(counts[:, None], jnp.abs(x.astype(jnp.float32)), 0))
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _scaled(x: Array, scale: Array, *, mesh: Mesh) -> Array:
+    scaled = x * jnp.asarray(scale, x.dtype)
+    return jax.lax.with_sharding_constraint(scaled, sharded_rows.sharding(mesh))
+
+
+@partial(jax.jit, static_argnames=("k", "mesh"))
+def _far_apart(x: Array, counts: Array, words: Array, *, k: int, mesh: Mesh) -> Array:
+    """Returns k points [k, F], drawn as k-means++ does.
+
+    Point i has the largest log(w_i) + noise with a probability in proportion to w_i, if the noise
+    is Gumbel's. The noise is a function of the key, whose numbers are `words`, and of the row, on
+    whatever device that lies.
+    """
+    axes = mesh.axis_names
+
+    def draw(x: Array, counts: Array, key: Array) -> Array:
+        numbers = sharded_rows.first_row(x, axes) + jnp.arange(len(x))
+
+        def add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            chosen, squared = state
+            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, i)))(numbers)
+            # Where all points are at chosen ones, each is as good.
+            weights = jnp.log(jnp.maximum(squared, jnp.finfo(jnp.float32).tiny))
+            scores = jnp.where(counts, weights + jax.vmap(jax.random.gumbel)(keys), -jnp.inf)
+            best = jnp.argmax(scores)[None]
+            of_each = device_lloyd.gather((scores[best], numbers[best]), axes)
+            point = sharded_rows.taken(x, of_each[1][jnp.argmax(of_each[0])][None], axes)
+            away = jnp.sum(jnp.square(x.astype(jnp.float32) - point), axis=1)
+            return chosen.at[i].set(point[0]), jnp.where(i, jnp.minimum(squared, away), away)
+
+        chosen, alike = jnp.zeros((k, x.shape[1])), jnp.ones(len(x))
+        return jax.lax.fori_loop(0, k, add, (chosen, device_lloyd.varying(alike, axes)))[0]
+
+    rows, whole = PartitionSpec(axes), PartitionSpec()
+    drawn = jax.shard_map(draw, mesh=mesh, in_specs=(rows, rows, whole), out_specs=whole)
+    seed, *others = words
+    return drawn(x, counts, streams.device_key(seed, DeviceStream.KMEANS_START, *others))

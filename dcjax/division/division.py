@@ -1,0 +1,262 @@
+"""The division stage (Sanakoyeu et al., CVPR 2019, section 3; PAMI 2021, eq. 3).
+
+At every division the training set is clustered, the new clusters take the places of the old ones
+they resemble, and, while there are fewer clusters than wanted in the end, each is bisected.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from scipy.optimize import linear_sum_assignment
+
+from dcjax.core.errors import InputError, SettingError
+from dcjax.core.ranges import require_integers, require_known, require_whole
+from dcjax.division import counting, grouping, host_kmeans
+
+HIERARCHIES = ("direct", "progressive")
+MATCHINGS = ("iou", "overlap")
+
+
+@dataclass(frozen=True)
+class Division:
+    """The clusters that a period of training draws its batches from.
+
+    Attributes:
+      cluster: int32 [N], the cluster of each image; -1 where it is not trained on in this period.
+      parents: int32 [K], the cluster of the period before that each cluster comes from.
+      period: number of the period, counted from 0.
+    """
+
+    cluster: np.ndarray
+    parents: np.ndarray
+    period: int
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters K, those without images included."""
+        return len(self.parents)
+
+    @property
+    def checksum(self) -> int:
+        """A number of 32 bits that tells it from other divisions."""
+        parents, cluster = map(np.ascontiguousarray, (self.parents, self.cluster))
+        return zlib.crc32(parents.data, zlib.crc32(cluster.data, self.period))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of images trained on in each cluster [K]."""
+        return counting.sizes(self.cluster, self.num_clusters)
+
+
+def num_clusters_at(
+    epoch: int, *, divide_every_epochs: int, max_clusters: int, hierarchy: str
+) -> int:
+    """Returns the number of clusters K(e): min(K_max, 2^floor(e / T)), or K_max if "direct"."""
+    require_known("hierarchy", hierarchy, HIERARCHIES)
+    require_whole("epoch", epoch, 0)
+    require_whole("divide_every_epochs", divide_every_epochs, 1)
+    require_whole("max_clusters", max_clusters, 1)
+    if hierarchy == "direct":
+        return max_clusters
+    doublings = min(epoch // divide_every_epochs, max_clusters.bit_length())
+    return min(max_clusters, 2**doublings)
+
+
+def check_options(*, max_clusters: int, hierarchy: str) -> None:
+    """Raises InputError unless there are divisions of some images into max_clusters."""
+    require_known("hierarchy", hierarchy, HIERARCHIES)
+    if max_clusters < 1 or (hierarchy == "progressive" and max_clusters & (max_clusters - 1)):
+        raise SettingError(
+            "division.max_clusters must be a power of two, since every division doubles the "
+            f"clusters, or any number >= 1 with hierarchy=direct, got max_clusters={max_clusters}."
+        )
+
+
+def check(
+    labels: np.ndarray,
+    *,
+    max_clusters: int,
+    hierarchy: str,
+    super_classes: np.ndarray | None = None,
+) -> None:
+    """Raises InputError unless images with these labels [N] can be divided into max_clusters.
+
+    Args:
+      labels: the classes [N].
+      max_clusters: K_max.
+      hierarchy: "direct" or "progressive".
+      super_classes: the super-class of each image [N], if they are what is grouped.
+    """
+    check_options(max_clusters=max_clusters, hierarchy=hierarchy)
+    doubles = hierarchy == "progressive"
+    smaller = [k for k in range(max_clusters - 1, 1, -1) if not (doubles and k & (k - 1))]
+    grouping.check(labels, super_classes, max_clusters=max_clusters, smaller=smaller)
+
+
+def undivided(labels: np.ndarray, *, period: int) -> Division:
+    """Returns all images [N] as one cluster, without the classes of a single image."""
+    labels = np.asarray(require_integers("labels", labels))
+    cluster = np.zeros(len(labels), np.int32)
+    return _division(cluster, labels, None, 1, period)
+
+
+def divide(
+    features: np.ndarray | jax.Array | None,
+    labels: np.ndarray,
+    previous: Division | None,
+    *,
+    num_clusters: int,
+    period: int,
+    seed: int,
+    matching: str = "iou",
+    num_trials: int = 30,
+    num_iterations: int = 100,
+    mesh: Mesh | None = None,
+) -> Division:
+    """Divides the training set by K-means or at random, keeping the order of previous clusters.
+
+    Args:
+      features: [N, F], what K-means clusters, on devices with any surplus of rows; None: images are
+        shuffled and dealt out instead.
+      labels: [N], the classes.
+      previous: the division in force so far; None for the first, which is not matched to anything.
+      num_clusters: clusters wanted; with a previous division its number or twice that. Twice
+        bisects cluster c into 2c and 2c + 1.
+      period: number of the new period.
+      seed: seed of the run; each grouping of each period has draws that no other has.
+      matching: how alike two clusters are, "iou" or "overlap"; see match.
+      num_trials: trials until every cluster holds two classes with two images each. The last one
+        stands whatever it is.
+      num_iterations: iterations of each K-means.
+      mesh: devices that run K-means; None: the host does.
+
+    Returns:
+      The division. An image that is the only one of its class in its cluster belongs to none.
+    """
+    labels = np.asarray(require_integers("labels", labels))
+    require_known("matching", matching, MATCHINGS)
+    _check_previous(previous, len(labels), num_clusters)
+    require_whole("num_trials", num_trials, 1)
+    require_whole("num_iterations", num_iterations, 0)
+    if features is None:
+        partition = grouping.at_random(seed=seed, period=period)
+    else:
+        surplus = len(features) - len(labels)
+        if surplus < 0 or (surplus and isinstance(features, np.ndarray)):
+            found = f"{len(features)} and {len(labels)} rows"
+            raise InputError(f"features and labels must hold one row per image, got {found}.")
+        partition = grouping.by_kmeans(features, num_iterations, mesh, seed=seed, period=period)
+    group = functools.partial(grouping.group, partition, labels, num_trials)
+    everything = np.arange(len(labels), dtype=np.int32)
+    if previous is None:
+        cluster = group(everything, num_clusters, 0)
+    else:
+        current = previous.num_clusters
+        cluster = match(group(everything, current, 0), previous.cluster, current, score=matching)
+        if num_clusters == 2 * current:
+            cluster = _bisect(group, cluster)
+    return _division(cluster, labels, previous, num_clusters, period)
+
+
+def by_super_class(
+    super_classes: np.ndarray,
+    labels: np.ndarray,
+    previous: Division | None,
+    *,
+    num_clusters: int,
+    period: int,
+) -> Division:
+    """Divides by whole super-classes, given for each image [N], as `grouping.by_super_class`.
+
+    Such clusters stay in order and are bisected by themselves: nothing has to be matched.
+    """
+    labels = np.asarray(require_integers("labels", labels))
+    super_classes = require_integers("super_classes", super_classes, len(labels), 0)
+    _check_previous(previous, len(labels), num_clusters)
+    cluster = grouping.by_super_class(super_classes, num_clusters)
+    return _division(cluster, labels, previous, num_clusters, period)
+
+
+def match(
+    current: np.ndarray, previous: np.ndarray, num_clusters: int, score: str = "iou"
+) -> np.ndarray:
+    """Renames clusters so that they resemble the previous ones as much as possible.
+
+    Current cluster i becomes p(i), where the permutation p maximises the sum of the scores of
+    (i, p(i)): P21 eq. 3.
+
+    Args:
+      current: clusters now [N]; -1 is in no cluster and stays so.
+      previous: clusters before [N]; -1 was in no cluster.
+      num_clusters: number of clusters, the same in both.
+      score: "iou", images in both over images in either, or "overlap", images in both.
+
+    Returns:
+      The renamed current clusters, int32 [N].
+    """
+    require_known("matching", score, MATCHINGS)
+    last = require_whole("num_clusters", num_clusters, 1) - 1
+    current = np.asarray(require_integers("current", current, low=-1, high=last))
+    previous = np.asarray(require_integers("previous", previous, len(current), -1, last))
+    counts = counting.table(current, previous, num_clusters)
+    table = overlap = counts[1:, 1:]
+    if score == "iou":
+        sizes, sizes_before = counts[1:].sum(axis=1), counts[:, 1:].sum(axis=0)
+        table = overlap / np.maximum(sizes[:, None] + sizes_before - overlap, 1)
+    _, renamed = linear_sum_assignment(table, maximize=True)
+    # Behind the names is that of no cluster, which -1 looks up.
+    return np.append(renamed, -1).astype(np.int32)[current]
+
+
+def agreement(division: Division, previous: Division) -> float:
+    """Returns the NMI of two divisions over the images trained on in both; 0 if there are none."""
+    both = (division.cluster >= 0) & (previous.cluster >= 0)
+    if not both.any():
+        return 0.0
+    return host_kmeans.nmi(previous.cluster[both], division.cluster[both])
+
+
+def _division(
+    cluster: np.ndarray,
+    labels: np.ndarray,
+    previous: Division | None,
+    num_clusters: int,
+    period: int,
+) -> Division:
+    """Returns the division into these clusters [N], without the images alone of their class."""
+    require_whole("period", period, 0)
+    before = 1 if previous is None else previous.num_clusters
+    parents = np.arange(num_clusters) * before // num_clusters
+    kept = grouping.drop_singletons(cluster, labels)
+    return Division(kept, parents.astype(np.int32), period)
+
+
+def _bisect(group: Callable[[np.ndarray, int, int], np.ndarray], cluster: np.ndarray) -> np.ndarray:
+    """Divides every cluster c in two, 2c and 2c + 1."""
+    children = 2 * cluster
+    for c, rows in enumerate(counting.groups(cluster, int(cluster.max()) + 1)):
+        if len(rows):
+            children[rows] += group(rows, 2, 1 + c)
+    return children
+
+
+def _check_previous(previous: Division | None, num_images: int, num_clusters: int) -> None:
+    require_whole("num_clusters", num_clusters, 1)
+    if previous is None:
+        return
+    if len(previous.cluster) != num_images:
+        raise InputError(
+            "The previous division must be of the same images, got "
+            f"{len(previous.cluster)} and {num_images} of them."
+        )
+    current = previous.num_clusters
+    if num_clusters not in (current, 2 * current):
+        raise InputError(
+            f"num_clusters must be that of the previous division or twice it, {current} or "
+            f"{2 * current}, got num_clusters={num_clusters}."
+        )

@@ -1,0 +1,170 @@
+"""How images are grouped: by K-means (P21 section 3), at random or by super-classes (Table I)."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dcjax.core import streams
+from dcjax.core.errors import InputError
+from dcjax.core.streams import Stream
+from dcjax.division import counting, device_kmeans, host_kmeans
+
+GROUPINGS = ("kmeans", "random", "labels")
+KMEANS = ("host", "devices")
+
+# From ascending rows [n], the number of clusters K, which group the rows are and the number of the
+# trial, to the cluster of each row, int32 [n].
+Partition = Callable[[np.ndarray, int, int, int], np.ndarray]
+
+
+def by_kmeans(
+    features: np.ndarray | jax.Array,
+    num_iterations: int,
+    mesh: Mesh | None = None,
+    *,
+    seed: int,
+    period: int,
+) -> Partition:
+    """Returns the function that clusters rows of features [N, F], on a mesh if there is one."""
+    if mesh is not None:
+        points = device_kmeans.spread(features, mesh)
+        # The others stay where they are: parts of all sizes would each have to be compiled.
+        cluster = partial(device_kmeans.kmeans, points, num_iterations=num_iterations)
+        return lambda rows, k, which, trial: cluster(
+            k, seed=(seed, Stream.DIVISION, period, which, trial), rows=rows
+        )[0]
+    features = np.asarray(features, np.float32)
+    if not np.all(np.isfinite(features)):
+        raise InputError("features must be finite, got NaN or infinity.")
+
+    def partition(rows: np.ndarray, k: int, which: int, trial: int) -> np.ndarray:
+        # All rows are taken as they are: a copy may take gigabytes.
+        chosen = features if len(rows) == len(features) else features[rows]
+        key = (seed, Stream.DIVISION, period, which, trial)
+        return host_kmeans.kmeans(chosen, k, seed=key, num_iterations=num_iterations)[0]
+
+    return partition
+
+
+def at_random(*, seed: int, period: int) -> Partition:
+    """Returns the function that shuffles rows and deals them out evenly, anew in every period."""
+
+    def partition(rows: np.ndarray, k: int, which: int, trial: int) -> np.ndarray:
+        generator = streams.generator(seed, Stream.RANDOM_GROUPS, period, which, trial)
+        return generator.permutation(np.arange(len(rows), dtype=np.int32) % k)
+
+    return partition
+
+
+def by_super_class(super_classes: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Groups whole super-classes, in their order, into clusters of about as many images.
+
+    A super-class whose middle is at t in [0, 1) of all images, ordered by super-class, is in
+    cluster floor(K t). So cluster c of K is divided into 2c and 2c + 1 of 2K.
+
+    Args:
+      super_classes: the super-class of each image, integers from 0 on [N].
+      num_clusters: K.
+
+    Returns:
+      The cluster of each image, int32 [N]; some may be empty.
+    """
+    sizes = np.bincount(super_classes)
+    doubled_middles = 2 * np.cumsum(sizes) - sizes  # integers: nothing to round
+    clusters = num_clusters * doubled_middles // (2 * len(super_classes))
+    return clusters[super_classes].astype(np.int32)
+
+
+def group(
+    partition: Partition,
+    labels: np.ndarray,
+    num_trials: int,
+    rows: np.ndarray,
+    num_clusters: int,
+    which: int,
+) -> np.ndarray:
+    """Groups images, anew in every trial until each cluster can be trained on.
+
+    Args:
+      partition: `by_kmeans` or `at_random`.
+      labels: the classes of all images [N].
+      num_trials: trials at most. The last one stands whatever it is.
+      rows: the images to group, ascending [n].
+      num_clusters: K.
+      which: number of these rows among those that are grouped in the same period, the `group` of
+        `streams.Stream`.
+
+    Returns:
+      The cluster of each row, int32 [n].
+    """
+    cluster = np.zeros(len(rows), np.int32)
+    # Fewer images than clusters cannot be divided: they stay in the first and leave others empty.
+    if num_clusters == 1 or len(rows) < num_clusters:
+        return cluster
+    for trial in range(num_trials):
+        cluster = partition(rows, num_clusters, which, trial)
+        if _can_be_trained(cluster, labels[rows], num_clusters).all():
+            break
+    return cluster
+
+
+def drop_singletons(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sets to -1 the images [N] that are alone of their class in their cluster: no positive."""
+    kept = cluster.astype(np.int32)
+    for rows in counting.groups(cluster, int(cluster.max()) + 1):
+        _, classes, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
+        kept[rows[counts[classes] == 1]] = -1
+    return kept
+
+
+def check(
+    labels: np.ndarray,
+    super_classes: np.ndarray | None,
+    *,
+    max_clusters: int,
+    smaller: Sequence[int],
+) -> None:
+    """Raises InputError unless there is enough to train on in each of max_clusters clusters.
+
+    Args:
+      labels: the classes [N].
+      super_classes: the super-class of each image [N], if they are what is grouped.
+      max_clusters: clusters wanted.
+      smaller: numbers of clusters that may be chosen instead, descending to 2.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    num_classes = int(np.sum(counts >= 2))
+    if num_classes < 2 * max_clusters:
+        raise InputError(
+            "Every cluster needs two classes with two images each: require at least "
+            f"{2 * max_clusters} such classes for max_clusters={max_clusters}, got {num_classes}; "
+            + (f"choose max_clusters <= {num_classes // 2} or " if num_classes > 1 else "")
+            + "add images."
+        )
+    if super_classes is None:
+        return
+
+    def lacking(k: int) -> int:
+        trained = _can_be_trained(by_super_class(super_classes, k), labels, k)
+        return int(np.sum(~trained))
+
+    if number := lacking(max_clusters):
+        choice = next((k for k in smaller if not lacking(k)), None)
+        raise InputError(
+            "Every cluster of whole super-classes needs two classes with two images each: of "
+            f"max_clusters={max_clusters} made of {len(np.unique(super_classes))} super-classes "
+            f"{number} would lack them; "
+            + (f"choose max_clusters={choice} or " if choice else "choose ")
+            + "other super-classes."
+        )
+
+
+def _can_be_trained(cluster: np.ndarray, labels: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Returns which clusters have two classes with at least two images each, bool [K]."""
+    counts = (
+        np.unique_counts(labels[rows]).counts for rows in counting.groups(cluster, num_clusters)
+    )
+    return np.array([np.count_nonzero(count >= 2) >= 2 for count in counts])

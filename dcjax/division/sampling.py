@@ -1,0 +1,305 @@
+"""Plans the batches of an epoch (Sanakoyeu et al., CVPR 2019, section 3).
+
+Which images, in which batch, of which cluster: a batch holds images of one cluster only. All
+clusters get the same number of batches, so that each has the same weight, and small ones start
+again from the front.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dcjax.core import streams
+from dcjax.core.errors import InputError, SettingError
+from dcjax.core.ranges import require_integers, require_known, require_whole
+from dcjax.core.streams import Stream
+from dcjax.division import counting, draws
+from dcjax.division.division import Division
+
+SAMPLERS = ("balanced", "uniform")
+SMALL_CLASSES = ("other", "repeat")
+CLUSTER_ORDERS = ("round_robin", "shuffled", "uniform")
+ROUNDS = ("max", "mean", "min")
+
+
+class Block(NamedTuple):
+    """Some steps of a plan.
+
+    Attributes:
+      rows: int32 [s, C, B], the images of each cluster batch.
+      clusters: int32 [s, C], the cluster that each comes from.
+      number: of the block in the plan, from 0 on.
+      skipped: steps of the block before these.
+    """
+
+    rows: np.ndarray
+    clusters: np.ndarray
+    number: int
+    skipped: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Steps of the whole block, cluster batches in a step and images in a cluster batch."""
+        return (self.skipped + len(self.rows), *self.rows.shape[1:])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of an epoch, made in blocks of steps when they are asked for.
+
+    Attributes:
+      clusters: int32 [S, C], the cluster that each cluster batch of each step comes from.
+      batch_size: images in a cluster batch, B.
+      draw: makes the images of all steps in turn, int32 [s, C, B] at a time.
+    """
+
+    clusters: np.ndarray
+    batch_size: int
+    draw: Callable[[], Iterator[np.ndarray]]
+
+    @classmethod
+    def of(cls, rows: np.ndarray, clusters: np.ndarray) -> "Plan":
+        """Returns the plan of these images [S, C, B] of these clusters [S, C]."""
+        return cls(clusters, rows.shape[2], lambda: iter([rows]))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Steps, cluster batches in a step and images in a cluster batch, (S, C, B)."""
+        return (*self.clusters.shape, self.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps, S."""
+        return len(self.clusters)
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """The images of all cluster batches at once, int32 [S, C, B]."""
+        return np.concatenate(list(self.draw()))
+
+    def blocks(self, first_step: int = 0) -> Iterator[Block]:
+        """Yields the steps from the first on.
+
+        Steps before the first are drawn and dropped: their draws are those that it follows.
+        """
+        stop = 0
+        for number, rows in enumerate(self.draw()):
+            start, stop = stop, stop + len(rows)
+            if stop > first_step:
+                skipped = max(first_step - start, 0)
+                yield Block(rows[skipped:], self.clusters[start + skipped : stop], number, skipped)
+
+
+def check_options(
+    *,
+    batch_size: int,
+    images_per_class: int,
+    sampler: str = "uniform",
+    small_class: str = "other",
+    cluster_order: str = "shuffled",
+    rounds: str = "max",
+    clusters_per_step: int = 1,
+) -> None:
+    """Raises InputError unless epochs of some images can be planned like this."""
+    for setting, value, known in (
+        ("sampler", sampler, SAMPLERS),
+        ("small_class", small_class, SMALL_CLASSES),
+        ("cluster_order", cluster_order, CLUSTER_ORDERS),
+        ("rounds", rounds, ROUNDS),
+    ):
+        require_known(setting, value, known)
+    for setting, number in (
+        ("batch_size", batch_size),
+        ("images_per_class", images_per_class),
+        ("clusters_per_step", clusters_per_step),
+    ):
+        require_whole(setting, number, 0)
+    if batch_size < 4 or clusters_per_step < 1:
+        raise SettingError(  # fewer than 4 images cannot be two positive pairs
+            "Require 4 <= sampling.batch_size and 1 <= sampling.clusters_per_step, got "
+            f"batch_size={batch_size} and clusters_per_step={clusters_per_step}."
+        )
+    pairs = images_per_class >= 2 and batch_size >= 2 * images_per_class
+    if sampler == "balanced" and not (pairs and batch_size % images_per_class == 0):
+        raise SettingError(
+            "Require sampling.images_per_class >= 2 for positive pairs, and sampling.batch_size to "
+            "be a multiple of it and at least twice it for two classes, got "
+            f"images_per_class={images_per_class} and batch_size={batch_size}."
+        )
+
+
+def check(labels: np.ndarray, *, batch_size: int, **options: Any) -> None:
+    """Raises InputError unless epochs of images with these labels [N] can be planned like this.
+
+    Args:
+      labels: the classes [N].
+      batch_size: images of a batch.
+      **options: the others of `check_options`.
+    """
+    check_options(batch_size=batch_size, **options)
+    labels = require_integers("labels", labels)
+    if batch_size > len(labels):
+        raise InputError(
+            f"Require 4 <= sampling.batch_size <= {len(labels)} images of the training set, got "
+            f"batch_size={batch_size}."
+        )
+
+
+def plan_epoch(
+    division: Division,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    images_per_class: int,
+    seed: int,
+    epoch: int,
+    sampler: str = "uniform",
+    small_class: str = "other",
+    cluster_order: str = "shuffled",
+    rounds: str = "max",
+    clusters_per_step: int = 1,
+    images_at_once: int = 2**20,
+) -> Plan:
+    """Plans an epoch; a pure function of its arguments.
+
+    Every round visits each cluster that has images once. Incomplete batches are dropped, but a
+    cluster smaller than a batch repeats images.
+
+    Args:
+      division: the clusters.
+      labels: integer classes [N].
+      batch_size: images in a batch of one cluster, B.
+      images_per_class: images of a class in a batch, m, which divides B ("balanced" only).
+      seed: seed of the run.
+      epoch: number of the epoch.
+      sampler: "uniform" walks through a cluster in random order and shows all of its images equally
+        often; "balanced" draws B / m classes for each batch, all classes equally often.
+      small_class: what fills up a class of fewer than m images: "other" images of the cluster that
+        are not in the batch yet, or the same ones, "repeat" ("balanced" only).
+      cluster_order: order of the clusters within a round: "shuffled", always the same, going on
+        where the epoch before ended ("round_robin"), or each batch from a cluster drawn at random,
+        without rounds ("uniform").
+      rounds: the number of rounds is the "max", "min" or "mean" over clusters of whole batches in
+        the cluster, but at least 1. What a cluster has more is left out, other images in each
+        epoch.
+      clusters_per_step: cluster batches in a step, C. The last batches are left out, or if there
+        are fewer than C the first visits repeated, so that every step is full.
+      images_at_once: images in a block, about; changes no image, but crops, drawn for a block.
+
+    Returns:
+      The plan. Of its blocks the first takes the longest: it sorts the images.
+    """
+    labels = np.asarray(require_integers("labels", labels, len(division.cluster)))
+    require_integers("division.cluster", division.cluster, None, -1, division.num_clusters - 1)
+    require_whole("images_at_once", images_at_once, 1)
+    check(
+        labels,
+        batch_size=batch_size,
+        images_per_class=images_per_class,
+        sampler=sampler,
+        small_class=small_class,
+        cluster_order=cluster_order,
+        rounds=rounds,
+        clusters_per_step=clusters_per_step,
+    )
+    sizes = division.sizes
+    filled = np.flatnonzero(sizes)
+    if not filled.size:
+        raise InputError("The division must hold images to train on, got only empty clusters.")
+    num_rounds = _num_rounds(sizes[filled], batch_size, rounds)
+    key = (division.period, epoch)
+    rng = streams.generator(seed, Stream.CLUSTER_ORDER, *key)
+    num_steps = max(1, num_rounds * len(filled) // clusters_per_step)
+    num_batches = num_steps * clusters_per_step
+    if cluster_order == "round_robin":
+        # From where the epoch before ended: each would leave out the same clusters.
+        order = filled[(epoch * num_batches + np.arange(num_batches)) % len(filled)]
+    else:
+        order = np.resize(_drawn_order(rng, filled, num_rounds, cluster_order), num_batches)
+    clusters = order.reshape(num_steps, clusters_per_step).astype(np.int32)
+
+    def walk(cluster: int, members: np.ndarray) -> draws.Batches:
+        rng = streams.generator(seed, Stream.IMAGE_ORDER, *key, cluster)
+        if sampler == "uniform":
+            return draws.Batches(draws.uniform(rng, members, batch_size))
+        return draws.Batches(
+            draws.balanced(rng, members, labels, batch_size, images_per_class, small_class)
+        )
+
+    def draw() -> Iterator[np.ndarray]:
+        if sampler == "uniform":
+            members = counting.groups(division.cluster, division.num_clusters)
+        else:
+            members = _class_by_class(division, labels)
+        walking = {cluster: walk(cluster, members[cluster]) for cluster in filled.tolist()}
+        steps_at_once = max(1, images_at_once // (clusters_per_step * batch_size))
+        for start in range(0, num_steps, steps_at_once):
+            yield _block(clusters[start : start + steps_at_once], batch_size, walking)
+
+    return Plan(clusters, batch_size, draw)
+
+
+def one_class_shares(
+    division: Division, labels: np.ndarray, *, batch_size: int, sampler: str
+) -> np.ndarray:
+    """Returns the share of each cluster's batches [K] that is expected to be of a single class.
+
+    They have no negatives. Of n images in random order, the first B are all of a class of c with
+    the probability C(c, B) / C(n, B).
+
+    Args:
+      division: the clusters.
+      labels: integer classes [N].
+      batch_size: images in a batch, B.
+      sampler: as in `plan_epoch`; "balanced" draws several classes wherever there are any.
+    """
+    labels = np.asarray(require_integers("labels", labels, len(division.cluster)))
+    shares = np.zeros(division.num_clusters)
+    drawn = np.arange(batch_size)
+    for cluster, members in enumerate(counting.groups(division.cluster, division.num_clusters)):
+        counts = np.unique_counts(labels[members]).counts
+        if sampler == "balanced" or len(members) < batch_size:
+            shares[cluster] = len(counts) == 1
+        else:
+            large = counts[counts >= batch_size, None]
+            shares[cluster] = np.sum(np.prod((large - drawn) / (len(members) - drawn), axis=1))
+    return shares
+
+
+def _class_by_class(division: Division, labels: np.ndarray) -> list[np.ndarray]:
+    """Returns the images of each cluster, int32, those of one class behind one another."""
+    # Two counting sorts, of which the second keeps what the first has done.
+    if labels.min() < 0 or labels.max() >= len(labels):
+        labels = np.unique(labels, return_inverse=True)[1]
+    by_class, _ = counting.grouped(labels, int(labels.max()) + 1)
+    places = counting.groups(division.cluster[by_class], division.num_clusters)
+    return [by_class[members] for members in places]
+
+
+def _block(clusters: np.ndarray, batch_size: int, walking: dict[int, draws.Batches]) -> np.ndarray:
+    """Takes the next batches of each of the clusters [s, C], int32 [s, C, B]."""
+    rows = np.empty((clusters.size, batch_size), np.int32)
+    order = np.argsort(clusters, axis=None, kind="stable")
+    names, counts = np.unique(clusters, return_counts=True)
+    parts = np.split(order, np.cumsum(counts)[:-1])
+    for cluster, places in zip(names.tolist(), parts, strict=True):
+        rows[places] = walking[cluster].take(len(places))
+    return rows.reshape(*clusters.shape, batch_size)
+
+
+def _num_rounds(sizes: np.ndarray, batch_size: int, rounds: str) -> int:
+    batches = sizes // batch_size
+    wanted = {"max": batches.max(), "mean": batches.mean(), "min": batches.min()}[rounds]
+    return max(1, round(float(wanted)))
+
+
+def _drawn_order(
+    rng: np.random.Generator, clusters: np.ndarray, num_rounds: int, cluster_order: str
+) -> np.ndarray:
+    """Returns the cluster of every batch, [num_rounds * number of clusters]."""
+    if cluster_order == "uniform":
+        return rng.choice(clusters, num_rounds * len(clusters))
+    return rng.permuted(np.tile(clusters, (num_rounds, 1)), axis=1).ravel()

@@ -1,0 +1,68 @@
+"""Whether all processes train the same: they would not notice by themselves that they do not."""
+
+import json
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax.core.errors import InputError
+from dcjax.data import datasets
+from dcjax.distributed import processes
+from dcjax.experiment import same_run
+
+
+def check_images(splits: datasets.Splits) -> None:
+    """Checks that all processes have the same lists of images.
+
+    Raises:
+      InputError: on all of them, if they have not.
+    """
+    if jax.process_count() == 1:  # which need not look at all images again
+        return
+    for name in ("train", "query", "gallery"):
+        images = getattr(splits, name)
+        told = same_run.fingerprint(images) if images is not None else {}
+        processes.check_same(f"images of the {name} set", _checksum(told))
+
+
+def check_settings(config: ConfigDict | None) -> None:
+    """Checks that all processes have the same settings, if any.
+
+    Raises:
+      InputError: on all of them, if they have not; names the settings.
+    """
+    if jax.process_count() == 1:
+        return
+    settings = same_run.flatten(config.to_dict()) if config is not None else {}
+    processes.check_same("names of settings", _checksum(list(settings)))
+    if not settings:
+        return
+    of_each = np.array(list(map(_checksum, settings.values())), np.uint32)
+    received = processes.from_all(of_each)
+    is_same = np.all(received == received[0], axis=0)
+    if differing := [name for name, same in zip(settings, is_same, strict=True) if not same]:
+        raise InputError(
+            "All processes must have the same settings, got different ones of "
+            f"{', '.join(differing[:8])}; start all of them with the same command."
+        )
+
+
+def check_arrays(what: str, tree: Any) -> None:
+    """Checks that all processes have the same arrays.
+
+    Raises:
+      InputError: on all of them, if they have not.
+    """
+    if jax.process_count() == 1:
+        return
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        total = zlib.crc32(np.ascontiguousarray(leaf).data, total)
+    processes.check_same(what, total)
+
+
+def _checksum(told: Any) -> int:
+    return zlib.crc32(json.dumps(told, sort_keys=True).encode())

@@ -1,0 +1,217 @@
+"""What can be checked before anything compiles."""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax import losses
+from dcjax.core import plugins
+from dcjax.core.errors import DcjaxError, InputError, MissingFileError, SettingError
+from dcjax.data import datasets
+from dcjax.distributed import devices
+from dcjax.division import division, sampling
+from dcjax.experiment import build, inputs, settings
+from dcjax.models import pretrained
+
+_SCORES = ("map_at_r", "marp_paper", "r_precision")
+
+
+def check_evaluation(config: ConfigDict) -> None:
+    """Checks, without data, every setting by itself, and together those of an evaluation.
+
+    Raises:
+      SettingError: naming the setting, its value and what is allowed.
+    """
+    settings.check(config)
+    if config.dataset.crop > config.dataset.resize:
+        raise SettingError(
+            f"Require dataset.crop <= dataset.resize, got {config.dataset.crop} and "
+            f"{config.dataset.resize}."
+        )
+    scores = (*(f"recall_at_{k}" for k in config.eval.ks), *_SCORES)
+    if config.eval.best_by not in scores:
+        raise SettingError(
+            f"eval.best_by must be one of {', '.join(scores)}, got {config.eval.best_by!r}."
+        )
+
+
+def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Checks, without data, every setting by itself and together with others.
+
+    Raises:
+      SettingError: naming the setting, its value and what is allowed.
+    """
+    check_evaluation(config)
+    # A model that is loaded runs on any number of devices: there, batches are rounded up.
+    devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
+    _check_sampling(config, mesh)
+    _check_division(config)
+    _check_weights(config)
+    _check_memory(config)
+    _check_cache(config)
+    if config.eval.select == "best_test" and not config.checkpoint.keep_best:
+        raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
+    try:
+        build.create_model(config)
+        if plugins.is_own(config.loss.name):  # which may want the true number of classes
+            plugins.load(config.loss.name, losses.Loss)
+        else:
+            build.create_loss(config, num_classes=2)
+    except InputError as error:
+        raise SettingError(str(error)) from error
+
+
+def _check_sampling(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    sampled = config.sampling
+    width, parallel = mesh.shape["data"], mesh.shape["cluster"]
+    devices.check_divides(
+        "sampling.batch_size",
+        sampled.batch_size,
+        width,
+        "devices of a batch",
+        also=sampled.images_per_class if sampled.sampler == "balanced" else 1,
+    )
+    devices.check_divides(
+        "sampling.clusters_per_step", sampled.clusters_per_step, parallel, "batches side by side"
+    )
+    sampling.check_options(**sampled)
+
+
+def _check_division(config: ConfigDict) -> None:
+    dividing = config.division
+    division.check_options(max_clusters=dividing.max_clusters, hierarchy=dividing.hierarchy)
+    freeze, period = dividing.freeze_backbone_epochs, dividing.every_epochs
+    if dividing.max_clusters > 1 and freeze >= period:
+        raise SettingError(
+            "Require division.freeze_backbone_epochs < division.every_epochs, got "
+            f"{freeze} and {period}: the backbone would never be trained."
+        )
+    if config.model.masks == "fixed" and config.model.embedding_dim < dividing.max_clusters:
+        raise SettingError(
+            "Fixed masks share out the embedding: require model.embedding_dim >= "
+            f"division.max_clusters, got {config.model.embedding_dim} and {dividing.max_clusters}."
+        )
+
+
+def _check_weights(config: ConfigDict) -> None:
+    if plugins.is_own(config.model.backbone) and config.model.pretrained:
+        raise SettingError(
+            f"model.pretrained has weights of a ResNet, but model.backbone={config.model.backbone} "
+            "is your own; leave it empty, and load its weights where they are initialised."
+        )
+
+
+def _check_memory(config: ConfigDict) -> None:
+    size, from_epoch = config.loss.memory_size, config.loss.memory_from_epoch
+    if size and from_epoch >= config.train.num_epochs:
+        raise SettingError(
+            "A memory is compared with from epoch loss.memory_from_epoch on: require it below "
+            f"train.num_epochs, got {from_epoch} and {config.train.num_epochs}."
+        )
+    per_step = config.sampling.batch_size * config.sampling.clusters_per_step
+    if 0 < size < per_step:
+        raise SettingError(
+            f"A memory holds the {per_step} images of a step or more: require loss.memory_size >= "
+            f"{per_step}, or 0 for none, got {size}."
+        )
+
+
+def _check_cache(config: ConfigDict) -> None:
+    cache, augment = config.dataset.cache, config.augment
+    if cache != "none" and augment.crop == "random_resized":
+        raise SettingError(
+            f"dataset.cache={cache} holds images at dataset.resize: require augment.crop="
+            "resize_then_random or resize_then_random_resized, or dataset.cache=none, got "
+            f"augment.crop={augment.crop}."
+        )
+    if cache == "device" and augment.strategy != "standard":
+        raise SettingError(
+            "dataset.cache=device makes crops and flips only: require augment.strategy=standard, "
+            f"or dataset.cache=memory, disk or none, got augment.strategy={augment.strategy}."
+        )
+
+
+def missing_weights(config: ConfigDict) -> str:
+    """Returns which published weights a new run lacks and how to get them, "" if it lacks none."""
+    if plugins.is_own(config.model.backbone):
+        return ""
+    if not config.model.pretrained:
+        if config.model.batch_norm == "train":
+            return ""
+        return (
+            "model.batch_norm=frozen keeps the statistics of published weights, but "
+            "model.pretrained is ''; give --config.model.pretrained=FILE, or a name on the hub as "
+            "timm/resnet50.tv_in1k with --config.dataset.download=true, or "
+            "--config.model.batch_norm=train for random weights."
+        )
+    try:
+        pretrained.check(config.model.pretrained, download=config.dataset.download)
+    except MissingFileError as error:
+        return str(error)
+    return ""
+
+
+def check_present(config: ConfigDict) -> None:
+    """Checks that the weights of a new run are at hand or may be downloaded.
+
+    Raises:
+      MissingFileError: if they are not; names the data too if these are missing.
+    """
+    if not (missing := missing_weights(config)):
+        return
+    offline = config.copy_and_resolve_references()
+    offline.dataset.download = False  # of gigabytes, for a run that cannot begin
+    try:
+        inputs.load_index(offline)
+    except DcjaxError as error:
+        missing = f"{error} Also: {missing}"
+    raise MissingFileError(missing)
+
+
+def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
+    """Checks that there is something to retrieve by the protocol, at every k.
+
+    Raises:
+      InputError: naming the setting, its value and what is allowed.
+    """
+    draws_gallery = config.eval.protocol == "gallery"
+    if draws_gallery and splits.gallery is not None:
+        raise InputError(
+            "eval.protocol=gallery draws a gallery from the test images, but dataset "
+            f"{config.dataset.name!r} has one of its own, which its protocol fixes; take "
+            "eval.protocol=all_vs_all, with which queries search that gallery."
+        )
+    gallery = splits.query if splits.gallery is None else splits.gallery
+    found, counts = np.unique(gallery.labels, return_counts=True)
+    answered = np.isin(splits.query.labels, found[counts > (splits.gallery is None)])
+    if len(found) < 2 or not answered.any():
+        raise InputError(
+            "Retrieval is scored on images of two classes or more, with another image of a query's "
+            f"own class to find; got {len(found)} test classes, and {answered.sum()} of "
+            f"{len(answered)} queries have one. Add test images or classes."
+        )
+    searched = len(found) if draws_gallery else len(gallery) - (splits.gallery is None)
+    if max(config.eval.ks) > searched:
+        raise InputError(
+            f"eval.ks must lie in 1 to {searched}, the images that a query searches, got "
+            f"{tuple(config.eval.ks)}."
+        )
+
+
+def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
+    """Checks that the data allow the division, the batches, the loss and the evaluation.
+
+    Raises:
+      InputError: naming the setting, its value and what is allowed.
+    """
+    train, max_clusters = splits.train, config.division.max_clusters
+    by_super_class = config.division.grouping == "labels" and max_clusters > 1
+    division.check(
+        train.labels,
+        max_clusters=max_clusters,
+        hierarchy=config.division.hierarchy,
+        super_classes=train.super_class_labels if by_super_class else None,
+    )
+    sampling.check(train.labels, **config.sampling)
+    build.create_loss(config, train.num_classes)
+    check_query(config, splits)

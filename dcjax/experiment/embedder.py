@@ -1,0 +1,204 @@
+"""A trained model: restores a checkpoint, embeds images, evaluates."""
+
+import functools
+import math
+import os
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ml_collections import ConfigDict
+
+from dcjax.core import plugins
+from dcjax.core.console import Console
+from dcjax.core.errors import InputError
+from dcjax.data.datasets import ImageSet, Splits, duplicates
+from dcjax.distributed import devices, processes
+from dcjax.experiment import build, checks, inputs, same_run, versions
+from dcjax.retrieval import evaluation
+from dcjax.runs import workdirs
+from dcjax.runs.checkpoints import Checkpoints
+
+Path = str | bytes | os.PathLike
+
+_REQUIRED = "Give a list of paths or an array of images, uint8 [n, h, w, 3 or 1] in RGB"
+
+
+class Embedder:
+    """Turns images into embeddings in which images of one class lie near each other.
+
+    Attributes:
+      config: of the run that trained it.
+      epoch: epochs that it was trained.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        variables: dict[str, Any],
+        epoch: int,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Takes trained variables; `load` makes an embedder of a run.
+
+        Args:
+          config: of the run.
+          variables: of the model.
+          epoch: epochs that it was trained.
+          data: `same_run.fingerprints` of the run's images, if they are known.
+        """
+        self.config = config
+        self.epoch = epoch
+        self._variables = variables
+        self._data = data or {}
+
+    def __call__(self, images: npt.ArrayLike | Iterable[Path]) -> np.ndarray:
+        """Embeds images of any size by the test transform of the run.
+
+        Args:
+          images: uint8 [n, h, w, 3 or 1] in RGB, or n paths of image files, in an order.
+
+        Returns:
+          float32 [n, D], rows L2-normalised.
+
+        Raises:
+          InputError: for arrays of another type or shape, or a file that cannot be read.
+        """
+        array = _as_images(images)
+        if not len(array):
+            return np.zeros((0, self.config.model.embedding_dim), np.float32)
+        image_set = ImageSet(array, np.zeros(len(array), np.int32), ("",))
+        # A few images need no full batch; powers of two, so that few sizes are compiled.
+        needed = 2 ** math.ceil(math.log2(len(array)))
+        embeddings = self.embed(
+            image_set,
+            variables=self._variables,
+            output="embedding",
+            batch_size=min(needed, self.config.eval.batch_size),
+        )
+        return evaluation.whole(embeddings, len(image_set))
+
+    @functools.cached_property
+    def embed(self) -> build.EmbedImages:
+        """The function from an image set to embeddings, compiled when it is first called."""
+        model = build.create_model(self.config)
+        read = functools.partial(inputs.create_reader, self.config)
+        return build.create_embed(self.config, model, devices.create_mesh(), read)
+
+    def load_test(self) -> Splits:
+        """Loads the test images of the run; prints how many are left out, and if they changed."""
+        say = Console(quiet=not processes.is_first()).line
+        return inputs.load_test(self.config, self._data, say)
+
+    def evaluate(self, splits: Splits | None = None) -> dict[str, float]:
+        """Scores the test classes of the run, or of these splits, without their training images.
+
+        Raises:
+          InputError: if a test image is there twice, or there is nothing to retrieve.
+        """
+        if splits is None:
+            splits = self.load_test()
+        else:
+            duplicates.check_files(splits.without_train())
+        checks.check_query(self.config, splits)
+        last_epoch = self.config.train.num_epochs - 1  # whose NMI is wanted, even in training
+        return build.score(self.config, splits, self.embed, self._variables, last_epoch)
+
+
+def _as_images(images: Any) -> npt.NDArray[Any]:
+    """Returns images as uint8 [n, h, w, 3 or 1], or their paths as str [n].
+
+    Raises:
+      InputError: if they are neither.
+    """
+    # One path is no list of them; sets and dicts have no order that a caller knows.
+    if isinstance(images, Path | Set | Mapping) or not isinstance(images, Iterable):
+        raise InputError(f"{_REQUIRED}, got {images!r:.80}.")
+    items = images if hasattr(images, "__array__") else list(images)
+    try:
+        array = np.asarray(items)
+    except (TypeError, ValueError) as error:  # as of images of several sizes
+        raise InputError(f"{_REQUIRED}, got a list: {error}.") from error
+    if array.ndim == 1 and all(isinstance(item, Path) for item in items):
+        return np.array([os.fsdecode(item) for item in items], np.str_)
+    is_images = array.ndim == 4 and array.shape[3] in (1, 3) and 0 not in array.shape[1:3]
+    if array.dtype != np.uint8 or not is_images:
+        raise InputError(f"{_REQUIRED}, got {array.dtype} {list(array.shape)}.")
+    return array
+
+
+def load(
+    path: str, config: ConfigDict | None = None, *, trust_custom_code: bool = False
+) -> Embedder:
+    """Restores the model of a run, which may be somebody else's: nothing in it is run.
+
+    What belongs to the process stays as it is: its environment, logs, signals, and the settings of
+    libraries. TensorFlow, which reads images, sees all devices: where it has GPUs, a program that
+    wants them for JAX hides them by `tf.config.set_visible_devices([], "GPU")`.
+
+    Args:
+      path: the run's workdir, whose config says which checkpoint is meant (`eval.select`), or one
+        checkpoint in it, workdir/checkpoints/STEP.
+      config: in place of the saved one, from which it may differ only where the trained model
+        does not, as in dataset.root, dataset.test_list and eval.
+      trust_custom_code: whether to import and call the backbone that the run names, if it is none
+        of dcjax's own; with a config that names the same this is not needed.
+
+    Raises:
+      MissingFileError: if there is no checkpoint.
+      InputError: if `config` is that of another model, or the run needs code that is not trusted.
+    """
+    return restore(path, config, trust_custom_code=trust_custom_code or config is not None)
+
+
+def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) -> Embedder:
+    """Restores the model of a run as `load`, with a config that may be the saved one too."""
+    folder, chosen = workdirs.locate(path)
+    checkpoints = Checkpoints(str(folder), read_only=True)
+    meta = checkpoints.meta(checkpoints.step("last") if chosen is None else chosen)
+    saved = same_run.saved_settings(meta, str(folder), config)
+    if config is None:
+        config = ConfigDict(saved)
+        config.dataset.download = False  # which its user allows, not the run
+    else:
+        if versions.FORMAT in config:  # as in a config.json that was read as it is
+            config = ConfigDict(versions.parse(config.to_dict(), "config"))
+        same_run.check_same(config, saved, str(folder), evaluating=True)
+    checks.check_evaluation(config)
+    name = config.model.backbone
+    plugins.check_consent(name, str(folder), trust_custom_code=trust_custom_code)
+    if chosen is None:
+        best_by = saved["eval"]["best_by"]
+        checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
+        chosen = checkpoints.step(config.eval.select)
+        if config.eval.select == "best_test":
+            _check_best(config, best_by, meta, checkpoints.meta(chosen), str(folder))
+    processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
+    model = build.create_model(config)
+    variables = checkpoints.restore_model(chosen, build.variable_shapes(config, model))
+    meta = checkpoints.meta(chosen)
+    return Embedder(config, variables, meta["progress"]["epoch"], meta.get("data"))
+
+
+def _check_best(
+    config: ConfigDict, best_by: str, last: dict[str, Any], chosen: dict[str, Any], workdir: str
+) -> None:
+    """Checks that of the checkpoints kept the best one is that of the best epoch.
+
+    Raises:
+      InputError: if it was not kept, or kept by another score than is asked for.
+    """
+    if config.eval.best_by != best_by:
+        raise InputError(
+            f"{workdir} has kept the checkpoint of its best epoch by {best_by}, perhaps not that "
+            f"by eval.best_by={config.eval.best_by}; take eval.best_by={best_by}, "
+            "eval.select=last, or one checkpoint, --workdir=DIR/checkpoints/STEP."
+        )
+    best, found = last["progress"]["best_epoch"], chosen["progress"]["epoch"]
+    if best != found:
+        raise InputError(
+            f"{workdir} was best after epoch {best}, whose checkpoint is not there (the best one "
+            f"that is, after epoch {found}); take eval.select=last, or one checkpoint, "
+            "--workdir=DIR/checkpoints/STEP."
+        )

@@ -1,0 +1,355 @@
+"""What a person sees of a run, in words, tables and curves."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from dcjax.core import plugins
+from dcjax.core.console import Console
+from dcjax.core.errors import InputError
+from dcjax.data import datasets
+from dcjax.data.datasets import ImageSet, Splits, duplicates
+from dcjax.distributed import processes
+from dcjax.division import division, sampling
+from dcjax.division.sampling import Plan
+from dcjax.experiment import same_run, schedule, versions
+from dcjax.runs import workdirs
+from dcjax.runs.curves import Scalars
+from dcjax.runs.profiling import Profile
+from dcjax.runs.progress import Progress, Scores, StepLog
+from dcjax.training.state import TrainState
+
+_SHOWN_SIZES = 16  # clusters whose sizes fit a line
+_SHOWN_SHARE = 0.001  # of batches of a single class, from which on they are reported
+_SHOWN_CLASSES = 3
+_CONFIG, _SCORES = "config.json", "scores.json"
+_CURVES = ("metrics.jsonl", "tensorboard", "profile")
+
+
+def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_by: str) -> None:
+    """Prints rows of scores, the one that selects first and NMI next."""
+
+    def ordered(scores: Scores) -> Scores:
+        leading = [name for name in (best_by, "nmi") if name in scores]
+        return {name: scores[name] for name in dict.fromkeys([*leading, *scores])}
+
+    console.table(title, {name: ordered(scores) for name, scores in rows.items()})
+
+
+def check_new(config: ConfigDict, workdir: str) -> None:
+    """Checks that a run that starts from the beginning overwrites no file of another one.
+
+    What the same run has left, killed before its first checkpoint, is known by its config.json.
+
+    Raises:
+      InputError: on all processes, naming the files.
+    """
+    error = ""
+    if processes.is_first():
+        folder, curves = workdirs.absolute(workdir), workdirs.on_disk(workdir)
+        paths = [folder / _CONFIG, folder / _SCORES, *(curves / name for name in _CURVES)]
+        names = [path.name for path in paths if path.exists()]
+        if names and (_SCORES in names or not _is_config_of(config, folder / _CONFIG)):
+            error = (
+                f"{workdir} has no checkpoint, but {', '.join(names)} of another run, or of this "
+                "one with other settings, which a new run would overwrite; take another --workdir, "
+                "or move them out of there."
+            )
+    if error := processes.first_of_all(error):
+        raise InputError(error)
+
+
+def _is_config_of(config: ConfigDict, path: epath.Path) -> bool:
+    """Returns whether a file holds the settings of this run."""
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else None
+        saved = versions.parse(content, str(path), known=config.to_dict())
+        same_run.check_same(config, saved, str(path.parent))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def show_not_begun(reason: str) -> None:
+    """Says that a run was stopped before it did anything."""
+    Console(quiet=not processes.is_first()).line(
+        f"Stopped by {reason} before it trained a step; the same command starts again."
+    )
+
+
+class Reporter:
+    """Tells of one run: to the terminal, `config.json`, `metrics.jsonl`, `scores.json`.
+
+    Of many processes the first one tells.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: str, step: int, progress: Progress) -> None:
+        """Opens the files of a run that continues from this step and progress."""
+        self._config = config
+        self._workdir = workdirs.as_path(workdir)
+        self._told = processes.is_first()
+        self._console = Console(quiet=not self._told)
+        self._started = time.monotonic()
+        self._spent: dict[str, float] = {}
+        if self._told and progress.epoch < config.train.num_epochs:
+            # Before all other files: by it a run that was killed early is known, see `check_new`.
+            workdirs.write(self._workdir / _CONFIG, versions.dump(config.to_dict()))
+        self._curves_lack = False
+        self._num_steps = -1  # of the epoch that was trained last
+        # What grows line by line cannot lie in a bucket.
+        self._curves = workdirs.on_disk(workdir)
+        self._scalars = Scalars(
+            self._curves if self._told else None,
+            step=step,
+            size=progress.curves_size,
+            lossy=config.checkpoint.on_failure == "go_on",
+        )
+
+    @property
+    def curves_size(self) -> int:
+        """Bytes of the curves written so far."""
+        return self._scalars.size
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._scalars.close()
+
+    def start(self, splits: Splits, num_skipped: int, run: TrainState, progress: Progress) -> None:
+        """Says what will happen: data, model, devices, schedule."""
+        config, line = self._config, self._console.line
+        sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
+        told = ", ".join(_told(name, images) for name, images in sets.items() if images)
+        part = "" if _is_complete(config) else " (may be a part of it: dataset.complete=False)"
+        line(f"data      {config.dataset.name}{part}: {told}")
+        if num_skipped:
+            line(f"          {num_skipped} unreadable images are left out")
+        similar = duplicates.similar_classes(splits)
+        for again, first in similar[:_SHOWN_CLASSES]:
+            both = duplicates.describe_similar(splits, again, first)
+            line(
+                f"          classes {both} differ in spaces, letter case or Unicode form only: if "
+                "they are one, rename one"
+            )
+        if len(similar) > _SHOWN_CLASSES:
+            more = len(similar) - _SHOWN_CLASSES
+            line(f"          ... and {more} more such classes; --mode=check_data lists all")
+        size = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
+        model = config.model
+        line(
+            f"model     {model.backbone}, {size:.2f} M parameters, from "
+            f"{model.pretrained or 'random weights'}; embedding {model.embedding_dim}, "
+            f"masks {model.masks}"
+        )
+        loss = config.loss
+        options = loss.own if plugins.is_own(loss.name) else loss[loss.name]
+        miner = f", miner {options['miner']}" if "miner" in options else ""
+        kept = f", memory of {loss.memory_size} images" if loss.memory_size else ""
+        line(f"loss      {loss.name}{miner}{kept}")
+        kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+        count, parallel = jax.process_count(), config.devices.cluster_parallel
+        side_by_side = f"; {parallel} cluster batches side by side" if parallel > 1 else ""
+        line(
+            f"devices   {jax.device_count()} ({kinds}), {count} process{'es' if count > 1 else ''}"
+            f"{side_by_side}"
+        )
+        sampled = config.sampling
+        per_step = sampled.batch_size * sampled.clusters_per_step
+        num_epochs, num_steps = config.train.num_epochs, max(1, len(splits.train) // per_step)
+        line(
+            f"schedule  {num_epochs} epochs of about {num_steps} steps of {per_step} images; "
+            f"{self._division_schedule()}"
+        )
+        line(f"workdir   {self._workdir}")
+        if self._scalars.lost:
+            line(
+                f"curves    metrics.jsonl has lost {self._scalars.lost} bytes that were written "
+                "before the last checkpoint; the curves have a gap"
+            )
+        if progress.epoch == num_epochs:
+            line("finished  already; to score it in another way, use --mode=evaluate")
+        elif run.step:
+            line(
+                f"continue  after epoch {progress.epoch} and {progress.epoch_step} steps of the "
+                f"next, at step {int(run.step)}"
+            )
+
+    def _division_schedule(self) -> str:
+        config = self._config
+        every_epochs = config.division.every_epochs
+        starts: dict[int, int] = {}
+        for epoch in range(0, config.train.num_epochs, every_epochs):
+            starts.setdefault(schedule.num_clusters(config, epoch), epoch + 1)
+            if config.division.max_clusters in starts:
+                break
+        if list(starts) == [1]:
+            return "no division"
+        steps = ", ".join(f"{count} from epoch {start}" for count, start in starts.items())
+        grouping = "" if config.division.grouping == "kmeans" else f" by {config.division.grouping}"
+        return f"clusters{grouping}: {steps}, divided anew every {every_epochs} epochs"
+
+    def before_training(self, rows: Mapping[str, Scores]) -> None:
+        """Shows the scores of the untrained network."""
+        for name, scores in rows.items():
+            self._scalars.write(0, scores, group=name.replace(" ", "_"))
+        self._table("Unseen classes before training", rows)
+
+    def division(
+        self,
+        step: int,
+        clusters: division.Division,
+        previous: division.Division | None,
+        labels: np.ndarray,
+    ) -> None:
+        """Tells of a division of images of these classes [N]: K, sizes, how much stays."""
+        sizes = clusters.sizes
+        left_out = int(np.sum(clusters.cluster < 0))
+        values: dict[str, float] = {
+            "num_clusters": clusters.num_clusters,
+            "smallest": int(sizes.min()),
+            "largest": int(sizes.max()),
+            "left_out": left_out,
+        }
+        told = ", ".join(map(str, sizes[:_SHOWN_SIZES])) + (
+            ", ..." if len(sizes) > _SHOWN_SIZES else ""
+        )
+        text = f"division  K = {clusters.num_clusters}, images {told}; left out {left_out}"
+        if previous is not None and previous.num_clusters > 1:  # with one, NMI is always 0
+            values["agreement"] = division.agreement(clusters, previous)
+            text += f"; NMI with the previous division {values['agreement']:.3f}"
+        self._console.line(text)
+        sampled = self._config.sampling
+        shares = sampling.one_class_shares(
+            clusters, labels, batch_size=sampled.batch_size, sampler=sampled.sampler
+        )
+        share, most = float(shares[sizes > 0].mean()), int(shares.argmax())
+        if share >= _SHOWN_SHARE:
+            values["one_class_batches"] = share
+            self._console.line(
+                f"          {share:.1%} of the batches will hold a single class, and so no "
+                f"negatives; of cluster {most} {shares[most]:.1%}"
+            )
+        self._scalars.write(step, values, group="division")
+
+    @contextlib.contextmanager
+    def spending(self, on: str) -> Iterator[None]:
+        """Counts the time spent on something, for the account at the end."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[on] = self._spent.get(on, 0.0) + time.monotonic() - started
+
+    @contextlib.contextmanager
+    def epoch(self, epoch: int, plan: Plan, *, done: int) -> Iterator[StepLog]:
+        """Follows the steps of an epoch with a bar, and sums them up in a line."""
+        num_epochs = self._config.train.num_epochs
+        label = f"epoch {epoch + 1}/{num_epochs}"
+        per_step = math.prod(plan.shape[1:])
+        self._num_steps = plan.num_steps
+        started = time.monotonic()
+
+        def rate() -> float:
+            return len(log.losses) * per_step / (time.monotonic() - started)
+
+        with (
+            self.spending("training steps"),
+            self._console.progress(label, total=plan.num_steps, done=done) as move,
+        ):
+            log = StepLog(
+                self._scalars,
+                every_steps=self._config.train.log_every_steps,
+                done=done,
+                advance=lambda loss: move(f"loss {loss:.4f}  {rate():.0f} images/s"),
+            )
+            yield log
+            log.finish()
+        self._say_what_curves_lack()
+        if log.losses and log.done == plan.num_steps:
+            seconds = time.monotonic() - started
+            left = (num_epochs - epoch - 1) * seconds / 60
+            self._console.line(
+                f"{label}  loss {np.mean(log.losses):.4f}  {rate():.0f} images/s  "
+                f"{left:.0f} min of training left"
+            )
+
+    def evaluation(self, step: int, progress: Progress) -> None:
+        """Shows the scores after an epoch."""
+        self._scalars.write(step, progress.scores, group="eval")
+        rows = {f"epoch {progress.epoch}": progress.scores}
+        self._table("Unseen classes", rows)
+
+    def _say_what_curves_lack(self) -> None:
+        """Says once why points are left out, if they may be."""
+        if self._scalars.failure and not self._curves_lack:
+            self._console.line(f"curves    {self._scalars.failure}; the run goes on without them.")
+        self._curves_lack = bool(self._scalars.failure)
+
+    def not_saved(self, failure: str) -> None:
+        """Says that the run goes on without a checkpoint."""
+        self._console.line(f"not saved {failure} The run goes on.")
+
+    def stopped(self, reason: str, progress: Progress) -> None:
+        """Says that the run was stopped, and how it goes on."""
+        epoch, steps, rest = progress.epoch, progress.epoch_step, ""
+        if steps == self._num_steps:
+            epoch, steps, rest = epoch + 1, 0, ", which is still to be evaluated"
+        self._console.line(
+            f"Stopped by {reason} and saved after epoch {epoch} and {steps} steps{rest}; the same "
+            "command continues from there."
+        )
+
+    def finished(self, progress: Progress) -> None:
+        """Shows the result, and where everything is."""
+        rows = {
+            f"last epoch ({progress.epoch})": progress.scores,
+            f"best epoch ({progress.best_epoch}), chosen on these classes": progress.best_scores,
+        }
+        self._table("Result on unseen classes", rows)
+        self._account()
+        result = {
+            "last": {"epoch": progress.epoch, **progress.scores},
+            "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
+        }
+        if self._told:
+            workdirs.write(self._workdir / _SCORES, json.dumps(result, indent=1) + "\n")
+        for name in ("checkpoints", _SCORES):
+            self._console.line(f"wrote     {self._workdir / name}")
+        for name in ("metrics.jsonl", "tensorboard"):
+            self._console.line(f"wrote     {self._curves / name}")
+
+    def _account(self) -> None:
+        total = time.monotonic() - self._started
+        spent = {**self._spent, "other": total - sum(self._spent.values())}
+        told = ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in spent.items())
+        self._console.line(f"time      {total:.0f} s: {told}")
+
+    def profile(self, profile: Profile) -> None:
+        """Says how long the devices idled, if a trace was wanted."""
+        if profile.num_steps:
+            share = profile.idle_share()
+            idle = "(share not found in the trace)" if share is None else f"{share:.1%}"
+            self._console.line(
+                f"profile   devices idle {idle} of {profile.num_steps} steps and of what lay "
+                f"between them; trace in {profile.folder}"
+            )
+        elif profile.folder:
+            self._console.line("profile   none, the run ended too early")
+
+    def _table(self, title: str, rows: Mapping[str, Scores]) -> None:
+        show_scores(self._console, title, rows, self._config.eval.best_by)
+
+
+def _is_complete(config: ConfigDict) -> bool:
+    name, dataset = config.dataset.name, config.dataset
+    return "complete" not in datasets.known_options(name) or dataset.complete
+
+
+def _told(name: str, images: ImageSet) -> str:
+    return f"{name} {len(images)} images of {len(np.unique(images.labels))} classes"

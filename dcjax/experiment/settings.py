@@ -1,0 +1,311 @@
+"""What each setting of `configs/default.py` may be, by itself."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
+
+from dcjax import losses
+from dcjax.core import naming, plugins
+from dcjax.core.errors import SettingError, nearest
+from dcjax.core.ranges import SMALLEST
+from dcjax.data import crops, datasets, strategies
+from dcjax.data.datasets import vid
+from dcjax.division import division, grouping, masks, sampling
+from dcjax.experiment import same_run
+from dcjax.losses import mining
+from dcjax.models import cpu_convolution, masked_embedder, resnet
+from dcjax.training import optimizers
+
+_MANY = 1_000_000  # epochs, steps, trials: nobody waits for more
+_SHOWN = 200  # characters of a wrong value
+_STEEP = 1000.0  # of scales, sharpness and weights: beyond it, float32 sees only the largest
+
+
+class Rule(Protocol):
+    """What a setting may be; its text completes "SETTING must be ..."."""
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether a setting may have this value, a sequence as a list."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """Yes or no."""
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether it is a bool; 0 and 1 are not."""
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        """Returns what is required."""
+        return "True or False"
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A whole number within bounds that belong to it."""
+
+    low: int
+    high: int
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether it is an int within the bounds."""
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return is_whole and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        """Returns what is required."""
+        return f"a whole number from {self.low} to {self.high}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A number within bounds that belong to it."""
+
+    low: float
+    high: float
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether it is an int or a float within the bounds, which NaN never is."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        """Returns what is required."""
+        return f"a number from {self.low:g} to {self.high:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """So many values that each keep a rule; ascending, where the order counts."""
+
+    each: Rule
+    least: int
+    most: int
+    ascends: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether it is a sequence of such values."""
+        if not isinstance(value, list | tuple) or not self.least <= len(value) <= self.most:
+            return False
+        return all(map(self.each.allows, value)) and not (
+            self.ascends and sorted(value) != list(value)
+        )
+
+    def __str__(self) -> str:
+        """Returns what is required."""
+        count = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
+        order = ", the smaller one first" if self.ascends else ""
+        return f"a sequence of {count} values, each {self.each}{order}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Any text, such as a path."""
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether it is a text that may name a file, which NUL may not be in."""
+        if not isinstance(value, str) or "\0" in value:
+            return False
+        try:
+            naming.in_bytes(value)
+        except UnicodeEncodeError:  # half a character, which no file has in its name
+            return False
+        return True
+
+    def __str__(self) -> str:
+        """Returns what is required."""
+        return "a text of whole characters without NUL"
+
+
+class OneOf:
+    """One of some words; or, of parts that may be a user's own, package.module:function."""
+
+    def __init__(self, known: Iterable[str], *, or_own: bool = False) -> None:
+        """Takes the words."""
+        self.known, self.or_own = tuple(known), or_own
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether it is one of them; whether a part can be imported is seen later."""
+        if not isinstance(value, str):
+            return False
+        return value in self.known or (self.or_own and plugins.is_own(value))
+
+    def __str__(self) -> str:
+        """Returns what is required."""
+        own = ", or package.module:function of your own" if self.or_own else ""
+        return f"one of {', '.join(self.known)}{own}"
+
+
+_POSITIVE = Number(SMALLEST, _STEEP)
+_WEIGHT = Number(0, _STEEP)
+_SHARE = Number(SMALLEST, 1 - SMALLEST)
+_TEMPERATURE = Number(SMALLEST, 100)
+_DISTANCE = Number(0, 2)  # of unit vectors
+_RATE = Number(0, 10)
+_MULTIPLIER = Number(0, 10_000)
+_FROM_0 = Whole(0, _MANY)
+_FROM_1 = Whole(1, _MANY)
+_KS = Several(_FROM_1, 1, 100)
+_MINER = OneOf(mining.KNOWN, or_own=True)
+
+RULES: Mapping[str, Rule] = {
+    "seed": Whole(0, 2**31 - 1),
+    "dataset.name": OneOf(datasets.KNOWN),
+    "dataset.root": Text(),
+    "dataset.source": OneOf(datasets.SOURCES),
+    "dataset.complete": Flag(),
+    "dataset.download": Flag(),
+    "dataset.manifest": Text(),
+    "dataset.test_classes": _SHARE,
+    "dataset.test_list": OneOf(vid.TEST_LISTS),
+    "dataset.resize": Whole(1, 8192),
+    "dataset.crop": Whole(1, 4096),
+    "dataset.cache": OneOf(("none", "memory", "disk", "device")),
+    "dataset.cache_dir": Text(),
+    "dataset.skip_unreadable": Flag(),
+    "dataset.max_pixels": Whole(0, 2**32),
+    "dataset.num_threads": Whole(0, 1024),
+    "augment.strategy": OneOf(strategies.STRATEGIES),
+    "augment.crop": OneOf(crops.CROPS),
+    "augment.scale": Several(Number(SMALLEST, 1), 2, 2, ascends=True),
+    "augment.ratio": Several(Number(0.01, 100), 2, 2, ascends=True),
+    "augment.flip": Flag(),
+    "model.backbone": OneOf(sorted(resnet.BACKBONES), or_own=True),
+    "model.num_stages": Whole(1, 4),
+    "model.width": Whole(1, 1024),
+    "model.pretrained": Text(),
+    "model.batch_norm": OneOf(masked_embedder.BATCH_NORMS),
+    "model.convolution": OneOf(cpu_convolution.METHODS),
+    "model.precision": OneOf(masked_embedder.PRECISIONS),
+    "model.pooling": OneOf(masked_embedder.POOLINGS),
+    "model.dropout": Number(0, 0.99),
+    "model.embedding_dim": Whole(2, 16_384),
+    "model.masks": OneOf(masks.KINDS),
+    "model.test_masks": OneOf(masks.COMBINATIONS),
+    "model.orthogonality_weight": _WEIGHT,
+    "loss.name": OneOf(losses.KNOWN, or_own=True),
+    "loss.memory_size": Whole(0, 10_000_000),
+    "loss.memory_from_epoch": _FROM_0,
+    "loss.margin.miner": _MINER,
+    "loss.margin.margin": _DISTANCE,
+    "loss.margin.beta": _DISTANCE,
+    "loss.margin.nu": _WEIGHT,
+    "loss.margin.learn_beta": OneOf(("none", "shared", "per_class")),
+    "loss.triplet.miner": _MINER,
+    "loss.triplet.margin": Number(0, 4),  # of squared distances too
+    "loss.triplet.squared": Flag(),
+    "loss.triplet.average": OneOf(("all", "nonzero")),
+    "loss.soft_triplet.miner": _MINER,
+    "loss.n_pairs.alpha": _POSITIVE,
+    "loss.n_pairs.learn_alpha": Flag(),
+    "loss.contrastive.miner": _MINER,
+    "loss.contrastive.positive_margin": _DISTANCE,
+    "loss.contrastive.negative_margin": _DISTANCE,
+    "loss.contrastive.squared": Flag(),
+    "loss.multi_similarity.miner": _MINER,
+    "loss.multi_similarity.alpha": _POSITIVE,
+    "loss.multi_similarity.beta": _POSITIVE,
+    "loss.multi_similarity.base": Number(-1, 1),
+    "loss.supervised_contrastive.temperature": _TEMPERATURE,
+    "loss.smooth_ap.temperature": _TEMPERATURE,
+    "loss.recall_at_k.ks": _KS,
+    "loss.recall_at_k.rank_temperature": _TEMPERATURE,
+    "loss.recall_at_k.temperature": _TEMPERATURE,
+    "loss.proxy_nca.scale": _POSITIVE,
+    "loss.proxy_nca.denominator": OneOf(("others", "all")),
+    "loss.proxy_anchor.margin": Number(0, 1),
+    "loss.proxy_anchor.alpha": _POSITIVE,
+    "loss.normalized_softmax.temperature": _TEMPERATURE,
+    "loss.cosface.margin": _DISTANCE,
+    "loss.cosface.scale": _POSITIVE,
+    "loss.arcface.margin": Number(0, math.pi / 2),
+    "loss.arcface.scale": _POSITIVE,
+    "loss.soft_triple.centers": Whole(1, 1000),
+    "loss.soft_triple.la": _POSITIVE,
+    "loss.soft_triple.gamma": _TEMPERATURE,
+    "loss.soft_triple.tau": _WEIGHT,
+    "loss.soft_triple.margin": _DISTANCE,
+    "mining.dims": OneOf(("full", "active")),
+    "mining.cutoff": _DISTANCE,
+    "mining.upper_cutoff": Number(SMALLEST, 2),
+    "mining.easy_negatives": OneOf(("semi_hard", "hard")),
+    "mining.fallback": OneOf(("farthest", "none")),
+    "mining.epsilon": _DISTANCE,
+    "division.max_clusters": Whole(1, 65_536),
+    "division.every_epochs": _FROM_1,
+    "division.hierarchy": OneOf(division.HIERARCHIES),
+    "division.grouping": OneOf(grouping.GROUPINGS),
+    "division.features": OneOf(("backbone", "embedding")),
+    "division.matching": OneOf(division.MATCHINGS),
+    "division.num_trials": Whole(1, 10_000),
+    "division.num_iterations": Whole(1, 100_000),
+    "division.kmeans": OneOf(grouping.KMEANS),
+    "division.freeze_backbone_epochs": _FROM_0,
+    "sampling.sampler": OneOf(sampling.SAMPLERS),
+    "sampling.batch_size": Whole(4, _MANY),
+    "sampling.images_per_class": _FROM_1,
+    "sampling.small_class": OneOf(sampling.SMALL_CLASSES),
+    "sampling.cluster_order": OneOf(sampling.CLUSTER_ORDERS),
+    "sampling.rounds": OneOf(sampling.ROUNDS),
+    "sampling.clusters_per_step": Whole(1, 65_536),
+    "devices.cluster_parallel": Whole(1, 65_536),
+    "optimizer.learning_rate": _RATE,
+    "optimizer.embedding_multiplier": _MULTIPLIER,
+    "optimizer.masks_multiplier": _MULTIPLIER,
+    "optimizer.loss_learning_rate": _RATE,
+    "optimizer.weight_decay": Number(0, 10),
+    "optimizer.masks_decay_multiplier": _MULTIPLIER,
+    "optimizer.decay": OneOf(optimizers.DECAYS),
+    "train.num_epochs": _FROM_1,
+    "train.full_embedding_from_epoch": Whole(-1, _MANY),
+    "train.log_every_steps": _FROM_1,
+    "eval.every_epochs": _FROM_0,
+    "eval.at_start": Flag(),
+    "eval.batch_size": _FROM_1,
+    "eval.protocol": OneOf(("all_vs_all", "gallery")),
+    "eval.gallery_draws": Whole(1, 10_000),
+    "eval.ks": _KS,
+    "eval.nmi": OneOf(("never", "last", "always")),
+    "eval.nmi_runs": Whole(1, 1000),
+    "eval.kmeans": OneOf(grouping.KMEANS),
+    "eval.pixels": Flag(),
+    "eval.best_by": Text(),  # a score, which depends on eval.ks
+    "eval.select": OneOf(("last", "best_test")),
+    "checkpoint.every_epochs": _FROM_0,
+    "checkpoint.keep_latest": Whole(1, 10_000),
+    "checkpoint.keep_best": Whole(0, 10_000),
+    "checkpoint.on_failure": OneOf(("stop", "go_on")),
+}
+# Groups with a group "own", options of a user's own part, about which nothing is known.
+_WITH_OWN = ("model", "loss", "mining")
+
+
+def check(config: ConfigDict) -> None:
+    """Checks every setting by itself, those of losses and miners that are not chosen too.
+
+    Raises:
+      SettingError: naming the first setting that is unknown, missing, or not as required.
+    """
+    groups = config.to_dict()
+    found = same_run.flatten(groups)
+    for name in sorted(found.keys() - RULES.keys()):
+        if not name.startswith(tuple(f"{group}.own." for group in _WITH_OWN)):
+            raise SettingError(f"There is no setting {name}{nearest(name, RULES)}.")
+    missing = [name for name in RULES if name not in found]
+    missing += [f"{group}.own" for group in _WITH_OWN if "own" not in groups.get(group, {})]
+    if missing:
+        raise SettingError(
+            f"Require every setting of configs/default.py, got none for {', '.join(missing)}."
+        )
+    for name, rule in RULES.items():
+        if not rule.allows(value := found[name]):
+            raise SettingError(f"{name} must be {rule}, got {_shown(value)}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

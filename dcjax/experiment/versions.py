@@ -1,0 +1,175 @@
+"""The format of saved runs, and how settings changed with it.
+
+`config.json` and the checkpoints of a run say the number of their format. The settings of an older
+run are read as if this version had saved them: CHANGES says what it did where it lacks a setting.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import runpy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dcjax.core.errors import InputError
+
+_DEFAULTS = pathlib.Path(__file__).parents[1] / "configs" / "default.py"
+FORMAT = "format"  # key of the number in config.json, beside the settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """How one format differs from the one before.
+
+    Attributes:
+      added: new settings, by dotted name, each with the value that older runs behaved like.
+      renamed: names of settings before, each with the name now.
+      removed: settings that are gone, each with the value that runs behave like now; a run that was
+        saved with another value cannot be read.
+    """
+
+    added: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    removed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# One for each format from 2 on, the first that says its number. A setting that configs/default.py
+# gets is a line in the last change; after a release, a new change begins.
+CHANGES: tuple[Change, ...] = (
+    Change(
+        added={
+            "dataset.max_pixels": 0,
+        },
+    ),
+)
+
+
+def current() -> int:
+    """Returns the number of the format that runs are saved in."""
+    return 1 + len(CHANGES)
+
+
+def upgrade(
+    settings: Any, version: Any, source: str, *, known: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns the settings of a saved run as this version would have saved them.
+
+    Args:
+      settings: nested, as they were saved.
+      version: number of their format, 1 where none was saved.
+      source: what they were read from, for messages.
+      known: settings of the caller's, which may be more than those of configs/default.py.
+
+    Returns:
+      New nested settings, sequences as tuples.
+
+    Raises:
+      InputError: if a newer version saved the run, or it lacks settings.
+    """
+    if not isinstance(settings, Mapping) or type(version) is not int or version < 1:
+        raise InputError(
+            f"{source} must hold settings and the number of their format, got format {version!r}; "
+            "it is damaged."
+        )
+    if version > current():
+        raise InputError(
+            f"{source} was saved by a newer version of dcjax, in format {version}; this version "
+            f"reads formats up to {current()}: use the newer one."
+        )
+    new = _copy(settings)
+    # From the run's own format on, which may have been saved before all of its settings were there.
+    for change in CHANGES[max(version - 2, 0) :]:
+        _apply(change, new, source)
+    default = _default_settings()
+    if missing := sorted(_beyond(default, new)):
+        raise InputError(
+            f"{source} lacks settings that every version of dcjax saves: {', '.join(missing)}; it "
+            "is damaged, or was edited."
+        )
+    if unknown := sorted(x for x in _beyond(new, default) if not _contains(known or {}, x)):
+        raise InputError(
+            f"{source} has settings that this version of dcjax does not know, as a newer version "
+            f"saves them: {', '.join(unknown)}; use that version, or, if they are additions of "
+            "your config, give that."
+        )
+    return new
+
+
+def dump(settings: Mapping[str, Any]) -> str:
+    """Returns the content of `config.json`."""
+    return json.dumps({FORMAT: current(), **settings}, indent=1) + "\n"
+
+
+def parse(content: Any, source: str, *, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the settings in the JSON value of a `config.json`, see `upgrade`."""
+    settings = dict(content) if isinstance(content, Mapping) else None
+    version = settings.pop(FORMAT, 1) if settings else None
+    return upgrade(settings, version, source, known=known)
+
+
+def _apply(change: Change, settings: dict[str, Any], source: str) -> None:
+    for name, value in change.removed.items():
+        if _contains(settings, name) and (saved := _pop(settings, name)) != _copy(value):
+            raise InputError(
+                f"{source} was saved with {name}={saved!r}, which this version of dcjax does not "
+                f"have any more: runs behave as with {value!r}; use the version that saved it."
+            )
+    for before, now in change.renamed.items():
+        if _contains(settings, before):
+            _put(settings, now, _pop(settings, before))
+    for name, value in change.added.items():
+        if not _contains(settings, name):
+            _put(settings, name, _copy(value))
+
+
+@functools.cache
+def _default_settings() -> dict[str, Any]:
+    """Returns the settings of configs/default.py, found by its path: users have `configs` too."""
+    return runpy.run_path(str(_DEFAULTS))["get_config"]().to_dict()
+
+
+def _beyond(
+    settings: Mapping[str, Any], others: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+    """Yields the names of settings that others lack; a group that is empty there may hold any."""
+    for key, value in settings.items():
+        if key not in others:
+            yield prefix + key
+        elif isinstance(value, Mapping) and isinstance(others[key], Mapping) and others[key]:
+            yield from _beyond(value, others[key], f"{prefix}{key}.")
+
+
+def _copy(settings: Any) -> Any:
+    if isinstance(settings, Mapping):
+        return {key: _copy(value) for key, value in settings.items()}
+    return tuple(settings) if isinstance(settings, list) else settings
+
+
+def _contains(settings: Any, name: str) -> bool:
+    for key in name.split("."):
+        if not isinstance(settings, Mapping) or key not in settings:
+            return False
+        settings = settings[key]
+    return True
+
+
+def _group(settings: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """Returns the group that a setting is in, made where there is none, and its last name."""
+    *groups, last = name.split(".")
+    for group in groups:
+        # A value in place of a group counts as an empty group, whose settings are missing.
+        if not isinstance(settings.get(group), dict):
+            settings[group] = {}
+        settings = settings[group]
+    return settings, last
+
+
+def _pop(settings: dict[str, Any], name: str) -> Any:
+    group, last = _group(settings, name)
+    return group.pop(last)
+
+
+def _put(settings: dict[str, Any], name: str, value: Any) -> None:
+    group, last = _group(settings, name)
+    group[last] = value

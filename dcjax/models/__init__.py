@@ -1,0 +1,4 @@
+"""The network: backbones, the embedding layer with its masks, and published weights.
+
+Imports core, distributed, and the masks of division.
+"""

@@ -1,0 +1,198 @@
+"""The embedder with masks (P21 section 3)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dcjax.core import plugins
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import require_known
+from dcjax.division import masks
+from dcjax.models.cpu_convolution import METHODS
+from dcjax.models.resnet import BACKBONES, ResNet
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet in RGB, as every published weight expects
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+POOLINGS: dict[str, Callable[..., jax.Array]] = {"average": jnp.mean, "max": jnp.max}
+BATCH_NORMS = ("frozen", "train")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def torch_linear(fan_in: int) -> nn.initializers.Initializer:
+    """Draws weights and biases as PyTorch's Linear does: uniform in +-1/sqrt(fan_in)."""
+    bound = fan_in**-0.5
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class MaskedEmbedder(nn.Module):
+    """Backbone, pooling, dropout, linear embedding and one mask per cluster (P21 eq. 4, 8).
+
+    Attributes:
+      backbone: network from images [batch, h, w, 3], in ImageNet's mean and deviation, and the
+        keyword train to a feature map [batch, h', w', F].
+      embedding_dim: D, width of the embedding.
+      max_clusters: K_max, rows of the collection `masks`.
+      pooling: "average" or "max" over the feature map.
+      dropout: share of the pooled features that is dropped in training.
+      test_masks: how masks are joined into one, see `masks.combine`.
+      cluster_parallel: batches of a step that lie side by side on the devices, see
+        `devices.create_mesh`.
+      dtype: of pixels, parameters and all that comes after the backbone.
+    """
+
+    backbone: nn.Module
+    embedding_dim: int
+    max_clusters: int
+    pooling: str
+    dropout: float
+    test_masks: str
+    cluster_parallel: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        clusters: jax.Array | None = None,
+        full_embedding: jax.Array | bool = False,
+        *,
+        train: bool = False,
+    ) -> dict[str, jax.Array]:
+        """Embeds images, in the order of operations of P21: mask first, then normalise.
+
+        Args:
+          images: uint8 [batch, h, w, 3] or [C, B, h, w, 3] in RGB.
+          clusters: int32 [...] without the last of the leading axes: the cluster of each batch,
+            whose mask is applied. None applies the combined mask.
+          full_embedding: true applies the combined mask in any case.
+          train: whether dropout is on and BatchNorm, unless frozen, learns its statistics.
+
+        Returns:
+          L2-normalised "embedding" [..., D] and "backbone" (pooled features) [..., F], and, with
+          clusters, "unmasked" [..., D], the embedding before the mask, and "mask" [..., D] of each
+          batch, not negative.
+        """
+        mask = self.variable(
+            "masks", "masks", masks.initial, self.max_clusters, self.embedding_dim
+        ).value.astype(self.dtype)
+        pixels = _in_one_row(images, self.cluster_parallel).astype(self.dtype) / 255
+        pixels = (pixels - jnp.asarray(IMAGE_MEAN, self.dtype)) / jnp.asarray(IMAGE_STD, self.dtype)
+        feature_map = self.backbone(pixels, train=train).astype(self.dtype)
+        pooled = POOLINGS[self.pooling](feature_map, axis=(1, 2))
+        pooled = _in_batches(pooled, images.shape[:-3], self.cluster_parallel)
+        init = torch_linear(pooled.shape[-1])
+        embedding = nn.Dense(
+            self.embedding_dim,
+            kernel_init=init,
+            bias_init=init,
+            dtype=self.dtype,
+            param_dtype=self.dtype,
+            name="embedding",
+        )(nn.Dropout(self.dropout, deterministic=not train)(pooled))
+        outputs = {"backbone": masks.l2_normalize(pooled)}
+        if clusters is None:
+            chosen = masks.combine(mask, self.test_masks)
+        else:
+            trained = masks.of_clusters(mask, clusters, full_embedding, self.test_masks)
+            chosen = trained[..., None, :]
+            outputs |= {"unmasked": masks.l2_normalize(embedding), "mask": trained}
+        return outputs | {"embedding": masks.apply(embedding, chosen)}
+
+
+def _in_one_row(images: jax.Array, parallel: int) -> jax.Array:
+    """Returns images [batch, ...] as they are, and [C, B, ...] as [C * B, ...].
+
+    Of C batches, `parallel` lie side by side on the devices: in this order, the images that a
+    device holds stay neighbours. In any other, XLA gathers all of them on every device.
+    """
+    if images.ndim == 4:
+        return images
+    split = images.reshape(parallel, -1, *images.shape[1:])
+    return split.swapaxes(1, 2).reshape(-1, *images.shape[2:])
+
+
+def _in_batches(rows: jax.Array, shape: tuple[int, ...], parallel: int) -> jax.Array:
+    """Returns what was made of each image of `_in_one_row` in the shape before it, [*shape, F]."""
+    if len(shape) == 1:
+        return rows
+    split = rows.reshape(parallel, shape[1], -1, rows.shape[-1])
+    return split.swapaxes(1, 2).reshape(*shape, rows.shape[-1])
+
+
+def create(
+    name: str,
+    *,
+    num_stages: int,
+    width: int,
+    batch_norm: str,
+    convolution: str,
+    own: Mapping[str, Any],
+    precision: str = "float32",
+    dtype: Any = jnp.float32,
+    **options: Any,
+) -> MaskedEmbedder:
+    """Builds the embedder around the named backbone.
+
+    Args:
+      name: one of `BACKBONES`; or "package.module:function", a function of your own that takes
+        the options `own` and `dtype`, the type of its activations, and returns a backbone as
+        `MaskedEmbedder` has it.
+      num_stages: stages that are kept; the rest is cut off.
+      width: channels of the first stage; 64 is the published network.
+      batch_norm: "frozen" (running statistics are used in training too and never change) or
+        "train".
+      convolution: one of `cpu_convolution.METHODS`; the weights and the numbers are the same.
+      own: options of a backbone of your own, to which the last four do not apply.
+      precision: "bfloat16" makes the backbone's activations in it; parameters, pooling and all that
+        follows keep their type.
+      dtype: of everything else.
+      **options: the other attributes of `MaskedEmbedder`.
+
+    Raises:
+      InputError: if a name is unknown or a number out of range.
+    """
+    require_known("model.pooling", options["pooling"], sorted(POOLINGS))
+    require_known("model.precision", precision, sorted(PRECISIONS))
+    activations = jnp.bfloat16 if precision == "bfloat16" else dtype
+    if plugins.is_own(name):
+        backbone = plugins.load(name, nn.Module)(dtype=activations, **own)
+    else:
+        backbone = _resnet(name, num_stages, width, batch_norm, convolution, activations, dtype)
+    return MaskedEmbedder(backbone=backbone, dtype=dtype, **options)
+
+
+def _resnet(
+    name: str,
+    num_stages: int,
+    width: int,
+    batch_norm: str,
+    convolution: str,
+    dtype: Any,
+    param_dtype: Any,
+) -> ResNet:
+    require_known("model.backbone", name, sorted(BACKBONES))
+    require_known("model.batch_norm", batch_norm, sorted(BATCH_NORMS))
+    require_known("model.convolution", convolution, sorted(METHODS))
+    block, stage_sizes, stem = BACKBONES[name]
+    if not 1 <= num_stages <= len(stage_sizes):
+        raise InputError(
+            f"model.num_stages must be 1 to {len(stage_sizes)} for {name}, got {num_stages}."
+        )
+    return ResNet(
+        block=block,
+        stage_sizes=stage_sizes[:num_stages],
+        stem=stem,
+        width=width,
+        frozen_statistics=batch_norm == "frozen",
+        convolution=convolution,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )

@@ -1,0 +1,65 @@
+"""Evaluates finished runs, side by side."""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from dcjax.core.console import Console
+from dcjax.core.errors import InputError, MissingFileError
+from dcjax.distributed import processes
+from dcjax.experiment import agreement, build, embedder, same_run
+from dcjax.experiment.reporter import show_scores
+from dcjax.runs.checkpoints import is_there
+from dcjax.runs.progress import Scores
+
+
+def compare(
+    workdirs: Sequence[str], config: ConfigDict | None, *, trust_custom_code: bool = False
+) -> None:
+    """Evaluates the runs of these workdirs, and shows their scores in one table.
+
+    Args:
+      workdirs: of runs on the same data.
+      config: in place of the saved ones, see `embedder.load`.
+      trust_custom_code: whether to import the backbones that the runs or the config name.
+    """
+    agreement.check_settings(config)
+    if absent := [workdir for workdir in workdirs if not is_there(workdir)]:
+        raise MissingFileError(
+            f"No checkpoint in {', '.join(absent)}; give the --workdir of runs that have saved one."
+        )
+    runs = {
+        workdir: embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
+        for workdir in workdirs
+    }
+    protocols = {run.config.eval.protocol for run in runs.values()}
+    if len(protocols) > 1:
+        raise InputError(
+            "Only scores by one protocol make one table, got runs with eval.protocol "
+            f"{' and '.join(sorted(protocols))}; give --config for all, or evaluate one by one."
+        )
+    rows: dict[str, Scores] = {}
+    images = None
+    for workdir, run in runs.items():
+        splits = run.load_test()
+        agreement.check_images(splits)
+        if images is None:
+            images = same_run.fingerprints(splits)
+            if run.config.eval.pixels:
+                rows["raw pixels"] = build.score_pixels(run.config, splits)
+        elif images != same_run.fingerprints(splits):
+            raise InputError(
+                "Only runs on the same test images make one table, but those of "
+                f"{workdir} and {workdirs[0]} differ; evaluate them one by one."
+            )
+        rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
+    best_by = runs[workdirs[0]].config.eval.best_by
+    console = Console(quiet=not processes.is_first())
+    show_scores(console, f"Unseen classes{_protocol(runs[workdirs[0]].config)}", rows, best_by)
+
+
+def _protocol(config: ConfigDict) -> str:
+    """Returns what a title says of a protocol that is not the usual one."""
+    if config.eval.protocol == "all_vs_all":
+        return ""
+    return f", a gallery of one image each, mean of {config.eval.gallery_draws}"

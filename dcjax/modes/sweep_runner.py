@@ -1,0 +1,175 @@
+"""Runs a sweep: what is not finished, each in a process of its own, one after the other."""
+
+import contextlib
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import filelock
+
+from dcjax.core.console import Console
+from dcjax.core.errors import file_errors
+from dcjax.modes.sweeps import Run, Sweep
+from dcjax.runs import locks
+from dcjax.runs.preemption import StopRequest
+
+_POLL_SECONDS = 0.5
+_SHOWN_LINES = 10  # of the output of a run that failed
+_OUTPUT = "output.log"
+
+
+def run(sweep: Sweep) -> bool:
+    """Trains what is not finished, and writes the table after every run.
+
+    A run that another process trains at this time is passed over and looked at again at the end.
+
+    Returns:
+      Whether no run failed.
+    """
+    with file_errors("Cannot write into the folder of a run"):
+        return _Runner(sweep).run()
+
+
+def commands(sweep: Sweep) -> list[str]:
+    """Returns the command of each run, those of finished ones as comments."""
+    return [
+        ("# finished: " if run.result() else "") + shlex.join(["python", *run.command])
+        for run in sweep.runs
+    ]
+
+
+class _Runner:
+    """One process's part in a sweep."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._line = Console().line
+        self._minutes: list[float] = []
+        self._failed: list[pathlib.Path] = []
+        self._stopped = ""
+
+    def run(self) -> bool:
+        sweep, runs = self._sweep, list(self._sweep.runs)
+        waiting = [run for run in runs if not run.result()]
+        seeds = len(next(iter(sweep.rows.values())))
+        self._line(
+            f"sweep     {len(sweep.rows)} rows x {seeds} seeds are {len(runs)} runs, of which "
+            f"{len(runs) - len(waiting)} are finished"
+        )
+        sweep.write_table()
+        told = False
+        with StopRequest() as stop:
+            while waiting and not self._stopped:
+                held = self._take(waiting, stop)
+                if held and not told:
+                    self._line(f"waiting   for {len(held)} runs that another process trains")
+                    told = True
+                if held == waiting:
+                    time.sleep(_POLL_SECONDS)
+                waiting = held
+        for suffix in ("md", "csv"):
+            self._line(f"wrote     {sweep.table}.{suffix}")
+        if self._stopped:
+            self._line(f"Stopped by {self._stopped}; the same command continues from there.")
+        if self._failed:
+            self._line(f"failed    {len(self._failed)} runs:")
+        for folder in self._failed:
+            self._line(f"          {folder / _OUTPUT}")
+        return not self._failed
+
+    def _take(self, waiting: list[Run], stop: StopRequest) -> list[Run]:
+        """Trains those that nobody else trains, and returns the others."""
+        held: list[Run] = []
+        for number, run in enumerate(waiting):
+            self._stopped = self._stopped or stop.requested
+            if self._stopped:
+                break
+            with _locked(run.folder) as lock:
+                if lock is None or locks.is_held(run.folder):
+                    held.append(run)
+                    continue
+                if not run.result():  # another process may have trained it meanwhile
+                    self._train(run, lock, stop, len(waiting) - number + len(held))
+                self._sweep.write_table()
+        return held
+
+    def _train(self, run: Run, lock: int, stop: StopRequest, left: int) -> None:
+        names = ", ".join(self._sweep.runs[run])
+        minutes = (
+            f", about {left * statistics.fmean(self._minutes):.0f} min left"
+            if self._minutes
+            else ""
+        )
+        self._line(f"run       {run.folder.name} ({names}), {left} to go{minutes}")
+        started = time.monotonic()
+        log = run.folder / _OUTPUT
+        size = log.stat().st_size if log.exists() else 0
+        code = _execute(run, log, lock, stop)
+        taken = (time.monotonic() - started) / 60
+        if result := run.result():
+            self._minutes.append(taken)
+            best_by = run.config.eval.best_by
+            self._line(f"          {best_by} {result['last'][best_by]:.4f} in {taken:.1f} min")
+        elif code == 0 or stop.requested:
+            self._stopped = stop.requested or "a signal to the run"
+        else:
+            self._failed.append(run.folder)
+            self._line(f"failed    with code {code}; the end of {log}:")
+            text = log.read_bytes()[size:].decode(errors="replace")
+            for line in text.splitlines()[-_SHOWN_LINES:]:
+                self._line(f"          {line}")
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[int | None]:
+    """Holds the lock of a run while the block runs.
+
+    Yields:
+      Its file descriptor; None if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptors: list[int] = []
+    lock = filelock.FileLock(folder / "sweep.lock", on_acquired=descriptors.append)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        yield None
+        return
+    try:
+        yield descriptors[0]
+    finally:
+        lock.release()
+
+
+def _execute(run: Run, log: pathlib.Path, lock: int, stop: StopRequest) -> int:
+    """Trains in a process of its own, and returns its exit code.
+
+    It gets a session of its own, since Ctrl-C reaches all processes of one: the run is told to
+    stop once, a second time would make it stop without saving. It inherits the lock, so that it
+    holds it even if this process is killed.
+    """
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, *run.command, "--distributed=off"],  # where srun starts the sweep, too
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock],
+        )
+        told = False
+        try:
+            while child.poll() is None:
+                if stop.requested and not told:
+                    child.terminate()
+                    told = True
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_POLL_SECONDS)
+        finally:
+            if child.poll() is None:
+                child.terminate()
+    return child.returncode

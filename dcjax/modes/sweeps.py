@@ -1,0 +1,290 @@
+"""Sweeps: the rows of a config file, each a few settings, as runs that share what they can.
+
+A config file is swept if it has, beside `get_config`, a function `sweep` with the same argument,
+if there is one. It returns the rows of a table: `[{"name": "K = 2", "settings":
+{"division.max_clusters": 2}}, ...]`, where a row may also have `"paper"`, a paper's scores in
+percent. The file may also say `SCORES`, the scores of the table in order, and `RUNS`, a folder
+below runs/ that several files share.
+"""
+
+import dataclasses
+import inspect
+import itertools
+import json
+import pathlib
+import re
+import shlex
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dcjax.core import regular_files
+from dcjax.core.errors import InputError, SettingError, file_errors, nearest
+from dcjax.experiment import config_files, same_run, versions
+from dcjax.modes import tables
+from dcjax.runs import workdirs
+
+_ROW = {"name": str, "settings": dict, "paper": dict}
+_MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One training.
+
+    Attributes:
+      folder: its workdir, named after what it changes.
+      config: its settings.
+      command: that trains it, or continues it.
+    """
+
+    folder: pathlib.Path
+    config: ConfigDict
+    command: tuple[str, ...]
+
+    def result(self) -> dict[str, dict[str, float]] | None:
+        """Returns the scores if the run is finished, else None.
+
+        Raises:
+          InputError: if the folder holds a run of another config, or of more epochs.
+        """
+        path = self.folder / "config.json"
+        if (content := _read(path)) is None:
+            return None
+        saved = versions.parse(content, str(path), known=self.config.to_dict())
+        same_run.check_same(self.config, saved, str(self.folder), scored=True)
+        scores = _read(self.folder / "scores.json")
+        epochs, wanted = _epochs(scores, self.folder), self.config.train.num_epochs
+        if epochs > wanted:
+            raise InputError(
+                f"{self.folder} holds a run of {epochs} epochs already, got "
+                f"train.num_epochs={wanted}; take another --workdir, or ask for as many."
+            )
+        return scores if epochs == wanted else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Rows of runs.
+
+    Attributes:
+      table: path of the table, without suffix.
+      command: of the sweep.
+      scores: those of the table; all if empty.
+      rows: the runs of each row, one a seed, by the row's name.
+      paper: a paper's scores in percent, by the row's name.
+    """
+
+    table: pathlib.Path
+    command: str
+    scores: tuple[str, ...]
+    rows: dict[str, list[Run]]
+    paper: dict[str, dict[str, float]]
+
+    @property
+    def runs(self) -> dict[Run, list[str]]:
+        """Every run once, and the names of the rows that it belongs to."""
+        first: dict[pathlib.Path, Run] = {}
+        names: dict[Run, list[str]] = {}
+        for name, runs in self.rows.items():
+            for run in runs:
+                names.setdefault(first.setdefault(run.folder, run), []).append(name)
+        return names
+
+    def write_table(self) -> None:
+        """Writes the table of what is finished, as Markdown and as CSV."""
+        rows = []
+        for name, runs in self.rows.items():
+            results = [result for run in runs if (result := run.result())]
+            rows.append(tables.Row(name, results, self.paper[name]))
+        text = tables.markdown(self.table.name, self.command, rows, self.scores)
+        with file_errors("Cannot write the table of the sweep"):
+            self.table.parent.mkdir(parents=True, exist_ok=True)
+            pathlib.Path(f"{self.table}.md").write_text(text, encoding="utf-8")
+            pathlib.Path(f"{self.table}.csv").write_text(
+                tables.comma_separated(rows, self.scores), encoding="utf-8"
+            )
+
+
+def plan(
+    config: ConfigDict,
+    *,
+    program: str,
+    path: str,
+    changes: Mapping[str, Any],
+    seeds: Sequence[str],
+    workdir: str | None,
+) -> Sweep:
+    """Plans a sweep, and checks that nothing stands in its way.
+
+    Args:
+      config: the file's settings with those of the command line.
+      program: the script that trains.
+      path: of the config file, with its argument behind a colon.
+      changes: the settings of the command line, which hold for all rows.
+      seeds: each trains all rows; none: that of the config.
+      workdir: folder of the runs and the table; None: one below runs/.
+
+    Raises:
+      SettingError: if a row or a seed cannot be run.
+      InputError: if a folder holds a run of another config.
+    """
+    file, _, argument = path.partition(":")
+    module = vars(config_files.run(file))
+    listed, experiment = _rows(module, file, argument)
+    name = pathlib.Path(file).stem
+    folder = pathlib.Path("runs", module.get("RUNS", name), experiment)
+    if workdir is not None:
+        folder = workdirs.on_disk(workdir)
+        if workdirs.is_in_bucket(workdir):
+            raise SettingError(f"A sweep's --workdir must be a folder on a disk, got {workdir}.")
+    for key in changes:
+        if setting := [row["name"] for row in listed if key in row["settings"]]:
+            raise SettingError(
+                f"--config.{key} holds for all rows, but {file} sets {key} in row {setting[0]!r}; "
+                "leave it out."
+            )
+    rows = {}
+    for row in listed:
+        each = _with_seeds(row["settings"], seeds, changes)
+        rows[row["name"]] = [_run(config, program, path, folder, changes, one) for one in each]
+    for run in itertools.chain(*rows.values()):
+        run.result()
+    flags = [f"--config={path}", *_flags(changes)]
+    flags += [f"--seeds={','.join(seeds)}"] if seeds else []
+    flags += [f"--workdir={workdir}"] if workdir else []
+    return Sweep(
+        table=folder / name,
+        command=shlex.join(["python", program, "--sweep", *flags]),
+        scores=tuple(module.get("SCORES", ())),
+        rows=rows,
+        paper={row["name"]: row.get("paper", {}) for row in listed},
+    )
+
+
+def folder_name(config: ConfigDict, changed: ConfigDict) -> str:
+    """Returns what differs between two configs as the name of a folder, the seed last."""
+    before, after = (same_run.flatten(one.to_dict()) for one in (config, changed))
+    different = [key for key in sorted(after) if after[key] != before[key] and key != "seed"]
+    text = "+".join(f"{key}={after[key]}" for key in different)
+    name = re.sub(r"[^\w.=+-]", "_", text, flags=re.ASCII)[:_MAX_NAME]
+    if name != text:
+        name += f"+{zlib.crc32(text.encode()):08x}"
+    return "+".join(filter(None, [name, f"seed={changed.seed}"]))
+
+
+def _rows(module: Mapping[str, Any], file: str, argument: str) -> tuple[list[dict[str, Any]], str]:
+    """Returns what `sweep` of a file's names returns, known to be rows, and its argument or ""."""
+    if not callable(sweep := module.get("sweep")):
+        raise SettingError(
+            f"--sweep requires a function sweep() that returns rows beside get_config(), got none "
+            f"in {file}; configs/ablations/ has examples."
+        )
+    parameters = list(inspect.signature(sweep).parameters.values())
+    given = [argument] if argument and parameters else []
+    rows = config_files.call(sweep, given, file)
+    defaults = [parameter.default for parameter in parameters[:1]]
+    experiment = next((value for value in [*given, *defaults] if isinstance(value, str)), "")
+    if not isinstance(rows, list):
+        raise SettingError(f"Require a list of rows from sweep(), got {rows!r} in {file}.")
+    for row in rows:
+        if not _is_row(row):
+            raise SettingError(
+                'Require a row of a sweep to be {"name": ..., "settings": {...}}, with "paper": '
+                f"{{...}} or without, got {row!r} in {file}."
+            )
+    names = [row["name"] for row in rows]
+    if not names:
+        raise SettingError(f"Require at least one row of a sweep, got none in {file}.")
+    if len(set(names)) < len(names):
+        raise SettingError(
+            f"Require a sweep's rows to have names of their own, got {names} in {file}."
+        )
+    return rows, experiment
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not {"name", "settings"} <= set(row) <= _ROW.keys():
+        return False
+    return all(isinstance(value, _ROW[key]) for key, value in row.items())
+
+
+def _with_seeds(
+    settings: dict[str, Any], seeds: Sequence[str], changes: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns a row's settings once for each seed."""
+    if not all(map(_is_seed, seeds)) or len(set(map(int, seeds))) < len(seeds):
+        raise SettingError(
+            "Require --seeds of different whole numbers from 0 to 2147483647, got "
+            f"{','.join(seeds)}."
+        )
+    if seeds and ("seed" in settings or "seed" in changes):
+        raise SettingError("--seeds sets config.seed, which a row or --config.seed sets too.")
+    return [settings | {"seed": int(seed)} for seed in seeds] or [settings]
+
+
+def _is_seed(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) < 2**31
+
+
+def _run(
+    config: ConfigDict,
+    program: str,
+    path: str,
+    folder: pathlib.Path,
+    changes: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Run:
+    """Returns the run of a row and a seed."""
+    changed = config.copy_and_resolve_references()
+    known = same_run.flatten(config.to_dict())
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise SettingError(
+            f"A row of {path} sets {unknown[0]}, which is no setting of its get_config()"
+            f"{nearest(unknown[0], known)}."
+        )
+    try:
+        changed.update_from_flattened_dict(settings)
+    except TypeError as error:
+        raise SettingError(f"A row of {path} sets a value of another type: {error}") from error
+    own = folder / folder_name(config, changed)
+    flags = _flags({**changes, **settings, "seed": changed.seed})
+    return Run(own, changed, (program, f"--config={path}", *flags, f"--workdir={own}"))
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    return [f"--config.{key}={value}" for key, value in settings.items()]
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the object in a JSON file, None if there is none or a part of one.
+
+    Raises:
+      InputError: if it holds something else.
+    """
+    regular_files.require(path)
+    if not path.exists():
+        return None
+    with file_errors(f"Cannot read {path}"):
+        content = path.read_bytes()
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not of a run; move it away, and the run is made again.")
+    return found
+
+
+def _epochs(scores: dict[str, Any] | None, folder: pathlib.Path) -> int:
+    """Returns after how many epochs a run's scores are, 0 without any."""
+    if scores is None:
+        return 0
+    try:
+        return int(scores["last"]["epoch"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{folder / 'scores.json'} is not of a run; move it away, and the run is made again."
+        ) from None

@@ -1,0 +1,219 @@
+"""Embeds an image set and scores it by its protocol."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax.sharding import NamedSharding
+
+from dcjax.core.errors import DivergedError
+from dcjax.data import pipeline
+from dcjax.data.datasets import ImageSet, Splits
+from dcjax.distributed import devices, processes, sharded_rows
+from dcjax.division import device_kmeans, host_kmeans
+from dcjax.retrieval import metrics
+
+Embed = Callable[[ImageSet], jax.Array]
+
+
+def embed(
+    images: ImageSet,
+    step: Callable[[Any, jax.Array], dict[str, jax.Array]],
+    variables: Any,
+    *,
+    output: str,
+    read: Callable[[ImageSet], pipeline.Reader],
+    sharding: NamedSharding,
+    batch_size: int,
+) -> jax.Array:
+    """Embeds every image, in order; a process reads those whose rows its devices hold.
+
+    Args:
+      images: N images.
+      step: jitted `steps.embed_step`.
+      variables: the model's.
+      output: "embedding" or "backbone", the features that are wanted.
+      read: gives the reader of the images.
+      sharding: of a batch of images, `devices.rows_sharding`.
+      batch_size: images embedded at a time, rounded up to a multiple of the devices.
+
+    Returns:
+      float32 [N', D or F], rows L2-normalised, sharded as a batch is: each device holds an equal
+      part of them, in order. N' is N or, for the last batch to be full, more by rows of zeros.
+
+    Raises:
+      DivergedError: if a value is not finite.
+    """
+    batch_size = -(-batch_size // sharding.num_devices) * sharding.num_devices
+    rows = pipeline.rows_to_embed(len(images), batch_size, sharding.num_devices)
+    own = read(images).eval_batches(rows[:, _own_places(sharding, batch_size)])
+    outputs = (step(variables, batch)[output] for batch in devices.prefetch(own, sharding))
+    embeddings = _joined(outputs, sharding, num_rows=len(images), num_batches=len(rows))
+    if not jax.device_get(_all_finite(embeddings)):
+        raise DivergedError(
+            f"The {output} of some images is not finite: training has diverged. Go back to an "
+            "earlier checkpoint, and lower optimizer.learning_rate."
+        )
+    return embeddings
+
+
+def whole(embeddings: jax.Array, num_rows: int, *, is_asked: bool = True) -> np.ndarray:
+    """Returns what `embed` made of so many images, on the host; all processes call it together.
+
+    Args:
+      embeddings: [N', F].
+      num_rows: N.
+      is_asked: whether this process gets them; else, if there are others, [0, F].
+    """
+    return sharded_rows.whole(sharded_rows.Rows(embeddings, num_rows), is_asked=is_asked)
+
+
+def pixels(
+    images: ImageSet,
+    *,
+    read: Callable[[ImageSet], pipeline.Reader],
+    sharding: NamedSharding,
+    batch_size: int,
+) -> jax.Array:
+    """Returns the test images' own pixels as `embed` does, [N', crop * crop * 3], for a floor."""
+    return embed(
+        images,
+        _pixels,
+        None,
+        output="pixels",
+        read=read,
+        sharding=sharding,
+        batch_size=batch_size,
+    )
+
+
+def evaluate(
+    embed_images: Embed,
+    splits: Splits,
+    *,
+    ks: Sequence[int],
+    nmi_runs: int,
+    gallery_draws: int,
+    kmeans: str = "host",
+) -> dict[str, float]:
+    """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
+
+    Args:
+      embed_images: function from an image set to its embeddings, as `embed` returns them.
+      splits: whose query searches its gallery, or itself if there is none.
+      ks: of recall at k.
+      nmi_runs: K-means runs, with as many clusters as classes and the seeds 0, 1, ..., whose mean
+        NMI is "nmi"; 0: none.
+      gallery_draws: for a query that searches itself, how often a random image of each class is the
+        gallery of all others (`retrieval.score_one_per_class`); 0: each image searches all others.
+      kmeans: where images are clustered for "nmi": "host", that of the first process, which then
+        holds all embeddings; or "devices", each of which keeps its share.
+
+    Returns:
+      Score by name.
+    """
+    labels = splits.query.labels
+    query = sharded_rows.Rows(embed_images(splits.query), len(splits.query))
+    mesh = sharded_rows.mesh_of(query.values)
+    everything = [query]
+    if splits.gallery is None and gallery_draws:
+        scores = metrics.score_one_per_class(
+            query, labels, ks=ks, num_draws=gallery_draws, mesh=mesh
+        )
+    elif splits.gallery is None:
+        scores = metrics.score(query, labels, ks=ks, mesh=mesh)
+    else:
+        gallery = sharded_rows.Rows(embed_images(splits.gallery), len(splits.gallery))
+        scores = metrics.score(query, labels, gallery, splits.gallery.labels, ks=ks, mesh=mesh)
+        labels = np.concatenate([labels, splits.gallery.labels])
+        everything = [query, gallery]
+    if nmi_runs:
+        nmi = _nmi_on_devices if kmeans == "devices" else _nmi
+        scores["nmi"] = nmi(everything, labels, nmi_runs)
+    return scores
+
+
+def _nmi(embeddings: Sequence[sharded_rows.Rows], labels: npt.NDArray, num_runs: int) -> float:
+    """Returns the mean NMI of K-means runs, which the first process makes for all."""
+    is_first = processes.is_first()
+    parts = [sharded_rows.whole(rows, is_asked=is_first) for rows in embeddings]
+    mean = np.zeros(1)
+    if is_first:
+        points = np.concatenate(parts) if parts[1:] else parts[0]
+        num_clusters = len(np.unique(labels))
+        found = (host_kmeans.kmeans(points, num_clusters, seed=i)[0] for i in range(num_runs))
+        mean[0] = np.mean([host_kmeans.nmi(labels, clusters) for clusters in found])
+    processes.wait_for_all("clusters of the test images")
+    # As whole numbers: a float64 would be sent as float32.
+    told = processes.from_first(mean.view(np.uint32))
+    return float(told.view(np.float64)[0])
+
+
+def _nmi_on_devices(
+    embeddings: Sequence[sharded_rows.Rows], labels: npt.NDArray, num_runs: int
+) -> float:
+    """Returns the mean NMI of K-means runs, which all devices make together."""
+    points, places = sharded_rows.side_by_side(embeddings)
+    order = np.argsort(places)
+    cluster = partial(device_kmeans.kmeans, points, len(np.unique(labels)), rows=places[order])
+    found = (cluster(seed=i)[0] for i in range(num_runs))
+    return float(np.mean([host_kmeans.nmi(labels[order], clusters) for clusters in found]))
+
+
+def _own_places(sharding: NamedSharding, batch_size: int) -> npt.NDArray:
+    """Returns the places in a batch whose images this process's devices take."""
+    own = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique([np.arange(batch_size)[index] for index in own])
+
+
+def _joined(
+    outputs: Iterator[jax.Array], sharding: NamedSharding, *, num_rows: int, num_batches: int
+) -> jax.Array:
+    """Returns the outputs [B, F] of all batches as rows, each device putting its own together."""
+    before = next(outputs)
+    shape = (num_batches * len(before), before.shape[1])
+    embeddings = jnp.zeros(shape, jnp.float32, device=sharding)
+    for i, output in enumerate(itertools.chain([before], outputs)):
+        embeddings = _put(embeddings, output, i, num_rows, sharding=sharding)
+        # The host is one batch ahead: more would fill the devices' memory.
+        jax.block_until_ready(before)
+        before = output
+    return embeddings
+
+
+@partial(jax.jit, static_argnames="sharding", donate_argnames="embeddings")
+def _put(
+    embeddings: jax.Array,
+    output: jax.Array,
+    batch: jax.Array,
+    num_rows: jax.Array,
+    *,
+    sharding: NamedSharding,
+) -> jax.Array:
+    """Puts the output [B, F] of a batch in its place; rows from num_rows on stay zeros."""
+    mesh, spread, same = sharding.mesh, sharding.spec, jax.sharding.PartitionSpec()
+
+    def put(share: jax.Array, output: jax.Array, batch: jax.Array, num_rows: jax.Array) -> Any:
+        start = batch * len(output)
+        row = jax.lax.axis_index(mesh.axis_names) * len(share) + start + jnp.arange(len(output))
+        kept = jnp.where(row[:, None] < num_rows, output, 0).astype(share.dtype)
+        return jax.lax.dynamic_update_slice(share, kept, (start, 0))
+
+    specs = (spread, spread, same, same)
+    placed = jax.shard_map(put, mesh=mesh, in_specs=specs, out_specs=spread)
+    return placed(embeddings, output, batch, num_rows)
+
+
+@jax.jit
+def _all_finite(embeddings: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(embeddings))
+
+
+@jax.jit
+def _pixels(_: Any, batch: jax.Array) -> dict[str, jax.Array]:
+    return {"pixels": batch.reshape(len(batch), -1) / 255}

@@ -1,0 +1,130 @@
+"""A gallery as it lies on the devices: each has a share of it, and knows where to find a class."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from dcjax.distributed import sharded_rows
+
+
+class Set(NamedTuple):
+    """Images that search or are searched.
+
+    Attributes:
+      embeddings: float32 [N', D], finite, spread over the devices as by `sharded_rows.place`.
+      rows: int32 [N], which of these rows the images are, rising.
+      classes: int32 [N], from 0 on.
+    """
+
+    embeddings: Array
+    rows: np.ndarray
+    classes: np.ndarray
+
+    def part(self, places: np.ndarray) -> "Set":
+        """Returns those of the images at these places, which rise."""
+        return self._replace(rows=self.rows[places], classes=self.classes[places])
+
+
+class Gallery(NamedTuple):
+    """What each of n devices searches, S rows, and where to find those of a class; spread.
+
+    Attributes:
+      embeddings: [n S, D].
+      squared_norms: [n S], infinite for a row that is not searched: they fill up the shares.
+      classes: [n S].
+      by_class: of each device, its rows in the order of their classes and, in a class, of their
+        indices, [n S].
+      starts: of each device, where in its by_class each class starts and, last, where the last
+        one ends, [n, C + 1].
+      first: the row of the gallery that is the first of each device, [n].
+    """
+
+    embeddings: Any
+    squared_norms: Any
+    classes: Any
+    by_class: Any
+    starts: Any
+    first: Any
+
+
+def per_device(rows: np.ndarray, embeddings: Array) -> np.ndarray:
+    """Returns how many of these rows each device holds, [n]."""
+    num_devices = sharded_rows.mesh_of(embeddings).size
+    return np.bincount(rows // (len(embeddings) // num_devices), minlength=num_devices)
+
+
+def create(
+    gallery: Set, query_classes: np.ndarray, num_classes: int, rows_per_device: int
+) -> tuple[Gallery, int]:
+    """Spreads a gallery: nothing moves, each device searches those of its rows that are asked for.
+
+    Args:
+      gallery: the images.
+      query_classes: int32 [Q].
+      num_classes: C.
+      rows_per_device: rows, at least, that shares of a part of the embeddings are filled up to.
+
+    Returns:
+      The gallery of the devices, and the most positives that a query has on one of them.
+    """
+    embeddings, rows, classes = gallery
+    mesh = sharded_rows.mesh_of(embeddings)
+    counts = per_device(rows, embeddings)
+    first = np.cumsum(counts) - counts
+    device = np.repeat(np.arange(mesh.size), counts)
+    is_prefix = np.array_equal(rows, np.arange(len(rows)))
+    held = len(embeddings) // mesh.size
+    size = held if is_prefix else max(int(counts.max()), rows_per_device)
+    order = np.lexsort((classes, device))
+
+    def filled(values: np.ndarray) -> Array:
+        whole = np.zeros((mesh.size, size), np.int32)
+        whole[device, np.arange(len(rows)) - first[device]] = values
+        return sharded_rows.spread(whole.reshape(-1), mesh)
+
+    def starts(device: int) -> np.ndarray:
+        own = classes[order[first[device] : first[device] + counts[device]]]
+        return np.searchsorted(own, np.arange(num_classes + 1)).astype(np.int32)
+
+    if not is_prefix:
+        embeddings = _part(embeddings, filled(rows - held * device), mesh=mesh)
+    keys, num_same = np.unique(device * num_classes + classes, return_counts=True)
+    is_asked = np.isin(keys % num_classes, query_classes)
+    return Gallery(
+        embeddings,
+        _squared_norms(embeddings, sharded_rows.spread(counts.astype(np.int32), mesh), mesh=mesh),
+        classes=filled(classes),
+        by_class=filled(order - first[device]),
+        starts=sharded_rows.spread_each(starts, num_classes + 1, mesh),
+        first=sharded_rows.spread(first.astype(np.int32), mesh),
+    ), int(num_same[is_asked].max(initial=0))
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _part(embeddings: Array, places: Array, *, mesh: Mesh) -> Array:
+    """Returns the rows at these places of each device's share; nothing moves between devices."""
+    spread = PartitionSpec(mesh.axis_names)
+    part = jax.shard_map(
+        lambda share, place: share[place], mesh=mesh, in_specs=spread, out_specs=spread
+    )
+    return part(embeddings, places)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _squared_norms(embeddings: Array, counts: Array, *, mesh: Mesh) -> Array:
+    """Returns those of the first rows of each device's share [n], infinity for the others."""
+    spread = PartitionSpec(mesh.axis_names)
+    norms = jax.shard_map(
+        lambda share, count: jnp.where(
+            jnp.arange(len(share)) < count, jnp.sum(share * share, axis=1), jnp.inf
+        ),
+        mesh=mesh,
+        in_specs=spread,
+        out_specs=spread,
+    )
+    return norms(embeddings, counts)

@@ -1,0 +1,264 @@
+"""Retrieval scores (PAMI 2021, section 4; MAP@R of Musgrave et al., ECCV 2020, section 4).
+
+Exact for any number of images, wherever their embeddings lie (`ranking.rank` says by which
+numbers): the queries pass in blocks, so no array of all pairs ever exists.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from dcjax.core import streams
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import require_integers, require_whole
+from dcjax.core.streams import Stream
+from dcjax.distributed import sharded_rows
+from dcjax.distributed.sharded_rows import Rows
+from dcjax.retrieval import galleries, ranking
+from dcjax.retrieval.galleries import Set
+
+
+def score(
+    queries: ArrayLike | Rows,
+    query_labels: ArrayLike,
+    gallery: ArrayLike | Rows | None = None,
+    gallery_labels: ArrayLike | None = None,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    block: int | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, float]:
+    """Scores how well queries retrieve images of their own class.
+
+    The gallery is ranked by Euclidean distance to the query, ties by index: as by a stable sort of
+    `np.sum((gallery.astype(np.float64) - query) ** 2, axis=1)`, for any finite float32 embeddings.
+    With R the number of gallery images of the query's class and h_j = 1 if the j-th nearest is one
+    of them:
+
+      recall_at_k  1 if any of h_1 .. h_k is 1, else 0
+      map_at_r     1/R sum_{j <= R} h_j (h_1 + ... + h_j) / j
+      marp_paper   the same sum divided by the hits h_1 + ... + h_R, as in the papers' tables
+      r_precision  (h_1 + ... + h_R) / R
+
+    Recall is the mean over all queries: one with no image of its class in the gallery counts as
+    missed. The others, undefined for R = 0, are means over the queries that have one (0 if none
+    has). Each device holds its share of the embeddings twice, one block of queries and their
+    distances to its share of the gallery; the time is little more than that of the Q G D products,
+    which the devices divide among them. It is more where float32 can tell few distances apart, as
+    where embeddings crowd in several narrow places: then hosts compute them again in float64. On
+    several processes, all call this together and get the same.
+
+    Args:
+      queries: embeddings [Q, D], used as float32; need not be normalised. An array that every
+        process has whole, or rows that are spread over the devices (`sharded_rows.Rows`).
+      query_labels: integer classes [Q].
+      gallery: embeddings [G, D], like queries. None: the queries against each other, each without
+        itself.
+      gallery_labels: integer classes [G]; given exactly if the gallery is.
+      ks: the numbers of neighbours that recall is reported at; large ones cost no more.
+      block: number of queries that are ranked at a time; None chooses one that fits memory.
+      mesh: the devices that share the gallery; None: the first one alone.
+
+    Returns:
+      recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
+    """
+    mesh = _mesh(mesh)
+    queries, query_labels = _as_set("queries", queries, query_labels, mesh)
+    if gallery is None and gallery_labels is None:
+        _, classes = np.unique(query_labels, return_inverse=True)
+        everything = _whole_set(queries, classes)
+        return _score(everything, everything, exclude_self=True, ks=ks, block=block)
+    if gallery is None or gallery_labels is None:
+        raise InputError("Require gallery and gallery_labels together or neither, got only one.")
+    gallery, gallery_labels = _as_set("gallery", gallery, gallery_labels, mesh)
+    if queries.values.shape[1] != gallery.values.shape[1]:
+        raise InputError(
+            "queries and gallery must have the same embedding size, "
+            f"got {queries.values.shape[1]} and {gallery.values.shape[1]}."
+        )
+    # Class numbers instead of labels: any integer label, however large, becomes an exact int32.
+    _, classes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
+    query_classes, gallery_classes = np.split(classes, [queries.num])
+    return _score(
+        _whole_set(queries, query_classes),
+        _whole_set(gallery, gallery_classes),
+        exclude_self=False,
+        ks=ks,
+        block=block,
+    )
+
+
+def score_one_per_class(
+    embeddings: ArrayLike | Rows,
+    labels: ArrayLike,
+    *,
+    ks: Sequence[int],
+    num_draws: int,
+    block: int | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, float]:
+    """Scores how well images retrieve the one image of their class that is in the gallery.
+
+    The protocol of vehicle re-identification (Liu et al., CVPR 2016): a random image of
+    each class is the gallery, all others are queries; the scores (`score`) are means over draws. A
+    query has one image to find, R = 1, so that all scores but recall_at_k equal recall_at_1. The
+    image of a class that has no other is in every gallery, and nothing searches it.
+
+    The galleries are a function of the labels alone, so that all embeddings are scored on the same
+    ones: in draw i the classes, in sorted order, take images number `generator.integers(counts)` of
+    their own, where `counts` are their sizes and the generator is NumPy's Philox, seeded by
+    (0, 6, i).
+
+    Args:
+      embeddings: [N, D], used as float32; need not be normalised.
+      labels: integer classes [N].
+      ks: as in `score`, at most the number of classes.
+      num_draws: galleries to draw.
+      block: as in `score`.
+      mesh: as in `score`.
+
+    Returns:
+      recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
+    """
+    embeddings, labels = _as_set("embeddings", embeddings, labels, _mesh(mesh))
+    by_class = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    if require_whole("num_draws", num_draws, 0) < 1 or max(counts) < 2:
+        raise InputError(
+            "Require num_draws >= 1 and a class of two images, one that searches and one to find, "
+            f"got num_draws={num_draws} and {max(counts)} images in the largest class."
+        )
+    _, classes = np.unique(labels, return_inverse=True)
+    drawn = []
+    for draw in range(num_draws):
+        generator = streams.generator(0, Stream.GALLERIES, draw)
+        drawn.append(np.sort(by_class[starts + generator.integers(counts)]))
+    most = max(galleries.per_device(rows, embeddings.values).max() for rows in drawn)
+    everything = _whole_set(embeddings, classes)
+    moved = ranking.move(everything, everything)
+    draws = []
+    for rows in drawn:
+        others = np.delete(everything.rows, rows)
+        queries, gallery = (everything.part(part) for part in (others, rows))
+        draws.append(
+            _score(
+                queries,
+                gallery,
+                exclude_self=False,
+                ks=ks,
+                block=block,
+                rows_per_device=int(most),
+                moved=moved,
+            )
+        )
+    return {name: float(np.mean([scores[name] for scores in draws])) for name in draws[0]}
+
+
+def _score(
+    queries: Set,
+    gallery: Set,
+    *,
+    exclude_self: bool,
+    ks: Sequence[int],
+    block: int | None,
+    rows_per_device: int = 0,
+    moved: ranking.Moved | None = None,
+) -> dict[str, float]:
+    """Does what `score` does, for images that are placed; see `ranking.rank`."""
+    ks = _check_sizes(ks, block, num_candidates=len(gallery.rows) - exclude_self)
+    most = 1 + max(queries.classes.max(), gallery.classes.max())
+    num_relevant = np.bincount(gallery.classes, minlength=most)[queries.classes] - exclude_self
+    ranked = ranking.rank(
+        queries,
+        gallery,
+        exclude_self=exclude_self,
+        block=block,
+        rows_per_device=rows_per_device,
+        ks=ks,
+        moved=moved,
+    )
+    parts = [_query_scores(before, hits, num_relevant[rows], ks) for rows, before, hits in ranked]
+    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    answerable = num_relevant > 0
+    return {
+        name: _mean(values if name.startswith("recall_at_") else values[answerable])
+        for name, values in scores.items()
+    }
+
+
+def _query_scores(
+    num_before: np.ndarray, hits: np.ndarray, num_relevant: np.ndarray, ks: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Returns the scores [B] of ranked queries (`ranking.rank`) from their R [B], in float64."""
+    place = np.arange(1, hits.shape[1] + 1)
+    found = hits & (place <= num_relevant[:, None])
+    num_found = found.sum(axis=1)
+    precisions = np.sum(found * np.cumsum(found, axis=1) / place, axis=1)
+    recalls = {f"recall_at_{k}": num_before < k for k in ks}
+    return recalls | {
+        "map_at_r": precisions / np.maximum(num_relevant, 1),
+        "marp_paper": precisions / np.maximum(num_found, 1),
+        "r_precision": num_found / np.maximum(num_relevant, 1),
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def _mesh(mesh: Mesh | None) -> Mesh:
+    """Returns the devices of a mesh, of which it does not matter what else they are used for."""
+    if mesh is None:
+        return Mesh(np.array(jax.local_devices()[:1]), ("device",))
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def _whole_set(embeddings: Rows, classes: np.ndarray) -> Set:
+    return Set(
+        embeddings.values, np.arange(embeddings.num, dtype=np.int32), classes.astype(np.int32)
+    )
+
+
+def _as_set(
+    name: str, embeddings: ArrayLike | Rows, labels: ArrayLike, mesh: Mesh
+) -> tuple[Rows, np.ndarray]:
+    """Places embeddings [N, D] as float32; returns them and labels [N], or raises InputError."""
+    if not isinstance(embeddings, Rows):
+        with np.errstate(over="ignore"):  # said below
+            embeddings = np.asarray(embeddings, dtype=np.float32)
+        if embeddings.ndim != 2 or embeddings.size == 0:
+            raise InputError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
+    rows = sharded_rows.place(embeddings, mesh)
+    labels = np.asarray(require_integers(f"Labels of {name}", labels, rows.num))
+    num_broken, first = jax.device_get(_broken(rows.values))
+    if num_broken:
+        raise InputError(
+            f"{name} must be finite as float32, got NaN or infinity in {num_broken} rows, "
+            f"first in row {first}."
+        )
+    return rows, labels.astype(np.int64)
+
+
+@jax.jit
+def _broken(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns how many rows are not finite, and the first of them."""
+    is_broken = ~jnp.all(jnp.isfinite(embeddings), axis=1)
+    return jnp.sum(is_broken), jnp.argmax(is_broken)
+
+
+def _check_sizes(ks: Sequence[int], block: int | None, *, num_candidates: int) -> tuple[int, ...]:
+    """Returns the ks as ints, or raises InputError."""
+    found = tuple(ks) if np.iterable(ks) else ()
+    numbers = tuple(require_whole("every k of ks", k, 0) for k in found)
+    if not numbers or min(numbers) < 1 or max(numbers) > num_candidates:
+        raise InputError(
+            f"Require 1 <= k <= {num_candidates}, the images that a query can retrieve, "
+            f"for every k of ks, got ks={found}."
+        )
+    if block is not None and require_whole("block", block, 0) < 1:
+        raise InputError(f"Require block >= 1, got block={block}.")
+    return numbers

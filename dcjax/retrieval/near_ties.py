@@ -1,0 +1,201 @@
+"""Settles in float64, on the host, which images are nearer where bounds leave it open.
+
+What counts is which of the nearest images are of the query's class (positives), so that the order
+of images alike in that does not matter. Sorted by their lower bounds, images fall into groups: a
+new one begins where a lower bound is no smaller than all upper bounds before it, since from there
+on all images are farther. Only within groups of both kinds is the order open. Their images are
+sorted by the sum of squared differences as NumPy computes it in float64, and of equal ones by
+index.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dcjax.distributed import sharded_rows
+from dcjax.retrieval.galleries import Set
+
+# Distances that the host holds at a time, and coordinates: 16 and 8 MiB of float64.
+_DISTANCES_PER_BLOCK = 2**21
+_NUMBERS_PER_BLOCK = 2**20
+
+
+class Lists(NamedTuple):
+    """The nearest images to each query, K, in the order of their lower bounds and then indices.
+
+    Attributes:
+      lower: bounds of distances, infinite for what is not searched, [Q, K].
+      upper: no smaller; equal where distances are exact.
+      rows: of the gallery.
+      hits: whether they are of the query's class.
+    """
+
+    lower: Any
+    upper: Any
+    rows: Any
+    hits: Any
+
+
+# Numbers of queries [n] and rows [n] of the gallery -> their squared distances float64 [n].
+Distances = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def settle(lists: Lists, num_positives: np.ndarray, distances: Distances) -> np.ndarray:
+    """Sorts the hits of lists, in place, as the exact distances are sorted.
+
+    Args:
+      lists: of Q queries.
+      num_positives: in the gallery, of each query, [Q].
+      distances: computes those of pairs.
+
+    Returns:
+      How many hits of each list are sure, [Q]: images that are not in it may belong to its last
+      group.
+    """
+    lower, upper, rows, hits = lists
+    num_listed = lower.shape[1]
+    farthest = np.maximum.accumulate(upper, axis=1)
+    begins = np.ones(lower.shape, bool)
+    begins[:, 1:] = lower[:, 1:] >= farthest[:, :-1]
+    # From here on places count through all lists, one after the other. Groups lie in one list, as
+    # each list begins with a new one.
+    starts = np.flatnonzero(begins)
+    sizes = np.diff(starts, append=begins.size)
+    num_hits = np.add.reduceat(hits.ravel(), starts, dtype=np.int64)
+    is_mixed = (num_hits > 0) & (num_hits < sizes)
+    in_doubt = np.flatnonzero(np.repeat(is_mixed, sizes))
+    # A group keeps its places, and sorts its images there.
+    group = np.repeat(np.flatnonzero(is_mixed), sizes[is_mixed])
+    index = rows.take(in_doubt)
+    order = np.lexsort((index, distances(in_doubt // num_listed, index), group))
+    hits.put(in_doubt, hits.take(in_doubt[order]))
+    # Images that are not listed have lower bounds no smaller than the last one that is.
+    last = np.append(np.flatnonzero(starts % num_listed == 0)[1:], len(starts)) - 1
+    is_closed = farthest[:, -1] <= lower[:, -1]
+    # Where all positives are listed, others cannot change a group that has none of them.
+    is_closed |= (num_hits[last] == 0) & (hits.sum(axis=1) == num_positives)
+    return np.where(is_closed, num_listed, starts[last] % num_listed)
+
+
+def settle_lists(lists: Lists, queries: Set, gallery: Set, num_positives: np.ndarray) -> np.ndarray:
+    """Does what `settle` does for lists of the queries; all processes call it together."""
+    size = _rows_per_block(gallery)
+
+    def distances(numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        found = np.empty(len(rows))
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            x = sharded_rows.fetch(gallery.embeddings, gallery.rows[rows[part]], size)
+            y = sharded_rows.fetch(queries.embeddings, queries.rows[numbers[part]], size)
+            found[part] = squared_distances(x, y)
+        return found
+
+    return settle(lists, num_positives, distances)
+
+
+def rank(
+    queries: Set, gallery: Set, own: np.ndarray, origin: np.ndarray, num_nearest: int
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Ranks the gallery for a few queries in float64, for lists that are too short to be settled.
+
+    All processes call this together. The gallery passes by in blocks, twice for each block of
+    queries: for bounds, as on devices, and for what they leave open.
+
+    Args:
+      queries: Q images.
+      gallery: G images.
+      own: the row of the gallery that is the query itself, negative if none is, [Q].
+      origin: amid the gallery, float32 [D].
+      num_nearest: k.
+
+    Yields:
+      The queries, a block at a time: which they are; how many rows come before the nearest one of
+      a query's class, G if there is none, [B]; and which of the k nearest are of its class, [B, k].
+    """
+    size = max(1, _DISTANCES_PER_BLOCK // len(gallery.rows))
+    for start in range(0, len(queries.rows), size):
+        block = queries.part(np.arange(start, min(start + size, len(queries.rows))))
+        x = np.concatenate([part for _, part in _blocks(block)])
+        lists = _candidates(x, block, gallery, own[start : start + size], origin, num_nearest)
+        settle(lists, np.zeros(len(x)), partial(_distances, x, gallery))
+        hits = lists.hits
+        before = np.where(hits.any(axis=1), hits.argmax(axis=1), len(gallery.rows))
+        yield slice(start, start + len(x)), before, hits[:, :num_nearest]
+
+
+def _candidates(
+    x: np.ndarray,
+    queries: Set,
+    gallery: Set,
+    own: np.ndarray,
+    origin: np.ndarray,
+    num_nearest: int,
+) -> Lists:
+    """Lists the images that may be among the nearest, or before the nearest of a query's class."""
+    x = x.astype(np.float64) - origin
+    norms = np.linalg.norm(x, axis=1)
+    # The bound of `rounding` with u = 2^-53 for these distances and for those to be compared with,
+    # both no larger than so much times (|q| + |g|)^2. Nothing of float32 underflows in float64.
+    relative = 2 * (1.1 * x.shape[1] + 16) * 2**-53
+    lower, upper = np.empty((2, len(x), len(gallery.rows)))
+    for part, block in _blocks(gallery):
+        y = block.astype(np.float64) - origin
+        squares = np.einsum("gd,gd->g", y, y)
+        distances = squares - 2 * x @ y.T
+        rounding = relative * np.square(np.sqrt(squares) + norms[:, None])
+        lower[:, part], upper[:, part] = distances - rounding, distances + rounding
+    itself = np.flatnonzero(own >= 0)
+    lower[itself, own[itself]] = upper[itself, own[itself]] = np.inf
+    hits = (queries.classes[:, None] == gallery.classes) & (lower < np.inf)
+    nearest_hit = np.min(upper, axis=1, where=hits, initial=np.inf)
+    farthest = np.partition(upper, num_nearest - 1, axis=1)[:, num_nearest - 1]
+    farthest = np.where(hits.any(axis=1), np.maximum(nearest_hit, farthest), farthest)
+    num_listed = np.max(np.sum(lower <= farthest[:, None], axis=1))
+    rows = np.argpartition(lower, num_listed - 1, axis=1)[:, :num_listed]
+    # By index, for those of equal bounds: where nothing is rounded, these are the distances.
+    rows.sort(axis=1)
+    order = np.argsort(np.take_along_axis(lower, rows, axis=1), axis=1, kind="stable")
+    rows = np.take_along_axis(rows, order, axis=1)
+    return Lists(
+        np.take_along_axis(lower, rows, axis=1),
+        np.take_along_axis(upper, rows, axis=1),
+        rows,
+        np.take_along_axis(hits, rows, axis=1),
+    )
+
+
+def _distances(x: np.ndarray, gallery: Set, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns the squared distances [n] of queries x[numbers] and rows of the gallery [n].
+
+    It always reads the whole gallery: processes whose bounds differ in a bit, and so what is left
+    open, still make the same transfers.
+    """
+    found = np.empty(len(rows))
+    order = np.argsort(rows, kind="stable")
+    for part, block in _blocks(gallery):
+        first, last = np.searchsorted(rows, (part.start, part.stop), sorter=order)
+        for start in range(first, last, len(block)):
+            pairs = order[start : min(start + len(block), last)]
+            found[pairs] = squared_distances(block[rows[pairs] - part.start], x[numbers[pairs]])
+    return found
+
+
+def _blocks(images: Set) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields the embeddings of images on the host, float32 [B, D], a block of rows at a time."""
+    size = _rows_per_block(images)
+    for start in range(0, len(images.rows), size):
+        block = sharded_rows.fetch(images.embeddings, images.rows[start : start + size], size)
+        yield slice(start, start + len(block)), block
+
+
+def _rows_per_block(images: Set) -> int:
+    return max(1, _NUMBERS_PER_BLOCK // images.embeddings.shape[1])
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns the sums [n] of squared differences of rows float32 [n, D], in float64."""
+    difference = x.astype(np.float64)
+    difference -= y
+    return np.sum(np.square(difference, out=difference), axis=1)

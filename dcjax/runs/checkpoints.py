@@ -1,0 +1,228 @@
+"""Saves a run, and restores it to be evaluated or continued."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from dcjax.core.errors import FileError, MissingFileError, file_errors
+from dcjax.distributed import devices
+from dcjax.division.division import Division
+from dcjax.runs import workdirs
+from dcjax.runs.store import Store
+from dcjax.training.state import TrainState, variables
+
+_MODEL = ("params", "masks", "batch_stats")
+_TRAIN = ("step", "loss_params", "memory", "opt_state", "num_clusters")
+
+
+class Checkpoints:
+    """The checkpoints of one run, the newest few and the best few.
+
+    A checkpoint is written in the background and becomes visible when it is complete, with the
+    checksums of its files, so a run that is killed at any moment leaves the one before. Its items:
+    "model" (all that embedding needs), "train", "division" and "meta" (JSON, with the whole
+    config). Where several processes train, all of them call every method, at the same steps.
+    """
+
+    def __init__(
+        self,
+        workdir: str,
+        *,
+        keep_latest: int = 1,
+        keep_best: int = 0,
+        best_by: str = "",
+        on_failure: str = "stop",
+        read_only: bool = False,
+    ) -> None:
+        """Opens the folder `checkpoints` of a run.
+
+        Args:
+          workdir: folder of the run, gs://BUCKET/FOLDER too.
+          keep_latest: newest checkpoints that are kept.
+          keep_best: checkpoints with the highest score that are kept besides.
+          best_by: name of that score.
+          on_failure: of a save: "stop" by an error, or "go_on", to try again at the next one.
+          read_only: whether the folder must be there and stays as it is.
+
+        Raises:
+          MissingFileError: if `read_only` and there is no checkpoint.
+          InputError: if the scores saved with a checkpoint are damaged, or checkpoints cannot lie
+            in a folder of that name.
+        """
+        path = workdirs.absolute(workdir, saving=not read_only) / "checkpoints"
+        if read_only and not path.is_dir():
+            raise MissingFileError(
+                f"No checkpoint in {path}; give the --workdir of a run that has saved one."
+            )
+        if not read_only:
+            workdirs.create(path)
+        self._best_by, self._on_failure = best_by, on_failure
+        kept: list[policies.PreservationPolicy] = [policies.LatestN(keep_latest)]
+        if keep_best:
+            best = policies.BestN(
+                get_metric_fn=self._score, n=keep_best, keep_checkpoints_without_metrics=False
+            )
+            kept.append(best)
+        with file_errors(f"Cannot open the checkpoints in {path}"):
+            self._store = Store(
+                path,
+                {
+                    "model": ocp.StandardCheckpointHandler(),
+                    "train": ocp.StandardCheckpointHandler(),
+                    "division": ocp.StandardCheckpointHandler(),
+                    "meta": ocp.JsonCheckpointHandler(),
+                },
+                read_only=read_only,
+                preservation_policy=None if read_only else policies.AnyPreservationPolicy(kept),
+                best_fn=self._score,
+            )
+
+    def _score(self, scores: dict[str, float]) -> float:
+        return scores.get(self._best_by, -math.inf)
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint, None if there is none."""
+        return self._store.manager.latest_step()
+
+    def step(self, select: str) -> int:
+        """Returns the step of the "last" checkpoint, or of the "best_test" by `best_by`.
+
+        Raises:
+          MissingFileError: if there is no such checkpoint.
+        """
+        manager = self._store.manager
+        step = manager.best_step() if select == "best_test" else manager.latest_step()
+        if step is None:
+            raise MissingFileError(f"No complete checkpoint in {manager.directory}.")
+        if select == "best_test" and self._best_by not in (manager.metrics(step) or {}):
+            raise MissingFileError(
+                f"No checkpoint in {manager.directory} has the score eval.best_by={self._best_by}; "
+                "use eval.select=last."
+            )
+        return step
+
+    def save(
+        self,
+        state: TrainState,
+        division: Division,
+        meta: dict[str, Any],
+        scores: dict[str, float] | None,
+    ) -> str:
+        """Starts to write a checkpoint of this step, in place of one that is there.
+
+        Args:
+          state: the training state; may be donated as soon as this returns.
+          division: the clusters in use.
+          meta: JSON-able values.
+          scores: of an evaluation of just this state.
+
+        Returns:
+          With `on_failure` "go_on": which checkpoint could not be saved, this one or the one
+          before, and why; "" if nothing is known to have failed.
+
+        Raises:
+          FileError: with that text, if a failure is to stop the run, as it always does one of many
+            processes: they could not agree on what is there.
+          RuntimeError: if Orbax declines to save.
+        """
+        before = self._store.finish()
+        self._stop_for(before)
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave({name: getattr(state, name) for name in _MODEL}),
+            train=ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN}),
+            division=ocp.args.StandardSave(_arrays(division)),
+            meta=ocp.args.JsonSave(meta),
+        )
+        now = self._store.save(int(state.step), items, scores)
+        self._stop_for(now)
+        return now or before
+
+    def _stop_for(self, failure: str) -> None:
+        if failure and (self._on_failure == "stop" or jax.process_count() > 1):
+            raise FileError(f"{failure} When that is mended, the same command goes on from there.")
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Returns what was saved as `meta`."""
+        return self._store.read(step, meta=ocp.args.JsonRestore()).meta
+
+    def restore(self, step: int, state: TrainState) -> tuple[TrainState, Division]:
+        """Returns the state and division of a step.
+
+        Args:
+          step: of a complete checkpoint.
+          state: gives shapes, types and shardings.
+        """
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        restored = self._store.read(
+            step,
+            model=ocp.args.StandardRestore({name: getattr(like, name) for name in _MODEL}),
+            train=ocp.args.StandardRestore({name: getattr(like, name) for name in _TRAIN}),
+            division=ocp.args.StandardRestore(),
+        )
+        arrays = restored.division
+        division = Division(arrays["cluster"], arrays["parents"], int(arrays["period"]))
+        return state.replace(**restored.model, **restored.train), division
+
+    def restore_model(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Returns the model's variables of a step, on every device.
+
+        Args:
+          step: of a complete checkpoint.
+          like: the variables' shapes and types, as `jax.eval_shape` of the model's init gives.
+        """
+        sharding = devices.replicated(devices.create_mesh())
+        placed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+        )
+        target = {
+            "params": placed["params"],
+            "masks": placed["masks"]["masks"],
+            "batch_stats": placed.get("batch_stats", {}),
+        }
+        return variables(**self._store.read(step, model=ocp.args.StandardRestore(target)).model)
+
+    def wait(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+          FileError: if the newest checkpoint could not be saved, whatever `on_failure` is.
+        """
+        self._store.finish()
+        if self._store.failure:
+            raise FileError(self._store.failure)
+
+    def close(self) -> None:
+        """Waits until everything is written, and closes the folder.
+
+        Raises:
+          FileError: if something could not be written, which nobody has been told yet.
+        """
+        failure = self._store.finish()
+        self._store.close()
+        if failure:
+            raise FileError(failure)
+
+
+def is_there(path: str) -> bool:
+    """Returns whether there is a checkpoint, complete or damaged.
+
+    Args:
+      path: of a run, or of the checkpoint, see `workdirs.locate`.
+    """
+    workdir, step = workdirs.locate(path)
+    folder = workdir / "checkpoints" / ("" if step is None else str(step))
+    with file_errors(f"Cannot look into {folder}"):
+        return folder.is_dir() and any(folder.iterdir())
+
+
+def _arrays(division: Division) -> dict[str, np.ndarray]:
+    return {
+        "cluster": division.cluster,
+        "parents": division.parents,
+        "period": np.asarray(division.period, np.int32),
+    }

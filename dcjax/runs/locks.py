@@ -1,0 +1,90 @@
+"""Locks of folders that end with the process that holds them, however it ends."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import socket
+import time
+
+from dcjax.core import regular_files
+
+_NAME = "run.lock"
+_NUM_TRIES = 3  # since `is_held` may have the lock for a moment
+_SECONDS_BETWEEN = 0.1
+
+_held: set[int] = set()  # descriptors of the lock files of this process
+
+
+class HeldError(Exception):
+    """Another process holds a lock; the message says which, and on which host."""
+
+
+def hold(folder: pathlib.Path) -> int:
+    """Locks a folder, and writes down in it who holds it.
+
+    Returns:
+      What `release` takes.
+
+    Raises:
+      FileError: if something else than a file has the name of the lock file.
+      HeldError: if another process holds the lock.
+      OSError: if there can be none: nothing can be written, or the file system has no locks.
+    """
+    regular_files.require(folder / _NAME)
+    descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _acquire(descriptor)
+    except BlockingIOError:
+        holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise HeldError(holder or "another process") from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    _held.add(descriptor)
+    with contextlib.suppress(OSError):  # on a full disk the holder has no name
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return descriptor
+
+
+def release(descriptor: int) -> None:
+    """Ends a lock of this process."""
+    if descriptor in _held:
+        _held.remove(descriptor)
+        os.close(descriptor)
+
+
+def is_held(folder: pathlib.Path) -> bool:
+    """Returns whether a process holds the lock of a folder."""
+    if regular_files.other_kind(folder / _NAME):
+        return False
+    try:
+        with (folder / _NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False
+
+
+def _acquire(descriptor: int) -> None:
+    for left in reversed(range(_NUM_TRIES)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(_SECONDS_BETWEEN)
+        else:
+            return
+
+
+def _forget() -> None:
+    """Closes the lock files in a forked child, which would hold the locks longer than this one."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

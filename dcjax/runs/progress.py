@@ -1,0 +1,110 @@
+"""Where a run is, and what its steps report."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from dcjax.core.errors import DivergedError
+from dcjax.runs.curves import Scalars
+
+Scores = dict[str, float]
+
+
+def not_finite(what: str) -> str:
+    """Returns the message of a run that has diverged."""
+    return (
+        f"{what} is not finite; the run stops, and its last checkpoint is kept. Lower "
+        "optimizer.learning_rate, or look at the images and the loss."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is: what it does next, and what it has reached.
+
+    Attributes:
+      epoch: finished epochs, and so the next one, counted from 0.
+      epoch_step: steps of that next epoch that are done.
+      scores: of the last evaluation.
+      best_epoch: finished epochs when the score `eval.best_by` was highest.
+      best_scores: the scores then.
+      curves_size: bytes of the curves written.
+    """
+
+    epoch: int = 0
+    epoch_step: int = 0
+    scores: Scores = dataclasses.field(default_factory=dict)
+    best_epoch: int = 0
+    best_scores: Scores = dataclasses.field(default_factory=dict)
+    curves_size: int = 0
+
+    def evaluated(self, scores: Scores, best_by: str) -> "Progress":
+        """Returns the progress after an evaluation at the end of an epoch."""
+        new = dataclasses.replace(self, scores=scores)
+        # The later one of equals, as the checkpoints keep it.
+        if scores[best_by] >= self.best_scores.get(best_by, -math.inf):
+            new = dataclasses.replace(new, best_epoch=self.epoch, best_scores=scores)
+        return new
+
+
+class StepLog:
+    """Metrics of the steps of an epoch, each read after the next step has been dispatched."""
+
+    def __init__(
+        self, scalars: Scalars, *, every_steps: int, done: int, advance: Callable[[float], None]
+    ) -> None:
+        """Starts a log.
+
+        Args:
+          scalars: get the mean of every so many steps.
+          every_steps: how many.
+          done: steps of the epoch that an earlier start of the run has done.
+          advance: called with the loss of each step.
+        """
+        self._scalars = scalars
+        self._every_steps = every_steps
+        self._advance = advance
+        self._waiting: tuple[int, dict[str, jax.Array]] | None = None
+        self._rows: list[dict[str, float]] = []
+        self.losses: list[float] = []
+        self.done = done
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of a step that may still run, and reads those of the one before."""
+        self.read()
+        self._waiting = (step, metrics)
+        self.done += 1
+
+    def read(self) -> None:
+        """Reads what waits.
+
+        Raises:
+          DivergedError: if its loss is not finite.
+        """
+        if self._waiting is None:
+            return
+        (step, metrics), self._waiting = self._waiting, None
+        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(row["loss"]):
+            raise DivergedError(not_finite(f"The loss of step {step}, {row['loss']},"))
+        self.losses.append(row["loss"])
+        self._advance(row["loss"])
+        self._rows.append(row)
+        if step % self._every_steps == 0:
+            self._write(step)
+
+    def finish(self) -> None:
+        """Reads the last metrics, and writes the mean of the steps that no point holds yet."""
+        step = self._waiting[0] if self._waiting else 0
+        self.read()
+        if self._rows:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        names = self._rows[0]
+        means = {name: float(np.mean([row[name] for row in self._rows])) for name in names}
+        self._scalars.write(step, means, group="train")
+        self._rows = []

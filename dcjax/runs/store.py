@@ -1,0 +1,322 @@
+"""Orbax's manager of a run's checkpoints, and what disks and kills do to them."""
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from dcjax.core import checksums
+from dcjax.core.errors import InputError
+from dcjax.distributed import machine, processes
+
+_UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
+_REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is complete
+_DOOMED = "being-deleted"  # folder of checkpoints that are not kept, until they are deleted
+_SECONDS = 600  # until a save has failed: so long processes wait for one that cannot write
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves it to the training loop to ask for a preemption notice.
+
+    It would ask when a save is done, with the step of that, on one process: JAX, which makes all
+    processes stop after one step more than any has asked for, would wait for a step long past.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Returns that it does not know of one."""
+        del step
+        return False
+
+
+class Store:
+    """Checkpoints by step: each is complete and as it was saved, or not there, or refused.
+
+    Nothing is deleted but what its name marks for it: checkpoints that are no longer kept are first
+    moved, each in one step, to a folder `being-deleted`. What is damaged stays.
+
+    Where several processes train, all of them call every method, at the same steps.
+
+    Attributes:
+      manager: Orbax's.
+    """
+
+    def __init__(
+        self,
+        path: epath.Path,
+        handlers: Mapping[str, ocp.CheckpointHandler],
+        *,
+        read_only: bool,
+        **options: Any,
+    ) -> None:
+        """Opens a folder; removes what a killed run left in it, unless `read_only`.
+
+        Args:
+          path: of a folder that is there.
+          handlers: of the items of a checkpoint.
+          read_only: whether the folder stays as it is.
+          **options: of `ocp.CheckpointManagerOptions`.
+
+        Raises:
+          InputError: if the scores saved with a checkpoint are damaged; or, with `read_only`, if a
+            kill has left a checkpoint half replaced.
+        """
+        self._path = path
+        self._handlers = dict(handlers)
+        self._saving: int | None = None
+        self._failure = ""
+        if read_only:
+            _refuse_half_replaced(path)
+        else:
+            if processes.is_first():
+                _finish_replacing(path)
+                _delete_doomed(path)
+            processes.wait_for_all("nothing is put aside")
+        steps = _steps(path)
+        self._check(steps, ["metrics"], steps)  # which the manager reads of all of them
+        self.manager = _Manager(
+            path,
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=not read_only,
+                create=False,
+                todelete_subdir=_DOOMED,  # a bucket has no moves: Orbax deletes there at once
+                async_options=ocp.options.AsyncOptions(
+                    timeout_secs=_SECONDS, post_finalization_callback=self._verify
+                ),
+                **options,
+            ),
+            item_handlers=self._handlers,
+        )
+        if not read_only:
+            # Until it is closed: what Orbax's threads log of a save that fails is returned too.
+            logging.getLogger("absl").addFilter(self._is_not_of_orbax)
+            _ignore_closed_loops()
+
+    def save(self, step: int, items: ocp.args.Composite, scores: dict[str, float] | None) -> str:
+        """Starts to write a checkpoint, in place of one that is there, when nothing is under way.
+
+        Returns:
+          Why that was not possible, "" if it was. Of many processes each returns it, those that
+          could have written after they have waited for the others for ten minutes.
+
+        Raises:
+          RuntimeError: if Orbax declines to save.
+        """
+        self._saving, self._failure = step, ""
+        try:
+            if step in self.manager.all_steps():
+                self._put_aside(step)
+            elif error := processes.first_of_all(self._occupied(step)):
+                raise FileExistsError(error)
+            saved = self.manager.save(step, args=items, metrics=scores)
+        except Exception as error:  # whatever Orbax has met
+            return self._fail(error)
+        if not saved:
+            self._tidy_up()
+            raise RuntimeError(f"No checkpoint of step {step} was saved: a later one is there.")
+        return ""
+
+    def finish(self) -> str:
+        """Waits for the save that is under way; returns why it failed, "" if it did not."""
+        try:
+            self.manager.wait_until_finished()
+        except Exception as error:  # whatever Orbax's threads have met
+            return self._fail(error)
+        if self._saving is not None and processes.is_first():
+            _finish_replacing(self._path)
+            _delete_doomed(self._path)
+        self._saving = None
+        return ""
+
+    def close(self) -> None:
+        """Closes the folder."""
+        self.manager.close()
+        logging.getLogger("absl").removeFilter(self._is_not_of_orbax)
+
+    def _is_not_of_orbax(self, record: logging.LogRecord) -> bool:
+        return machine.is_not_of_orbax(record)  # a method is this store's alone
+
+    @property
+    def failure(self) -> str:
+        """Why the newest checkpoint could not be saved, "" if it could as far as is known."""
+        return self._failure
+
+    def read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+        """Returns some items of a checkpoint.
+
+        Raises:
+          InputError: if they are not as they were saved, or cannot be read.
+        """
+        self._check([step], items, self.manager.all_steps())
+        error, found, cause = "", None, None
+        try:
+            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as raised:  # whatever Orbax says of what it cannot read
+            cause = raised
+            error = self._unreadable(self._path / str(step), " ".join(str(raised).split())[:200])
+        if error := processes.first_of_all(error):
+            raise InputError(error) from cause
+        return found
+
+    def _verify(self) -> None:
+        """Reads back what a checkpoint holds, and adds the checksums, just before it is visible.
+
+        On process 0 only, in Orbax's thread: an error here is one of the save.
+        """
+        unfinished = self._path / f"{self._saving}{_UNFINISHED}"
+        # In a bucket, which cannot rename, a file that is written last makes it visible.
+        folder = unfinished if unfinished.exists() else self._path / str(self._saving)
+        for name, handler in self._handlers.items():
+            if isinstance(handler, ocp.StandardCheckpointHandler):
+                handler.metadata(folder / name)
+        checksums.write(folder)
+
+    def _occupied(self, step: int) -> str:
+        """Returns why a step cannot be saved: Orbax would delete what has its name."""
+        if (self._path / str(step)).exists():
+            return "a folder of that name is there, which is none of this run; move it away"
+        return ""
+
+    def _put_aside(self, step: int) -> None:
+        if processes.is_first():
+            (self._path / str(step)).rename(self._path / f"{step}{_REPLACED}")
+        processes.wait_for_all("a checkpoint is put aside")
+        self.manager.reload()
+
+    def _fail(self, error: Exception) -> str:
+        step = self._saving
+        self._tidy_up()
+        last = self.manager.latest_step()
+        kept = "no other is there" if last is None else f"the last complete one is of step {last}"
+        self._failure = (
+            f"Checkpoint {self._path / str(step)} could not be saved: {_reason(error)}; {kept}."
+        )
+        return self._failure
+
+    def _tidy_up(self) -> None:
+        """Removes what a failed save left, and looks anew at what is there."""
+        if processes.is_first():
+            with contextlib.suppress(OSError):
+                (self._path / f"{self._saving}{_UNFINISHED}").rmtree(missing_ok=True)
+            _finish_replacing(self._path)
+        self.manager.reload()
+        self._saving = None
+
+    def _check(self, checked: Iterable[int], items: Iterable[str], steps: Iterable[int]) -> None:
+        """Compares files of checkpoints with their checksums, each process its share of them."""
+        error = ""
+        for step in checked:
+            folder = self._path / str(step)
+            damage = self._damage(folder, list(items))
+            # One that a run under way has removed meanwhile is not damaged.
+            if damage and not error and folder.exists():
+                error = f"Checkpoint {folder} is damaged: {damage}; {self._remedy(step, steps)}"
+        if error := processes.first_of_all(error):
+            raise InputError(error)
+
+    def _unreadable(self, folder: epath.Path, reason: str) -> str:
+        if not folder.exists():
+            return f"Checkpoint {folder} has been removed, as by a run under way; start again."
+        return (
+            f"Cannot read checkpoint {folder}, though its files are as they were saved; keep it, "
+            "and look for the cause elsewhere, as in another version of dcjax or orbax-checkpoint. "
+            f"Reason: {reason}"
+        )
+
+    def _damage(self, folder: epath.Path, items: list[str]) -> str:
+        if not (folder / checksums.NAME).exists():  # as in checkpoints of early versions
+            missing = [name for name in self._handlers if not (folder / name).is_dir()]
+            return f"{missing[0]} is missing" if missing else ""
+        part, num_parts = jax.process_index(), jax.process_count()
+        return checksums.damage(folder, items, part=part, num_parts=num_parts)
+
+    def _remedy(self, step: int, steps: Iterable[int]) -> str:
+        others = [other for other in steps if other != step]
+        if not others:
+            return (
+                "put that file back from a copy; no other checkpoint is there, and a run that "
+                "starts anew needs another --workdir."
+            )
+        return (
+            f"move that folder out of {self._path}, and the same command goes on from step "
+            f"{max(others)}. Keep the folder: with that file from a copy it is whole again."
+        )
+
+
+def _steps(path: epath.Path) -> list[int]:
+    names = [each.name for each in path.iterdir() if each.is_dir()]
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+
+
+def _replaced(path: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
+    """Returns checkpoints that are being replaced, each with its place."""
+    return [
+        (old, old.with_name(old.name.removesuffix(_REPLACED)))
+        for old in path.iterdir()
+        if re.fullmatch(rf"[0-9]+{re.escape(_REPLACED)}", old.name)
+    ]
+
+
+def _finish_replacing(path: epath.Path) -> None:
+    """Removes a checkpoint that was replaced, or puts it back if the new one is not complete."""
+    for old, new in _replaced(path):
+        if _is_complete(new):
+            (path / _DOOMED).mkdir(exist_ok=True)
+            old.rename(path / _DOOMED / old.name)
+        else:
+            old.rename(new)
+
+
+def _delete_doomed(path: epath.Path) -> None:
+    with contextlib.suppress(OSError):  # as where files are still open on another host: next time
+        (path / _DOOMED).rmtree(missing_ok=True)
+
+
+def _refuse_half_replaced(path: epath.Path) -> None:
+    for old, new in _replaced(path):
+        if not _is_complete(new):
+            raise InputError(
+                f"Checkpoint {new} is being replaced, or a run was killed while it was; wait until "
+                f"it is there, or go on with the run, or rename {old.name} to {new.name}."
+            )
+
+
+def _is_complete(path: epath.Path) -> bool:
+    return path.exists() and ocp.utils.is_checkpoint_finalized(path)
+
+
+def _reason(error: BaseException) -> str:
+    """Returns what the system said, where Orbax and TensorStore pass it on."""
+    text = " ".join(str(error).split())
+    if code := re.search(r"os_error_code='(\d+)'", text):
+        return os.strerror(int(code[1]))
+    if isinstance(error, TimeoutError):
+        return f"it was not written by all processes within {_SECONDS} s"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # The first error counts: that others waited for this process in vain came of it.
+    return _reason(error.__context__) if error.__context__ else text[:200]
+
+
+@functools.cache
+def _ignore_closed_loops() -> None:
+    """Keeps quiet, from now on, what TensorStore's threads report to a loop that Orbax has closed.
+
+    Orbax closes it when the first array of a save has failed, and raises why; the threads of all
+    the others would each print a traceback.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook

@@ -1,0 +1,175 @@
+"""What training reads and writes: one immutable pytree of arrays."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from dcjax.distributed import devices
+from dcjax.division.division import Division
+from dcjax.division.masks import inherit
+from dcjax.losses import Loss, memory
+from dcjax.losses.memory import Memory
+from dcjax.models.masked_embedder import MaskedEmbedder
+from dcjax.training import optimizers
+
+Tree = dict[str, Any]
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that a step changes, and the number of clusters.
+
+    Attributes:
+      step: int32 [], steps done.
+      params: {"backbone": ..., "embedding": ...}.
+      masks: float [K_max, D]; rows from `num_clusters` on are exactly 0.
+      loss_params: the loss's own parameters, {} if it has none.
+      memory: of `memory.empty`, {} if there is none.
+      batch_stats: BatchNorm's running statistics.
+      opt_state: state of `optimizers.create`.
+      num_clusters: int32 [], K.
+    """
+
+    step: jax.Array
+    params: Tree
+    masks: jax.Array
+    loss_params: Tree
+    memory: Memory
+    batch_stats: Tree
+    opt_state: Any
+    num_clusters: jax.Array
+
+    @property
+    def trainable(self) -> Tree:
+        """The trained arrays by parameter group."""
+        return {**self.params, "masks": self.masks, "loss": self.loss_params}
+
+    @property
+    def variables(self) -> Tree:
+        """The model's variables, all that embedding an image needs."""
+        return variables(self.params, self.masks, self.batch_stats)
+
+
+def variables(params: Tree, masks: jax.Array, batch_stats: Tree) -> Tree:
+    """Arranges arrays as the collections of `models.MaskedEmbedder`."""
+    return {"params": params, "masks": {"masks": masks}, "batch_stats": batch_stats}
+
+
+def create(
+    model: MaskedEmbedder,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: jax.Array,
+    image_size: int,
+    memory_size: int,
+) -> TrainState:
+    """Draws a fresh state with one cluster, and a cross-batch memory of this size."""
+    model_key, loss_key = jax.random.split(key)
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+    initial = jax.jit(model.init)(model_key, images)
+    # Flax keeps BatchNorm's statistics in float32 whatever the model's type.
+    initial = jax.tree.map(lambda x: x.astype(model.dtype), initial)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=initial["params"],
+        masks=initial["masks"]["masks"],
+        loss_params=jax.tree.map(_strongly_typed, loss.init(loss_key)),
+        memory=memory.empty(
+            memory_size, model.embedding_dim, jnp.promote_types(model.dtype, jnp.float32)
+        ),
+        batch_stats=initial.get("batch_stats", {}),
+        opt_state=None,
+        num_clusters=jnp.ones((), jnp.int32),
+    )
+    return state.replace(opt_state=optimizer.init(state.trainable))
+
+
+def _strongly_typed(x: Any) -> jax.Array:
+    """Returns an array that a step does not compile anew for: updates have a type of their own."""
+    array = jnp.asarray(x)
+    return jax.lax.convert_element_type(array, array.dtype)
+
+
+def shardings(like: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns where each array lives: large ones of the loss by rows, all others on every device.
+
+    The optimiser's moments live where the parameters do.
+
+    Args:
+      like: gives the shapes.
+      mesh: the devices.
+    """
+
+    def place(path: Any, leaf: Any) -> jax.sharding.NamedSharding:
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        is_of_loss = "loss_params" in names or "loss" in names
+        return devices.table_sharding(mesh, leaf.shape if is_of_loss else ())
+
+    return jax.tree_util.tree_map_with_path(place, like)
+
+
+def rebuild_masks(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    *,
+    parents: np.ndarray | jax.Array,
+    kind: str,
+) -> TrainState:
+    """Gives each cluster of a new division the mask of its parent, or its share of it.
+
+    The masks' optimiser state starts anew, as P21's does (moments and step count).
+
+    Args:
+      state: the state of the previous division.
+      optimizer: the one that made `state.opt_state`.
+      parents: int32 [K], those of `Division`; of one shape for all divisions if -1 fills up K_max.
+      kind: "learned", "fixed" or "none", see `masks.inherit`.
+    """
+    padded = jnp.full(state.masks.shape[0], -1, jnp.int32)
+    padded = padded.at[: len(parents)].set(jnp.asarray(parents, jnp.int32))
+    state = state.replace(
+        masks=inherit(state.masks, padded, kind),
+        num_clusters=jnp.sum(padded >= 0, dtype=state.num_clusters.dtype),
+    )
+    return state.replace(
+        opt_state=optimizers.renew(optimizer, state.opt_state, state.trainable, "masks")
+    )
+
+
+def create_renew(
+    optimizer: optax.GradientTransformation, shardings: TrainState, *, max_clusters: int, kind: str
+) -> Callable[[TrainState, Division], TrainState]:
+    """Returns the function (state, division) -> state of a new division; the state is used up.
+
+    If there are more clusters now, the masks are rebuilt. The memory is emptied in any case.
+
+    Args:
+      optimizer: the one that made the state.
+      shardings: of the state.
+      max_clusters: K_max.
+      kind: as in `rebuild_masks`.
+    """
+    jit = functools.partial(jax.jit, out_shardings=shardings, donate_argnums=0)
+
+    @jit
+    def rebuild(state: TrainState, parents: jax.Array) -> TrainState:
+        return rebuild_masks(state, optimizer, parents=parents, kind=kind)
+
+    @jit
+    def forget(state: TrainState) -> TrainState:
+        return state.replace(memory=memory.forget(state.memory))
+
+    def renew(state: TrainState, division: Division) -> TrainState:
+        if division.num_clusters > int(state.num_clusters):
+            padded = np.full(max_clusters, -1, np.int32)
+            padded[: division.num_clusters] = division.parents
+            state = rebuild(state, padded)
+        return forget(state)
+
+    return renew
