@@ -39,6 +39,7 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+	.venv/bin/lint-imports --no-logo
 	$(RUN) -m pytest --numprocesses=2 --dist=worksteal
 
 test-long: setup $(INSTALLED_DEV) ## run the tests that take too long for every change

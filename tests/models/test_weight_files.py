@@ -13,8 +13,8 @@ from torch_bytes import legacy_file, pickled, storage, tensor, zip_file
 
 from dcjax.models import weight_files
 
-GOLDEN = Path(__file__).parent / "golden"
-REAL = Path(__file__).parents[2] / "shared" / "data" / "weights" / "resnet20-12fca82f.th"
+GOLDEN = Path(__file__).parents[1] / "golden"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "weights" / "resnet20-12fca82f.th"
 BOTH = ["torch_zip.pth", "torch_legacy.pth"]
 
 

@@ -125,7 +125,7 @@ t.host_cache.create([reader], {str(tmp_path / "cache")!r})
 """
     killed = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         check=False,
     )

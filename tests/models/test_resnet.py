@@ -15,7 +15,7 @@ from slow_resnet import random_variables, slow_resnet
 from dcjax.models import cpu_convolution, pretrained
 from dcjax.models.resnet import BACKBONES, BasicBlock, Bottleneck, Conv, ResNet
 
-GOLDEN = Path(__file__).parent / "golden" / "resnet.npz"
+GOLDEN = Path(__file__).parents[1] / "golden" / "resnet.npz"
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 

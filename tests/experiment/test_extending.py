@@ -23,7 +23,7 @@ from dcjax.experiment import versions
 from dcjax.losses import mining
 from dcjax.models import masked_embedder
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _GUIDE = (_ROOT / "docs" / "extending.md").read_text()
 
 

@@ -19,7 +19,7 @@ from dcjax.losses import mining
 from dcjax.losses.pairs import References
 from tests import slow_losses
 
-CASES = np.load(Path(__file__).parent / "golden" / "losses.npz")
+CASES = np.load(Path(__file__).parents[1] / "golden" / "losses.npz")
 ALL = mining.create("all")
 SEMI_HARD = mining.create("semi_hard", fallback="farthest")
 TRIPLET = {"margin": 0.2, "squared": False, "average": "all"}

@@ -15,7 +15,7 @@ from dcjax.data import decoding, headers
 from dcjax.data.datasets.image_set import ImageSet, file_parts, from_classes
 from dcjax.data.quiet_tensorflow import tf
 
-CMYK = Path(__file__).parent / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
+CMYK = Path(__file__).parents[1] / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 RAMP = (np.arange(18).reshape(2, 3, 3) * 14).astype(np.uint8)
 RAMPS = {  # RAMP, its first channel where grey, without loss, by libwebp, libjxl, Pillow

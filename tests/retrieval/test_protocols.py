@@ -25,7 +25,7 @@ from dcjax.modes import evaluate
 from dcjax.modes.train import train
 from dcjax.retrieval import evaluation, metrics
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _LISTS = {"small": "800", "medium": "1600", "large": "2400"}
 
 

@@ -17,7 +17,7 @@ from dcjax.data.quiet_tensorflow import tf
 from dcjax.experiment import inputs
 from dcjax.modes import check_data
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -14,7 +14,7 @@ from dcjax.division import masks
 from dcjax.losses import distance_weighting, mining
 from dcjax.losses.pairs import Comparisons, as_pairs
 
-DIRECTORY = Path(__file__).parent / "golden"
+DIRECTORY = Path(__file__).parents[1] / "golden"
 REFERENCE = json.loads((DIRECTORY / "reference.json").read_text())
 CASES = np.load(DIRECTORY / "losses.npz")
 CUTOFFS = {"cutoff": 0.5, "upper": 1.4}

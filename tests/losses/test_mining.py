@@ -14,7 +14,7 @@ from dcjax.losses import mining
 from dcjax.losses.pairs import Pairs, References, Triplets, as_pairs, compare
 from tests import slow_losses
 
-REFERENCE = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[1] / "golden" / "reference.json").read_text())
 LABELS = [0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 4]
 KEY = jax.random.key(0)
 

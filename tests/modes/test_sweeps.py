@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from configs import digits
 from dcjax.modes import sweep_runner, sweeps, tables
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _TINY = {
     "model.width": 4,
     "model.num_stages": 1,
@@ -265,10 +265,10 @@ def test_a_run_that_another_sweep_or_command_trains_is_looked_at_again_at_the_en
 def test_a_run_keeps_its_lock_when_its_sweep_is_killed(tmp_path: Path) -> None:
     sweep = _plan(tmp_path, [_BASE], seeds="0")
     code = (
-        "import pathlib, tests.test_sweeps as t; from dcjax.modes import sweep_runner as runner; "
+        "import pathlib, test_sweeps as t; from dcjax.modes import sweep_runner as runner; "
         f"runner.run(t._plan(pathlib.Path({str(tmp_path)!r}), [t._BASE], seeds='0'))"
     )
-    environment = os.environ | {"TROUBLE": "wait"}
+    environment = os.environ | {"TROUBLE": "wait", "PYTHONPATH": f"{_ROOT}:{Path(__file__).parent}"}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, env=environment)
     (run,) = sweep.runs
     while not (run.folder / "pid").exists():

@@ -10,7 +10,7 @@ import pytest
 
 from dcjax.division import masks
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "reference.json").read_text())
 
 
 def _cosine_masks() -> jax.Array:

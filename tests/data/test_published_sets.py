@@ -11,7 +11,7 @@ import benchmark_trees
 import pytest
 import tfds_archives
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _SMALL = {
     "dataset.complete": "false",
     "dataset.resize": 20,

@@ -19,7 +19,7 @@ from dcjax.division import device_kmeans, division, host_kmeans, sampling
 from dcjax.division.division import Division
 from dcjax.retrieval import metrics
 
-_PACKAGE = Path(__file__).parents[1] / "dcjax"
+_PACKAGE = Path(__file__).parents[2] / "dcjax"
 _AUGMENTATION = Augmentation(
     "random_resized", 8, 8, (0.5, 1.0), (0.75, 1.25), flip=True, strategy="geom"
 )

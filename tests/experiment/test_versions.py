@@ -18,7 +18,7 @@ from dcjax.modes import evaluate, sweeps
 from dcjax.modes.train import train
 from dcjax.runs.checkpoints import Checkpoints
 
-_GOLDEN = Path(__file__).parent / "golden" / "run_of_format_1.zip"
+_GOLDEN = Path(__file__).parents[1] / "golden" / "run_of_format_1.zip"
 
 
 @pytest.fixture

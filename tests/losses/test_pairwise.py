@@ -14,7 +14,7 @@ from dcjax.division import masks
 from dcjax.losses import contrasts, mining, triplets
 from dcjax.losses.pairs import Pairs, Triplets
 
-DIRECTORY = Path(__file__).parent / "golden"
+DIRECTORY = Path(__file__).parents[1] / "golden"
 REFERENCE = json.loads((DIRECTORY / "reference.json").read_text())
 CASES = np.load(DIRECTORY / "losses.npz")
 OPTIONS: dict[str, Any] = {

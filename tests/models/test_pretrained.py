@@ -20,7 +20,7 @@ from dcjax.core.errors import FileError
 from dcjax.models import pretrained
 from dcjax.models.resnet import BACKBONES, ResNet
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "weights" / "resnet18_layer3.safetensors"
+REAL = Path(__file__).parents[3] / "shared" / "data" / "weights" / "resnet18_layer3.safetensors"
 
 Tensors = dict[str, np.ndarray]
 

@@ -17,7 +17,7 @@ import pytest
 from dcjax.models import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CODE = """
 import sys
 from dcjax.models import hub

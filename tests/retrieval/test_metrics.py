@@ -9,7 +9,7 @@ from slow_retrieval import slow_score, slow_score_one_per_class
 from dcjax.distributed import devices, sharded_rows
 from dcjax.retrieval import metrics, ranking
 
-_GOLDEN = np.load(Path(__file__).parent / "golden" / "retrieval.npz")
+_GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "retrieval.npz")
 
 
 def _golden(case: str) -> dict[str, float]:

@@ -19,7 +19,7 @@ from dcjax.losses import proxies, soft_triple
 from dcjax.losses.proxy_similarities import Similarities, num_rows
 from tests import slow_proxies
 
-CASES = np.load(Path(__file__).parent / "golden" / "proxies.npz")
+CASES = np.load(Path(__file__).parents[1] / "golden" / "proxies.npz")
 NAMES = (
     "arcface",
     "cosface",

@@ -29,7 +29,7 @@ from dcjax.modes.train import train
 from dcjax.runs import shared_workdirs
 from dcjax.runs.checkpoints import Checkpoints
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _TINY = {
     "model.width": 4,
     "model.num_stages": 1,

@@ -15,7 +15,7 @@ from dcjax.data.datasets import ImageSet, Splits
 from dcjax.distributed import devices
 from dcjax.experiment import build, checks, inputs, same_run
 
-_FOLDER = Path(__file__).parents[1] / "configs"
+_FOLDER = Path(__file__).parents[2] / "configs"
 _TABLES = sorted(path.stem for path in (_FOLDER / "ablations").glob("p*_*_*.py"))
 _NAMES = sorted(
     ".".join(path.relative_to(_FOLDER).with_suffix("").parts)
