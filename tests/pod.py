@@ -73,18 +73,18 @@ def main() -> None:
     from dcjax.runs.checkpoints import Checkpoints
 
     # What no setting does: numbers in which devices differ by rounding alone, and no more.
-    build.models.create = functools.partial(masked_embedder.create, dtype=jnp.float64)
-    counted = build.create_train_step
-    steps = []
+    masked_embedder.create = functools.partial(masked_embedder.create, dtype=jnp.float64)
+    train_step = build.Experiment.train_step
+    build_step, compiled_steps = train_step.func, []
 
-    def create_train_step(*arguments: object) -> object:
-        steps.append(counted(*arguments))
-        return steps[-1]
+    def counted(experiment: build.Experiment) -> object:
+        compiled_steps.append(build_step(experiment))
+        return compiled_steps[-1]
 
-    build.create_train_step = create_train_step
+    train_step.func = counted
     if "disagree" in changes and process_id == "1":
-        received = epochs._of_first
-        epochs._of_first = lambda *arguments: dataclasses.replace(
+        received = epochs.receive_from_first
+        epochs.receive_from_first = lambda *arguments: dataclasses.replace(
             found := received(*arguments), cluster=found.cluster[::-1].copy()
         )
     for owner, name, moment, number in (
@@ -101,7 +101,7 @@ def main() -> None:
     }
     config.update_from_flattened_dict(SETTINGS | typed)
     scores = train(config, workdir)
-    compiled = [step._cache_size() for step in steps]
+    compiled = [step._cache_size() for step in compiled_steps]
     sys.stdout.write(f"finished {bool(scores)}, compilations {compiled}\n")
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from dcjax.distributed import devices
 from dcjax.division.division import Division
-from dcjax.experiment import build
+from dcjax.experiment import build, inputs
 from dcjax.runs.checkpoints import Checkpoints
 from dcjax.training.state import TrainState
 
@@ -35,11 +36,10 @@ def division(step: int) -> Division:
 
 def saved(config: ConfigDict, workdir: str | Path) -> tuple[TrainState, dict[str, Any]]:
     """Returns the arrays and the division's of the last checkpoint of a run on digits."""
-    model, optimizer = build.create_model(config), build.create_optimizer(config)
-    loss = build.create_loss(config, 5)
-    like = build.create_state(config, model, loss, optimizer, None)
+    splits, _ = inputs.load_splits(config)
+    experiment = build.Experiment(config, devices.create_mesh(), splits)
     checkpoints = Checkpoints(str(workdir), read_only=True)
-    run, clusters = checkpoints.restore(checkpoints.step("last"), like)
+    run, clusters = checkpoints.restore(checkpoints.step("last"), experiment.abstract_state)
     return jax.device_get(run), vars(clusters)
 
 

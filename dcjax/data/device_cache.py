@@ -34,6 +34,7 @@ class Cache:
 
     def __init__(self, stream: pipeline.Stream, sizes: npt.NDArray[np.int32], mesh: Mesh) -> None:
         """Reads all images; their resized sizes [N, 2] are known."""
+        self.images = stream.images
         self._stream = stream
         self._sizes = sizes
         self._is_wide = sizes[:, 1] > sizes[:, 0]
@@ -60,7 +61,7 @@ class Cache:
         return (
             {
                 "image": self._crop_train(self.lines, devices.place(places, self._step)),
-                "label": self._stream.images.labels[rows[share]],
+                "label": self.images.labels[rows[share]],
                 "cluster": clusters[share.clusters],
             }
             for block in plan.blocks(first_step)

@@ -27,7 +27,13 @@ _SIZES_AT_ONCE = 256
 
 
 class Reader(Protocol):
-    """Reads one image set; the arrays may be on the host, or where the devices want them."""
+    """Reads one image set; the arrays may be on the host, or where the devices want them.
+
+    Attributes:
+      images: the image set.
+    """
+
+    images: ImageSet
 
     def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Returns the batches of one epoch, in the order of its plan; reading begins at once.

@@ -52,6 +52,12 @@ class Division:
         """Number of images trained on in each cluster [K]."""
         return counting.sizes(self.cluster, self.num_clusters)
 
+    def padded_parents(self, max_clusters: int) -> np.ndarray:
+        """Returns `parents` as int32 [max_clusters], -1 where there is no cluster."""
+        padded = np.full(max_clusters, -1, np.int32)
+        padded[: self.num_clusters] = self.parents
+        return padded
+
 
 def num_clusters_at(
     epoch: int, *, divide_every_epochs: int, max_clusters: int, hierarchy: str

@@ -1,4 +1,4 @@
-"""Whether all processes train the same: they would not notice by themselves that they do not."""
+"""Checks that all processes use the same settings, images and weights."""
 
 import json
 import zlib
@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from dcjax.core.errors import InputError
 from dcjax.data import datasets
@@ -14,21 +13,19 @@ from dcjax.distributed import processes
 from dcjax.experiment import same_run
 
 
-def check_images(splits: datasets.Splits) -> None:
-    """Checks that all processes have the same lists of images.
+def check_images(splits: datasets.Splits) -> dict[str, dict[str, int]]:
+    """Checks that all processes have the same lists of images; returns their fingerprints.
 
     Raises:
       InputError: on all of them, if they have not.
     """
-    if jax.process_count() == 1:  # which need not look at all images again
-        return
-    for name in ("train", "query", "gallery"):
-        images = getattr(splits, name)
-        told = same_run.fingerprint(images) if images is not None else {}
-        processes.check_same(f"images of the {name} set", _checksum(told))
+    fingerprints = same_run.fingerprints(splits)
+    for name in same_run.SETS:
+        processes.check_same(f"images of the {name} set", _checksum(fingerprints.get(name, {})))
+    return fingerprints
 
 
-def check_settings(config: ConfigDict | None) -> None:
+def check_settings(settings: dict[str, Any] | None) -> None:
     """Checks that all processes have the same settings, if any.
 
     Raises:
@@ -36,7 +33,7 @@ def check_settings(config: ConfigDict | None) -> None:
     """
     if jax.process_count() == 1:
         return
-    settings = same_run.flatten(config.to_dict()) if config is not None else {}
+    settings = same_run.flatten(settings or {})
     processes.check_same("names of settings", _checksum(list(settings)))
     if not settings:
         return
@@ -64,5 +61,5 @@ def check_arrays(what: str, tree: Any) -> None:
     processes.check_same(what, total)
 
 
-def _checksum(told: Any) -> int:
-    return zlib.crc32(json.dumps(told, sort_keys=True).encode())
+def _checksum(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())

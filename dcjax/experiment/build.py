@@ -1,28 +1,321 @@
-"""The parts of one experiment, made from its config."""
+"""Builds the parts of one experiment from its config."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from dcjax import losses
 from dcjax.core import plugins, streams
 from dcjax.core.errors import InputError, file_errors
-from dcjax.data import datasets
+from dcjax.core.streams import DeviceStream
+from dcjax.data import crops, datasets, device_cache, host_cache, pipeline
 from dcjax.distributed import devices
-from dcjax.experiment import inputs
+from dcjax.division.division import Division
+from dcjax.experiment.schedule import Schedule
 from dcjax.losses import mining
 from dcjax.models import masked_embedder, pretrained
 from dcjax.retrieval import evaluation
 from dcjax.training import optimizers, state, steps
 
-EmbedImages = Callable[..., jax.Array]
-TrainStep = Callable[..., tuple[state.TrainState, steps.Metrics]]
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """The network of an experiment, and how it embeds images and is scored.
+
+    Each part of it is made when it is first used.
+
+    Attributes:
+      config: the experiment, see configs/default.py.
+      mesh: the devices.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+
+    @functools.cached_property
+    def model(self) -> masked_embedder.MaskedEmbedder:
+        """The network."""
+        return create_model(self.config)
+
+    @functools.cached_property
+    def augmentation(self) -> crops.Augmentation:
+        """The training augmentation, and the size of test crops."""
+        return create_augmentation(self.config)
+
+    @functools.cached_property
+    def abstract_variables(self) -> dict[str, Any]:
+        """The model's variables as shapes and types; none is drawn or compiled."""
+        size = self.config.dataset.crop
+        images = jnp.zeros((1, size, size, 3), jnp.uint8)
+        return jax.eval_shape(self.model.init, self._initialization_key(), images)
+
+    def open_test(self, splits: datasets.Splits) -> list[pipeline.Reader]:
+        """Returns readers, from the files, of the query and, if there is one, of the gallery."""
+        sets = [splits.query, *([splits.gallery] if splits.gallery else [])]
+        return [self.stream(images) for images in sets]
+
+    def stream(
+        self,
+        images: datasets.ImageSet,
+        resized: pipeline.Source | None = None,
+        *,
+        share: devices.Share = devices.WHOLE,
+    ) -> pipeline.Stream:
+        """Returns a reader of an image set, from its files or from its resized images."""
+        return pipeline.Stream(
+            images,
+            self.augmentation,
+            seed=self.config.seed,
+            num_threads=self.config.dataset.num_threads or None,
+            max_pixels=self.config.dataset.max_pixels,
+            resized=resized,
+            share=share,
+        )
+
+    def embed(
+        self,
+        reader: pipeline.Reader,
+        variables: dict[str, Any],
+        *,
+        output: str = "embedding",
+        batch_size: int | None = None,
+    ) -> jax.Array:
+        """Returns the embeddings of all images of a reader, see `evaluation.embed`.
+
+        Args:
+          reader: of the images.
+          variables: of the model.
+          output: "embedding", or "backbone": its pooled features.
+          batch_size: images at a time; None: that of the config.
+        """
+        return evaluation.embed(
+            reader,
+            self._embed_step,
+            variables,
+            output=output,
+            sharding=devices.rows_sharding(self.mesh),
+            batch_size=batch_size or self.config.eval.batch_size,
+        )
+
+    def score(
+        self, readers: Sequence[pipeline.Reader], variables: dict[str, Any], *, epoch: int
+    ) -> dict[str, float]:
+        """Returns the scores of the embedding after an epoch."""
+        wanted = {"never": False, "last": epoch >= self.config.train.num_epochs - 1, "always": True}
+        embeddings = [self.embed(reader, variables) for reader in readers]
+        return self._score(embeddings, readers, with_nmi=wanted[self.config.eval.nmi])
+
+    def score_pixels(self, readers: Sequence[pipeline.Reader]) -> dict[str, float]:
+        """Returns the scores of the images' own pixels."""
+        embeddings = [
+            evaluation.pixels(
+                reader,
+                sharding=devices.rows_sharding(self.mesh),
+                batch_size=self.config.eval.batch_size,
+            )
+            for reader in readers
+        ]
+        return self._score(embeddings, readers, with_nmi=self.config.eval.nmi != "never")
+
+    def score_untrained(
+        self, readers: Sequence[pipeline.Reader], variables: dict[str, Any]
+    ) -> dict[str, dict[str, float]]:
+        """Returns the scores of pooled backbone features and, if wanted, of pixels, by name."""
+        scores = {"raw pixels": self.score_pixels(readers)} if self.config.eval.pixels else {}
+        features = [self.embed(reader, variables, output="backbone") for reader in readers]
+        with_nmi = self.config.eval.nmi == "always"
+        return {**scores, "backbone features": self._score(features, readers, with_nmi=with_nmi)}
+
+    @functools.cached_property
+    def _embed_step(self) -> Callable[..., dict[str, jax.Array]]:
+        rows = devices.rows_sharding(self.mesh)
+        return jax.jit(
+            functools.partial(steps.embed_step, model=self.model),
+            in_shardings=(devices.replicated(self.mesh), rows),
+            out_shardings=rows,
+        )
+
+    def _score(
+        self, embeddings: list[jax.Array], readers: Sequence[pipeline.Reader], *, with_nmi: bool
+    ) -> dict[str, float]:
+        evaluated = self.config.eval
+        return evaluation.evaluate(
+            embeddings,
+            [reader.images.labels for reader in readers],
+            ks=evaluated.ks,
+            nmi_runs=evaluated.nmi_runs if with_nmi else 0,
+            gallery_draws=evaluated.gallery_draws if evaluated.protocol == "gallery" else 0,
+            kmeans=evaluated.kmeans,
+        )
+
+    def _initialization_key(self) -> jax.Array:
+        return streams.device_key(self.config.seed, DeviceStream.INITIALIZATION)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment(Network):
+    """The parts of one experiment, for training.
+
+    Attributes:
+      splits: the image sets.
+    """
+
+    splits: datasets.Splits
+
+    @functools.cached_property
+    def loss(self) -> losses.Loss:
+        """The metric-learning loss."""
+        return create_loss(self.config, self.splits.train.num_classes)
+
+    @functools.cached_property
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer of all parameter groups."""
+        return create_optimizer(self.config)
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """What each epoch does."""
+        return Schedule(self.config)
+
+    @functools.cached_property
+    def abstract_state(self) -> state.TrainState:
+        """The training state as shapes, types and shardings; nothing is drawn or compiled."""
+        shapes = jax.eval_shape(lambda: self._draw_state(None))
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            state.shardings(shapes, self.mesh),
+        )
+
+    @functools.cached_property
+    def train_step(self) -> Callable[..., tuple[state.TrainState, steps.Metrics]]:
+        """The compiled step (state, batch, controls, key) -> (state, metrics).
+
+        The buffers of the state are donated. Lambda of P21 eq. 7 is 0 for masks that are not
+        learned.
+        """
+        shardings = self._state_shardings()
+        learned = self.config.model.masks == "learned"
+        step = functools.partial(
+            steps.train_step,
+            model=self.model,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            orthogonality_weight=self.config.model.orthogonality_weight if learned else 0.0,
+        )
+        return jax.jit(
+            step,
+            in_shardings=(shardings, self.batch_shardings, self.replicated, self.replicated),
+            out_shardings=(shardings, self.replicated),
+            donate_argnums=0,
+        )
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding of what every device holds."""
+        return devices.replicated(self.mesh)
+
+    @property
+    def batch_shardings(self) -> dict[str, NamedSharding]:
+        """The shardings of a training batch."""
+        return devices.batch_shardings(self.mesh)
+
+    @functools.cached_property
+    def training_key(self) -> jax.Array:
+        """The key of all training steps, on every device."""
+        key = functools.partial(streams.device_key, self.config.seed, DeviceStream.TRAINING)
+        return jax.jit(key, out_shardings=self.replicated)()
+
+    @functools.cached_property
+    def enter_division(self) -> Callable[[state.TrainState, Division], state.TrainState]:
+        """The function (state, division) -> state in a new division; see `state.create_enter`."""
+        return state.create_enter(
+            self.optimizer,
+            self._state_shardings(),
+            max_clusters=self.config.division.max_clusters,
+            kind=self.config.model.masks,
+        )
+
+    @property
+    def train_reader(self) -> pipeline.Reader:
+        """The reader of the training images.
+
+        Of training batches each process reads what its own devices of the mesh hold.
+        """
+        return self._readers[0]
+
+    @property
+    def test_readers(self) -> list[pipeline.Reader]:
+        """The readers of the query and, if there is one, of the gallery."""
+        return self._readers[1:]
+
+    def load_pretrained(self, say: Callable[[str], None]) -> Weights | None:
+        """Loads published weights of the backbone; None if training starts from random ones.
+
+        Args:
+          say: gets a line about each choice that is made, see `pretrained.load`.
+        """
+        name = self.config.model.pretrained
+        if not name:
+            return None
+        with file_errors(f"Cannot read model.pretrained={name!r}"):
+            return pretrained.load(
+                name,
+                self.abstract_variables["params"]["backbone"],
+                self.abstract_variables["batch_stats"]["backbone"],
+                download=self.config.dataset.download,
+                say=say,
+            )
+
+    def create_state(self, weights: Weights | None) -> state.TrainState:
+        """Draws the first state, with these weights of the backbone if there are any."""
+        return jax.jit(self._draw_state, out_shardings=self._state_shardings())(weights)
+
+    @functools.cached_property
+    def _readers(self) -> list[pipeline.Reader]:
+        """Readers of all image sets, through a cache where `dataset.cache` says so."""
+        config, dataset = self.config, self.config.dataset
+        sampled, splits = config.sampling, self.splits
+        share = devices.share_of_batch(self.mesh, sampled.clusters_per_step, sampled.batch_size)
+        sets = [splits.train, splits.query, *([splits.gallery] if splits.gallery else [])]
+        files = [self.stream(images, share=share) for images in sets]
+        if dataset.cache == "none":
+            return list(files)
+        if dataset.cache == "device":
+            return list(device_cache.create(files, self.mesh))
+        folder = dataset.cache_dir if dataset.cache == "disk" else None
+        return [
+            self.stream(images, host_cache.source(decoded), share=share)
+            for images, decoded in zip(sets, host_cache.create(files, folder), strict=True)
+        ]
+
+    def _draw_state(self, weights: Weights | None) -> state.TrainState:
+        fresh = state.create(
+            self.model,
+            self.loss,
+            self.optimizer,
+            key=self._initialization_key(),
+            image_size=self.config.dataset.crop,
+            memory_size=self.config.loss.memory_size,
+        )
+        if weights is None:
+            return fresh
+        params, statistics = weights
+        return fresh.replace(
+            params={**fresh.params, "backbone": params}, batch_stats={"backbone": statistics}
+        )
+
+    def _state_shardings(self) -> state.TrainState:
+        return jax.tree.map(lambda x: x.sharding, self.abstract_state)
 
 
 def create_model(config: ConfigDict) -> masked_embedder.MaskedEmbedder:
@@ -51,7 +344,7 @@ def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
     if plugins.is_own(name) or name in losses.KNOWN:
         options = dict(config.loss.own if plugins.is_own(name) else config.loss[name])
     if "miner" in options:
-        options["miner"] = create_miner(config, options["miner"])
+        options["miner"] = _create_miner(config.mining, options["miner"])
     loss = losses.create(
         name, num_classes=num_classes, embedding_dim=config.model.embedding_dim, **options
     )
@@ -63,15 +356,14 @@ def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
     return loss
 
 
-def create_miner(config: ConfigDict, name: str) -> mining.Miner:
-    """Builds the miner called name."""
+def _create_miner(options: ConfigDict, name: str) -> mining.Miner:
     if plugins.is_own(name):
-        return mining.create(name, **config.mining.own)
-    return mining.create(name, **{key: config.mining[key] for key in mining.options_of(name)})
+        return mining.create(name, **options.own)
+    return mining.create(name, **{key: options[key] for key in mining.options_of(name)})
 
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
-    """Builds the optimiser of all parameter groups."""
+    """Builds the optimizer of all parameter groups."""
     decay = config.optimizer.weight_decay
     return optimizers.create(
         decay=config.optimizer.decay,
@@ -84,169 +376,15 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArg
     )
 
 
-def variable_shapes(config: ConfigDict, model: masked_embedder.MaskedEmbedder) -> dict[str, Any]:
-    """Returns the model's variables as shapes and types, without drawing or compiling any."""
-    size = config.dataset.crop
-    key = streams.device_key(config.seed, streams.DeviceStream.INITIALIZATION)
-    return jax.eval_shape(model.init, key, jnp.zeros((1, size, size, 3), jnp.uint8))
-
-
-def load_pretrained(
-    config: ConfigDict, model: masked_embedder.MaskedEmbedder, say: Callable[[str], None]
-) -> Weights | None:
-    """Loads published weights of the backbone, None if there are none to start from.
-
-    Args:
-      config: the experiment.
-      model: gives names and shapes.
-      say: gets a line about each choice that is made, see `pretrained.load`.
-    """
-    if not config.model.pretrained:
-        return None
-    shapes = variable_shapes(config, model)
-    with file_errors(f"Cannot read model.pretrained={config.model.pretrained!r}"):
-        return pretrained.load(
-            config.model.pretrained,
-            shapes["params"]["backbone"],
-            shapes["batch_stats"]["backbone"],
-            download=config.dataset.download,
-            say=say,
-        )
-
-
-def create_state(
-    config: ConfigDict,
-    model: masked_embedder.MaskedEmbedder,
-    loss: losses.Loss,
-    optimizer: optax.GradientTransformation,
-    weights: Weights | None,
-) -> state.TrainState:
-    """Draws the first state, with these weights of the backbone if there are any."""
-    fresh = state.create(
-        model,
-        loss,
-        optimizer,
-        key=streams.device_key(config.seed, streams.DeviceStream.INITIALIZATION),
-        image_size=config.dataset.crop,
-        memory_size=config.loss.memory_size,
+def create_augmentation(config: ConfigDict) -> crops.Augmentation:
+    """Builds the training augmentation."""
+    augment = config.augment
+    return crops.Augmentation(
+        augment.crop,
+        size=config.dataset.crop,
+        resize=config.dataset.resize,
+        scale=tuple(augment.scale),
+        ratio=tuple(augment.ratio),
+        flip=augment.flip,
+        strategy=augment.strategy,
     )
-    if weights is None:
-        return fresh
-    params, statistics = weights
-    return fresh.replace(
-        params={**fresh.params, "backbone": params}, batch_stats={"backbone": statistics}
-    )
-
-
-def state_shapes(
-    config: ConfigDict,
-    model: masked_embedder.MaskedEmbedder,
-    loss: losses.Loss,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-) -> state.TrainState:
-    """Returns the shapes, types and shardings of the state, without drawing or compiling it."""
-    shapes = jax.eval_shape(lambda: create_state(config, model, loss, optimizer, None))
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes,
-        state.shardings(shapes, mesh),
-    )
-
-
-def create_embed(
-    config: ConfigDict,
-    model: masked_embedder.MaskedEmbedder,
-    mesh: jax.sharding.Mesh,
-    read: inputs.ReadImages,
-) -> EmbedImages:
-    """Returns the function (images, variables, *, output) -> float32 [N', D or F], spread."""
-    rows, whole = devices.rows_sharding(mesh), devices.replicated(mesh)
-    step = jax.jit(
-        functools.partial(steps.embed_step, model=model),
-        in_shardings=(whole, rows),
-        out_shardings=rows,
-    )
-    return functools.partial(
-        evaluation.embed,
-        step=step,
-        read=read,
-        sharding=rows,
-        batch_size=config.eval.batch_size,
-    )
-
-
-def create_train_step(
-    config: ConfigDict,
-    model: masked_embedder.MaskedEmbedder,
-    loss: losses.Loss,
-    optimizer: optax.GradientTransformationExtraArgs,
-    mesh: jax.sharding.Mesh,
-    shardings: state.TrainState,
-) -> TrainStep:
-    """Returns the function (state, batch, controls, key) -> (state, metrics); the state is used up.
-
-    Lambda of P21 eq. 7 is 0 for masks that are not learned. The state lives as `state.shardings`
-    says.
-    """
-    whole, learned = devices.replicated(mesh), config.model.masks == "learned"
-    step = functools.partial(
-        steps.train_step,
-        model=model,
-        loss=loss,
-        optimizer=optimizer,
-        orthogonality_weight=config.model.orthogonality_weight if learned else 0.0,
-    )
-    return jax.jit(
-        step,
-        in_shardings=(shardings, devices.batch_shardings(mesh), whole, whole),
-        out_shardings=(shardings, whole),
-        donate_argnums=0,
-    )
-
-
-def score(
-    config: ConfigDict,
-    splits: datasets.Splits,
-    embed: EmbedImages,
-    variables: dict[str, Any],
-    epoch: int,
-) -> dict[str, float]:
-    """Scores the embedding after an epoch."""
-    with_nmi = {"never": False, "last": epoch + 1 >= config.train.num_epochs, "always": True}
-    return evaluation.evaluate(
-        functools.partial(embed, variables=variables, output="embedding"),
-        splits,
-        nmi_runs=config.eval.nmi_runs if with_nmi[config.eval.nmi] else 0,
-        **_protocol(config),
-    )
-
-
-def score_pixels(config: ConfigDict, splits: datasets.Splits) -> dict[str, float]:
-    """Scores the images' own pixels."""
-    pixels = functools.partial(
-        evaluation.pixels,
-        read=functools.partial(inputs.create_reader, config),
-        sharding=devices.rows_sharding(devices.create_mesh()),
-        batch_size=config.eval.batch_size,
-    )
-    nmi_runs = config.eval.nmi_runs if config.eval.nmi != "never" else 0
-    return evaluation.evaluate(pixels, splits, nmi_runs=nmi_runs, **_protocol(config))
-
-
-def score_untrained(
-    config: ConfigDict, splits: datasets.Splits, embed: EmbedImages, variables: dict[str, Any]
-) -> dict[str, dict[str, float]]:
-    """Scores what there is before training: pooled backbone features, and pixels if wanted."""
-    scores = {"raw pixels": score_pixels(config, splits)} if config.eval.pixels else {}
-    backbone = functools.partial(embed, variables=variables, output="backbone")
-    nmi_runs = config.eval.nmi_runs if config.eval.nmi == "always" else 0
-    scores["backbone features"] = evaluation.evaluate(
-        backbone, splits, nmi_runs=nmi_runs, **_protocol(config)
-    )
-    return scores
-
-
-def _protocol(config: ConfigDict) -> dict[str, Any]:
-    draws = config.eval.gallery_draws if config.eval.protocol == "gallery" else 0
-    return {"ks": config.eval.ks, "gallery_draws": draws, "kmeans": config.eval.kmeans}

@@ -1,7 +1,7 @@
-"""What can be checked before anything compiles."""
+"""Checks of settings and data, before anything compiles."""
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dcjax import losses
@@ -35,20 +35,24 @@ def check_evaluation(config: ConfigDict) -> None:
         )
 
 
-def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+def check_training(config: ConfigDict) -> Mesh:
     """Checks, without data, every setting by itself and together with others.
+
+    Returns:
+      The mesh of devices that the settings lay out.
 
     Raises:
       SettingError: naming the setting, its value and what is allowed.
     """
     check_evaluation(config)
+    mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
     # A model that is loaded runs on any number of devices: there, batches are rounded up.
     devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
-    _check_sampling(config, mesh)
-    _check_division(config)
-    _check_weights(config)
-    _check_memory(config)
-    _check_cache(config)
+    _check_sampling(config.sampling, mesh)
+    _check_division(config.division, config.model)
+    _check_weights(config.model)
+    _check_memory(config.loss, config.sampling, config.train.num_epochs)
+    _check_cache(config.dataset, config.augment)
     if config.eval.select == "best_test" and not config.checkpoint.keep_best:
         raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
     try:
@@ -59,10 +63,10 @@ def check_training(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
             build.create_loss(config, num_classes=2)
     except InputError as error:
         raise SettingError(str(error)) from error
+    return mesh
 
 
-def _check_sampling(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    sampled = config.sampling
+def _check_sampling(sampled: ConfigDict, mesh: Mesh) -> None:
     width, parallel = mesh.shape["data"], mesh.shape["cluster"]
     devices.check_divides(
         "sampling.batch_size",
@@ -77,8 +81,7 @@ def _check_sampling(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     sampling.check_options(**sampled)
 
 
-def _check_division(config: ConfigDict) -> None:
-    dividing = config.division
+def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
     division.check_options(max_clusters=dividing.max_clusters, hierarchy=dividing.hierarchy)
     freeze, period = dividing.freeze_backbone_epochs, dividing.every_epochs
     if dividing.max_clusters > 1 and freeze >= period:
@@ -86,29 +89,29 @@ def _check_division(config: ConfigDict) -> None:
             "Require division.freeze_backbone_epochs < division.every_epochs, got "
             f"{freeze} and {period}: the backbone would never be trained."
         )
-    if config.model.masks == "fixed" and config.model.embedding_dim < dividing.max_clusters:
+    if model.masks == "fixed" and model.embedding_dim < dividing.max_clusters:
         raise SettingError(
             "Fixed masks share out the embedding: require model.embedding_dim >= "
-            f"division.max_clusters, got {config.model.embedding_dim} and {dividing.max_clusters}."
+            f"division.max_clusters, got {model.embedding_dim} and {dividing.max_clusters}."
         )
 
 
-def _check_weights(config: ConfigDict) -> None:
-    if plugins.is_own(config.model.backbone) and config.model.pretrained:
+def _check_weights(model: ConfigDict) -> None:
+    if plugins.is_own(model.backbone) and model.pretrained:
         raise SettingError(
-            f"model.pretrained has weights of a ResNet, but model.backbone={config.model.backbone} "
+            f"model.pretrained has weights of a ResNet, but model.backbone={model.backbone} "
             "is your own; leave it empty, and load its weights where they are initialised."
         )
 
 
-def _check_memory(config: ConfigDict) -> None:
-    size, from_epoch = config.loss.memory_size, config.loss.memory_from_epoch
-    if size and from_epoch >= config.train.num_epochs:
+def _check_memory(loss: ConfigDict, sampled: ConfigDict, num_epochs: int) -> None:
+    size, from_epoch = loss.memory_size, loss.memory_from_epoch
+    if size and from_epoch >= num_epochs:
         raise SettingError(
             "A memory is compared with from epoch loss.memory_from_epoch on: require it below "
-            f"train.num_epochs, got {from_epoch} and {config.train.num_epochs}."
+            f"train.num_epochs, got {from_epoch} and {num_epochs}."
         )
-    per_step = config.sampling.batch_size * config.sampling.clusters_per_step
+    per_step = sampled.batch_size * sampled.clusters_per_step
     if 0 < size < per_step:
         raise SettingError(
             f"A memory holds the {per_step} images of a step or more: require loss.memory_size >= "
@@ -116,8 +119,8 @@ def _check_memory(config: ConfigDict) -> None:
         )
 
 
-def _check_cache(config: ConfigDict) -> None:
-    cache, augment = config.dataset.cache, config.augment
+def _check_cache(dataset: ConfigDict, augment: ConfigDict) -> None:
+    cache = dataset.cache
     if cache != "none" and augment.crop == "random_resized":
         raise SettingError(
             f"dataset.cache={cache} holds images at dataset.resize: require augment.crop="

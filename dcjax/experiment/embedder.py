@@ -1,6 +1,5 @@
 """A trained model: restores a checkpoint, embeds images, evaluates."""
 
-import functools
 import math
 import os
 from collections.abc import Iterable, Mapping, Set
@@ -35,7 +34,7 @@ class Embedder:
 
     def __init__(
         self,
-        config: ConfigDict,
+        network: build.Network,
         variables: dict[str, Any],
         epoch: int,
         data: Mapping[str, Any] | None = None,
@@ -43,13 +42,14 @@ class Embedder:
         """Takes trained variables; `load` makes an embedder of a run.
 
         Args:
-          config: of the run.
+          network: of the run.
           variables: of the model.
           epoch: epochs that it was trained.
           data: `same_run.fingerprints` of the run's images, if they are known.
         """
-        self.config = config
+        self.config = network.config
         self.epoch = epoch
+        self._network = network
         self._variables = variables
         self._data = data or {}
 
@@ -71,20 +71,12 @@ class Embedder:
         image_set = ImageSet(array, np.zeros(len(array), np.int32), ("",))
         # A few images need no full batch; powers of two, so that few sizes are compiled.
         needed = 2 ** math.ceil(math.log2(len(array)))
-        embeddings = self.embed(
-            image_set,
-            variables=self._variables,
-            output="embedding",
+        embeddings = self._network.embed(
+            self._network.stream(image_set),
+            self._variables,
             batch_size=min(needed, self.config.eval.batch_size),
         )
         return evaluation.whole(embeddings, len(image_set))
-
-    @functools.cached_property
-    def embed(self) -> build.EmbedImages:
-        """The function from an image set to embeddings, compiled when it is first called."""
-        model = build.create_model(self.config)
-        read = functools.partial(inputs.create_reader, self.config)
-        return build.create_embed(self.config, model, devices.create_mesh(), read)
 
     def load_test(self) -> Splits:
         """Loads the test images of the run; prints how many are left out, and if they changed."""
@@ -102,8 +94,13 @@ class Embedder:
         else:
             duplicates.check_files(splits.without_train())
         checks.check_query(self.config, splits)
+        readers = self._network.open_test(splits)
         last_epoch = self.config.train.num_epochs - 1  # whose NMI is wanted, even in training
-        return build.score(self.config, splits, self.embed, self._variables, last_epoch)
+        return self._network.score(readers, self._variables, epoch=last_epoch)
+
+    def score_pixels(self, splits: Splits) -> dict[str, float]:
+        """Scores the images' own pixels, a baseline."""
+        return self._network.score_pixels(self._network.open_test(splits))
 
 
 def _as_images(images: Any) -> npt.NDArray[Any]:
@@ -157,14 +154,15 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     folder, chosen = workdirs.locate(path)
     checkpoints = Checkpoints(str(folder), read_only=True)
     meta = checkpoints.meta(checkpoints.step("last") if chosen is None else chosen)
-    saved = same_run.saved_settings(meta, str(folder), config)
+    known = None if config is None else config.to_dict()
+    saved = same_run.saved_settings(meta, str(folder), known)
     if config is None:
         config = ConfigDict(saved)
         config.dataset.download = False  # which its user allows, not the run
     else:
         if versions.FORMAT in config:  # as in a config.json that was read as it is
             config = ConfigDict(versions.parse(config.to_dict(), "config"))
-        same_run.check_same(config, saved, str(folder), evaluating=True)
+        same_run.check_same(config.to_dict(), saved, str(folder), evaluating=True)
     checks.check_evaluation(config)
     name = config.model.backbone
     plugins.check_consent(name, str(folder), trust_custom_code=trust_custom_code)
@@ -173,26 +171,26 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
         checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
         chosen = checkpoints.step(config.eval.select)
         if config.eval.select == "best_test":
-            _check_best(config, best_by, meta, checkpoints.meta(chosen), str(folder))
+            _check_best(config.eval.best_by, best_by, meta, checkpoints.meta(chosen), str(folder))
     processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
-    model = build.create_model(config)
-    variables = checkpoints.restore_model(chosen, build.variable_shapes(config, model))
+    network = build.Network(config, devices.create_mesh())
+    variables = checkpoints.restore_model(chosen, network.abstract_variables)
     meta = checkpoints.meta(chosen)
-    return Embedder(config, variables, meta["progress"]["epoch"], meta.get("data"))
+    return Embedder(network, variables, meta["progress"]["epoch"], meta.get("data"))
 
 
 def _check_best(
-    config: ConfigDict, best_by: str, last: dict[str, Any], chosen: dict[str, Any], workdir: str
+    wanted: str, best_by: str, last: dict[str, Any], chosen: dict[str, Any], workdir: str
 ) -> None:
     """Checks that of the checkpoints kept the best one is that of the best epoch.
 
     Raises:
       InputError: if it was not kept, or kept by another score than is asked for.
     """
-    if config.eval.best_by != best_by:
+    if wanted != best_by:
         raise InputError(
             f"{workdir} has kept the checkpoint of its best epoch by {best_by}, perhaps not that "
-            f"by eval.best_by={config.eval.best_by}; take eval.best_by={best_by}, "
+            f"by eval.best_by={wanted}; take eval.best_by={best_by}, "
             "eval.select=last, or one checkpoint, --workdir=DIR/checkpoints/STEP."
         )
     best, found = last["progress"]["best_epoch"], chosen["progress"]["epoch"]

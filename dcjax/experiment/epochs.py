@@ -1,131 +1,172 @@
-"""What an epoch trains on: its clusters, its plan, and batches that are read ahead of it."""
+"""Prepares epochs: their division, their plan, and batches that are read ahead of training."""
 
 import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from dcjax.data import pipeline
-from dcjax.data.datasets import ImageSet, Splits
-from dcjax.distributed import devices, processes
+from dcjax.distributed import processes
 from dcjax.division import division, sampling
-from dcjax.experiment import build, inputs, schedule
+from dcjax.experiment.build import Experiment
 from dcjax.retrieval import evaluation
 from dcjax.runs.progress import Progress
 from dcjax.training import state
 
 
 class Epoch(NamedTuple):
-    """The clusters in force, the plan drawn from them, and the plan's batches."""
+    """The division in force, the plan drawn from it, and the batches of the plan."""
 
-    clusters: division.Division
+    division: division.Division
     plan: sampling.Plan
     batches: Iterator[pipeline.Batch]
 
 
-def prepare(
-    config: ConfigDict,
-    splits: Splits,
-    read: inputs.ReadImages,
-    embed: build.EmbedImages,
-    host: Executor,
-    progress: Progress,
-    clusters: division.Division | None,
-    run: state.TrainState,
-) -> Callable[[], Epoch]:
-    """Divides if it is due, plans the next epoch and begins to read its images.
+class Planner:
+    """Divides where it is due, plans epochs, and begins to read their images.
 
-    What the devices do is done at once: features, and K-means if it is theirs. The rest is the
-    host's, and goes on while the devices do something else: of many hosts the first one's, whose
-    clusters all of them take.
-
-    Args:
-      config: the experiment.
-      splits: its image sets.
-      read: gives the reader of an image set.
-      embed: function (images, variables, output) -> features.
-      host: runs what is the host's.
-      progress: says which epoch is next, and how much of it is done.
-      clusters: in force so far; None before the first epoch.
-      run: the network as it is.
-
-    Returns:
-      A function that waits for the epoch; all processes call it together.
+    A context manager: at its end nobody waits for a K-means on the host, which may take hours.
     """
-    images, epoch = splits.train, progress.epoch
-    period, num_clusters = schedule.period(config, epoch), schedule.num_clusters(config, epoch)
-    in_force = clusters if clusters is not None and clusters.period == period else None
-    on_devices = config.division.kmeans == "devices"
-    features = None
-    if in_force is None and num_clusters > 1 and config.division.grouping == "kmeans":
-        embedded = embed(images, variables=run.variables, output=config.division.features)
-        is_asked = processes.is_first()
-        features = (
-            embedded if on_devices else evaluation.whole(embedded, len(images), is_asked=is_asked)
-        )
-    divide = functools.partial(_divide, config, images, features, clusters, period, num_clusters)
 
-    def begin(current: division.Division) -> Epoch:
-        plan = sampling.plan_epoch(
-            current, images.labels, seed=config.seed, epoch=epoch, **config.sampling
+    def __init__(self, experiment: Experiment) -> None:
+        """Starts a thread for what the host computes."""
+        self._experiment = experiment
+        self._host = ThreadPoolExecutor(1)
+        self._result: Callable[[], Epoch] | None = None
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drops what is not done."""
+        self._host.shutdown(wait=False, cancel_futures=True)
+
+    def begin(
+        self, progress: Progress, current: division.Division | None, run: state.TrainState
+    ) -> None:
+        """Begins to prepare the epoch that is next.
+
+        What the devices do is done at once: features, and K-means if it runs on them. The rest is
+        done by the host, and goes on while the devices do something else: of many hosts by the
+        first one, whose division all of them take.
+
+        Args:
+          progress: says which epoch is next, and how many of its steps are done.
+          current: the division in force so far; None before the first epoch.
+          run: the network as it is.
+        """
+        experiment, epoch = self._experiment, progress.epoch
+        dividing, schedule = experiment.config.division, experiment.schedule
+        period = schedule.period(epoch)
+        in_force = current if current is not None and current.period == period else None
+        on_devices = dividing.kmeans == "devices"
+        features = None if in_force is not None else self._features(epoch, run)
+        divide = functools.partial(self._divide, features, current, epoch)
+
+        def plan(division: division.Division) -> Epoch:
+            return self._plan(division, progress)
+
+        if in_force is None and features is not None and on_devices:
+            # Not beside other programs on the devices: processes might start them in different
+            # orders, and would wait for each other for ever.
+            in_force = divide()
+        if in_force is not None or jax.process_count() == 1:
+            self._result = self._host.submit(lambda: plan(in_force or divide())).result
+            return
+
+        def divided_by_first() -> division.Division | None:
+            mine = divide() if processes.is_first() else None
+            processes.wait_for_all(f"division {period}")
+            return mine
+
+        found = self._host.submit(divided_by_first)
+        num_clusters = schedule.num_clusters(epoch)
+        num_images = len(experiment.splits.train)
+        self._result = lambda: plan(
+            receive_from_first(found.result(), num_images, num_clusters, period)
         )
-        batches = read(images).train_batches(plan, epoch=epoch, first_step=progress.epoch_step)
+
+    def finish(self) -> Epoch:
+        """Waits for the epoch that was begun last; all processes call it together."""
+        if self._result is None:
+            raise RuntimeError("No epoch was begun.")
+        result, self._result = self._result, None
+        return result()
+
+    def _features(self, epoch: int, run: state.TrainState) -> np.ndarray | jax.Array | None:
+        """Returns what K-means divides [N, F], on the host or on the devices; None: no K-means."""
+        experiment = self._experiment
+        dividing = experiment.config.division
+        if dividing.grouping != "kmeans" or experiment.schedule.num_clusters(epoch) == 1:
+            return None
+        reader = experiment.train_reader
+        embedded = experiment.embed(reader, run.variables, output=dividing.features)
+        if dividing.kmeans == "devices":
+            return embedded
+        return evaluation.whole(embedded, len(reader.images), is_asked=processes.is_first())
+
+    def _divide(
+        self,
+        features: np.ndarray | jax.Array | None,
+        previous: division.Division | None,
+        epoch: int,
+    ) -> division.Division:
+        """Divides the training set, by K-means if there are features; one cluster is all of it."""
+        experiment = self._experiment
+        dividing, images = experiment.config.division, experiment.splits.train
+        num_clusters = experiment.schedule.num_clusters(epoch)
+        period = experiment.schedule.period(epoch)
+        if num_clusters == 1:
+            return division.undivided(images.labels, period=period)
+        if dividing.grouping == "labels":
+            return division.by_super_class(
+                images.super_class_labels,
+                images.labels,
+                previous,
+                num_clusters=num_clusters,
+                period=period,
+            )
+        return division.divide(
+            features,
+            images.labels,
+            previous,
+            num_clusters=num_clusters,
+            period=period,
+            seed=experiment.config.seed,
+            matching=dividing.matching,
+            num_trials=dividing.num_trials,
+            num_iterations=dividing.num_iterations,
+            mesh=experiment.mesh if dividing.kmeans == "devices" else None,
+        )
+
+    def _plan(self, current: division.Division, progress: Progress) -> Epoch:
+        experiment, epoch = self._experiment, progress.epoch
+        plan = sampling.plan_epoch(
+            current,
+            experiment.splits.train.labels,
+            seed=experiment.config.seed,
+            epoch=epoch,
+            **experiment.config.sampling,
+        )
+        reader = experiment.train_reader
+        batches = reader.train_batches(plan, epoch=epoch, first_step=progress.epoch_step)
         return Epoch(current, plan, batches)
 
-    if in_force is None and features is not None and on_devices:
-        # Not beside other programs on the devices: processes might start them in different orders,
-        # and would wait for each other for ever.
-        in_force = divide()
-    if in_force is not None or jax.process_count() == 1:
-        return host.submit(lambda: begin(in_force or divide())).result
 
-    def divided_by_first() -> division.Division | None:
-        mine = divide() if processes.is_first() else None
-        processes.wait_for_all(f"division {period}")
-        return mine
-
-    found = host.submit(divided_by_first)
-    return lambda: begin(_of_first(found.result(), len(images), num_clusters, period))
-
-
-def _of_first(
+def receive_from_first(
     found: division.Division | None, num_images: int, num_clusters: int, period: int
 ) -> division.Division:
-    """Returns on all processes what the first one has found."""
-    like = np.zeros(num_images, np.int32), np.zeros(num_clusters, np.int32)
-    cluster, parents = processes.from_first((found.cluster, found.parents) if found else like)
+    """Returns on all processes the division that the first one has found."""
+    empty = np.zeros(num_images, np.int32), np.zeros(num_clusters, np.int32)
+    cluster, parents = processes.from_first((found.cluster, found.parents) if found else empty)
     return division.Division(cluster, parents, period)
-
-
-def _divide(
-    config: ConfigDict,
-    images: ImageSet,
-    features: np.ndarray | jax.Array | None,
-    previous: division.Division | None,
-    period: int,
-    num_clusters: int,
-) -> division.Division:
-    """Divides the training set, by K-means if there are features; one cluster is all of it."""
-    settings, labels = config.division, images.labels
-    if num_clusters == 1:
-        return division.undivided(labels, period=period)
-    if settings.grouping == "labels":
-        return division.by_super_class(
-            images.super_class_labels, labels, previous, num_clusters=num_clusters, period=period
-        )
-    return division.divide(
-        features,
-        labels,
-        previous,
-        num_clusters=num_clusters,
-        period=period,
-        seed=config.seed,
-        matching=settings.matching,
-        num_trials=settings.num_trials,
-        num_iterations=settings.num_iterations,
-        mesh=devices.create_mesh() if settings.kmeans == "devices" else None,
-    )

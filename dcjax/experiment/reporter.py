@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -19,7 +20,8 @@ from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import processes
 from dcjax.division import division, sampling
 from dcjax.division.sampling import Plan
-from dcjax.experiment import same_run, schedule, versions
+from dcjax.experiment import same_run, versions
+from dcjax.experiment.schedule import Schedule
 from dcjax.runs import workdirs
 from dcjax.runs.curves import Scalars
 from dcjax.runs.profiling import Profile
@@ -56,7 +58,8 @@ def check_new(config: ConfigDict, workdir: str) -> None:
         folder, curves = workdirs.absolute(workdir), workdirs.on_disk(workdir)
         paths = [folder / _CONFIG, folder / _SCORES, *(curves / name for name in _CURVES)]
         names = [path.name for path in paths if path.exists()]
-        if names and (_SCORES in names or not _is_config_of(config, folder / _CONFIG)):
+        settings = config.to_dict()
+        if names and (_SCORES in names or not _has_settings(folder / _CONFIG, settings)):
             error = (
                 f"{workdir} has no checkpoint, but {', '.join(names)} of another run, or of this "
                 "one with other settings, which a new run would overwrite; take another --workdir, "
@@ -66,12 +69,12 @@ def check_new(config: ConfigDict, workdir: str) -> None:
         raise InputError(error)
 
 
-def _is_config_of(config: ConfigDict, path: epath.Path) -> bool:
+def _has_settings(path: epath.Path, settings: dict[str, Any]) -> bool:
     """Returns whether a file holds the settings of this run."""
     try:
         content = json.loads(path.read_text()) if path.is_file() else None
-        saved = versions.parse(content, str(path), known=config.to_dict())
-        same_run.check_same(config, saved, str(path.parent))
+        saved = versions.parse(content, str(path), known=settings)
+        same_run.check_same(settings, saved, str(path.parent))
     except (OSError, ValueError, RecursionError):
         return False
     return True
@@ -94,11 +97,11 @@ class Reporter:
         """Opens the files of a run that continues from this step and progress."""
         self._config = config
         self._workdir = workdirs.as_path(workdir)
-        self._told = processes.is_first()
-        self._console = Console(quiet=not self._told)
+        self._is_first = processes.is_first()
+        self._console = Console(quiet=not self._is_first)
         self._started = time.monotonic()
         self._spent: dict[str, float] = {}
-        if self._told and progress.epoch < config.train.num_epochs:
+        if self._is_first and progress.epoch < config.train.num_epochs:
             # Before all other files: by it a run that was killed early is known, see `check_new`.
             workdirs.write(self._workdir / _CONFIG, versions.dump(config.to_dict()))
         self._curves_lack = False
@@ -106,7 +109,7 @@ class Reporter:
         # What grows line by line cannot lie in a bucket.
         self._curves = workdirs.on_disk(workdir)
         self._scalars = Scalars(
-            self._curves if self._told else None,
+            self._curves if self._is_first else None,
             step=step,
             size=progress.curves_size,
             lossy=config.checkpoint.on_failure == "go_on",
@@ -117,7 +120,11 @@ class Reporter:
         """Bytes of the curves written so far."""
         return self._scalars.size
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Closes the files."""
         self._scalars.close()
 
@@ -125,9 +132,11 @@ class Reporter:
         """Says what will happen: data, model, devices, schedule."""
         config, line = self._config, self._console.line
         sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
-        told = ", ".join(_told(name, images) for name, images in sets.items() if images)
-        part = "" if _is_complete(config) else " (may be a part of it: dataset.complete=False)"
-        line(f"data      {config.dataset.name}{part}: {told}")
+        summary = ", ".join(_summary(name, images) for name, images in sets.items() if images)
+        dataset = config.dataset
+        is_part = "complete" in datasets.known_options(dataset.name) and not dataset.complete
+        part = " (may be a part of it: dataset.complete=False)" if is_part else ""
+        line(f"data      {dataset.name}{part}: {summary}")
         if num_skipped:
             line(f"          {num_skipped} unreadable images are left out")
         similar = duplicates.similar_classes(splits)
@@ -182,10 +191,10 @@ class Reporter:
 
     def _division_schedule(self) -> str:
         config = self._config
-        every_epochs = config.division.every_epochs
+        schedule, every_epochs = Schedule(config), config.division.every_epochs
         starts: dict[int, int] = {}
         for epoch in range(0, config.train.num_epochs, every_epochs):
-            starts.setdefault(schedule.num_clusters(config, epoch), epoch + 1)
+            starts.setdefault(schedule.num_clusters(epoch), epoch + 1)
             if config.division.max_clusters in starts:
                 break
         if list(starts) == [1]:
@@ -317,7 +326,7 @@ class Reporter:
             "last": {"epoch": progress.epoch, **progress.scores},
             "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
         }
-        if self._told:
+        if self._is_first:
             workdirs.write(self._workdir / _SCORES, json.dumps(result, indent=1) + "\n")
         for name in ("checkpoints", _SCORES):
             self._console.line(f"wrote     {self._workdir / name}")
@@ -346,10 +355,5 @@ class Reporter:
         show_scores(self._console, title, rows, self._config.eval.best_by)
 
 
-def _is_complete(config: ConfigDict) -> bool:
-    name, dataset = config.dataset.name, config.dataset
-    return "complete" not in datasets.known_options(name) or dataset.complete
-
-
-def _told(name: str, images: ImageSet) -> str:
+def _summary(name: str, images: ImageSet) -> str:
     return f"{name} {len(images)} images of {len(np.unique(images.labels))} classes"

@@ -1,11 +1,10 @@
-"""Whether a run that continues or evaluates a saved one is the same run."""
+"""Checks that a config continues or evaluates the run that was saved, on the same images."""
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from dcjax.core import naming
 from dcjax.core.errors import InputError
@@ -64,12 +63,12 @@ _SCORED = {
 }
 
 
-_SETS = {"train": "training", "query": "test", "gallery": "gallery"}
+SETS = {"train": "training", "query": "test", "gallery": "gallery"}
 
 
 def fingerprints(splits: datasets.Splits) -> dict[str, dict[str, int]]:
     """Returns the fingerprint of each image set that is there, by its name."""
-    sets = {name: getattr(splits, name) for name in _SETS}
+    sets = {name: getattr(splits, name) for name in SETS}
     return {name: fingerprint(images) for name, images in sets.items() if images}
 
 
@@ -90,21 +89,20 @@ def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
 
 
 def saved_settings(
-    meta: dict[str, Any], source: str, config: ConfigDict | None = None
+    meta: dict[str, Any], source: str, known: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Returns the settings of a checkpoint as this version would have saved them.
 
     Args:
       meta: of the checkpoint.
       source: the run, for the message.
-      config: of the caller, see `versions.upgrade`.
+      known: settings of the caller, see `versions.upgrade`.
 
     Raises:
       InputError: if a newer version of dcjax saved it, or none.
     """
     if not isinstance(meta, dict) or not {"config", "progress"} <= meta.keys():
         raise InputError(f"{source} has a checkpoint that is not of a run of dcjax.")
-    known = None if config is None else config.to_dict()
     return versions.upgrade(meta["config"], meta.get("format", 1), source, known=known)
 
 
@@ -133,12 +131,12 @@ def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[st
     if "query" in known:  # and so also whether there is a gallery
         known |= {"gallery"} & (now.keys() | saved.keys())
     nothing = {"images": 0, "classes": 0}
-    for name in sorted(known, key=list(_SETS).index):
+    for name in sorted(known, key=list(SETS).index):
         new, old = now.get(name, nothing), saved.get(name, nothing)
         if any(new.get(key) != value for key, value in old.items()):
             same_size = new["images"] == old["images"]
             yield (
-                f"{_SETS[name]} images: now {new['images']} images of {new['classes']} classes, "
+                f"{SETS[name]} images: now {new['images']} images of {new['classes']} classes, "
                 f"then {old['images']} of {old['classes']}"
                 f"{' with other names, labels, sizes or super-classes' if same_size else ''}"
             )
@@ -149,17 +147,17 @@ def _by_set(data: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
 
 
 def check_same(
-    config: ConfigDict,
+    settings: dict[str, Any],
     saved: dict[str, Any],
     workdir: str,
     *,
     evaluating: bool = False,
     scored: bool = False,
 ) -> None:
-    """Checks that a config makes the same run as the one saved in a workdir, or evaluates it.
+    """Checks that settings make the same run as the one saved in a workdir, or evaluate it.
 
     Args:
-      config: now.
+      settings: now, nested.
       saved: then.
       workdir: of the run, for the message.
       evaluating: whether it is only evaluated, which may change how it is scored.
@@ -171,7 +169,7 @@ def check_same(
     free = _FREE | _FREE_IN_EVALUATION if evaluating else _FREE
     if scored:
         free = {key for key in free - _SCORED if not key.startswith("eval.")}
-    now, then = flatten(config.to_dict()), flatten(saved)
+    now, then = flatten(settings), flatten(saved)
     check_complete(then, now.keys())
     different = [
         f"{key}={now.get(key)!r} (saved: {then.get(key)!r})"

@@ -107,6 +107,16 @@ class MaskedEmbedder(nn.Module):
         return outputs | {"embedding": masks.apply(embedding, chosen)}
 
 
+def join_variables(params: Any, masks: Any, batch_stats: Any) -> dict[str, Any]:
+    """Returns the collections of a `MaskedEmbedder`, with masks [K_max, D]."""
+    return {"params": params, "masks": {"masks": masks}, "batch_stats": batch_stats}
+
+
+def split_variables(variables: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Returns the parameters, masks and running statistics of the collections."""
+    return variables["params"], variables["masks"]["masks"], variables.get("batch_stats", {})
+
+
 def _in_one_row(images: jax.Array, parallel: int) -> jax.Array:
     """Returns images [batch, ...] as they are, and [C, B, ...] as [C * B, ...].
 

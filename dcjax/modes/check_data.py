@@ -18,8 +18,7 @@ from dcjax.core.errors import DcjaxError, file_errors
 from dcjax.data import decoding, headers, inspection
 from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.data.inspection import Inspection
-from dcjax.distributed import devices
-from dcjax.experiment import checks, inputs, settings
+from dcjax.experiment import checks, inputs
 from dcjax.runs import workdirs
 
 _SHOWN = 20  # images of a kind that are listed; the file has all
@@ -91,9 +90,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
       MissingFileError: if the data set is not there.
     """
     console = Console()
-    settings.check(config)
-    mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
-    checks.check_training(config, mesh)
+    checks.check_training(config)
     workdirs.check(workdir)
     splits = inputs.load_index(config)
     sets = {name: images for name, images in vars(splits).items() if images is not None}

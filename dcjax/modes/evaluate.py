@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError, MissingFileError
 from dcjax.distributed import processes
-from dcjax.experiment import agreement, build, embedder, same_run
+from dcjax.experiment import agreement, embedder
 from dcjax.experiment.reporter import show_scores
 from dcjax.runs.checkpoints import is_there
 from dcjax.runs.progress import Scores
@@ -23,7 +23,7 @@ def compare(
       config: in place of the saved ones, see `embedder.load`.
       trust_custom_code: whether to import the backbones that the runs or the config name.
     """
-    agreement.check_settings(config)
+    agreement.check_settings(None if config is None else config.to_dict())
     if absent := [workdir for workdir in workdirs if not is_there(workdir)]:
         raise MissingFileError(
             f"No checkpoint in {', '.join(absent)}; give the --workdir of runs that have saved one."
@@ -42,12 +42,12 @@ def compare(
     images = None
     for workdir, run in runs.items():
         splits = run.load_test()
-        agreement.check_images(splits)
+        fingerprints = agreement.check_images(splits)
         if images is None:
-            images = same_run.fingerprints(splits)
+            images = fingerprints
             if run.config.eval.pixels:
-                rows["raw pixels"] = build.score_pixels(run.config, splits)
-        elif images != same_run.fingerprints(splits):
+                rows["raw pixels"] = run.score_pixels(splits)
+        elif images != fingerprints:
             raise InputError(
                 "Only runs on the same test images make one table, but those of "
                 f"{workdir} and {workdirs[0]} differ; evaluate them one by one."
@@ -55,11 +55,11 @@ def compare(
         rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
     best_by = runs[workdirs[0]].config.eval.best_by
     console = Console(quiet=not processes.is_first())
-    show_scores(console, f"Unseen classes{_protocol(runs[workdirs[0]].config)}", rows, best_by)
+    show_scores(console, f"Unseen classes{_protocol(runs[workdirs[0]].config.eval)}", rows, best_by)
 
 
-def _protocol(config: ConfigDict) -> str:
+def _protocol(evaluated: ConfigDict) -> str:
     """Returns what a title says of a protocol that is not the usual one."""
-    if config.eval.protocol == "all_vs_all":
+    if evaluated.protocol == "all_vs_all":
         return ""
-    return f", a gallery of one image each, mean of {config.eval.gallery_draws}"
+    return f", a gallery of one image each, mean of {evaluated.gallery_draws}"

@@ -54,7 +54,7 @@ class Run:
         if (content := _read(path)) is None:
             return None
         saved = versions.parse(content, str(path), known=self.config.to_dict())
-        same_run.check_same(self.config, saved, str(self.folder), scored=True)
+        same_run.check_same(self.config.to_dict(), saved, str(self.folder), scored=True)
         scores = _read(self.folder / "scores.json")
         epochs, wanted = _epochs(scores, self.folder), self.config.train.num_epochs
         if epochs > wanted:
@@ -164,15 +164,14 @@ def plan(
     )
 
 
-def folder_name(config: ConfigDict, changed: ConfigDict) -> str:
-    """Returns what differs between two configs as the name of a folder, the seed last."""
-    before, after = (same_run.flatten(one.to_dict()) for one in (config, changed))
+def folder_name(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Returns what differs between two flat settings as the name of a folder, the seed last."""
     different = [key for key in sorted(after) if after[key] != before[key] and key != "seed"]
     text = "+".join(f"{key}={after[key]}" for key in different)
     name = re.sub(r"[^\w.=+-]", "_", text, flags=re.ASCII)[:_MAX_NAME]
     if name != text:
         name += f"+{zlib.crc32(text.encode()):08x}"
-    return "+".join(filter(None, [name, f"seed={changed.seed}"]))
+    return "+".join(filter(None, [name, f"seed={after['seed']}"]))
 
 
 def _rows(module: Mapping[str, Any], file: str, argument: str) -> tuple[list[dict[str, Any]], str]:
@@ -249,7 +248,7 @@ def _run(
         changed.update_from_flattened_dict(settings)
     except TypeError as error:
         raise SettingError(f"A row of {path} sets a value of another type: {error}") from error
-    own = folder / folder_name(config, changed)
+    own = folder / folder_name(known, same_run.flatten(changed.to_dict()))
     flags = _flags({**changes, **settings, "seed": changed.seed})
     return Run(own, changed, (program, f"--config={path}", *flags, f"--workdir={own}"))
 

@@ -13,32 +13,27 @@ from jax.sharding import NamedSharding
 
 from dcjax.core.errors import DivergedError
 from dcjax.data import pipeline
-from dcjax.data.datasets import ImageSet, Splits
 from dcjax.distributed import devices, processes, sharded_rows
 from dcjax.division import device_kmeans, host_kmeans
 from dcjax.retrieval import metrics
 
-Embed = Callable[[ImageSet], jax.Array]
-
 
 def embed(
-    images: ImageSet,
+    reader: pipeline.Reader,
     step: Callable[[Any, jax.Array], dict[str, jax.Array]],
     variables: Any,
     *,
     output: str,
-    read: Callable[[ImageSet], pipeline.Reader],
     sharding: NamedSharding,
     batch_size: int,
 ) -> jax.Array:
     """Embeds every image, in order; a process reads those whose rows its devices hold.
 
     Args:
-      images: N images.
+      reader: of N images.
       step: jitted `steps.embed_step`.
       variables: the model's.
       output: "embedding" or "backbone", the features that are wanted.
-      read: gives the reader of the images.
       sharding: of a batch of images, `devices.rows_sharding`.
       batch_size: images embedded at a time, rounded up to a multiple of the devices.
 
@@ -50,10 +45,11 @@ def embed(
       DivergedError: if a value is not finite.
     """
     batch_size = -(-batch_size // sharding.num_devices) * sharding.num_devices
-    rows = pipeline.rows_to_embed(len(images), batch_size, sharding.num_devices)
-    own = read(images).eval_batches(rows[:, _own_places(sharding, batch_size)])
+    num_images = len(reader.images)
+    rows = pipeline.rows_to_embed(num_images, batch_size, sharding.num_devices)
+    own = reader.eval_batches(rows[:, _own_places(sharding, batch_size)])
     outputs = (step(variables, batch)[output] for batch in devices.prefetch(own, sharding))
-    embeddings = _joined(outputs, sharding, num_rows=len(images), num_batches=len(rows))
+    embeddings = _joined(outputs, sharding, num_rows=num_images, num_batches=len(rows))
     if not jax.device_get(_all_finite(embeddings)):
         raise DivergedError(
             f"The {output} of some images is not finite: training has diverged. Go back to an "
@@ -73,28 +69,21 @@ def whole(embeddings: jax.Array, num_rows: int, *, is_asked: bool = True) -> np.
     return sharded_rows.whole(sharded_rows.Rows(embeddings, num_rows), is_asked=is_asked)
 
 
-def pixels(
-    images: ImageSet,
-    *,
-    read: Callable[[ImageSet], pipeline.Reader],
-    sharding: NamedSharding,
-    batch_size: int,
-) -> jax.Array:
-    """Returns the test images' own pixels as `embed` does, [N', crop * crop * 3], for a floor."""
+def pixels(reader: pipeline.Reader, *, sharding: NamedSharding, batch_size: int) -> jax.Array:
+    """Returns the pixels of the images as `embed` does, [N', crop * crop * 3]: a baseline."""
     return embed(
-        images,
+        reader,
         _pixels,
         None,
         output="pixels",
-        read=read,
         sharding=sharding,
         batch_size=batch_size,
     )
 
 
 def evaluate(
-    embed_images: Embed,
-    splits: Splits,
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[npt.NDArray],
     *,
     ks: Sequence[int],
     nmi_runs: int,
@@ -104,8 +93,9 @@ def evaluate(
     """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
 
     Args:
-      embed_images: function from an image set to its embeddings, as `embed` returns them.
-      splits: whose query searches its gallery, or itself if there is none.
+      embeddings: of the query, as `embed` returns them, and of the gallery if there is one; else
+        the query searches itself.
+      labels: of each, [N].
       ks: of recall at k.
       nmi_runs: K-means runs, with as many clusters as classes and the seeds 0, 1, ..., whose mean
         NMI is "nmi"; 0: none.
@@ -117,24 +107,21 @@ def evaluate(
     Returns:
       Score by name.
     """
-    labels = splits.query.labels
-    query = sharded_rows.Rows(embed_images(splits.query), len(splits.query))
-    mesh = sharded_rows.mesh_of(query.values)
-    everything = [query]
-    if splits.gallery is None and gallery_draws:
+    sets = [
+        sharded_rows.Rows(values, len(of)) for values, of in zip(embeddings, labels, strict=True)
+    ]
+    mesh = sharded_rows.mesh_of(sets[0].values)
+    if len(sets) == 2:
+        scores = metrics.score(sets[0], labels[0], sets[1], labels[1], ks=ks, mesh=mesh)
+    elif gallery_draws:
         scores = metrics.score_one_per_class(
-            query, labels, ks=ks, num_draws=gallery_draws, mesh=mesh
+            sets[0], labels[0], ks=ks, num_draws=gallery_draws, mesh=mesh
         )
-    elif splits.gallery is None:
-        scores = metrics.score(query, labels, ks=ks, mesh=mesh)
     else:
-        gallery = sharded_rows.Rows(embed_images(splits.gallery), len(splits.gallery))
-        scores = metrics.score(query, labels, gallery, splits.gallery.labels, ks=ks, mesh=mesh)
-        labels = np.concatenate([labels, splits.gallery.labels])
-        everything = [query, gallery]
+        scores = metrics.score(sets[0], labels[0], ks=ks, mesh=mesh)
     if nmi_runs:
         nmi = _nmi_on_devices if kmeans == "devices" else _nmi
-        scores["nmi"] = nmi(everything, labels, nmi_runs)
+        scores["nmi"] = nmi(sets, np.concatenate(labels), nmi_runs)
     return scores
 
 

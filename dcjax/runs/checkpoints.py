@@ -11,9 +11,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 from dcjax.core.errors import FileError, MissingFileError, file_errors
 from dcjax.distributed import devices
 from dcjax.division.division import Division
+from dcjax.models.masked_embedder import join_variables, split_variables
 from dcjax.runs import workdirs
 from dcjax.runs.store import Store
-from dcjax.training.state import TrainState, variables
+from dcjax.training.state import TrainState
 
 _MODEL = ("params", "masks", "batch_stats")
 _TRAIN = ("step", "loss_params", "memory", "opt_state", "num_clusters")
@@ -157,34 +158,31 @@ class Checkpoints:
           step: of a complete checkpoint.
           state: gives shapes, types and shardings.
         """
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        abstract_state = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         restored = self._store.read(
             step,
-            model=ocp.args.StandardRestore({name: getattr(like, name) for name in _MODEL}),
-            train=ocp.args.StandardRestore({name: getattr(like, name) for name in _TRAIN}),
+            model=ocp.args.StandardRestore({x: getattr(abstract_state, x) for x in _MODEL}),
+            train=ocp.args.StandardRestore({x: getattr(abstract_state, x) for x in _TRAIN}),
             division=ocp.args.StandardRestore(),
         )
         arrays = restored.division
         division = Division(arrays["cluster"], arrays["parents"], int(arrays["period"]))
         return state.replace(**restored.model, **restored.train), division
 
-    def restore_model(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    def restore_model(self, step: int, abstract_variables: dict[str, Any]) -> dict[str, Any]:
         """Returns the model's variables of a step, on every device.
 
         Args:
           step: of a complete checkpoint.
-          like: the variables' shapes and types, as `jax.eval_shape` of the model's init gives.
+          abstract_variables: shapes and types, as `jax.eval_shape` of the model's init gives.
         """
         sharding = devices.replicated(devices.create_mesh())
         placed = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract_variables
         )
-        target = {
-            "params": placed["params"],
-            "masks": placed["masks"]["masks"],
-            "batch_stats": placed.get("batch_stats", {}),
-        }
-        return variables(**self._store.read(step, model=ocp.args.StandardRestore(target)).model)
+        target = dict(zip(_MODEL, split_variables(placed), strict=True))
+        model = self._store.read(step, model=ocp.args.StandardRestore(target)).model
+        return join_variables(*(model[name] for name in _MODEL))
 
     def wait(self) -> None:
         """Waits until everything is written.

@@ -3,9 +3,12 @@
 import collections
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
+
+from dcjax.distributed import processes
+from dcjax.runs import workdirs
 
 _WARM_UP_STEPS = 50  # not traced: compilation, first batches
 _NUM_STEPS = 50
@@ -27,6 +30,20 @@ class Profile:
         self.num_steps = 0
         self._num_seen = 0
         self._tracing = False
+
+    @classmethod
+    def of_run(cls, workdir: str, *, is_wanted: bool) -> Self:
+        """Returns the profile of a run, which the first process makes if it is wanted."""
+        is_made = is_wanted and processes.is_first()
+        return cls(workdirs.on_disk(workdir) / "profile" if is_made else None)
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Ends the trace if it runs."""
+        self.close()
 
     def step(self, output: Any) -> None:
         """Counts a step that has been dispatched, and starts or ends the trace.

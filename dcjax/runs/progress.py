@@ -1,4 +1,4 @@
-"""Where a run is, and what its steps report."""
+"""Training progress: epoch, step, best score, and the log of recent steps."""
 
 import dataclasses
 import math
@@ -40,6 +40,10 @@ class Progress:
     best_epoch: int = 0
     best_scores: Scores = dataclasses.field(default_factory=dict)
     curves_size: int = 0
+
+    def after_epoch(self) -> "Progress":
+        """Returns the progress when all steps of the next epoch are done."""
+        return dataclasses.replace(self, epoch=self.epoch + 1, epoch_step=0)
 
     def evaluated(self, scores: Scores, best_by: str) -> "Progress":
         """Returns the progress after an evaluation at the end of an epoch."""

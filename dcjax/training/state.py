@@ -15,7 +15,7 @@ from dcjax.division.division import Division
 from dcjax.division.masks import inherit
 from dcjax.losses import Loss, memory
 from dcjax.losses.memory import Memory
-from dcjax.models.masked_embedder import MaskedEmbedder
+from dcjax.models.masked_embedder import MaskedEmbedder, join_variables, split_variables
 from dcjax.training import optimizers
 
 Tree = dict[str, Any]
@@ -52,12 +52,7 @@ class TrainState(struct.PyTreeNode):
     @property
     def variables(self) -> Tree:
         """The model's variables, all that embedding an image needs."""
-        return variables(self.params, self.masks, self.batch_stats)
-
-
-def variables(params: Tree, masks: jax.Array, batch_stats: Tree) -> Tree:
-    """Arranges arrays as the collections of `models.MaskedEmbedder`."""
-    return {"params": params, "masks": {"masks": masks}, "batch_stats": batch_stats}
+        return join_variables(self.params, self.masks, self.batch_stats)
 
 
 def create(
@@ -75,15 +70,16 @@ def create(
     initial = jax.jit(model.init)(model_key, images)
     # Flax keeps BatchNorm's statistics in float32 whatever the model's type.
     initial = jax.tree.map(lambda x: x.astype(model.dtype), initial)
+    params, masks, batch_stats = split_variables(initial)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=initial["params"],
-        masks=initial["masks"]["masks"],
+        params=params,
+        masks=masks,
         loss_params=jax.tree.map(_strongly_typed, loss.init(loss_key)),
         memory=memory.empty(
             memory_size, model.embedding_dim, jnp.promote_types(model.dtype, jnp.float32)
         ),
-        batch_stats=initial.get("batch_stats", {}),
+        batch_stats=batch_stats,
         opt_state=None,
         num_clusters=jnp.ones((), jnp.int32),
     )
@@ -96,13 +92,13 @@ def _strongly_typed(x: Any) -> jax.Array:
     return jax.lax.convert_element_type(array, array.dtype)
 
 
-def shardings(like: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+def shardings(abstract_state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     """Returns where each array lives: large ones of the loss by rows, all others on every device.
 
     The optimiser's moments live where the parameters do.
 
     Args:
-      like: gives the shapes.
+      abstract_state: gives the shapes.
       mesh: the devices.
     """
 
@@ -111,43 +107,43 @@ def shardings(like: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
         is_of_loss = "loss_params" in names or "loss" in names
         return devices.table_sharding(mesh, leaf.shape if is_of_loss else ())
 
-    return jax.tree_util.tree_map_with_path(place, like)
+    return jax.tree_util.tree_map_with_path(place, abstract_state)
 
 
 def rebuild_masks(
     state: TrainState,
     optimizer: optax.GradientTransformation,
     *,
-    parents: np.ndarray | jax.Array,
+    parents: jax.Array | np.ndarray,
     kind: str,
 ) -> TrainState:
     """Gives each cluster of a new division the mask of its parent, or its share of it.
 
-    The masks' optimiser state starts anew, as P21's does (moments and step count).
+    The masks' optimizer state starts anew, as P21's does (moments and step count).
 
     Args:
       state: the state of the previous division.
       optimizer: the one that made `state.opt_state`.
-      parents: int32 [K], those of `Division`; of one shape for all divisions if -1 fills up K_max.
+      parents: int32 [K_max], `Division.padded_parents`.
       kind: "learned", "fixed" or "none", see `masks.inherit`.
     """
-    padded = jnp.full(state.masks.shape[0], -1, jnp.int32)
-    padded = padded.at[: len(parents)].set(jnp.asarray(parents, jnp.int32))
+    parents = jnp.asarray(parents)
     state = state.replace(
-        masks=inherit(state.masks, padded, kind),
-        num_clusters=jnp.sum(padded >= 0, dtype=state.num_clusters.dtype),
+        masks=inherit(state.masks, parents, kind),
+        num_clusters=jnp.sum(parents >= 0, dtype=state.num_clusters.dtype),
     )
     return state.replace(
         opt_state=optimizers.renew(optimizer, state.opt_state, state.trainable, "masks")
     )
 
 
-def create_renew(
+def create_enter(
     optimizer: optax.GradientTransformation, shardings: TrainState, *, max_clusters: int, kind: str
 ) -> Callable[[TrainState, Division], TrainState]:
-    """Returns the function (state, division) -> state of a new division; the state is used up.
+    """Returns the function (state, division) -> state that takes a new division into force.
 
-    If there are more clusters now, the masks are rebuilt. The memory is emptied in any case.
+    The buffers of the state are donated. If there are more clusters now, the masks are rebuilt. The
+    memory is emptied in any case.
 
     Args:
       optimizer: the one that made the state.
@@ -165,11 +161,9 @@ def create_renew(
     def forget(state: TrainState) -> TrainState:
         return state.replace(memory=memory.forget(state.memory))
 
-    def renew(state: TrainState, division: Division) -> TrainState:
+    def enter(state: TrainState, division: Division) -> TrainState:
         if division.num_clusters > int(state.num_clusters):
-            padded = np.full(max_clusters, -1, np.int32)
-            padded[: division.num_clusters] = division.parents
-            state = rebuild(state, padded)
+            state = rebuild(state, division.padded_parents(max_clusters))
         return forget(state)
 
-    return renew
+    return enter

@@ -10,8 +10,8 @@ import optax
 from dcjax.division import masks
 from dcjax.losses import Loss, Params, memory
 from dcjax.losses.memory import Memory
-from dcjax.models.masked_embedder import MaskedEmbedder
-from dcjax.training.state import TrainState, variables
+from dcjax.models.masked_embedder import MaskedEmbedder, join_variables
+from dcjax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
 
@@ -52,7 +52,7 @@ def train_step(
     def objective(trainable: dict[str, Any]) -> tuple[jax.Array, tuple[Any, Memory, Metrics]]:
         params = {group: trainable[group] for group in state.params}
         outputs, updated = model.apply(
-            variables(params, trainable["masks"], state.batch_stats),
+            join_variables(params, trainable["masks"], state.batch_stats),
             batch["image"],
             batch["cluster"],
             controls["full_embedding"],

@@ -22,7 +22,8 @@ from dcjax.core import naming
 from dcjax.data import decoding
 from dcjax.data.datasets import ImageSet
 from dcjax.data.datasets.image_set import from_classes
-from dcjax.experiment import inputs, same_run
+from dcjax.distributed import devices
+from dcjax.experiment import build, inputs, same_run
 from dcjax.modes import check_data, evaluate
 from dcjax.modes.train import train
 
@@ -125,7 +126,7 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     gone = from_classes([str(tmp_path / os.fsdecode(b"caf\xe9\n.png"))], [0])
     with pytest.raises(ValueError, match=r"caf\\udce9\\n.png: No such file or directory."):
         decoding.readable(gone, skip_unreadable=False)
-    reader = inputs.create_reader(digits.get_config(), gone)
+    reader = build.Network(digits.get_config(), devices.create_mesh()).stream(gone)
     with pytest.raises(ValueError, match=r"read image .*caf\\udce9\\n.png: No such file or dire"):
         list(reader.eval_batches(np.zeros((1, 1), np.int32)))
 
@@ -149,7 +150,7 @@ def test_an_evaluation_needs_no_training_images(run: Run, moved, capsys, left: s
         (root / "train").mkdir()
     if left == "empty class folders":
         (root / "train" / "x").mkdir()
-    assert dcjax.embedder.load(str(run.workdir), config).evaluate() == _scores(run)
+    assert dcjax.load(str(run.workdir), config).evaluate() == _scores(run)
     assert capsys.readouterr().out == ""
 
 
@@ -173,7 +174,7 @@ def test_a_run_does_not_go_on_with_other_test_images(run: Run, moved, capsys) ->
     config.train.num_epochs = 2
     with pytest.raises(ValueError, match="run on other test images: now 20 images of 4 classes"):
         train(config, str(run.workdir))
-    dcjax.embedder.load(str(run.workdir), config).evaluate()
+    dcjax.load(str(run.workdir), config).evaluate()
     assert "not as in training: other test images: now 20 images" in capsys.readouterr().out
 
 

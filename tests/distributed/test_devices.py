@@ -12,7 +12,7 @@ from configs import digits
 from dcjax.data import crops, datasets, pipeline
 from dcjax.distributed import devices
 from dcjax.division import sampling
-from dcjax.experiment import build, checks, schedule
+from dcjax.experiment import build, checks
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,9 @@ def test_sizes_that_do_not_divide_are_named_with_those_that_do(parallel: int, re
     config = digits.get_config()
     config.sampling.batch_size = 60
     config.sampling.images_per_class = 4
+    config.devices.cluster_parallel = parallel
     with pytest.raises(ValueError, match=reason + r".*got \d+; .*\d would do\."):
-        checks.check_training(config, devices.create_mesh(cluster_parallel=parallel))
+        checks.check_training(config)
 
 
 def _shares(num_processes: int, parallel: int, shape: tuple[int, int]) -> list[devices.Share]:
@@ -83,17 +84,16 @@ def _compiled(clusters_per_step: int, parallel: int) -> str:
     config.model.num_stages, config.model.width = 1, 16
     config.devices.cluster_parallel = parallel
     mesh = devices.create_mesh(cluster_parallel=parallel)
-    model, optimizer = build.create_model(config), build.create_optimizer(config)
-    loss = build.create_loss(config, 5)
-    like = build.state_shapes(config, model, loss, optimizer, mesh)
-    shardings = jax.tree.map(lambda x: x.sharding, like)
-    step = build.create_train_step(config, model, loss, optimizer, mesh, shardings)
+    experiment = build.Experiment(config, mesh, datasets.load("digits", root=""))
     batch = {
         "image": jax.ShapeDtypeStruct((clusters_per_step, 32, 8, 8, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((clusters_per_step, 32), np.int32),
         "cluster": jax.ShapeDtypeStruct((clusters_per_step,), np.int32),
     }
-    lowered = step.lower(like, batch, schedule.controls(config, 0), jax.random.key(0))
+    controls = experiment.schedule.controls(0)
+    lowered = experiment.train_step.lower(
+        experiment.abstract_state, batch, controls, jax.random.key(0)
+    )
     return lowered.compile().as_text()
 
 

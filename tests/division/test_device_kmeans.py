@@ -4,7 +4,6 @@ import ast
 import itertools
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +20,7 @@ from dcjax.data.datasets import Splits
 from dcjax.data.datasets.image_set import from_classes
 from dcjax.distributed import devices, sharded_rows
 from dcjax.division import device_kmeans, device_lloyd, division, host_kmeans
-from dcjax.experiment import epochs, inputs
+from dcjax.experiment import build, epochs
 from dcjax.runs.progress import Progress
 
 # The points are those of _blobs(6, 20): this module would import far more than they need.
@@ -296,24 +295,13 @@ def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
         return divide(*args, **options)
 
     monkeypatch.setattr(division, "divide", observed)
+    monkeypatch.setattr(build.Experiment, "embed", lambda *args, **options: jnp.asarray(x))
+    experiment = build.Experiment(config, devices.create_mesh(), Splits(images, images))
     found = []
-    with ThreadPoolExecutor(1) as host:
-        for config.division.kmeans in ("host", "devices"):
-            epoch = epochs.prepare(
-                *(
-                    config,
-                    Splits(images, images),
-                    lambda images: inputs.create_reader(config, images),
-                ),
-                *(
-                    lambda *args, **options: jnp.asarray(x),
-                    host,
-                    Progress(),
-                    None,
-                    SimpleNamespace(variables={}),
-                ),
-            )
-            found.append(epoch().clusters.cluster)
+    for config.division.kmeans in ("host", "devices"):
+        with epochs.Planner(experiment) as planner:
+            planner.begin(Progress(), None, SimpleNamespace(variables={}))
+            found.append(planner.finish().division.cluster)
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
     np.testing.assert_array_equal(found[0], found[1])
     assert host_kmeans.nmi(found[1], classes) == pytest.approx(1)

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from configs import digits
 from dcjax.core.errors import MissingFileError, SettingError
 from dcjax.data.datasets import ImageSet, Splits
-from dcjax.distributed import devices
-from dcjax.experiment import build, checks, inputs, schedule
+from dcjax.experiment import build, checks, inputs
+from dcjax.experiment.schedule import Schedule
 from dcjax.modes import check_data
 from dcjax.modes.train import train
 
@@ -29,7 +29,7 @@ def _config(**changes: Any) -> ConfigDict:
 
 
 def _check(config: ConfigDict, splits: Splits) -> None:
-    checks.check_training(config, devices.create_mesh())
+    checks.check_training(config)
     checks.check_data(config, splits)
 
 
@@ -127,7 +127,7 @@ def test_names_the_value_and_what_is_allowed(
         ({"model__convolution": "fft"}, build.create_model, "known are auto, matmul, xla"),
         ({"model__batch_norm": "off"}, build.create_model, "known are frozen, train"),
         ({"optimizer__decay": "l1"}, build.create_optimizer, "known are coupled, decoupled"),
-        ({"augment__crop": "five"}, inputs.create_augment, "random_resized"),
+        ({"augment__crop": "five"}, build.create_augmentation, "random_resized"),
         ({"loss__name": "arc"}, lambda c: build.create_loss(c, 5), "known losses are arcface"),
     ],
 )
@@ -200,32 +200,35 @@ def test_the_schedule_freezes_backbone_and_masks_when_it_should() -> None:
         optimizer__learning_rate=2.0,
         optimizer__masks_multiplier=5.0,
     )
-    controls = [schedule.controls(config, epoch) for epoch in range(6)]
+    controls = [Schedule(config).controls(epoch) for epoch in range(6)]
     rates = [control["learning_rates"] for control in controls]
     np.testing.assert_array_equal([rate["backbone"] for rate in rates], [0, 2, 2, 0, 2, 2])
     np.testing.assert_array_equal([rate["masks"] for rate in rates], [10] * 4 + [0] * 2)
     assert [bool(control["full_embedding"]) for control in controls] == [False] * 4 + [True] * 2
     config.division.max_clusters = 1  # the baseline has no periods and no subspaces
-    rates = schedule.controls(config, 0)["learning_rates"]
+    rates = Schedule(config).controls(0)["learning_rates"]
     assert (rates["backbone"], rates["masks"]) == (2, 0)
 
 
 def test_the_schedule_of_division_is_that_of_p21() -> None:
     """Stanford Online Products: T = 2, K_max = 32."""
     config = _config(division__every_epochs=2, division__max_clusters=32)
-    counts = [schedule.num_clusters(config, epoch) for epoch in range(13)]
+    counts = [Schedule(config).num_clusters(epoch) for epoch in range(13)]
     assert counts == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 32]
-    assert [schedule.period(config, epoch) for epoch in (0, 1, 2, 12)] == [0, 0, 1, 6]
+    assert [Schedule(config).period(epoch) for epoch in (0, 1, 2, 12)] == [0, 0, 1, 6]
 
 
 def test_due_every_so_many_epochs_and_after_the_last() -> None:
-    config = _config(train__num_epochs=5)
-    due = {n: [schedule.is_due(config, n, epoch) for epoch in range(5)] for n in (0, 1, 2)}
-    assert due == {
+    expected = {
         0: [False, False, False, False, True],
         1: [True] * 5,
         2: [False, True, False, True, True],
     }
+    for every, due in expected.items():
+        schedule = Schedule(_config(train__num_epochs=5, eval__every_epochs=every))
+        assert [schedule.evaluates_after(epoch) for epoch in range(5)] == due
+        schedule = Schedule(_config(train__num_epochs=5, checkpoint__every_epochs=every))
+        assert [schedule.saves_after(epoch) for epoch in range(5)] == due
 
 
 def test_test_images_must_have_something_to_find(splits: Splits) -> None:

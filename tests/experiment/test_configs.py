@@ -4,7 +4,6 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -12,8 +11,7 @@ from ml_collections import ConfigDict
 from configs import ablations
 from dcjax.data import datasets
 from dcjax.data.datasets import ImageSet, Splits
-from dcjax.distributed import devices
-from dcjax.experiment import build, checks, inputs, same_run
+from dcjax.experiment import build, checks, same_run
 
 _FOLDER = Path(__file__).parents[2] / "configs"
 _TABLES = sorted(path.stem for path in (_FOLDER / "ablations").glob("p*_*_*.py"))
@@ -50,14 +48,11 @@ def test_can_be_built(name):
 
     datasets.known_options(config.dataset.name)  # raises for an unknown data set
     config.model.pretrained = "weights.safetensors"  # frozen statistics need some
-    checks.check_training(config, devices.create_mesh())
-    checks.check_data(config, Splits(train=image_set, query=image_set))
-    loss = build.create_loss(config, num_classes=200)
-    model = build.create_model(config)
-    inputs.create_augment(config)
-    state = jax.eval_shape(
-        lambda: build.create_state(config, model, loss, build.create_optimizer(config), None)
-    )
+    mesh = checks.check_training(config)
+    splits = Splits(train=image_set, query=image_set)
+    checks.check_data(config, splits)
+    build.create_augmentation(config)
+    state = build.Experiment(config, mesh, splits).abstract_state
     assert state.masks.shape == (config.division.max_clusters, config.model.embedding_dim)
 
 

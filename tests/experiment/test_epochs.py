@@ -1,9 +1,6 @@
 """What an epoch trains on when images are grouped at random or by super-class."""
 
-import functools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,8 +9,9 @@ from ml_collections import ConfigDict
 from configs import digits
 from dcjax.data.datasets import Splits
 from dcjax.data.datasets.image_set import from_classes
+from dcjax.distributed import devices
 from dcjax.division.division import Division
-from dcjax.experiment import checks, epochs, inputs
+from dcjax.experiment import build, checks, epochs
 from dcjax.runs.progress import Progress
 
 Prepare = Callable[[ConfigDict, int, Division | None], epochs.Epoch]
@@ -30,22 +28,16 @@ def splits() -> Splits:
 
 
 @pytest.fixture
-def prepare(splits: Splits) -> Iterator[Prepare]:
+def prepare(splits: Splits) -> Prepare:
     """Prepares an epoch where nothing can be embedded: there is no network."""
 
-    def embed(*args: Any, **options: Any) -> NoReturn:
-        raise AssertionError("The training set is embedded.")
+    def prepare(config: ConfigDict, epoch: int, current: Division | None) -> epochs.Epoch:
+        experiment = build.Experiment(config, devices.create_mesh(), splits)
+        with epochs.Planner(experiment) as planner:
+            planner.begin(Progress(epoch=epoch), current, None)
+            return planner.finish()
 
-    with ThreadPoolExecutor(1) as host:
-
-        def prepare(config: ConfigDict, epoch: int, clusters: Division | None) -> epochs.Epoch:
-            read, progress, no_run = inputs.create_reader, Progress(epoch=epoch), Any
-            return epochs.prepare(
-                *(config, splits, functools.partial(read, config), embed, host, progress),
-                *(clusters, no_run),
-            )()
-
-        yield prepare
+    return prepare
 
 
 @pytest.mark.parametrize("grouping", ["random", "labels"])
@@ -67,7 +59,7 @@ def test_groups_need_no_features_and_follow_from_the_ones_before(
         np.testing.assert_array_equal(next(batches)["label"], splits.train.labels[plan.rows[0]])
         found.append(clusters)
     assert [division.num_clusters for division in found] == num_clusters
-    again = prepare(config, 2, found[1]).clusters
+    again = prepare(config, 2, found[1]).division
     np.testing.assert_array_equal(again.cluster, found[2].cluster)
     if grouping == "labels":
         for above in range(4):

@@ -197,7 +197,8 @@ def _trained(num_devices: int) -> list[state.TrainState]:
             run, _ = step(run, batch, _controls(), jax.random.key(1))
         trained.append(jax.device_get(run))
         before = jax.device_get(_shares(run))
-        run = state.rebuild_masks(run, OPTIMIZER, parents=np.zeros(2, int), kind="learned")
+        parents = np.zeros(len(run.masks), int)
+        run = state.rebuild_masks(run, OPTIMIZER, parents=parents, kind="learned")
         run = jax.device_put(run, shardings)
         shares = _shares(run)
         assert len(shares) == 3

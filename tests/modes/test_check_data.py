@@ -14,7 +14,8 @@ from pictures import noise
 
 from configs import digits
 from dcjax.data.quiet_tensorflow import tf
-from dcjax.experiment import inputs
+from dcjax.distributed import devices
+from dcjax.experiment import build, inputs
 from dcjax.modes import check_data
 
 _ROOT = Path(__file__).parents[2]
@@ -120,8 +121,9 @@ def test_a_limit_on_pixels_is_that_of_training(tmp_path, capsys):
     with pytest.raises(ValueError, match=f"large.png: {reason}"):
         inputs.load_splits(limited)
     images = inputs.load_index(limited).train
+    reader = build.Network(limited, devices.create_mesh()).stream(images)
     with pytest.raises(ValueError, match=f"large.png: {reason}"):
-        list(inputs.create_reader(limited, images).eval_batches(np.arange(len(images))[None]))
+        list(reader.eval_batches(np.arange(len(images))[None]))
     for allowed in (0, 1200):
         limited.dataset.max_pixels = allowed
         assert inputs.load_splits(limited)[1] == 0

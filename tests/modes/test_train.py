@@ -24,7 +24,7 @@ import dcjax
 from configs import digits
 from dcjax.core.errors import InputError
 from dcjax.distributed import devices
-from dcjax.experiment import epochs, inputs, reporter
+from dcjax.experiment import build, epochs, inputs, reporter
 from dcjax.modes.train import train
 from dcjax.runs import shared_workdirs
 from dcjax.runs.checkpoints import Checkpoints
@@ -209,7 +209,7 @@ def test_the_best_checkpoint_can_be_chosen(finished: Any) -> None:
     with config.unlocked():
         chosen = config.copy_and_resolve_references()
     chosen.eval.select = "best_test"
-    embedder = dcjax.embedder.load(str(workdir), chosen)
+    embedder = dcjax.load(str(workdir), chosen)
     assert embedder.epoch == best.pop("epoch")
     assert embedder.evaluate() == best
 
@@ -218,7 +218,7 @@ def test_a_finished_run_is_not_trained_again(
     finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, workdir, scores = finished
-    monkeypatch.delattr(inputs, "create_readers")  # nor are its images read
+    monkeypatch.delattr(build.Experiment, "_readers")  # nor are its images read
     before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert train(config, str(workdir)) == scores
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before

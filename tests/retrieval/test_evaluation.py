@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dcjax.data import crops, datasets, host_cache, pipeline
-from dcjax.data.datasets import ImageSet, Splits
+from dcjax.data.datasets import ImageSet
 from dcjax.distributed import devices, processes, sharded_rows
 from dcjax.division import host_kmeans
 from dcjax.models import masked_embedder
@@ -36,18 +36,16 @@ def embed(images: ImageSet, step: Any, variables: Any = None, **changes: Any) ->
     options: dict[str, Any] = {
         "output": "embedding",
         "sharding": devices.rows_sharding(devices.create_mesh(jax.devices()[:1])),
-        "read": read,
         "batch_size": 8,
     }
-    embedded = evaluation.embed(images, step, variables, **options | changes)
+    embedded = evaluation.embed(read(images), step, variables, **options | changes)
     return evaluation.whole(embedded, len(images))
 
 
-def given(query: np.ndarray, gallery: np.ndarray | None = None) -> Any:
-    """Returns an embedding function that knows its answers by the number of images."""
-    known = {len(x): x for x in (query, gallery) if x is not None}
+def sharded(*embeddings: np.ndarray) -> list[jax.Array]:
+    """Returns the embeddings as `evaluation.embed` does."""
     mesh = devices.create_mesh()
-    return lambda images: sharded_rows.place(known[len(images)].astype(np.float32), mesh).values
+    return [sharded_rows.place(rows.astype(np.float32), mesh).values for rows in embeddings]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 16])
@@ -118,10 +116,8 @@ def test_embeddings_that_are_not_finite_stop_the_run() -> None:
 
 def test_queries_search_themselves_or_the_gallery() -> None:
     places = np.array([[0.0], [0.1], [5.0], [5.1], [5.2]])
-    query, gallery = image_set([0, 0, 1, 1, 0]), image_set([1, 0, 0])
-    alone = evaluation.evaluate(
-        given(places), Splits(query, query, None), ks=[1, 2], nmi_runs=0, gallery_draws=0
-    )
+    query, gallery = np.array([0, 0, 1, 1, 0]), np.array([1, 0, 0])
+    alone = evaluation.evaluate(sharded(places), [query], ks=[1, 2], nmi_runs=0, gallery_draws=0)
     assert alone == pytest.approx(
         {
             "recall_at_1": 4 / 5,
@@ -132,9 +128,8 @@ def test_queries_search_themselves_or_the_gallery() -> None:
         }
     )
     # The query at 5.2 finds class 1 and then, at 9, its own.
-    others = given(places, np.array([[5.0], [0.0], [9.0]]))
-    splits = Splits(query, query, gallery)
-    searched = evaluation.evaluate(others, splits, ks=[1, 2], nmi_runs=0, gallery_draws=0)
+    both = sharded(places, np.array([[5.0], [0.0], [9.0]]))
+    searched = evaluation.evaluate(both, [query, gallery], ks=[1, 2], nmi_runs=0, gallery_draws=0)
     assert searched["recall_at_1"] == pytest.approx(4 / 5)
     assert searched["recall_at_2"] == 1
     assert searched["map_at_r"] == pytest.approx((1 / 2 + 1 / 2 + 1 + 1 + 1 / 4) / 5)
@@ -142,50 +137,41 @@ def test_queries_search_themselves_or_the_gallery() -> None:
 
 @pytest.mark.parametrize("kmeans", ["host", "devices"])
 def test_nmi_clusters_query_and_gallery_together(kmeans: str) -> None:
-    query, gallery = image_set([0, 1]), image_set([0, 1, 1])
-    places, others = np.array([[0.0], [0.1]]), np.array([[0.2], [50.0], [50.1]])
-    splits = Splits(query, query, gallery)
-    scores = evaluation.evaluate(
-        given(places, others), splits, ks=[1], nmi_runs=3, gallery_draws=0, kmeans=kmeans
-    )
+    labels = [np.array([0, 1]), np.array([0, 1, 1])]
+    places = sharded(np.array([[0.0], [0.1]]), np.array([[0.2], [50.0], [50.1]]))
+    scores = evaluation.evaluate(places, labels, ks=[1], nmi_runs=3, gallery_draws=0, kmeans=kmeans)
     assert scores["nmi"] == pytest.approx(host_kmeans.nmi([0, 1, 0, 1, 1], [0, 0, 0, 1, 1]))
 
 
 @pytest.mark.parametrize("kmeans", ["host", "devices"])
 def test_nmi_is_the_mean_over_runs_and_left_out_without_any(kmeans: str) -> None:
-    query = image_set([0, 1, 2, 3] * 5)
+    labels = np.array([0, 1, 2, 3] * 5)
     places = np.random.default_rng(0).normal(size=(20, 2))
-    splits = Splits(query, query, None)
     runs = [
-        host_kmeans.nmi(query.labels, host_kmeans.kmeans(places, 4, seed=seed)[0])
-        for seed in range(3)
+        host_kmeans.nmi(labels, host_kmeans.kmeans(places, 4, seed=seed)[0]) for seed in range(3)
     ]
     assert len(set(runs)) > 1
     scores = evaluation.evaluate(
-        given(places), splits, ks=[1], nmi_runs=3, gallery_draws=0, kmeans=kmeans
+        sharded(places), [labels], ks=[1], nmi_runs=3, gallery_draws=0, kmeans=kmeans
     )
     assert scores["nmi"] == pytest.approx(np.mean(runs))
     assert "nmi" not in evaluation.evaluate(
-        given(places), splits, ks=[1], nmi_runs=0, gallery_draws=0
+        sharded(places), [labels], ks=[1], nmi_runs=0, gallery_draws=0
     )
 
 
 def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
     splits = datasets.load("digits", root="")
     query = splits.query
-    pixels = functools.partial(
-        evaluation.pixels,
-        read=read,
-        sharding=devices.rows_sharding(devices.create_mesh()),
-        batch_size=128,
-    )
-    rows = evaluation.whole(pixels(query), len(query))
+    sharding = devices.rows_sharding(devices.create_mesh())
+    pixels = evaluation.pixels(read(query), sharding=sharding, batch_size=128)
+    rows = evaluation.whole(pixels, len(query))
     grey = query.images.reshape(len(query), 64).astype(np.float32) / 255
     np.testing.assert_allclose(rows, np.repeat(grey, 3, axis=1), rtol=1e-6)
     distances = ((grey[:, None] - grey[None]) ** 2).sum(axis=2)
     np.fill_diagonal(distances, np.inf)
     hits = query.labels[distances.argmin(axis=1)] == query.labels
-    scores = evaluation.evaluate(pixels, splits, ks=[1], nmi_runs=0, gallery_draws=0)
+    scores = evaluation.evaluate([pixels], [query.labels], ks=[1], nmi_runs=0, gallery_draws=0)
     assert scores["recall_at_1"] == pytest.approx(hits.mean())
 
 
@@ -214,26 +200,26 @@ def score_spread() -> tuple[dict[str, float], np.ndarray, set[int]]:
     sizes = np.full((37, 2), 8, np.int32)
     source = host_cache.source(Counted(pixels.reshape(-1), np.arange(37) * 192, sizes))
     step = jax.jit(lambda _, batch: {"embedding": batch[:, 0, 0].astype(jnp.float32)})
-    embed_images = functools.partial(
-        evaluation.embed,
-        step=step,
-        variables=None,
+    embeddings = evaluation.embed(
+        pipeline.Stream(images, read(images).augmentation, seed=0, num_threads=1, resized=source),
+        step,
+        None,
         output="embedding",
-        read=lambda images: pipeline.Stream(
-            images, read(images).augmentation, seed=0, num_threads=1, resized=source
-        ),
         sharding=devices.rows_sharding(mesh),
         batch_size=8,
     )
-    splits = Splits(images, images, None)
     scores = {
         f"{name}, {draws} draws, {kmeans}": value
         for draws, runs, kmeans in [(0, 2, "host"), (0, 2, "devices"), (2, 0, "host")]
         for name, value in evaluation.evaluate(
-            embed_images, splits, ks=[1, 4], nmi_runs=runs, gallery_draws=draws, kmeans=kmeans
+            [embeddings],
+            [images.labels],
+            ks=[1, 4],
+            nmi_runs=runs,
+            gallery_draws=draws,
+            kmeans=kmeans,
         ).items()
     }
-    embeddings = embed_images(images)
     kept = evaluation.whole(embeddings, 37, is_asked=processes.is_first())
     whole = evaluation.whole(embeddings, 37)
     np.testing.assert_array_equal(whole, pixels[:, 0, 0])

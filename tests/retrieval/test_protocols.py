@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from slow_retrieval import slow_score, slow_score_one_per_class
 
 from configs import vid
 from dcjax.data import datasets
-from dcjax.data.datasets import ImageSet, Splits
 from dcjax.distributed import devices, sharded_rows
 from dcjax.experiment import embedder
 from dcjax.modes import evaluate
@@ -41,18 +39,7 @@ def _labels(sizes: np.ndarray, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
 
 
-def _as_set(labels: np.ndarray, num_classes: int) -> ImageSet:
-    names = tuple(map(str, range(num_classes)))
-    return ImageSet(np.zeros((len(labels), 1, 1, 1), np.uint8), labels.astype(np.int32), names)
-
-
-def _given(*known: tuple[ImageSet, np.ndarray]) -> Callable[[ImageSet], jax.Array]:
-    """Returns the function from these image sets to these embeddings."""
-    by_set = dict(known)
-    return lambda images: _spread(by_set[images])
-
-
-def _spread(embeddings: np.ndarray) -> jax.Array:
+def _sharded(embeddings: np.ndarray) -> jax.Array:
     return sharded_rows.place(embeddings, devices.create_mesh()).values
 
 
@@ -62,10 +49,10 @@ def _spread(embeddings: np.ndarray) -> jax.Array:
 def test_cub_cars_and_sop(num_classes, smallest, largest, gallery_draws):
     sizes = np.random.default_rng(0).integers(smallest, largest + 1, num_classes)
     labels = _labels(sizes, seed=1)
-    embeddings, query = _on_a_grid(labels, seed=2), _as_set(labels, num_classes)
+    embeddings = _on_a_grid(labels, seed=2)
     scores = evaluation.evaluate(
-        _given((query, embeddings)),
-        Splits(query, query),
+        [_sharded(embeddings)],
+        [labels],
         ks=(1, 2, 4, 8),
         nmi_runs=0,
         gallery_draws=gallery_draws,
@@ -84,12 +71,11 @@ def test_inshop():
     rng = np.random.default_rng(0)
     query_labels = _labels(rng.integers(3, 5, 40), seed=1)
     gallery_labels = _labels(rng.integers(3, 5, 55), seed=2)
-    query, gallery = _as_set(query_labels, 55), _as_set(gallery_labels, 55)
     both = _on_a_grid(np.concatenate([query_labels, gallery_labels]), seed=3)
-    queries, searched = np.split(both, [len(query)])
+    queries, searched = np.split(both, [len(query_labels)])
     scores = evaluation.evaluate(
-        _given((query, queries), (gallery, searched)),
-        Splits(query, query, gallery),
+        [_sharded(queries), _sharded(searched)],
+        [query_labels, gallery_labels],
         ks=(1, 10, 20, 30, 50),
         nmi_runs=0,
         gallery_draws=0,
@@ -115,14 +101,16 @@ def test_vehicle_ids_lists_each_by_its_own_rows(tmp_path):
     changed = {i: x if i in small else x[::-1] for i, x in known.items()}
 
     def score(name: str, by_image: dict[int, np.ndarray], gallery_draws: int) -> dict[str, float]:
-        def embed(images: ImageSet) -> jax.Array:
-            return _spread(np.stack([by_image[int(Path(path).stem)] for path in images.images]))
-
-        splits = datasets.load(
+        query = datasets.load(
             "vid", root=str(tmp_path), test_list=name, source="auto", complete=False, download=False
-        )
+        ).query
+        embeddings = np.stack([by_image[int(Path(path).stem)] for path in query.images])
         return evaluation.evaluate(
-            embed, splits, ks=(1, 5), nmi_runs=0, gallery_draws=gallery_draws
+            [_sharded(embeddings)],
+            [query.labels],
+            ks=(1, 5),
+            nmi_runs=0,
+            gallery_draws=gallery_draws,
         )
 
     for name in _LISTS:

@@ -72,7 +72,8 @@ def trained(run: state.TrainState) -> state.TrainState:
 
 
 def divided(run: state.TrainState, parents: list[int], kind: str) -> state.TrainState:
-    return state.rebuild_masks(run, OPTIMIZER, parents=np.array(parents, np.int32), kind=kind)
+    padded = np.array(parents + [-1] * (len(run.masks) - len(parents)), np.int32)
+    return state.rebuild_masks(run, OPTIMIZER, parents=padded, kind=kind)
 
 
 def assert_same(found: Any, expected: Any) -> None:

@@ -49,7 +49,7 @@ def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainSta
     )
     run = state.create(model, loss, _adam(), key=jax.random.key(0), image_size=8, memory_size=48)
     for num_clusters in (2, 4):
-        parents = np.arange(num_clusters) // 2
+        parents = np.where(np.arange(4) < num_clusters, np.arange(4) // 2, -1)
         run = state.rebuild_masks(run, _adam(), parents=parents, kind="learned")
     noise = jax.random.normal(jax.random.key(1), run.masks.shape, dtype)
     run = run.replace(masks=run.masks + 0.3 * noise)

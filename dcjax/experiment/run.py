@@ -1,0 +1,190 @@
+"""A run of an experiment in its folder: new or continued, trained step by step, and saved."""
+
+import dataclasses
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+
+from dcjax.core.console import Console
+from dcjax.core.errors import DivergedError, InputError
+from dcjax.distributed import processes
+from dcjax.division.division import Division
+from dcjax.experiment import agreement, reporter, same_run, versions
+from dcjax.experiment.build import Experiment
+from dcjax.runs import shared_workdirs
+from dcjax.runs.checkpoints import Checkpoints
+from dcjax.runs.progress import Progress, Scores, not_finite
+from dcjax.training import steps
+from dcjax.training.state import TrainState
+
+
+class Run:
+    """A run as it is now. A context manager: its checkpoints are closed at its end.
+
+    Attributes:
+      state: the training state.
+      division: the division in force; None before the first epoch.
+      progress: finished epochs and steps, and the scores so far.
+      scores: of the network as it is; None if it was not evaluated since it was trained.
+      step: steps trained, `state.step` on the host.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: str) -> None:
+        """Starts a run, or continues the one in `workdir`; all processes do it together.
+
+        Raises:
+          InputError: if processes differ, or the run in `workdir` is another one.
+        """
+        self._experiment, config = experiment, experiment.config
+        shared_workdirs.check_shared(workdir)
+        agreement.check_settings(config.to_dict())
+        self._data = agreement.check_images(experiment.splits)
+        self._checkpoints = Checkpoints(
+            workdir,
+            keep_latest=config.checkpoint.keep_latest,
+            keep_best=config.checkpoint.keep_best,
+            best_by=config.eval.best_by,
+            on_failure=config.checkpoint.on_failure,
+        )
+        self.state: TrainState
+        self.division: Division | None = None
+        self.progress = Progress()
+        self.scores: Scores | None = None
+        self._all_finite = jax.jit(steps.is_finite)
+        try:
+            self._start_or_continue(workdir)
+        except BaseException:
+            self._checkpoints.close()
+            raise
+        self.step = int(self.state.step)
+        self._saved = self.progress
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Waits until everything is written.
+
+        Raises:
+          FileError: if something could not be written that no error has said yet.
+        """
+        self._checkpoints.close()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are trained."""
+        return self.progress.epoch == self._experiment.config.train.num_epochs
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the network as it is has the best scores so far."""
+        return self.scores is not None and self.progress.best_epoch == self.progress.epoch
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether a checkpoint, complete or being written, has all steps that were trained."""
+        now, saved = self.progress, self._saved
+        return (now.epoch, now.epoch_step) == (saved.epoch, saved.epoch_step)
+
+    def enter(self, division: Division) -> bool:
+        """Takes a division into force; returns whether it is a new one."""
+        processes.check_same("division", division.checksum)
+        is_new = division is not self.division
+        if is_new:
+            self.state = self._experiment.enter_division(self.state, division)
+            self.division = division
+        return is_new
+
+    def train_step(self, batch: dict[str, jax.Array], controls: dict[str, Any]) -> steps.Metrics:
+        """Trains a step, and returns its metrics, which may still be computed."""
+        experiment = self._experiment
+        self.state, metrics = experiment.train_step(
+            self.state, batch, controls, experiment.training_key
+        )
+        self.step += 1
+        self.scores = None
+        return metrics
+
+    def evaluate(self, epoch: int) -> Scores:
+        """Returns the scores of the network as it is, after an epoch."""
+        experiment = self._experiment
+        return experiment.score(experiment.test_readers, self.state.variables, epoch=epoch)
+
+    def finish_epoch(self, scores: Scores | None) -> None:
+        """Ends an epoch, with its scores if it was evaluated."""
+        self.progress, self.scores = self.progress.after_epoch(), scores
+        if scores is not None:
+            best_by = self._experiment.config.eval.best_by
+            self.progress = self.progress.evaluated(scores, best_by)
+
+    def save(self, *, curves_size: int) -> str:
+        """Starts to save a checkpoint.
+
+        Args:
+          curves_size: bytes of the curves written so far.
+
+        Returns:
+          Why a checkpoint could not be saved, if the run goes on without it; "" if it could.
+
+        Raises:
+          DivergedError: if the network is not finite.
+          FileError: if it could not be saved, and the run has to stop for it.
+        """
+        if not self._all_finite(self.state):
+            raise DivergedError(not_finite(f"The network after step {self.step}"))
+        if self.division is None:
+            raise RuntimeError("A run without a division has nothing to save.")
+        self.progress = dataclasses.replace(self.progress, curves_size=curves_size)
+        meta = {
+            "format": versions.current(),
+            "progress": dataclasses.asdict(self.progress),
+            "config": self._experiment.config.to_dict(),
+            "data": self._data,
+        }
+        failure = self._checkpoints.save(self.state, self.division, meta, self.scores)
+        self._saved = self.progress
+        return failure
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is written.
+
+        Raises:
+          FileError: if it could not be.
+        """
+        self._checkpoints.wait()
+
+    def _start_or_continue(self, workdir: str) -> None:
+        latest = self._checkpoints.latest_step
+        # Of a shared folder too, what a host sees may be half a minute old.
+        processes.check_same("last checkpoint", latest or 0)
+        if latest is None:
+            self._start(workdir)
+        else:
+            self._continue(workdir, latest)
+
+    def _start(self, workdir: str) -> None:
+        reporter.check_new(self._experiment.config, workdir)
+        say = Console(quiet=not processes.is_first()).line
+        weights = self._experiment.load_pretrained(say)
+        agreement.check_arrays("published weights", weights)
+        self.state = self._experiment.create_state(weights)
+
+    def _continue(self, workdir: str, step: int) -> None:
+        config, meta = self._experiment.config, self._checkpoints.meta(step)
+        saved = same_run.saved_settings(meta, workdir, config.to_dict())
+        same_run.check_same(config.to_dict(), saved, workdir)
+        same_run.check_same_data(self._data, meta["data"], workdir)
+        self.progress = Progress(**meta["progress"])
+        if self.progress.epoch > config.train.num_epochs:
+            raise InputError(
+                f"{workdir} holds a run of {self.progress.epoch} epochs already, got "
+                f"train.num_epochs={config.train.num_epochs}; evaluate it, or ask for more."
+            )
+        self.state, self.division = self._checkpoints.restore(step, self._experiment.abstract_state)
