@@ -7,12 +7,18 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import jax
-import numpy as np
-import pytest
-
-# Compiled in three quarters of the time: tests run few steps of many programs.
+# Compiled in three quarters of the time: tests run few steps of many programs. And once for all
+# processes of all sessions: most of the time of the first session goes into compilations.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+_CACHES = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(_CACHES, "dcjax-tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402  # which reads them
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
 jax.config.update("jax_num_cpu_devices", 8)  # for tests that spread a batch; others use the first
 
 _REAL_DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -176,8 +177,10 @@ def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
 
 
 # Reads an image set from a cache that counts, embeds it, and tells its scores and what was read.
-_SPREAD = """
+_SPREAD = f"""
+import sys
 import numpy as np
+sys.path.append({str(Path(__file__).parent)!r})
 import test_evaluation
 from dcjax.retrieval import evaluation
 
