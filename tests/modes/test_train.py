@@ -274,7 +274,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     def kill(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(epochs, "prepare", kill)
+    monkeypatch.setattr(epochs.Planner, "begin", kill)
     with pytest.raises(KeyboardInterrupt):
         train(_config(), str(tmp_path))
     reporter.check_new(_config(train__num_epochs=4), str(tmp_path))
