@@ -112,10 +112,10 @@ _DIFFER = """
 from configs import digits
 from dcjax.experiment import agreement
 config = digits.get_config()
-agreement.check_settings(config)
+agreement.check_settings(config.to_dict())
 config.optimizer.learning_rate = 1e-3 * (1 + jax.process_index())
 try:
-    agreement.check_settings(config)
+    agreement.check_settings(config.to_dict())
 except ValueError as error:
     print(error)
 """

@@ -287,7 +287,7 @@ def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
     images = from_classes(np.zeros((72, 8, 8, 1), np.uint8), np.arange(72) // 6)
     config = digits.get_config()
     config.division.update(hierarchy="direct", max_clusters=4)
-    config.sampling.update(batch_size=4, images_per_class=2)
+    config.sampling.update(batch_size=8, images_per_class=2)
     divide, threads = division.divide, []
 
     def observed(*args: Any, **options: Any) -> division.Division:

@@ -155,7 +155,7 @@ def test_installed_parts_say_what_they_return(tmp_path, monkeypatch):
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "my_package.py").write_text(
         "from __future__ import annotations\nimport functools\nfrom flax import linen as nn\n"
-        "from dcjax.losses import Loss\nfrom dcjax.mining import Miner, create\n"
+        "from dcjax.losses import Loss\nfrom dcjax.losses.mining import Miner, create\n"
         "class Net(nn.Module): pass\n"
         "@functools.cache\ndef net(**options) -> Net: return Net()\n"
         "def loss(**options) -> Loss: return Loss(dict, dict)\n"

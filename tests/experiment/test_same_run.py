@@ -20,9 +20,13 @@ def _config(**changes: Any) -> ConfigDict:
     return config
 
 
+def _settings(**changes: Any) -> dict[str, Any]:
+    return _config(**changes).to_dict()
+
+
 def test_a_run_may_only_differ_where_training_does_not() -> None:
-    saved = digits.get_config().to_dict()
-    free = _config(
+    saved = digits.get_settings().to_dict()
+    free = _settings(
         train__num_epochs=99,
         eval__nmi="never",
         dataset__root="elsewhere",
@@ -32,8 +36,8 @@ def test_a_run_may_only_differ_where_training_does_not() -> None:
     same_run.check_same(free, saved, "runs/a")
     for key, value in {"seed": 7, "model.dropout": 0.5}.items():
         with pytest.raises(ValueError, match=rf"runs/a holds .*: {key}={value} \(saved: "):
-            same_run.check_same(_config(**{key.replace(".", "__"): value}), saved, "runs/a")
-    scored_otherwise = _config(
+            same_run.check_same(_settings(**{key.replace(".", "__"): value}), saved, "runs/a")
+    scored_otherwise = _settings(
         dataset__test_list="small",
         model__test_masks="none",
         eval__protocol="gallery",
@@ -48,10 +52,10 @@ def test_a_run_may_only_differ_where_training_does_not() -> None:
 
 
 def test_settings_that_a_saved_run_does_not_know_are_told_apart() -> None:
-    saved = digits.get_config().to_dict()
+    saved = digits.get_settings().to_dict()
     del saved["dataset"]["cache"]
     with pytest.raises(ValueError, match=r"none for dataset.cache; .* another version"):
-        same_run.check_same(_config(), saved, "runs/a")
+        same_run.check_same(_settings(), saved, "runs/a")
 
 
 def test_data_may_move_but_not_change() -> None:
