@@ -25,7 +25,7 @@ def _settings(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_run_may_only_differ_where_training_does_not() -> None:
-    saved = digits.get_settings().to_dict()
+    saved = digits.get_config().to_dict()
     free = _settings(
         train__num_epochs=99,
         eval__nmi="never",
@@ -52,7 +52,7 @@ def test_a_run_may_only_differ_where_training_does_not() -> None:
 
 
 def test_settings_that_a_saved_run_does_not_know_are_told_apart() -> None:
-    saved = digits.get_settings().to_dict()
+    saved = digits.get_config().to_dict()
     del saved["dataset"]["cache"]
     with pytest.raises(ValueError, match=r"none for dataset.cache; .* another version"):
         same_run.check_same(_settings(), saved, "runs/a")
