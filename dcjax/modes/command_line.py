@@ -1,12 +1,16 @@
-"""The command line: python launch.py --config=configs/cub.py [--workdir=DIR] [--mode=MODE].
+"""The command line: its flags, and what they start.
 
-With --sweep, every row of a config's `sweep()` is trained, see `dcjax/modes/sweeps.py`.
+`launch.py` and the installed command `dcjax` call `run`. JAX and TensorFlow are imported once the
+flags are known to be right, so that help and a mistyped flag do not wait for them.
 """
 
+import importlib.metadata
 import itertools
 import os
 import pathlib
+import platform
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -16,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import dcjax
-from dcjax.core import naming
+from dcjax.core import naming, programs
 from dcjax.core.errors import DcjaxError, SettingError, nearest
 from dcjax.distributed import machine
 from dcjax.experiment import config_files
@@ -77,18 +81,33 @@ _TRUST_CUSTOM_CODE = flags.DEFINE_bool(
     "To evaluate without --config: import and run the code outside dcjax that a run names.",
 )
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
+_VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, and end.")
 
 _SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings to change
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
-_OUTPUT_ENDED = (
-    "launch.py: the output cannot be written any more ({reason}); the run goes on without it."
-)
+_USAGE = """{program} --config=configs/cub.py [--workdir=DIR] [--mode=MODE]
+
+With --sweep, trains every row of the config's sweep(), and makes a table of the scores.
+"""
+
+
+def run() -> None:
+    """Runs the program that `sys.argv` asks for, and ends the process."""
+    machine.use_utf8()
+    # Files of the user's in the current folder can be named, but replace no installed package.
+    sys.path.append("")
+    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # which --help shows
+    usage = _USAGE.format(program=shlex.join(programs.command(sys.argv[:1])))
+    sys.modules["__main__"].__doc__ = usage  # where absl takes the head of --help from
+    app.run(main, flags_parser=_parse)
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs a mode or a sweep, and says why it ends if it fails."""
     trains = _MODE.value == "train" and not _DRY_RUN.value
-    output.protect(_OUTPUT_ENDED if trains else "")
+    ended = "the output cannot be written any more ({reason}); the run goes on without it."
+    output.protect(f"{programs.name()}: {ended}" if trains else "")
     logging.set_verbosity(logging.ERROR)
     machine.choose_platform(_VIRTUAL_DEVICES.value)
     machine.keep_quiet()
@@ -103,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
         else:
             modes[_MODE.value](_config(), _workdirs())
     except KeyboardInterrupt:
-        _end(1, "launch.py: interrupted; a run goes on from its last checkpoint.")
+        _end(1, f"{programs.name()}: interrupted; a run goes on from its last checkpoint.")
     except Exception as error:
         _fail(error)
 
@@ -126,20 +145,21 @@ def _fail(error: Exception) -> NoReturn:
     jax = sys.modules.get("jax")
     process = jax.process_index() if jax and jax.distributed.is_initialized() else 0
     kept = error_log.append(
-        folder, text, ["python", *sys.argv], version=dcjax.__version__, process=process
+        folder, text, programs.command(sys.argv), version=dcjax.__version__, process=process
     )
-    _end(code, f"{text}\nlaunch.py: {kept}")
+    _end(code, f"{text}\n{programs.name()}: {kept}")
 
 
 def _one_line(error: Exception) -> str:
     """Returns the line that says what is wrong, "" for what only a traceback can explain."""
     if isinstance(error, DcjaxError):
-        return f"launch.py: {error}"
+        return f"{programs.name()}: {error}"
     jax = sys.modules.get("jax")
     if jax and jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError):
+        reason = " ".join(str(error).split())[:300]
         return (
-            f"launch.py: {' '.join(str(error).split())[:300]}; if another process has ended, start "
-            "all of them again: they go on from the last checkpoint."
+            f"{programs.name()}: {reason}; if another process has ended, start all of them again: "
+            "they go on from the last checkpoint."
         )
     return ""
 
@@ -198,7 +218,7 @@ def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
         sys.exit(1)
 
 
-def _sweep(config: ConfigDict, program: str) -> None:
+def _sweep(config: ConfigDict, path: str) -> None:
     from dcjax.modes import sweep_runner, sweeps
 
     if _MODE.value != "train" or _PROFILE.value:
@@ -210,7 +230,7 @@ def _sweep(config: ConfigDict, program: str) -> None:
         )
     sweep = sweeps.plan(
         config,
-        program=program,
+        program=path,
         path=_CONFIG.value or "",
         changes=config_flags.get_override_values(_SETTINGS["config"]),
         seeds=_SEEDS.value,
@@ -237,9 +257,8 @@ def _join() -> None:
     found = machine.accelerators()
     if found and "JAX_PLATFORMS" not in os.environ and jax.default_backend() == "cpu":
         sys.stderr.write(
-            f"launch.py: this machine has {found[0]}, but JAX computes on the CPU; install "
-            "requirements.txt for a GPU or requirements-tpu.txt for a TPU, or set "
-            "JAX_PLATFORMS=cpu.\n"
+            f"{programs.name()}: this machine has {found[0]}, but JAX computes on the CPU; install "
+            "jax[cuda] for a GPU or jax[tpu] for a TPU, or set JAX_PLATFORMS=cpu.\n"
         )
 
 
@@ -291,11 +310,25 @@ def _parse(argv: Sequence[str]) -> list[str]:
         for argument in rest[1:]:
             if argument.startswith("-") and not _OVERRIDE.match(argument):
                 flags.FLAGS([argv[0], argument])  # raises, and names the flags that are like it
+        if _VERSION.value:
+            sys.stdout.write(_versions())
+            _end(0)
         return _parse_settings(rest, _load_settings())
     except flags.Error as error:
-        _end(2, f"launch.py: {' '.join(str(error).split())}")
+        _end(2, f"{programs.name()}: {' '.join(str(error).split())}")
     except Exception as error:
         _fail(error)
+
+
+def _versions() -> str:
+    """Returns the versions that a report of a fault needs, known without an import of JAX."""
+    found = [f"dcjax {dcjax.__version__}", f"Python {platform.python_version()}"]
+    for package in ("jax", "jaxlib", "flax"):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"no {package}")
+    return f"{', '.join(found)}\n{platform.platform()}\n"
 
 
 def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
@@ -343,8 +376,3 @@ def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
                 f"--config.{name}: there is no setting {name!r} in {_CONFIG.value or 'the run'}"
                 f"{nearest(name, known)}."
             )
-
-
-if __name__ == "__main__":
-    machine.use_utf8()
-    app.run(main, flags_parser=_parse)
