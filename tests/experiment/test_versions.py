@@ -69,7 +69,7 @@ def test_a_run_without_a_new_setting_is_evaluated_and_goes_on(
     assert "epoch 2" in capsys.readouterr().out
     other = config.copy_and_resolve_references()
     other.model.added = (8,)
-    for refused in (dcjax.embedder.load, lambda path, config: train(config, path)):
+    for refused in (dcjax.load, lambda path, config: train(config, path)):
         with pytest.raises(InputError, match=r"model.added=\[8\] \(saved: \[7\]\)"):
             refused(str(saved), other)
 
@@ -89,7 +89,7 @@ def test_a_run_of_a_newer_version_is_refused_by_every_reader(
     config = ConfigDict(versions.parse(_content(saved), str(saved)))
     readers = (
         lambda: dcjax.load(str(saved)),
-        lambda: dcjax.embedder.load(str(saved), config),
+        lambda: dcjax.load(str(saved), config),
         lambda: train(config, str(saved)),
         lambda: sweeps.Run(saved, config, ()).result(),
     )
