@@ -16,6 +16,7 @@ endif
 # Stamps: installed once, and again when the requirements or the machine's device change.
 INSTALLED := .venv/.installed-$(REQUIREMENTS)
 INSTALLED_DEV := .venv/.installed-requirements-dev.txt
+INCLUDED := requirements/common.txt requirements/cuda.txt requirements/tpu.txt
 INSTALLED_PEERS := .venv/.installed-benchmarks-requirements.txt
 
 .DEFAULT_GOAL := help
@@ -57,11 +58,11 @@ format: setup $(INSTALLED_DEV) ## format the code, and mend what lint can mend
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-clean: ## remove the demo's runs and the tools' caches; .venv and other runs stay
-	rm -rf runs/demo .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the demo's runs, builds and the tools' caches; .venv and other runs stay
+	rm -rf runs/demo build dist dcjax.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks configs dcjax tests -name __pycache__ -prune -exec rm -rf {} +
 
-$(INSTALLED): $(REQUIREMENTS)
+$(INSTALLED): $(REQUIREMENTS) $(INCLUDED)
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "Found no $(PYTHON); install Python 3.11.4 or newer, or name one: make PYTHON=python3.12"; \
 	  exit 1; }
@@ -73,8 +74,8 @@ $(INSTALLED): $(REQUIREMENTS)
 	@$(PIP) -r $(REQUIREMENTS)
 	@touch $@
 
-$(INSTALLED_DEV): requirements-dev.txt $(INSTALLED)
-	@$(PIP) -r requirements-dev.txt
+$(INSTALLED_DEV): requirements/dev.txt $(INSTALLED)
+	@$(PIP) -r requirements/dev.txt
 	@touch $@
 
 $(INSTALLED_PEERS): benchmarks/requirements.txt $(INSTALLED)

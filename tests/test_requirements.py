@@ -1,4 +1,4 @@
-"""The requirements: one list in three flavours of JAX, complete, within tested bounds."""
+"""The requirements: one common list, complete and within tested bounds, and flavours of JAX."""
 
 import ast
 import importlib.metadata
@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 _ROOT = Path(__file__).parents[1]
-_FLAVOURS = ("requirements.txt", "requirements-cpu.txt", "requirements-tpu.txt")
+_COMMON = "requirements/common.txt"
 # Names of packages that differ from what is imported.
 _PACKAGES = {
     "absl": "absl-py",
@@ -27,24 +27,25 @@ def _lines(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _is_jax(line: str) -> bool:
-    return Requirement(line).name == "jax"
+@pytest.mark.parametrize(
+    ("flavour", "extra"),
+    [
+        ("requirements.txt", "cuda"),
+        ("requirements-cpu.txt", ""),
+        ("requirements-tpu.txt", "tpu"),
+    ],
+)
+def test_flavours_add_an_extra_of_jax_to_the_common_list(flavour: str, extra: str) -> None:
+    added = [f"requirements/{extra}.txt"] if extra else []
+    assert _lines(flavour) == [f"-r {name}" for name in [_COMMON, *added]]
+    for name in added:
+        (requirement,) = map(Requirement, _lines(name))
+        assert (requirement.name, requirement.extras) == ("jax", {extra})
+        assert not requirement.specifier  # the bounds stand in the common list
 
 
-@pytest.mark.parametrize("name", _FLAVOURS[1:])
-def test_flavours_differ_in_jax_only(name):
-    here, there = ([line for line in _lines(n) if not _is_jax(line)] for n in (name, _FLAVOURS[0]))
-    assert here == there
-
-
-def test_flavours_have_the_same_bounds_of_jax():
-    lines = [line for name in _FLAVOURS for line in _lines(name) if _is_jax(line)]
-    assert len(lines) == 4
-    assert len({str(Requirement(line).specifier) for line in lines}) == 1
-
-
-@pytest.mark.parametrize("line", _lines("requirements-cpu.txt") + _lines("requirements-dev.txt"))
-def test_bounds_hold_what_is_installed(line):
+@pytest.mark.parametrize("line", _lines(_COMMON) + _lines("requirements/dev.txt"))
+def test_bounds_hold_what_is_installed(line: str) -> None:
     requirement = Requirement(line)
     operators = {bound.operator for bound in requirement.specifier}
     assert operators == {">=", "<"}
@@ -53,9 +54,9 @@ def test_bounds_hold_what_is_installed(line):
         assert requirement.specifier.contains(installed, prereleases=True)
 
 
-def test_everything_imported_is_required():
-    required = {Requirement(line).name for line in _lines("requirements.txt")}
-    imported = set()
+def test_everything_imported_is_required() -> None:
+    required = {Requirement(line).name for line in _lines(_COMMON)}
+    imported: set[str] = set()
     for path in [_ROOT / "launch.py", *(_ROOT / "dcjax").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

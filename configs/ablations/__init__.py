@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import configs
 from dcjax.core.errors import SettingError
 
 Settings = dict[str, Any]
@@ -33,7 +34,6 @@ WITHOUT_SUPER_CLASSES = ("digits", "folder", "vid")
 # Of P21's tables; map_at_r, which divides by R, stands beside the papers' mARP.
 SCORES = ("recall_at_1", "nmi", "marp_paper", "map_at_r")
 
-_CONFIGS = pathlib.Path(__file__).parents[1]
 _NO_EXPERIMENTS = ("default", "ablations")
 
 
@@ -49,12 +49,18 @@ def experiment(data: str) -> ConfigDict:
 
 
 def experiments() -> list[str]:
-    """Returns the names of all experiments in configs/."""
-    files = (path.relative_to(_CONFIGS).with_suffix("") for path in _CONFIGS.rglob("*.py"))
+    """Returns the names of all experiments in configs/, the user's and those of dcjax."""
+    files = (
+        path.relative_to(folder).with_suffix("")
+        for folder in configs.__path__
+        for path in pathlib.Path(folder).rglob("*.py")
+    )
     return sorted(
-        ".".join(file.parts)
-        for file in files
-        if file.name != "__init__" and file.parts[0] not in _NO_EXPERIMENTS
+        {
+            ".".join(file.parts)
+            for file in files
+            if file.name != "__init__" and file.parts[0] not in _NO_EXPERIMENTS
+        }
     )
 
 

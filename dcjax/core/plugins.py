@@ -36,8 +36,8 @@ def check_consent(name: str, workdir: str, *, trust_custom_code: bool) -> None:
         raise InputError(
             f"The run in {workdir} needs code that is not of dcjax, {name!r}: importing it runs "
             "it. If you trust whoever made the run, and that code, give trust_custom_code=True to "
-            "dcjax.load, or --trust_custom_code to launch.py, or a config of your own that names "
-            "the same."
+            "dcjax.load, or the flag --trust_custom_code, or a config of your own that names the "
+            "same."
         )
 
 
@@ -45,7 +45,7 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
     """Returns the function or class called "package.module:function".
 
     Args:
-      name: where it is; the package must be importable, as one beside launch.py is.
+      name: where it is; the package must be importable, as one in the current folder is.
       returns: class that the function's result must be of, or that the class must derive from.
 
     Raises:

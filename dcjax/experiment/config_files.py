@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from dcjax.core import naming
 from dcjax.core.errors import InputError, SettingError, file_errors, nearest
-from dcjax.experiment import versions
+from dcjax.experiment import shipped_configs, versions
 
 
 def load(place: str) -> ConfigDict:
@@ -42,19 +42,23 @@ def load(place: str) -> ConfigDict:
 def run(file: str) -> types.ModuleType:
     """Runs a Python file as a module.
 
+    Args:
+      file: its path; `configs/NAME.py` is an experiment of dcjax if there is no such file here.
+
     Raises:
       SettingError: if there is no such file.
       FileError: if it cannot be read.
     """
-    path = naming.expand(file)
+    path = shipped_configs.find(naming.expand(file))
     if not (path.endswith(".py") and os.path.isfile(path)):
-        known = glob.glob("configs/**/*.py", recursive=True)
+        known = glob.glob("configs/**/*.py", recursive=True) + shipped_configs.paths()
         raise SettingError(
             f"--config must be a Python file, got {file!r}"
             f"{nearest(path, known) or '; configs/ has the experiments, such as configs/cub.py'}."
         )
     with file_errors(f"Cannot read the config file {path}"):
         source = pathlib.Path(path).read_bytes()
+    shipped_configs.make_importable()
     module = types.ModuleType(f"config_file_{pathlib.Path(path).stem}")
     module.__file__ = path
     sys.modules[module.__name__] = module

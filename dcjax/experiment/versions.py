@@ -7,14 +7,13 @@ run are read as if this version had saved them: CHANGES says what it did where i
 import dataclasses
 import functools
 import json
-import pathlib
 import runpy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dcjax.core.errors import InputError
+from dcjax.experiment import shipped_configs
 
-_DEFAULTS = pathlib.Path(__file__).parents[2] / "configs" / "default.py"
 FORMAT = "format"  # key of the number in config.json, beside the settings
 
 
@@ -126,7 +125,8 @@ def _apply(change: Change, settings: dict[str, Any], source: str) -> None:
 @functools.cache
 def _default_settings() -> dict[str, Any]:
     """Returns the settings of configs/default.py, found by its path: users have `configs` too."""
-    return runpy.run_path(str(_DEFAULTS))["get_config"]().to_dict()
+    default = shipped_configs.folder() / "default.py"
+    return runpy.run_path(str(default))["get_config"]().to_dict()
 
 
 def _beyond(

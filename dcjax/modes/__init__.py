@@ -1,4 +1,4 @@
-"""What `launch.py` can do: train, evaluate, check data, sweep.
+"""The command line, and what it can do: train, evaluate, check data, sweep.
 
 Imports every other package; no package imports this one.
 """

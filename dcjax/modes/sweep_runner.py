@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import filelock
 
+from dcjax.core import programs
 from dcjax.core.console import Console
 from dcjax.core.errors import file_errors
 from dcjax.modes.sweeps import Run, Sweep
@@ -37,7 +38,7 @@ def run(sweep: Sweep) -> bool:
 def commands(sweep: Sweep) -> list[str]:
     """Returns the command of each run, those of finished ones as comments."""
     return [
-        ("# finished: " if run.result() else "") + shlex.join(["python", *run.command])
+        ("# finished: " if run.result() else "") + shlex.join(programs.command(run.command))
         for run in sweep.runs
     ]
 

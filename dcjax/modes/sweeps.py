@@ -20,7 +20,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax.core import regular_files
+from dcjax.core import programs, regular_files
 from dcjax.core.errors import InputError, SettingError, file_errors, nearest
 from dcjax.experiment import config_files, same_run, versions
 from dcjax.modes import tables
@@ -121,7 +121,7 @@ def plan(
 
     Args:
       config: the file's settings with those of the command line.
-      program: the script that trains.
+      program: path of the program that trains, as in `sys.argv`.
       path: of the config file, with its argument behind a colon.
       changes: the settings of the command line, which hold for all rows.
       seeds: each trains all rows; none: that of the config.
@@ -157,7 +157,7 @@ def plan(
     flags += [f"--workdir={workdir}"] if workdir else []
     return Sweep(
         table=folder / name,
-        command=shlex.join(["python", program, "--sweep", *flags]),
+        command=shlex.join(programs.command([program, "--sweep", *flags])),
         scores=tuple(module.get("SCORES", ())),
         rows=rows,
         paper={row["name"]: row.get("paper", {}) for row in listed},

@@ -1,8 +1,10 @@
 """How busy the devices are: a trace of some steps, and the share of it in which they idle."""
 
 import collections
+import gzip
+import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -15,8 +17,8 @@ _NUM_STEPS = 50
 
 # What the executor of XLA on a CPU records for a run of a compiled function.
 _CPU_EXECUTION = "ThunkExecutor::Execute"
-# Lines of a device's plane whose events are kernels: of a GPU, of a TPU.
-_KERNEL_LINES = ("Stream", "XLA Ops")
+# Threads of a device whose events are kernels: of a GPU, of a TPU.
+_KERNEL_THREADS = ("Stream", "XLA Ops")
 
 Interval = tuple[float, float]
 
@@ -76,12 +78,15 @@ class Profile:
 
         None if the trace names nothing that is known to be a device's work.
         """
-        newest = max(
-            (self.folder or pathlib.Path()).rglob("*.xplane.pb"),
-            key=lambda path: path.stat().st_mtime,
-        )
-        trace = jax.profiler.ProfileData.from_file(str(newest))
-        shares = [idle_share(intervals) for intervals in _executions(trace).values()]
+        # The profiler writes each trace twice. jax.profiler.ProfileData, which reads the other
+        # form, ends the process with some releases of jaxlib.
+        files = (self.folder or pathlib.Path()).rglob("*.trace.json.gz")
+        newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
+        if newest is None:
+            return None
+        with gzip.open(newest) as file:
+            events = json.load(file)["traceEvents"]
+        shares = [idle_share(intervals) for intervals in _executions(events).values()]
         return sum(shares) / len(shares) if shares else None
 
 
@@ -99,22 +104,28 @@ def idle_share(intervals: Sequence[Interval]) -> float:
     return 1 - covered / (reached - first) if reached > first else 0.0
 
 
-def _executions(trace: jax.profiler.ProfileData) -> dict[Any, list[Interval]]:
-    """Returns when each device ran something."""
+def _executions(events: Sequence[Mapping[str, Any]]) -> dict[Any, list[Interval]]:
+    """Returns when each device ran something.
+
+    Args:
+      events: of a trace in the format of Chrome's trace viewer, where a device is a process whose
+        threads are its streams, and the CPU a process that names the device in each event.
+    """
+    names = {
+        (event["name"], event["pid"], event.get("tid")): event["args"]["name"]
+        for event in events
+        if event.get("ph") == "M" and event["name"] in ("process_name", "thread_name")
+    }
     found = collections.defaultdict(list)
-    for plane in trace.planes:
-        if plane.name.startswith("/device:"):
-            kernels = [line for line in plane.lines if line.name.startswith(_KERNEL_LINES)]
-            found[plane.name] = [_interval(event) for line in kernels for event in line.events]
-        else:
-            for event in _named(plane.lines, _CPU_EXECUTION):
-                found[dict(event.stats).get("device_ordinal", 0)].append(_interval(event))
-    return {device: intervals for device, intervals in found.items() if intervals}
-
-
-def _named(lines: Iterable[Any], start: str) -> Iterable[Any]:
-    return (event for line in lines for event in line.events if event.name.startswith(start))
-
-
-def _interval(event: Any) -> Interval:
-    return event.start_ns, event.start_ns + event.duration_ns
+    for event in events:
+        if event.get("ph") != "X":  # it has no duration
+            continue
+        process = names.get(("process_name", event["pid"], None), "")
+        thread = names.get(("thread_name", event["pid"], event["tid"]), "")
+        interval = event["ts"], event["ts"] + event.get("dur", 0.0)
+        if process.startswith("/device:"):
+            if thread.startswith(_KERNEL_THREADS):
+                found[process].append(interval)
+        elif event["name"].startswith(_CPU_EXECUTION):
+            found[event.get("args", {}).get("device_ordinal", "0")].append(interval)
+    return found

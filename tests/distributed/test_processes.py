@@ -94,9 +94,9 @@ def test_the_tasks_of_srun_find_each_other() -> None:
 
 
 _BROKEN = """
-import launch
+from dcjax.modes import command_line
 error = jax.errors.JaxRuntimeError("UNKNOWN: all-reduce failed:\\nConnection reset by peer")
-print(launch._one_line(error))
+print(command_line._one_line(error))
 """
 
 

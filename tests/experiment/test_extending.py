@@ -31,7 +31,7 @@ def _launch(folder, *flags):
     return subprocess.run(
         [sys.executable, str(_ROOT / "launch.py"), *flags],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": f"{folder}:{_ROOT}"},
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
         capture_output=True,
         text=True,
     )

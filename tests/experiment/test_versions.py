@@ -132,8 +132,9 @@ def test_the_command_line_reads_settings_with_and_without_a_format(
         (tmp_path / "config.json").write_text(json.dumps(content))
         flags = ["launch.py", "--mode=evaluate", f"--workdir={tmp_path}", "--config.eval.ks=(1,)"]
         program = (
-            f"import sys, launch; sys.argv = {flags}; launch._parse(sys.argv); "
-            "print(launch._config().to_dict())"
+            "import sys; from dcjax.modes import command_line; "
+            f"sys.argv = {flags}; command_line._parse(sys.argv); "
+            "print(command_line._config().to_dict())"
         )
         ((code, told, errors),) = many_processes.finish([many_processes.python("-c", program)])
         assert code == 0, errors

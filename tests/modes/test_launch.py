@@ -1,11 +1,16 @@
 """The command line: what is wrong is said in one line, what is right runs to the end."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import flax
+import jax
 import pytest
+
+import dcjax
 
 _ROOT = Path(__file__).parents[2]
 
@@ -102,7 +107,30 @@ def test_what_cannot_be_done_ends_in_one_line_with_its_code(
 def test_help_shows_the_flags() -> None:
     ended = _launch("--help")
     assert ended.returncode == 0
-    assert "--config" in ended.stdout
+    assert ended.stdout.startswith("python launch.py --config=")
+    assert "\n  --config: " in ended.stdout
+
+
+def test_version_names_what_runs() -> None:
+    ended = _launch("--version")
+    assert ended.returncode == 0
+    first, second = ended.stdout.splitlines()
+    versions = (f"dcjax {dcjax.__version__}", f"Python {platform.python_version()}")
+    assert first.startswith(", ".join((*versions, f"jax {jax.__version__}, ")))
+    assert first.endswith(f"flax {flax.__version__}")
+    assert second == platform.platform()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"), [(["--help"], 0), (["--version"], 0), (["--mode=dance"], 2), (["--a"], 2)]
+)
+def test_help_and_wrong_flags_import_no_large_library(
+    flags: list[str], code: int, tmp_path: Path
+) -> None:
+    for name in ("jax", "flax", "orbax", "tensorflow"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('has been imported')")
+    ended = _launch(*flags, PYTHONPATH=str(tmp_path))
+    assert ended.returncode == code, ended.stderr
 
 
 _PARTS = """

@@ -1,5 +1,10 @@
 """Idle time: of intervals, and of a real trace."""
 
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -31,10 +36,10 @@ def test_a_trace_holds_the_steps_after_the_warm_up(tmp_path):
         profile.step(output)
     assert profile.num_steps == 50
     assert 0 <= profile.idle_share() < 1
-    trace = jax.profiler.ProfileData.from_file(str(next(tmp_path.rglob("*.xplane.pb"))))
-    events = [event for plane in trace.planes for line in plane.lines for event in line.events]
-    runs = [dict(event.stats).get("run_id") for event in events]
-    assert len({run for run in runs if run is not None}) == 50
+    with gzip.open(next(tmp_path.rglob("*.trace.json.gz"))) as file:
+        events = json.load(file)["traceEvents"]
+    runs = {event.get("args", {}).get("run_id") for event in events}
+    assert len(runs - {None}) == 50
 
 
 def test_only_the_ends_of_the_trace_wait_for_a_step(tmp_path, monkeypatch):
@@ -44,6 +49,55 @@ def test_only_the_ends_of_the_trace_wait_for_a_step(tmp_path, monkeypatch):
     for step in range(1, 301):
         profile.step(step)
     assert waits == [50, 100]
+
+
+def _write_trace(folder: Path, events: list[dict[str, Any]]) -> None:
+    with gzip.open(folder / "host.trace.json.gz", "wt") as file:
+        json.dump({"traceEvents": events}, file)
+
+
+def _name(kind: str, name: str, **ids: int) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, "args": {"name": name}, **ids}
+
+
+@pytest.mark.parametrize(
+    ("device", "kernels", "others"),
+    [
+        ("/device:GPU:0", ["Stream #13(Compute)", "Stream #20(MemcpyD2D)"], "XLA Modules"),
+        ("/device:TPU:0", ["XLA Ops", "XLA Ops"], "Steps"),
+    ],
+)
+def test_kernels_of_accelerators_are_their_work(
+    device: str, kernels: list[str], others: str, tmp_path: Path
+) -> None:
+    names = [_name("process_name", device, pid=1), _name("process_name", "/host:CPU", pid=701)]
+    for tid, name in enumerate([*kernels, others]):
+        names.append(_name("thread_name", name, pid=1, tid=tid))
+    events = [
+        {"ph": "X", "pid": 1, "tid": 0, "ts": 100.0, "dur": 4.0, "name": "fusion"},
+        {"ph": "X", "pid": 1, "tid": 1, "ts": 103.0, "dur": 2.0, "name": "copy"},
+        {"ph": "X", "pid": 1, "tid": 0, "ts": 109.0, "dur": 1.0, "name": "fusion"},
+        {"ph": "X", "pid": 1, "tid": 2, "ts": 100.0, "dur": 99.0, "name": "step"},
+        {"ph": "X", "pid": 701, "tid": 0, "ts": 0.0, "dur": 500.0, "name": "train"},
+        {},  # the profiler ends its list so
+    ]
+    _write_trace(tmp_path, names + events)
+    assert profiling.Profile(tmp_path).idle_share() == pytest.approx(0.4)
+
+
+def test_virtual_devices_are_told_apart(tmp_path: Path) -> None:
+    events = [_name("process_name", "/host:CPU", pid=701)]
+    for device, starts in (("0", (0.0, 9.0)), ("1", (0.0, 1.0))):  # idle for 0.8 and for 0.0
+        for ts in starts:
+            event = {"ph": "X", "pid": 701, "tid": 3, "ts": ts, "dur": 1.0}
+            event |= {"name": "ThunkExecutor::Execute", "args": {"device_ordinal": device}}
+            events.append(event)
+    _write_trace(tmp_path, events)
+    assert profiling.Profile(tmp_path).idle_share() == pytest.approx(0.4)
+
+
+def test_a_folder_without_a_trace_has_no_share(tmp_path: Path) -> None:
+    assert profiling.Profile(tmp_path).idle_share() is None
 
 
 def test_a_trace_without_known_names_has_no_share(tmp_path):

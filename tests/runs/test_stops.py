@@ -24,8 +24,9 @@ from dcjax.retrieval import evaluation
 _BUSY = """
 import sys, time
 from absl import app
-import launch, pod
+import pod
 from dcjax.division import division
+from dcjax.modes import command_line
 from dcjax.retrieval import evaluation
 
 def fail(*arguments, **options):
@@ -36,7 +37,7 @@ evaluation.evaluate = pod.told_to_stop(evaluation.evaluate) if "{error}" == "Non
 settings = pod.SETTINGS | {{"eval.every_epochs": 1}}
 flags = [f"--config.{{key}}={{value}}" for key, value in settings.items()]
 sys.argv = ["launch.py", "--config=configs/digits.py", "--workdir={workdir}", *flags]
-app.run(launch.main, flags_parser=launch._parse)
+app.run(command_line.main, flags_parser=command_line._parse)
 """
 
 

@@ -1,0 +1,378 @@
+"""The command line: its flags, and what they start.
+
+`launch.py` and the installed command `dcjax` call `run`. JAX and TensorFlow are imported once the
+flags are known to be right, so that help and a mistyped flag do not wait for them.
+"""
+
+import importlib.metadata
+import itertools
+import os
+import pathlib
+import platform
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+import dcjax
+from dcjax.core import naming, programs
+from dcjax.core.errors import DcjaxError, SettingError, nearest
+from dcjax.distributed import machine
+from dcjax.experiment import config_files
+from dcjax.runs import error_log, output, workdirs
+
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate", "check_data"],
+    "What to do; evaluate needs no --config.",
+)
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Experiment: a file in configs/, FILE:ARGUMENT where it takes one. --config.GROUP.NAME=VALUE "
+    "changes a setting, see configs/default.py.",
+)
+_WORKDIR = flags.DEFINE_multi_string(
+    "workdir",
+    None,
+    "Folder of the run or of a sweep's runs, by default runs/NAME OF CONFIG. Evaluation takes "
+    "several: --workdir=A,B, or the flag again for each.",
+)
+_PROFILE = flags.DEFINE_bool(
+    "profile", False, "Trace steps 51 to 100 of a training, and say how long the devices idle."
+)
+_SWEEP = flags.DEFINE_bool(
+    "sweep", False, "Train every row of the config's sweep(), and make a table of the scores."
+)
+_SEEDS = flags.DEFINE_list("seeds", [], "Of a sweep: train each row with each of these seeds.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "Whether to join other processes: auto, where JAX detects a TPU pod, GKE, SLURM or Open MPI; "
+    "on, or end with an error; off.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, to join processes where nothing is detected."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", 0, "Processes, with --coordinator.", lower_bound=0
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", -1, "Of this process, with --coordinator.", lower_bound=-1
+)
+_VIRTUAL_DEVICES = flags.DEFINE_integer(
+    "virtual_devices",
+    0,
+    "Train on so many pretended CPU devices, to try out what many do.",
+    lower_bound=0,
+    upper_bound=1024,
+)
+_TRUST_CUSTOM_CODE = flags.DEFINE_bool(
+    "trust_custom_code",
+    False,
+    "To evaluate without --config: import and run the code outside dcjax that a run names.",
+)
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
+_VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, and end.")
+
+_SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings to change
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
+_USAGE = """{program} --config=configs/cub.py [--workdir=DIR] [--mode=MODE]
+
+With --sweep, trains every row of the config's sweep(), and makes a table of the scores.
+"""
+
+
+def run() -> None:
+    """Runs the program that `sys.argv` asks for, and ends the process."""
+    machine.use_utf8()
+    # Files of the user's in the current folder can be named, but replace no installed package.
+    sys.path.append("")
+    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # which --help shows
+    usage = _USAGE.format(program=shlex.join(programs.command(sys.argv[:1])))
+    sys.modules["__main__"].__doc__ = usage  # where absl takes the head of --help from
+    app.run(main, flags_parser=_parse)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs a mode or a sweep, and says why it ends if it fails."""
+    trains = _MODE.value == "train" and not _DRY_RUN.value
+    ended = "the output cannot be written any more ({reason}); the run goes on without it."
+    output.protect(f"{programs.name()}: {ended}" if trains else "")
+    logging.set_verbosity(logging.ERROR)
+    machine.choose_platform(_VIRTUAL_DEVICES.value)
+    machine.keep_quiet()
+    machine.keep_compilations()
+    try:
+        modes = {"train": _train, "evaluate": _evaluate, "check_data": _check_data}
+        _check_mode()
+        if _SWEEP.value:
+            _sweep(_config(), argv[0])
+        elif _SEEDS.value or _DRY_RUN.value:
+            raise SettingError("--seeds and --dry_run belong to a sweep: give --sweep too.")
+        else:
+            modes[_MODE.value](_config(), _workdirs())
+    except KeyboardInterrupt:
+        _end(1, f"{programs.name()}: interrupted; a run goes on from its last checkpoint.")
+    except Exception as error:
+        _fail(error)
+
+
+def _check_mode() -> None:
+    for flag, mode in ((_PROFILE, "train"), (_TRUST_CUSTOM_CODE, "evaluate")):
+        if flag.value and _MODE.value != mode:
+            raise SettingError(f"--{flag.name} is for --mode={mode}, got --mode={_MODE.value}.")
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Ends with one line for what a user can mend, else with the traceback, which is kept too."""
+    line = _one_line(error)
+    code = error.exit_code if isinstance(error, DcjaxError) else 1
+    if line and not (flags.FLAGS.is_parsed() and _TRACEBACK.value):
+        _end(code, line)
+    text = traceback.format_exc().rstrip()
+    if line or not (folder := _log_folder()):
+        _end(code, text)
+    jax = sys.modules.get("jax")
+    process = jax.process_index() if jax and jax.distributed.is_initialized() else 0
+    kept = error_log.append(
+        folder, text, programs.command(sys.argv), version=dcjax.__version__, process=process
+    )
+    _end(code, f"{text}\n{programs.name()}: {kept}")
+
+
+def _one_line(error: Exception) -> str:
+    """Returns the line that says what is wrong, "" for what only a traceback can explain."""
+    if isinstance(error, DcjaxError):
+        return f"{programs.name()}: {error}"
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError):
+        reason = " ".join(str(error).split())[:300]
+        return (
+            f"{programs.name()}: {reason}; if another process has ended, start all of them again: "
+            "they go on from the last checkpoint."
+        )
+    return ""
+
+
+def _log_folder() -> pathlib.Path | None:
+    """Returns the folder that keeps the traceback of a run, None where nothing is written."""
+    writes = flags.FLAGS.is_parsed() and _MODE.value in ("train", "check_data")
+    if not writes or _SWEEP.value:
+        return None
+    try:
+        return workdirs.on_disk(_only(_workdirs()))
+    except DcjaxError:
+        return None
+
+
+def _end(code: int, error: str = "") -> NoReturn:
+    """Ends at once: waits neither for a division under way nor, of many processes, for others."""
+    if error:
+        sys.stderr.write(f"{error}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _train(config: ConfigDict, workdirs: list[str]) -> None:
+    _join()
+    import jax
+
+    from dcjax.data.quiet_tensorflow import hide_devices
+    from dcjax.modes.train import train
+
+    hide_devices()
+    if train(config, _only(workdirs), profiled=_PROFILE.value) is None:  # stopped
+        if jax.distributed.is_initialized():
+            jax.distributed.shutdown()
+        _end(0)
+
+
+def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
+    from dcjax.data.quiet_tensorflow import hide_devices
+    from dcjax.modes.evaluate import compare
+
+    _join()
+    hide_devices()
+    # A file given as --config is the user's own; the settings may else be those that a run saved.
+    trusted = _TRUST_CUSTOM_CODE.value or _CONFIG.value is not None
+    compare(workdirs, config, trust_custom_code=trusted)
+
+
+def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
+    from dcjax.data.quiet_tensorflow import hide_devices
+    from dcjax.modes.check_data import check_data
+
+    hide_devices()
+    if not check_data(config, _only(workdirs)):
+        sys.exit(1)
+
+
+def _sweep(config: ConfigDict, path: str) -> None:
+    from dcjax.modes import sweep_runner, sweeps
+
+    if _MODE.value != "train" or _PROFILE.value:
+        raise SettingError("--sweep trains: leave out --mode and --profile.")
+    if _DISTRIBUTED.value != "auto" or _COORDINATOR.value:
+        raise SettingError(
+            "--sweep trains each run in one process: leave out --distributed and --coordinator; "
+            "the same sweep may be started on several hosts, which share the runs."
+        )
+    sweep = sweeps.plan(
+        config,
+        program=path,
+        path=_CONFIG.value or "",
+        changes=config_flags.get_override_values(_SETTINGS["config"]),
+        seeds=_SEEDS.value,
+        workdir=_only(_WORKDIR.value) if _WORKDIR.value else None,
+    )
+    if _DRY_RUN.value:
+        sys.stdout.writelines(f"{command}\n" for command in sweep_runner.commands(sweep))
+    elif not sweep_runner.run(sweep):
+        sys.exit(1)
+
+
+def _join() -> None:
+    """Joins the other processes of this run, if there are any."""
+    import jax
+
+    from dcjax.distributed import processes
+
+    processes.join(
+        _DISTRIBUTED.value,
+        coordinator=_COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+    )
+    found = machine.accelerators()
+    if found and "JAX_PLATFORMS" not in os.environ and jax.default_backend() == "cpu":
+        sys.stderr.write(
+            f"{programs.name()}: this machine has {found[0]}, but JAX computes on the CPU; install "
+            "jax[cuda] for a GPU or jax[tpu] for a TPU, or set JAX_PLATFORMS=cpu.\n"
+        )
+
+
+def _only(given: list[str]) -> str:
+    if len(given) > 1:
+        raise SettingError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(given)}.")
+    return given[0]
+
+
+def _config() -> ConfigDict | None:
+    return _SETTINGS.config if "config" in _SETTINGS else None
+
+
+def _workdirs() -> list[str]:
+    """Returns the folders given; a comma parts those to be evaluated, unless one is named so."""
+    if not _WORKDIR.value:
+        file = (_CONFIG.value or "").partition(":")[0]
+        return [str(pathlib.Path("runs") / pathlib.Path(file).stem)]
+    if _MODE.value != "evaluate":
+        return _WORKDIR.value
+    parts = [
+        [given] if os.path.exists(naming.expand(given)) else given.split(",")
+        for given in _WORKDIR.value
+    ]
+    return list(filter(None, itertools.chain(*parts))) or [""]
+
+
+def _load_settings() -> ConfigDict | None:
+    """Returns the settings of --config, or those of the one run that is to be evaluated."""
+    if _CONFIG.value is not None:
+        return config_files.load(_CONFIG.value)
+    if _MODE.value != "evaluate" or not _WORKDIR.value:
+        raise flags.Error("Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run.")
+    first, *others = _workdirs()
+    saved = workdirs.as_path(first) / "config.json"
+    return config_files.read_saved(saved) if not others and saved.is_file() else None
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags; ends with one line and code 2 for a wrong one."""
+    output.protect()
+    try:
+        expanded = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=True)]
+        flags.FLAGS.set_gnu_getopt(True)
+        try:
+            rest = flags.FLAGS(expanded, known_only=True)  # but for settings, and what is wrong
+        except SystemExit:  # --help has shown it
+            _end(0)
+        for argument in rest[1:]:
+            if argument.startswith("-") and not _OVERRIDE.match(argument):
+                flags.FLAGS([argv[0], argument])  # raises, and names the flags that are like it
+        if _VERSION.value:
+            sys.stdout.write(_versions())
+            _end(0)
+        return _parse_settings(rest, _load_settings())
+    except flags.Error as error:
+        _end(2, f"{programs.name()}: {' '.join(str(error).split())}")
+    except Exception as error:
+        _fail(error)
+
+
+def _versions() -> str:
+    """Returns the versions that a report of a fault needs, known without an import of JAX."""
+    found = [f"dcjax {dcjax.__version__}", f"Python {platform.python_version()}"]
+    for package in ("jax", "jaxlib", "flax"):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"no {package}")
+    return f"{', '.join(found)}\n{platform.platform()}\n"
+
+
+def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
+    """Changes settings as the command line says, and returns it without what has been parsed."""
+    overrides: dict[str, str] = {}
+    for argument in argv[1:]:
+        match = _OVERRIDE.match(argument)
+        if match and overrides.setdefault(match[2], argument) != argument:
+            raise flags.Error(f"Require one of {overrides[match[2]]} and {argument}, got both.")
+    if config is None:
+        if overrides:
+            raise flags.Error(
+                f"{next(iter(overrides.values()))} changes the settings of "
+                "--config=configs/NAME.py, or of the one run that is evaluated; got none."
+            )
+        rest = argv
+    else:
+        _check_names(overrides, config)
+        try:
+            config_flags.DEFINE_config_dict(
+                "config", config, flag_values=_SETTINGS, lock_config=True, sys_argv=argv
+            )
+            rest = _SETTINGS(argv)
+        except flags.Error:
+            raise
+        except Exception as error:  # whatever a value is that cannot be parsed
+            raise flags.Error(f"Cannot set {', '.join(overrides)}: {error}") from error
+    if rest[1:]:
+        raise flags.Error(f"Unexpected argument {rest[1]!r}; settings are --config.KEY=VALUE.")
+    return rest
+
+
+def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
+    """Checks that settings are there to be changed."""
+    from dcjax.experiment import same_run
+
+    known = same_run.flatten(config.to_dict())
+    for name in overrides:
+        if inner := [key for key in known if key.startswith(f"{name}.")]:
+            raise flags.Error(
+                f"--config.{name} is a group of settings; set one of --config.{', '.join(inner)}."
+            )
+        if name not in known:
+            raise flags.Error(
+                f"--config.{name}: there is no setting {name!r} in {_CONFIG.value or 'the run'}"
+                f"{nearest(name, known)}."
+            )
