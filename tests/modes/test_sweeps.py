@@ -464,6 +464,6 @@ def test_a_score_that_some_runs_lack_is_left_empty() -> None:
 
 
 def test_a_sweep_computes_nothing_itself() -> None:
-    code = "import sys, dcjax.runner; print({'jax', 'tensorflow'} & sys.modules.keys())"
+    code = "import sys, dcjax.modes.sweep_runner; print({'jax', 'tensorflow'} & sys.modules.keys())"
     command = [sys.executable, "-c", code]
     assert subprocess.check_output(command, cwd=_ROOT, text=True).strip() == "set()"
