@@ -1,63 +1,38 @@
-"""The pickles in PyTorch's files, carried out as far as tensors need, on plain values.
+"""Reads the pickles in PyTorch's files without importing or calling anything that they name.
 
-A pickle is a program that may name any function of Python and call it. Here nothing is called or
-imported: names stay names, and the few that make up a dict of tensors are known. What others would
-make, as the options and the optimiser that training scripts save beside the weights, becomes an
-`Unknown`, whose content is passed over.
+A pickle is a program that may name any function and call it. As the documentation of `pickle`
+advises, `find_class` is restricted: the few names that tensors are made of stand for functions of
+this module, every other name for an `Opaque` value, which ignores whatever is done with it. So
+options and optimizers that training scripts save beside the weights do no harm.
 """
 
 import dataclasses
+import io
+import pickle
 import pickletools
-from typing import IO, Any
+from collections.abc import Callable
+from typing import IO, Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from dcjax.core.errors import InputError
 
-# By the name of the storage's class.
-_DTYPES = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(jnp.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-    "ComplexFloatStorage": np.dtype(np.complex64),
-    "ComplexDoubleStorage": np.dtype(np.complex128),
-}
-_STORAGES = {f"{module}.{name}" for module in ("torch", "torch.cuda") for name in _DTYPES}
-_TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
-_PARAMETERS = {
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
-    "torch.nn.parameter.Parameter",
-}
-_KNOWN = {"collections.OrderedDict", "torch.Size"} | _STORAGES | _TENSORS | _PARAMETERS
-
-_IGNORED = {"PROTO", "FRAME"}
-# Instructions whose argument is the value.
-_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"} | {
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-    *("BINSTRING", "SHORT_BINSTRING"),  # as Python 2 wrote them
-}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-# Instructions that make an object of a class and arguments: values that they take.
-_NEW_OBJECTS = {"NEWOBJ": 2, "NEWOBJ_EX": 3}
-
-# Bounds time and memory; a ResNet-101 beside all that AMSGrad remembers takes 61 thousand.
+# Bounds time and memory. A ResNet-101 and the state of AMSGrad take 61 thousand.
 _MAX_INSTRUCTIONS = 1_000_000
+# Bounds the time of one instruction.
+_MAX_ARGUMENTS = 1000
+# Plain dicts, which hash any key; Python's registry of extensions, which skips find_class; and the
+# text of protocol 0, which cannot express storages, and whose memo takes integers of any hash.
+_REFUSED = {
+    *("DICT", "EXT1", "EXT2", "EXT4"),
+    *("INT", "LONG", "FLOAT", "STRING", "UNICODE", "GET", "PUT", "PERSID", "INST"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A part of a storage of the file; offset and size in elements."""
+    """A part of one of the file's arrays of numbers; offset and size in elements."""
 
     key: str
     dtype: np.dtype
@@ -67,7 +42,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor in a storage, as the file claims it; offset and strides in elements."""
+    """The arguments of a tensor, which are not checked; offset and strides in elements."""
 
     storage: Storage
     offset: int
@@ -76,187 +51,165 @@ class Tensor:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Unknown:
-    """What a function or class that is not known would have made, or that function itself.
-
-    Attributes:
-      name: of the function or class.
-    """
+class Opaque:
+    """An unknown function or class, or whatever it made; ignores arguments and items."""
 
     name: str
 
+    def __call__(self, *_: Any) -> "Opaque":
+        """Returns itself."""
+        return self
 
-@dataclasses.dataclass(frozen=True)
-class _Name:
-    """The name of a function or class that is known."""
-
-    name: str
+    append = add = __setitem__ = __call__
 
 
-class Machine:
-    """Carries out one pickle.
+class Dict(dict[Any, Any]):
+    """A dict that replaces each key that is not a string by the `Opaque` name of its type.
+
+    Hashing such keys may take unbounded time: exponential for nested tuples that share their items,
+    quadratic for integers of the same hash.
 
     Attributes:
-      storages: those named so far, by key, each as a whole.
+      has_tensors: whether a value is a tensor.
     """
 
-    def __init__(self) -> None:
-        """Starts with nothing known."""
+    has_tensors = False
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Adds an item."""
+        self.has_tensors = self.has_tensors or isinstance(value, Tensor)
+        is_kept = type(key) in (str, Opaque)
+        super().__setitem__(key if is_kept else Opaque(type(key).__name__), value)
+
+
+class Unpickler(pickle._Unpickler):
+    """Reads one pickle of a stream; `load` raises various exceptions if it is damaged.
+
+    The base class is the one written in Python because its instructions can be replaced: those of
+    `pickle.Unpickler` hash whatever is in a dict or set, and set attributes of functions.
+
+    Attributes:
+      storages: those that tensors refer to, by key, each as a whole.
+    """
+
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        """Takes the pickle at a stream's position and moves the stream to its end."""
+        # Python 2 wrote bytes as strings; latin1 has a character for each.
+        super().__init__(io.BytesIO(_scanned(stream)), encoding="latin1")
         self.storages: dict[str, Storage] = {}
-        self._stack: list[Any] = []
-        self._marks: list[int] = []  # heights of the stack
-        self._memo: dict[int, Any] = {}
 
-    def run(self, stream: IO[bytes]) -> Any:
-        """Returns the value of the pickle at the stream's place, leaving the stream behind it.
+    def find_class(self, module: str, name: str) -> Any:
+        """Returns what stands for a name here."""
+        full_name = f"{module[:200]}.{name[:200]}"  # cut, as one long string may be named often
+        return _KNOWN.get(full_name, Opaque(full_name))
 
-        Raises:
-          InputError: if it has an instruction that PyTorch's files do without, or misuses a known
-            name.
-          IndexError, KeyError, TypeError: if it is damaged.
-        """
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if count == _MAX_INSTRUCTIONS:
-                raise InputError(f"its pickle has over {_MAX_INSTRUCTIONS} instructions")
-            self._step(opcode.name, argument)
-        return self._stack.pop()
-
-    def _step(self, instruction: str, argument: Any) -> None:
-        stack = self._stack
-        if instruction in _VALUES:
-            stack.append(argument)
-        elif instruction in _CONSTANTS:
-            stack.append(_CONSTANTS[instruction])
-        elif instruction in ("BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = stack[-1]
-        elif instruction == "MEMOIZE":
-            self._memo[len(self._memo)] = stack[-1]
-        elif instruction in ("BINGET", "LONG_BINGET"):
-            stack.append(self._memo[argument])
-        elif instruction == "MARK":
-            self._marks.append(len(stack))
-        elif instruction in _TUPLES:
-            stack.append(tuple(self._pop(_TUPLES[instruction])))
-        elif instruction == "TUPLE":
-            stack.append(tuple(self._pop_to_mark()))
-        elif instruction == "EMPTY_LIST":
-            stack.append([])
-        elif instruction == "EMPTY_DICT":
-            stack.append({})
-        elif instruction in ("EMPTY_SET", "FROZENSET"):
-            if instruction == "FROZENSET":
-                self._pop_to_mark()
-            stack.append(Unknown("set"))
-        elif instruction in ("APPEND", "APPENDS", "ADDITEMS"):
-            items = self._pop(1) if instruction == "APPEND" else self._pop_to_mark()
-            if not isinstance(stack[-1], Unknown):
-                _require(stack[-1], list).extend(items)
-        elif instruction in ("SETITEM", "SETITEMS"):
-            items = self._pop_to_mark() if instruction == "SETITEMS" else self._pop(2)
-            keys, values = items[::2], items[1::2]
-            if not isinstance(stack[-1], Unknown):
-                _require(stack[-1], dict).update(_pairs(zip(keys, values, strict=True)))
-        elif instruction in ("GLOBAL", "STACK_GLOBAL"):
-            name = argument.replace(" ", ".") if argument else ".".join(self._pop(2))
-            stack.append(_Name(name) if name in _KNOWN else Unknown(name))
-        elif instruction == "REDUCE":
-            stack.append(_call(*self._pop(2)))
-        elif instruction in _NEW_OBJECTS or instruction == "OBJ":
-            count = _NEW_OBJECTS.get(instruction)
-            made_of, *_ = self._pop(count) if count else self._pop_to_mark()
-            if not isinstance(made_of, Unknown):
-                raise InputError(f"its pickle has the instruction {instruction} of a known name")
-            stack.append(made_of)
-        elif instruction == "BUILD":
-            self._pop(1)  # of a dict or a parameter: versions and flags
-        elif instruction == "DUP":
-            stack.append(stack[-1])
-        elif instruction == "POP_MARK" or (
-            instruction == "POP" and self._marks[-1:] == [len(stack)]
-        ):
-            self._pop_to_mark()
-        elif instruction == "POP":
-            self._pop(1)
-        elif instruction == "BINPERSID":
-            stack.append(self._storage(*self._pop(1)))
-        elif instruction not in _IGNORED | {"STOP"}:
-            raise InputError(f"its pickle has the instruction {instruction}, which is not known")
-
-    def _pop(self, count: int) -> list[Any]:
-        if len(self._stack) < count:
-            raise IndexError("its pickle takes more than it has put")
-        items = self._stack[-count:]
-        del self._stack[-count:]
-        return items
-
-    def _pop_to_mark(self) -> list[Any]:
-        start = self._marks.pop()
-        items = self._stack[start:]
-        del self._stack[start:]
-        return items
-
-    def _storage(self, identity: Any) -> Storage | Unknown:
-        """Returns ("storage", class, key, device, size[, None or (key, offset, size)])."""
-        kind, storage_class, *rest = _require(identity, tuple)
-        if isinstance(storage_class, Unknown):  # as of quantised tensors; or a module
-            return storage_class
-        name = _require(storage_class, _Name).name
-        if kind != "storage" or name not in _STORAGES:
+    def persistent_load(self, pid: Any) -> Storage | Opaque:
+        """Returns the storage ("storage", class, key, device, size[, None | (_, offset, size)])."""
+        if isinstance(_short(pid)[1], Opaque):  # of a quantized tensor; or a module
+            return pid[1]
+        kind, dtype, key, _, size, *view = pid
+        is_typed = kind == "storage" and isinstance(dtype, np.dtype)
+        if not (is_typed and type(key) is str and is_size(size)):
             raise InputError("it holds other objects than tensors beside its pickle")
-        key, _, size, *view = rest
-        dtype = _DTYPES[name.rsplit(".", 1)[1]]
-        whole = Storage(_require(key, str), dtype, 0, _count(size))
+        whole = Storage(key, dtype, 0, size)
         if self.storages.setdefault(key, whole) != whole:
             raise InputError(f"it has two types or sizes of storage {key[:80]!r}")
-        if not view or view[0] is None:
-            return whole
-        _, offset, size = _require(view[0], tuple)
-        if _count(offset) + _count(size) > whole.size:
-            raise InputError(f"a part of storage {key[:80]!r} lies outside of it")
-        return dataclasses.replace(whole, offset=offset, size=size)
+        _, offset, size = view[0] if view and view[0] else (None, 0, size)
+        return Storage(key, dtype, offset, size)
+
+    def _load_frozenset(self) -> None:
+        self.pop_mark()
+        self.append(Opaque("frozenset"))
+
+    def _load_reduce(self) -> None:
+        arguments, function = _short(self.stack.pop()), self.stack.pop()
+        is_opaque = len(arguments) > 0 and isinstance(arguments[0], Opaque)
+        self.append(arguments[0] if is_opaque else function(*arguments))
+
+    def _load_newobj_ex(self) -> None:
+        self.stack.pop()  # keywords
+        self._load_reduce()
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = pickle._Unpickler.dispatch | {
+        pickle.EMPTY_DICT[0]: lambda self: self.append(Dict()),
+        pickle.EMPTY_SET[0]: lambda self: self.append(Opaque("set")),
+        pickle.FROZENSET[0]: _load_frozenset,
+        pickle.REDUCE[0]: _load_reduce,
+        pickle.NEWOBJ[0]: _load_reduce,
+        pickle.NEWOBJ_EX[0]: _load_newobj_ex,
+        pickle.BUILD[0]: lambda self: self.stack.pop(),  # flags of a parameter, versions of a dict
+    }
 
 
-def _call(function: Any, arguments: Any) -> Any:
-    """Returns what a function would make of arguments; unknown, if one of both is."""
-    if isinstance(function, Unknown):
-        return function
-    name, arguments = _require(function, _Name).name, _require(arguments, tuple)
-    if arguments and isinstance(arguments[0], Unknown):
-        return arguments[0]
-    return _build(name, arguments)
+def _scanned(stream: IO[bytes]) -> bytes:
+    """Returns the pickle at a stream's position after checking its instructions and lengths."""
+    start = stream.tell()
+    for count, (opcode, _, _) in enumerate(pickletools.genops(stream)):
+        if count == _MAX_INSTRUCTIONS:
+            raise InputError(f"its pickle has over {_MAX_INSTRUCTIONS} instructions")
+        if opcode.name in _REFUSED:
+            raise InputError(f"its pickle has the instruction {opcode.name}, which is not known")
+    size = stream.tell() - start
+    stream.seek(start)
+    return stream.read(size)
 
 
-def _build(name: str, arguments: tuple[Any, ...]) -> Any:
-    """Returns what the function of this name stands for."""
-    if name == "collections.OrderedDict":
-        return _pairs(arguments[0]) if arguments else {}
-    if name == "torch.Size":
-        return tuple(map(_count, arguments[0]))
-    if name in _PARAMETERS:
-        return _require(arguments[0], Tensor)
-    if name in _TENSORS:
-        storage, offset, shape, strides, *_ = arguments
-        shape, strides = (tuple(map(_count, _require(sizes, tuple))) for sizes in (shape, strides))
-        return Tensor(_require(storage, Storage), _count(offset), shape, strides)
-    raise InputError(f"it calls {name}")
+def is_size(value: Any) -> bool:
+    """Returns whether a value may be a size, an offset or a stride."""
+    return type(value) is int and 0 <= value < 2**63
 
 
-def _pairs(pairs: Any) -> dict[str | int | Unknown, Any]:
-    """Returns a dict whose keys are cheap to hash: other ones than strings and numbers are unknown.
-
-    Tuples in tuples, which name each other many times, would take for ever.
-    """
-    kept = (str, int, Unknown)
-    return {x if type(x) in kept else Unknown(type(x).__name__): value for x, value in pairs}
-
-
-def _require(value: Any, kind: type) -> Any:
-    if type(value) is not kind:
-        raise InputError(f"require {kind.__name__}, got {type(value).__name__}")
+def _short(value: Any) -> tuple[Any, ...]:
+    if type(value) is not tuple or len(value) > _MAX_ARGUMENTS:
+        raise InputError(
+            f"require a tuple of at most {_MAX_ARGUMENTS} values, got {type(value).__name__}"
+        )
     return value
 
 
-def _count(value: Any) -> int:
-    if _require(value, int) < 0:
-        raise InputError("require a size, offset or stride of at least 0, got a negative one")
+def _ordered_dict(pairs: Any = ()) -> Dict:
+    found = Dict()
+    for key, value in pairs:  # as Python 2 wrote them
+        found[key] = value
+    if pairs:
+        pairs.clear()  # else a long list could be copied many times
+    return found
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    return Tensor(storage, offset, _short(shape), _short(strides))
+
+
+def _first(value: Any, *_: Any) -> Any:
     return value
+
+
+_DTYPES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": jnp.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+    "ComplexFloatStorage": np.complex64,
+    "ComplexDoubleStorage": np.complex128,
+}
+_KNOWN: dict[str, Any] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch.nn.parameter.Parameter": _first,
+    "torch.Size": _first,
+    **{f"torch.{name}": np.dtype(dtype) for name, dtype in _DTYPES.items()},
+    **{f"torch.cuda.{name}": np.dtype(dtype) for name, dtype in _DTYPES.items()},
+}

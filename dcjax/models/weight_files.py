@@ -16,8 +16,8 @@ import numpy as np
 import safetensors.numpy
 
 from dcjax.core import regular_files
-from dcjax.core.errors import InputError
-from dcjax.models import torch_pickle
+from dcjax.core.errors import InputError, file_errors
+from dcjax.models.torch_pickle import Dict, Opaque, Tensor, Unpickler, is_size
 
 Tensors = dict[str, np.ndarray]
 
@@ -48,9 +48,10 @@ def read(path: str, say: Say | None = None) -> Tensors:
     Raises:
       InputError: naming the file, if it is damaged, of another format, or holds anything but
         tensors.
+      FileError: if the system does not let it be read.
     """
     regular_files.require(path)
-    with open(path, "rb") as file:
+    with file_errors(f"Cannot read {path}"), open(path, "rb") as file:
         head = file.read(512)
     try:
         if head.startswith(_ZIP):
@@ -78,7 +79,7 @@ def _read_zip(data: bytes, say: Say | None) -> Tensors:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise InputError("its members are compressed; save it with torch.save or numpy.savez")
-        if sum(member.file_size for member in members) > len(data):
+        if sum(max(member.file_size, member.compress_size) for member in members) > len(data):
             raise InputError("its members overlap")
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) == 1:
@@ -102,8 +103,8 @@ def _read_npy(data: bytes) -> np.ndarray:
 
 
 def _read_torch(archive: zipfile.ZipFile, folder: str, say: Say | None) -> Tensors:
-    machine = torch_pickle.Machine()
-    tensors = _state_dict(machine.run(io.BytesIO(archive.read(f"{folder}data.pkl"))), say)
+    unpickler = Unpickler(io.BytesIO(archive.read(f"{folder}data.pkl")))
+    tensors = _state_dict(unpickler.load(), say)
     storages = {
         key: archive.read(f"{folder}data/{key}")
         for key in {t.storage.key for t in tensors.values()}
@@ -111,7 +112,7 @@ def _read_torch(archive: zipfile.ZipFile, folder: str, say: Say | None) -> Tenso
     names = archive.namelist()
     if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") == b"big":
         for key, raw in storages.items():
-            words = np.frombuffer(raw, f"u{machine.storages[key].dtype.itemsize}")
+            words = np.frombuffer(raw, f"u{unpickler.storages[key].dtype.itemsize}")
             storages[key] = words.byteswap().tobytes()
     return {name: _array(tensor, storages) for name, tensor in tensors.items()}
 
@@ -119,15 +120,17 @@ def _read_torch(archive: zipfile.ZipFile, folder: str, say: Say | None) -> Tenso
 def _read_legacy(data: bytes, say: Say | None) -> Tensors:
     """Reads three small pickles, that of the value, that of the keys, and a storage for each."""
     stream = io.BytesIO(data)
-    _, version, _ = (torch_pickle.Machine().run(stream) for _ in range(3))
+    _, version, _ = (Unpickler(stream).load() for _ in range(3))
     if version != _LEGACY_VERSION:
         raise InputError(f"require version {_LEGACY_VERSION} of the format")
-    machine = torch_pickle.Machine()
-    tensors = _state_dict(machine.run(stream), say)
+    unpickler = Unpickler(stream)
+    tensors = _state_dict(unpickler.load(), say)
     storages = {}
-    for key in torch_pickle.Machine().run(stream):
+    for key in Unpickler(stream).load():
+        if not isinstance(key, str):  # the hash of nested tuples may take unbounded time
+            raise InputError(f"require keys of storages to be strings, got {type(key).__name__}")
         (size,) = struct.unpack("<q", stream.read(8))
-        whole = machine.storages[key]
+        whole = unpickler.storages[key]
         if size != whole.size:
             raise InputError(f"storage {key[:80]!r} is not of the size that its tensors say")
         start, end = stream.tell(), stream.tell() + size * whole.dtype.itemsize
@@ -136,38 +139,33 @@ def _read_legacy(data: bytes, say: Say | None) -> Tensors:
     return {name: _array(tensor, storages) for name, tensor in tensors.items()}
 
 
-def _state_dict(value: Any, say: Say | None) -> dict[str, torch_pickle.Tensor]:
+def _state_dict(value: Any, say: Say | None) -> dict[str, Tensor]:
     """Returns the state dict in the value of a file: its tensors by their names."""
-    if isinstance(value, torch_pickle.Unknown):
+    if isinstance(value, Opaque):
         raise InputError(f"it {_not_run(value)}")
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, Dict) or not value:
         raise InputError("it holds no state dict")
-    dicts = {name: x for name, x in value.items() if isinstance(name, str) and isinstance(x, dict)}
-    inner = [name for name, x in dicts.items() if _has_tensors(x)]
-    known = [name for name in _NESTED if name in inner]
-    if not known and len(inner) > 1 and not _has_tensors(value):
-        raise InputError(
-            f"it holds several state dicts, {listed(inner)}, and none of the names "
-            f"{', '.join(_NESTED)}; save one of them alone, as torch.save(model.state_dict(), PATH)"
-        )
-    chosen = known or ([] if _has_tensors(value) else inner)
-    if chosen and say and len(inner) > 1:
-        left_out = [name for name in inner if name != chosen[0]]
-        say(f"weights   of {chosen[0]}, not of {listed(left_out)}")
-    return _checked(value[chosen[0]] if chosen else value)
-
-
-def _checked(found: dict[Any, Any]) -> dict[str, torch_pickle.Tensor]:
+    dicts = {name: x for name, x in value.items() if isinstance(name, str) and isinstance(x, Dict)}
+    inner = [name for name, x in dicts.items() if x.has_tensors]
+    chosen = next((name for name in _NESTED if name in inner), None)
+    if chosen is None and not value.has_tensors:
+        if len(inner) > 1:
+            raise InputError(
+                f"it holds several state dicts, {listed(inner)}, and none of the names "
+                f"{', '.join(_NESTED)}; save one of them alone, as "
+                "torch.save(model.state_dict(), PATH)"
+            )
+        chosen = next(iter(inner), None)
+    if chosen is not None and len(inner) > 1 and say:
+        left_out = [name for name in inner if name != chosen]
+        say(f"weights   of {chosen}, not of {listed(left_out)}")
+    found = value if chosen is None else dicts[chosen]
     for name, x in found.items():
-        if isinstance(name, torch_pickle.Unknown):
-            raise InputError(f"a key must be a string or a number, got {listed([name.name])}")
-        if isinstance(x, torch_pickle.Unknown):
+        if isinstance(name, Opaque):
+            raise InputError(f"a key must be a string, got {listed([name.name])}")
+        if isinstance(x, Opaque):
             raise InputError(f"{listed([name])} {_not_run(x)}")
-    others = [
-        name
-        for name, x in found.items()
-        if not isinstance(name, str) or not isinstance(x, torch_pickle.Tensor)
-    ]
+    others = [name for name, x in found.items() if not isinstance(x, Tensor)]
     if others:
         raise InputError(
             f"require names of tensors, at the top or in one of {', '.join(_NESTED)}, got "
@@ -176,13 +174,9 @@ def _checked(found: dict[Any, Any]) -> dict[str, torch_pickle.Tensor]:
     return found
 
 
-def _has_tensors(found: dict[Any, Any]) -> bool:
-    return any(isinstance(x, torch_pickle.Tensor) for x in found.values())
-
-
-def _not_run(unknown: torch_pickle.Unknown) -> str:
+def _not_run(opaque: Opaque) -> str:
     return (
-        f"names {unknown.name[:80]!r}, which no dict of tensors needs and which is not run; save "
+        f"names {opaque.name[:80]!r}, which no dict of tensors needs and which is not run; save "
         "the weights alone, as torch.save(model.state_dict(), PATH)"
     )
 
@@ -195,9 +189,12 @@ def listed(names: Sequence[Any]) -> str:
     return ", ".join(name if name.isprintable() else ascii(name) for name in shown) + more
 
 
-def _array(tensor: torch_pickle.Tensor, storages: Mapping[str, bytes | memoryview]) -> np.ndarray:
+def _array(tensor: Tensor, storages: Mapping[str, bytes | memoryview]) -> np.ndarray:
     """Returns a view of the tensor's storage, which no element lies outside of."""
     part = tensor.storage
+    sizes = (part.offset, part.size, tensor.offset, *tensor.shape, *tensor.strides)
+    if not all(map(is_size, sizes)):
+        raise InputError("require integers from 0 to 2**63 - 1 as sizes, offsets and strides")
     size = part.dtype.itemsize
     raw = storages[part.key][part.offset * size : (part.offset + part.size) * size]
     if len(raw) != part.size * size:

@@ -199,7 +199,7 @@ def test_what_is_not_to_be_had_is_one_line(find) -> None:
 
 
 def test_the_library_is_imported_only_for_a_name_on_the_hub() -> None:
-    code = "import sys, dcjax.pretrained; print('huggingface_hub' in sys.modules)"
+    code = "import sys, dcjax.models.pretrained; print('huggingface_hub' in sys.modules)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -6,7 +6,10 @@ import datetime
 import enum
 import fractions
 import functools
+import inspect
+import io
 import pickle
+import pickletools
 import tracemalloc
 from pathlib import Path
 
@@ -14,11 +17,20 @@ import numpy as np
 import pytest
 from torch_bytes import call, legacy_file, name, pickled, push, storage, tensor, zip_file
 
-from dcjax.models import weight_files
+from dcjax.core.errors import InputError
+from dcjax.models import torch_pickle, weight_files
 
 ONE = tensor(storage("0", 6), 1, (2, 2), (3, 1))  # elements 1, 2, 4 and 5 of the storage
 EXPECTED = [[1, 2], [4, 5]]
 STORED = np.arange(6, dtype="<f4").tobytes()
+
+
+def of_six(key: str) -> bytes:
+    """Returns a state dict of another tensor than ONE."""
+    return b"}" + push(key) + tensor(storage("0", 6), 0, (6,), (1,)) + b"s"
+
+
+OTHER, WANTED = of_six("w"), b"}" + push("w") + ONE + b"s"
 
 
 def read_zip(folder: Path, program: bytes) -> weight_files.Tensors:
@@ -40,6 +52,7 @@ def read_zip(folder: Path, program: bytes) -> weight_files.Tensors:
         "python 2": b"\x80\x02"
         + call("collections", "OrderedDict", b"](](U\x01w" + ONE + b"ee")
         + b".",
+        "bytes of python 2": pickled({"model": WANTED, "label": b"U\x01\xfc"}),
         "without versions of tensors": pickled({"w": ONE.replace(b"_v2", b"")}),
         "old parameter": pickled(
             {"w": call("torch.nn.parameter", "Parameter", ONE) + push((True, False, {})) + b"b"}
@@ -82,6 +95,21 @@ class Own(dict):
         self["me"] = self.me = self
 
 
+class Names(list):
+    """A list of a class that nobody knows here."""
+
+
+class Named:
+    """Made of keywords."""
+
+    def __new__(cls, *, name: str) -> "Named":
+        return super().__new__(cls)
+
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, str]]:
+        """Returns positional arguments and keywords."""
+        return (), {"name": "x"}
+
+
 BESIDE = {
     "options": argparse.Namespace(lr=0.1, root=Path("/data"), color=Color.RED, milestones=(1, 2)),
     "versions": collections.OrderedDict(a=[None, {"b": 1}]),
@@ -101,6 +129,8 @@ BESIDE = {
     "keys": {(1, 2): 3, None: 1, 2.5: 1, b"x": 5, Color.RED: 4},
     "date": datetime.datetime(2020, 1, 1),
     "own": Own(),
+    "own lists": [Names("a"), Names("ab")],
+    "keywords": Named(name="x"),
     "error": ValueError("x"),
 }
 
@@ -121,12 +151,13 @@ def test_whatever_lies_beside_the_weights_is_passed_over(
         assert found["w"].tolist() == EXPECTED
 
 
-def of_six(key: str) -> bytes:
-    """Returns a state dict of another tensor than ONE."""
-    return b"}" + push(key) + tensor(storage("0", 6), 0, (6,), (1,)) + b"s"
-
-
-OTHER, WANTED = of_six("w"), b"}" + push("w") + ONE + b"s"
+def test_a_checkpoint_of_timm_gives_its_averaged_weights(tmp_path: Path) -> None:
+    """With timm's names; args is an argparse.Namespace, which would be imported."""
+    values = {"epoch": 3, "arch": "resnet50", "args": BESIDE["options"], "metric": 75.5}
+    optimizer = {"state": {0: {"step": 7}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    items = {key: pickle.dumps(value, 2)[2:-1] for key, value in values.items()}
+    items |= {"state_dict": OTHER, "state_dict_ema": WANTED, "optimizer": push(optimizer)}
+    assert read_zip(tmp_path, pickled(items))["w"].tolist() == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -172,6 +203,8 @@ def test_an_unknown_object_in_place_of_a_tensor_is_named(tmp_path: Path) -> None
 
 
 TOUCH = push("touch {marker}")
+# Hashing it takes 2^60 steps: each tuple holds the one before twice.
+TUPLES = b")" + b"2\x86" * 60
 
 
 @pytest.mark.parametrize(
@@ -186,13 +219,26 @@ TOUCH = push("touch {marker}")
         (call("builtins", "getattr", name("torch", "Size"), push("__class__")) + b".", "getattr"),
         (call("torch._utils", "os.system", TOUCH) + b".", "_utils.os.system"),
         (pickled({"w": call("os", "system", TOUCH)}), "names 'os.system'"),
-        (call("torch", "FloatStorage", TOUCH) + b".", "it calls torch.FloatStorage"),
-        (name("torch", "Size") + push({"__call__": 1}) + b"b)R.", "IndexError"),
-        (name("torch", "Size") + b")\x81.", "instruction NEWOBJ"),
-        (push("torch.Size") + b")R.", "require _Name, got str"),
+        (call("torch", "FloatStorage", TOUCH) + b".", "not callable"),
+        (name("torch", "Size") + push({"__call__": 1}) + b"b)R.", "TypeError"),
+        (name("torch", "Size") + b")\x81.", "TypeError"),
+        (push("torch.Size") + b")R.", "'str' object is not callable"),
         (b"P0\n.", "instruction PERSID"),
-        (push(("module", 1, 2, 3, 4)) + b"Q.", "require _Name, got int"),
-        (b"})" + b"\x85" * 9 + push(1) + b"s.", "a key must be a string or a number, got tuple"),
+        (push(("module", 1, 2, 3, 4)) + b"Q.", "other objects than tensors"),
+        (b"})" + b"\x85" * 9 + push(1) + b"s.", "a key must be a string, got tuple"),
+        (b"}" + TUPLES + push(1) + b"s.", "a key must be a string, got tuple"),
+        (b"}(" + TUPLES + push(1) + b"u.", "a key must be a string, got tuple"),
+        (b"(" + TUPLES + push(1) + b"d.", "instruction DICT"),
+        (b"(" + TUPLES + b"\x91.", "names 'frozenset'"),
+        (b"\x8f(" + TUPLES + b"\x90.", "names 'set'"),
+        (b"}(" + push(5) + b"N" + push(2**61 + 4) + b"Nu.", "got int"),  # of the same hash
+        (b"Np2305843009213693956\n.", "instruction PUT"),
+        (call("torch", "FloatStorage") + TUPLES + b".", "not callable"),
+        (
+            b"(" + push("storage") + name("torch", "IntStorage") + TUPLES + b"NK\1tQ.",
+            "other objects",
+        ),
+        (b"(" + b"N" * 1001 + b"tQ.", "require a tuple of at most 1000 values, got tuple"),
         (b"Nr\xff\xff\xff\xff.", "no state dict"),  # a memo of 4 thousand million places
         (b"X\xff\xff\xff\xffshort", "expected 4294967295 bytes"),
         (b"\x8d" + bytes(7) + b"\x40short", "expected 4611686018427387904 bytes"),
@@ -204,8 +250,8 @@ TOUCH = push("touch {marker}")
         (b"\xfe\xff.", "opcode b'.xfe' unknown"),
         (b"R.", "IndexError"),
         (b"t.", "IndexError"),
-        (b"h\x05.", "KeyError"),
-        (b"(a.", "takes more than it has put"),
+        (b"h\x05.", "Memo value not found"),
+        (b"(a.", "IndexError"),
         (b"", "exhausted before seeing STOP|holds no state dict"),
         (b"cno\nend", "no newline"),
     ],
@@ -229,7 +275,21 @@ def test_the_attacks_would_work_on_pickles_own_reader(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "program",
-    [b"Nr\xff\xff\xff\xff.", b"X\xff\xff\xff\xff", b"]" * 1_100_000, b"\x8b\xff\xff\xff\x7f"],
+    [
+        b"Nr\xff\xff\xff\xff.",
+        b"X\xff\xff\xff\xff",
+        b"\x96\xff\xff\xff\xff" + bytes(4),
+        b"]" * 1_100_000,
+        b"\x8b\xff\xff\xff\x7f",
+        # A long list, as the items of many dicts and as many sizes; a long name used many times.
+        b"]("
+        + b"NN\x86" * 3000
+        + b"eq\0"
+        + (name("collections", "OrderedDict") + b"h\0\x85R") * 999,
+        b"](" + b"K\1" * 30_000 + b"eq\0" + (name("torch", "Size") + b"h\0\x85R") * 999 + b".",
+        push("a" * 200_000) + b"q\0" + b"h\0h\0\x93" * 999 + b".",
+    ],
+    ids=range(8),
 )
 def test_a_file_takes_memory_as_it_is_long_not_as_it_says(program: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(legacy_file(b"\x80\x02" + program))
@@ -239,3 +299,38 @@ def test_a_file_takes_memory_as_it_is_long_not_as_it_says(program: bytes, tmp_pa
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150e6
+
+
+def test_state_changes_neither_a_tensor_nor_this_program(tmp_path: Path) -> None:
+    functions = [x for x in torch_pickle._KNOWN.values() if inspect.isfunction(x)]
+    before = [(x.__defaults__, x.__doc__, vars(x).copy()) for x in functions]
+    for state in ({"offset": 0}, (None, {"offset": 0, "__defaults__": (1,), "__doc__": "changed"})):
+        changed = push(state) + b"b"
+        assert read_zip(tmp_path, pickled({"w": ONE + changed}))["w"].tolist() == EXPECTED
+        for known in torch_pickle._KNOWN:
+            beside = name(*known.rsplit(".", 1)) + changed
+            assert list(read_zip(tmp_path, pickled({"x": beside, "model": WANTED}))) == ["w"]
+    assert [(x.__defaults__, x.__doc__, vars(x)) for x in functions] == before
+
+
+def test_instructions_in_any_order_are_read_or_refused(tmp_path: Path) -> None:
+    """Instructions of sound pickles, repeated, left out and mixed with those of others."""
+    rng, refused = np.random.default_rng(0), 0
+    sound = [pickled({"model": WANTED, "w": ONE}), *(pickle.dumps(x, 4) for x in BESIDE.values())]
+    pieces = [instructions(program) for program in sound]
+    for _ in range(1000):
+        program = list(pieces[0])
+        for _ in range(rng.integers(1, 6)):
+            other = pieces[rng.integers(len(pieces))]
+            start, place = rng.integers(len(other)), rng.integers(len(program))
+            program[place : place + rng.integers(3)] = other[start : start + rng.integers(4)]
+        try:
+            read_zip(tmp_path, b"".join(program))
+        except InputError:
+            refused += 1
+    assert 100 < refused < 1000
+
+
+def instructions(program: bytes) -> list[bytes]:
+    starts = [start for _, _, start in pickletools.genops(io.BytesIO(program))]
+    return [program[a:b] for a, b in zip(starts, [*starts[1:], len(program)], strict=True)]

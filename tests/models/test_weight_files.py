@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 from torch_bytes import legacy_file, pickled, storage, tensor, zip_file
 
+from dcjax.core.errors import FileError, InputError
 from dcjax.models import weight_files
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -145,18 +146,18 @@ def test_any_strides_are_followed_and_none_leads_out_of_the_storage(read) -> Non
     ("claim", "message"),
     [
         ((0, (7,), (1,)), "lies outside of storage"),
-        ((-1, (2,), (1,)), "got a negative one"),
-        ((5, (6,), (-1,)), "got a negative one"),
-        ((0, (-1,), (1,)), "got a negative one"),
-        ((2**70, (1,), (1,)), "lies outside of storage"),
+        ((-1, (2,), (1,)), "require integers from 0"),
+        ((5, (6,), (-1,)), "require integers from 0"),
+        ((0, (-1,), (1,)), "require integers from 0"),
+        ((2**70, (1,), (1,)), "require integers from 0"),
         ((0, (2**62, 2**62), (1, 1)), "lies outside of storage"),
         ((0, (2**40, 2**40), (0, 0)), "too big|exceed"),
         ((0, (2**62, 2**62, 0), (0, 0, 0)), "too big|too large"),
         ((0, (1,) * 99, (1,) * 99), "dimension"),
         ((0, (2, 2), (1,)), "shorter|argument 2"),
-        ((0, 3, (1,)), "require tuple, got int"),
-        ((0.0, (1,), (1,)), "require int, got float"),
-        ((True, (1,), (1,)), "require int, got bool"),
+        ((0, 3, (1,)), "require a tuple of at most 1000 values, got int"),
+        ((0.0, (1,), (1,)), "require integers from 0"),
+        ((True, (1,), (1,)), "require integers from 0"),
     ],
 )
 def test_what_a_tensor_claims_is_checked(claim, message: str, read) -> None:
@@ -177,6 +178,7 @@ CONTENT = np.arange(6, dtype="<f4").tobytes()
         ({"w": ONE}, [("0", 7, CONTENT + bytes(4))], "'0' is not of the size"),
         ({"w": ONE}, [("0", -6, CONTENT)], "'0' is not of the size"),
         ({"w": ONE}, [], "KeyError: '0'"),
+        ({"w": ONE}, [(("0",), 6, CONTENT)], "keys of storages to be strings, got tuple"),
         ({"w": tensor(storage("0", 2**60), 0, (1,), (1,))}, [("0", 2**60, CONTENT)], "cut short"),
         ({"w": tensor(storage("0", 6, "QInt8Storage"), 0, (), ())}, [], "'torch.QInt8Storage'"),
         (
@@ -187,7 +189,7 @@ CONTENT = np.arange(6, dtype="<f4").tobytes()
         (
             {"w": tensor(storage("0", 6, view=(("1", 3, 4),)), 0, (4,), (1,))},
             [("0", 6, CONTENT)],
-            "a part of storage '0' lies outside of it",
+            "'0' is cut short",
         ),
     ],
 )
@@ -227,12 +229,24 @@ def overlapping() -> bytes:
     return file.getvalue()
 
 
+def overlapping_though_empty() -> bytes:
+    """Returns a zip of empty members that are said to take up the same bytes in the file."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", npy((6,)))
+        for name in "bcd":
+            archive.writestr(f"{name}.npy", b"")
+            archive.filelist[-1].compress_size = len(npy((6,)))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (zip_file(b"", compression=zipfile.ZIP_DEFLATED), "members are compressed"),
         (numpy_file(np.savez_compressed, **ARRAYS), "members are compressed"),
         (overlapping(), "members overlap"),
+        (overlapping_though_empty(), "members overlap"),
         (numpy_file(a=np.array([print], object)), "is not what its bytes are"),
         (zip_of(("a.npy", npy((2**40,)))), "is not what its bytes are"),
         (zip_of(("a.npy", npy((7,)))), "is not what its bytes are"),
@@ -254,6 +268,11 @@ def test_other_files_are_refused_with_a_reason(
 ) -> None:
     with pytest.raises(ValueError, match=rf"^Cannot read {tmp_path}/w: .*{message}"):
         read(content)
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=f"^Cannot read {tmp_path}/none: No such file"):
+        weight_files.read(str(tmp_path / "none"))
 
 
 SOUND = {
@@ -285,7 +304,7 @@ def test_a_file_with_wrong_bytes_is_read_or_refused(name: str, read) -> None:
             content[rng.integers(len(content))] = rng.integers(256)
         try:
             last = [values.flat[-1:] for values in read(bytes(content)).values()]
-        except ValueError:
+        except InputError:
             refused += 1
         else:
             assert all(value.size <= 1 for value in last)
