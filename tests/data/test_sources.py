@@ -13,6 +13,7 @@ import tfds_archives
 
 from dcjax.data import datasets, downloads
 from dcjax.data.datasets import cars, cub, prepared, sources
+from dcjax.data.datasets.request import Request
 
 CUB = {
     "CUB_200_2011/images.txt": "1 007.Auk/b.jpg\n2 007.Auk/a.jpg\n3 101.Pelican/c.jpg\n",
@@ -113,7 +114,7 @@ def test_the_newest_prepared_version_is_taken(
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for root in (str(tmp_path), ""):
         with pytest.raises(ValueError, match="read"):
-            sources.load(birds, root, source="auto", complete=False, download=False)
+            sources.load(birds, Request(root), source="auto", complete=False, download=False)
     assert read == [tmp_path / "birds" / "10.0.0"] * 2
 
 
@@ -189,7 +190,9 @@ def test_what_is_to_be_prepared_is_downloaded_when_all_packages_are_there(
         assert not web.ranges
         told = "has prepared no" if not packages else "pip install no-such-package"
         with pytest.raises((FileNotFoundError, ValueError), match=told):
-            sources.load(birds, str(tmp_path), source="tfds", complete=False, download=True)
+            sources.load(
+                birds, Request(str(tmp_path)), source="tfds", complete=False, download=True
+            )
     assert held == [("caltech_birds2011", tmp_path, ["CUB_200_2011.tgz"])]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import read_table, read_text
 from dcjax.data.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
+from dcjax.data.datasets.request import Request
 from dcjax.data.datasets.sources import Found, Published
 from dcjax.data.datasets.sources import load as load_published
 
@@ -22,15 +23,11 @@ PARTS = ("train", "query", "gallery")
 _LIST = "list_eval_partition.txt"
 
 
-def load(
-    root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
-) -> Splits:
+def load(request: Request, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads In-shop from its folder, or from what `builders.Inshop` has prepared."""
-    read = functools.partial(_from_records, parts=PARTS if with_train else PARTS[1:])
+    read = functools.partial(_from_records, parts=PARTS if request.with_train else PARTS[1:])
     data = dataclasses.replace(INSHOP, read_prepared=read)
-    return load_published(
-        data, root, source=source, complete=complete, download=download, with_train=with_train
-    )
+    return load_published(data, request, source=source, complete=complete, download=download)
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from dcjax.core.console import Console
 from dcjax.core.errors import DcjaxError, InputError, MissingFileError
 from dcjax.data import archives, downloads
 from dcjax.data.datasets.image_set import ImageArray, ImageSet, Splits, split_by_class
+from dcjax.data.datasets.request import Request
 
 SOURCES = ("auto", "folder", "tfds")
 
@@ -95,24 +96,17 @@ def cut(
 
 
 def load(
-    data: Published,
-    root: str,
-    *,
-    source: str,
-    complete: bool,
-    download: bool,
-    with_train: bool = True,
+    data: Published, request: Request, *, source: str, complete: bool, download: bool
 ) -> Splits:
     """Loads a published data set from where it is.
 
     Args:
       data: which one.
-      root: folder of the extracted archive, or data folder of tensorflow-datasets; "": the
-        folder that tensorflow-datasets takes by default.
+      request: its root is the folder of the extracted archive, or the data folder of
+        tensorflow-datasets; "": the folder that tensorflow-datasets takes by default.
       source: "folder", "tfds", or "auto" for whatever is there, a folder first.
       complete: whether the splits must hold what was published.
       download: whether what is missing may be downloaded.
-      with_train: whether training images count in `complete`.
 
     Raises:
       MissingFileError: if it is not there; says where to get it and where to put it.
@@ -120,6 +114,7 @@ def load(
     """
     if source not in SOURCES:
         raise InputError(f"Unknown source {source!r}; known sources are {', '.join(SOURCES)}.")
+    root = request.root
     found = _find(data, root, source)
     if found is None and _can_get(data, root, source, download):
         top = _data_dir(root)
@@ -130,7 +125,7 @@ def load(
     if found is None:
         raise MissingFileError(_absent(data, root, source, download))
     if complete:
-        _check_counts(data, found, with_train=with_train)
+        _check_counts(data, found, with_train=request.with_train)
     return found.splits
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import read_table
 from dcjax.data.datasets.image_set import ImageSet, Splits, from_classes, no_images
+from dcjax.data.datasets.request import Request
 from dcjax.data.datasets.sources import Found, Published
 from dcjax.data.datasets.sources import load as load_published
 
@@ -20,30 +21,21 @@ TRAIN_LIST = "train_list.txt"
 
 
 def load(
-    root: str,
-    *,
-    test_list: str,
-    source: str,
-    complete: bool,
-    download: bool,
-    with_train: bool = True,
+    request: Request, *, test_list: str, source: str, complete: bool, download: bool
 ) -> Splits:
     """Loads VehicleID from its folder, or from what `builders.VehicleId` has prepared.
 
     Args:
-      root: see `sources.load`.
+      request: which images, and where they are.
       test_list: "small", "medium" or "large" (800, 1,600, 2,400 vehicles).
       source: see `sources.load`.
       complete: whether the published numbers of images are required.
       download: see `sources.load`.
-      with_train: see `datasets.load_index`.
     """
     if test_list not in _TESTS:
         raise InputError(f"Unknown test_list {test_list!r}; known are {', '.join(_TESTS)}.")
-    data = published(test_list, with_train=with_train)
-    return load_published(
-        data, root, source=source, complete=complete, download=download, with_train=with_train
-    )
+    data = published(test_list, with_train=request.with_train)
+    return load_published(data, request, source=source, complete=complete, download=download)
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray]:
