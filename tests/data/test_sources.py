@@ -181,7 +181,7 @@ def test_what_is_to_be_prepared_is_downloaded_when_all_packages_are_there(
 ) -> None:
     held: list[tuple[str, Path, list[str]]] = []
 
-    def note(builder: str, data_dir: Path, manual: Path) -> None:
+    def note(builder: str, data_dir: Path, manual: Path, create_builder: None) -> None:
         held.append((builder, data_dir, [path.name for path in manual.iterdir()]))
 
     monkeypatch.setattr(prepared, "prepare", note)

@@ -9,6 +9,7 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,23 @@ def _from_records(folder: Path, parts: Sequence[str] = PARTS) -> Found:
     )
 
 
+def _create_builder(**options: Any) -> Any:
+    from dcjax.data.datasets import builders
+
+    return builders.Inshop(_read_rows, **options)
+
+
+def _read_rows(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Returns what is to be prepared of each part."""
+    path = INSHOP.require(folder)
+    names, items, parts = read_list(path)
+    rows: dict[str, list[dict[str, str]]] = {part: [] for part in PARTS}
+    columns = (locate(path, names), items.tolist(), read_categories(names))
+    for part, image, item, category in zip(parts.tolist(), *columns, strict=True):
+        rows[part].append({"image": image, "item": item, "category": category})
+    return rows
+
+
 def _found(
     images: ImageArray, items: np.ndarray, parts: np.ndarray, categories: np.ndarray, where: Path
 ) -> Found:
@@ -112,4 +130,5 @@ INSHOP = Published(
     layouts={f"Eval/{_LIST}": _from_list, _LIST: _from_list},
     builder="inshop",
     read_prepared=_from_records,
+    create_builder=_create_builder,
 )

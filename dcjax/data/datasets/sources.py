@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -42,6 +42,8 @@ class Published:
       layouts: by a path below the folder, which shows that a layout is there (a pattern as of
         `Path.glob`): the function from that path to what is found.
       builder: name in tensorflow-datasets.
+      create_builder: makes the builder, from the keyword data_dir; None: tensorflow-datasets has
+        it.
       read_prepared: function from the folder of what was prepared to what is found.
       prepare_with: Python packages that preparing takes, by the name that pip knows.
       prepare_from: archives that preparing takes, in downloads/manual of the data folder; None:
@@ -57,6 +59,7 @@ class Published:
     read_prepared: Callable[[Path], Found]
     prepare_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepare_from: tuple[downloads.Archive, ...] | None = None
+    create_builder: Callable[..., Any] | None = None
 
     def find(self, folder: Path) -> tuple[Path, Callable[[Path], Found]] | None:
         """Returns the path that shows the first layout in a folder, and the function from it."""
@@ -64,6 +67,13 @@ class Published:
             for place in sorted(folder.glob(pattern))[:1]:
                 return place, read
         return None
+
+    def require(self, folder: Path) -> Path:
+        """Returns the path that shows the first layout in a folder."""
+        layout = self.find(folder)
+        if layout is None:
+            raise MissingFileError(f"None of {', '.join(self.layouts)} is in {folder}.")
+        return layout[0]
 
 
 def cut(
@@ -191,7 +201,7 @@ def _get(data: Published, root: str, source: str, download: bool) -> None:
     if source == "tfds":
         from dcjax.data.datasets import prepared
 
-        prepared.prepare(data.builder, _data_dir(root), folder)
+        prepared.prepare(data.builder, _data_dir(root), folder, create_builder=data.create_builder)
     else:
         for path in paths:
             say(f"Extracts {path}.")

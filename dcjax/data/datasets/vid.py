@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +73,31 @@ def _from_records(folder: Path, test_list: str, with_train: bool) -> Found:
     return Found(Splits(train, query), {"train": folder, "query": folder})
 
 
+def _create_builder(**options: Any) -> Any:
+    from dcjax.data.datasets import builders
+
+    return builders.VehicleId(_read_rows, **options)
+
+
+def _read_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Returns what is to be prepared of each split: vehicles, and places in the test lists."""
+    first = published("large").require(folder)
+    nowhere = dict.fromkeys(TEST_LISTS, -1)
+    tested: dict[str, dict[str, Any]] = {}
+    for name, file in TEST_LISTS.items():
+        for place, (image, vehicle) in enumerate(_listed(first.parent / file)):
+            row = {"image": image, "vehicle": vehicle, **nowhere}
+            tested.setdefault(image, row)[name] = place
+    trained = [{"image": x, "vehicle": vehicle, **nowhere} for x, vehicle in _listed(first)]
+    return {"train": trained, "test": list(tested.values())}
+
+
+def _listed(path: Path) -> list[tuple[str, int]]:
+    """Returns the path and the vehicle of each image of a list."""
+    names, vehicles = read_list(path)
+    return list(zip(locate(path, names), vehicles.tolist(), strict=True))
+
+
 def published(test_list: str, *, with_train: bool = True) -> Published:
     """Returns where VehicleID with this test list comes from."""
     lists = ({"train": TRAIN_LIST} if with_train else {}) | {"query": TEST_LISTS[test_list]}
@@ -85,4 +111,5 @@ def published(test_list: str, *, with_train: bool = True) -> Published:
         layouts={f"{folder}train_test_split/{first}": read for folder in folders},
         builder="vehicle_id",
         read_prepared=functools.partial(_from_records, test_list=test_list, with_train=with_train),
+        create_builder=_create_builder,
     )
