@@ -2,7 +2,6 @@
 
 import contextlib
 import http.server
-import re
 import socket
 import socketserver
 import threading
@@ -15,15 +14,15 @@ class HttpServer(http.server.ThreadingHTTPServer):
     Attributes:
       content: the file.
       faults: what goes wrong in each request to come, "" nothing, then nothing: cut (after half),
-        whole (Range is ignored), endless (more bytes, whose number is not told), silent, moved
-        (to another path), unsatisfiable (HTTP 416), or another status of HTTP.
-      ranges: the header Range of each request, None if there was none.
+        endless (more bytes, whose number is not told), silent, moved (to another path), or a status
+        of HTTP.
+      num_requests: how many came.
     """
 
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.faults: list[str] = []
-        self.ranges: list[str | None] = []
+        self.num_requests = 0
         self.over = threading.Event()
         super().__init__(("127.0.0.1", 0), _HttpHandler)
         self.url = f"http://127.0.0.1:{self.server_port}/a.bin"
@@ -33,7 +32,7 @@ class _HttpHandler(http.server.BaseHTTPRequestHandler):
     server: HttpServer
 
     def do_GET(self) -> None:
-        self.server.ranges.append(self.headers["Range"])
+        self.server.num_requests += 1
         fault = self.server.faults.pop(0) if self.server.faults else ""
         with contextlib.suppress(ConnectionError):  # the client may leave early
             if fault == "silent":
@@ -48,18 +47,12 @@ class _HttpHandler(http.server.BaseHTTPRequestHandler):
                 self._send(fault)
 
     def _send(self, fault: str) -> None:
-        content, asked = self.server.content, self.headers["Range"]
-        start = (
-            int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and "whole" not in fault else 0
-        )
-        self.send_response(206 if start else 200)
-        if start:
-            span = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            self.send_header("Content-Range", span)
+        content = self.server.content
+        self.send_response(200)
         if fault != "endless":
-            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[start : len(content) // 2 if "cut" in fault else None])
+        self.wfile.write(content[: len(content) // 2 if fault == "cut" else None])
         while fault == "endless":
             self.wfile.write(content)
 
@@ -72,16 +65,14 @@ class FtpServer(socketserver.ThreadingTCPServer):
 
     Attributes:
       content: the file.
-      resumes: whether it knows REST.
       cuts: how many transfers to come end after half of the file.
-      commands: RETR and REST that came.
+      num_requests: how many transfers were asked for.
     """
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        self.resumes = True
         self.cuts = 0
-        self.commands: list[str] = []
+        self.num_requests = 0
         super().__init__(("127.0.0.1", 0), _FtpHandler)
         self.url = f"ftp://127.0.0.1:{self.server_address[1]}/deep/a%20b.bin"
 
@@ -90,24 +81,19 @@ class _FtpHandler(socketserver.StreamRequestHandler):
     server: FtpServer
 
     def handle(self) -> None:
-        self.start = 0
         self._answer("220 Ready.")
         with contextlib.ExitStack() as self.listening, contextlib.suppress(OSError):
             while line := self.rfile.readline():
                 self._obey(*line.decode().strip().partition(" ")[::2])
 
     def _obey(self, command: str, argument: str) -> None:
-        if command in ("REST", "RETR"):
-            self.server.commands.append(f"{command} {argument}")
         if command == "RETR":
+            self.server.num_requests += 1
             self._send(argument)
         elif command == "PASV":  # a port for each transfer
             self.data = self.listening.enter_context(socket.create_server(("127.0.0.1", 0)))
             high, low = divmod(self.data.getsockname()[1], 256)
             self._answer(f"227 Passive (127,0,0,1,{high},{low}).")
-        elif command == "REST" and self.server.resumes:
-            self.start = int(argument)
-            self._answer("350 Goes on from there.")
         else:
             known = {"USER": "331 Password?", "PASS": "230 Welcome.", "TYPE": "200 Done."}
             self._answer(known.get(command, "502 Not known."))
@@ -122,8 +108,10 @@ class _FtpHandler(socketserver.StreamRequestHandler):
             cut = self.server.cuts > 0
             self.server.cuts -= cut
             end = len(self.server.content) // 2 if cut else None
-            connection.sendall(self.server.content[self.start : end])
-        self.start = 0
+            try:
+                connection.sendall(self.server.content[:end])
+            except ConnectionError:  # the client has left
+                cut = True
         self._answer("426 Broken off." if cut else "226 Complete.")
 
     def _answer(self, line: str) -> None:

@@ -1,13 +1,13 @@
 """Extracts a data set's archives: wholly or not at all, and nothing outside of the folder."""
 
+import functools
 import gzip
 import os
 import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from dcjax.core.errors import FileError, InputError
@@ -28,11 +28,54 @@ def extract(path: Path, folder: Path) -> None:
     Raises:
       FileError: if the folder holds something else under the names of the archive.
       FileError: if the disk has no space for it.
-      InputError: if the archive is damaged, or would write outside of the folder.
+      InputError: if the archive is damaged, or holds what must not be extracted.
     """
-    if path.suffix not in (".tgz", ".zip"):
-        return
-    sizes = _read_sizes(path)
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+                sizes = {e.filename: None if e.is_dir() else e.file_size for e in entries}
+                _extract_missing(path, folder, sizes, archive.extractall)
+        elif path.suffix == ".tgz":
+            with gzip.open(path) as content, tarfile.open(fileobj=content, mode="r:") as archive:
+                members = archive.getmembers()
+                while content.read(_BLOCK):  # up to the checksum at its end
+                    pass
+                sizes = {m.name: m.size if m.isfile() else None for m in members}
+                extract_all = functools.partial(archive.extractall, filter="data")
+                _extract_missing(path, folder, sizes, extract_all)
+    except tarfile.FilterError as error:
+        raise InputError(f"{path} must not be extracted: {error}.") from None
+    except _DAMAGED as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}); remove it and get it again."
+        ) from None
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Raises FileError if the disk of an existing folder has less space than this."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise FileError(
+            f"Require {num_bytes:,} bytes free in {folder}, found {free:,}; make room, or choose "
+            "a folder on another disk."
+        )
+
+
+def _extract_missing(
+    path: Path, folder: Path, sizes: Mapping[str, int | None], extract_all: Callable[[Path], None]
+) -> None:
+    """Extracts what is not in the folder yet.
+
+    Args:
+      path: of the archive.
+      folder: where to.
+      sizes: of each file in the archive by its name, None for folders and links.
+      extract_all: extracts the whole archive into a folder.
+    """
+    for name in sizes:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise InputError(f"{path} must not be extracted: {name!r} is outside of its folder.")
     lacking = _top_names(sizes) - _whole(sizes, folder)
     for name in sorted(lacking):
         if os.path.lexists(folder / name):
@@ -47,41 +90,11 @@ def extract(path: Path, folder: Path) -> None:
     aside = folder / f"{path.name}.extracting"
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        with _errors_named(path):
-            _extract_all(path, aside)
+        extract_all(aside)
         for name in sorted(lacking):
             os.rename(aside / name, folder / name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def require_space(folder: Path, num_bytes: int) -> None:
-    """Raises FileError if the disk of an existing folder has less space than this."""
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise FileError(
-            f"Require {num_bytes:,} bytes free in {folder}, found {free:,}; make room, or choose "
-            "a folder on another disk."
-        )
-
-
-def _read_sizes(path: Path) -> dict[str, int | None]:
-    """Returns the size of each file in the archive by its name, None for folders and links."""
-    with _errors_named(path):
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                entries = archive.infolist()
-                sizes = {e.filename: None if e.is_dir() else e.file_size for e in entries}
-        else:
-            with gzip.open(path) as content, tarfile.open(fileobj=content, mode="r:") as archive:
-                members = archive.getmembers()
-                while content.read(_BLOCK):  # up to the checksum at its end
-                    pass
-                sizes = {m.name: m.size if m.isfile() else None for m in members}
-    for name in sizes:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise InputError(f"{path} would write outside of its folder, to {name!r}.")
-    return sizes
 
 
 def _top_names(names: Mapping[str, int | None]) -> set[str]:
@@ -98,25 +111,3 @@ def _is_there(path: Path, size: int | None) -> bool:
     if size is None:
         return os.path.lexists(path)
     return path.is_file() and path.stat().st_size == size
-
-
-def _extract_all(path: Path, folder: Path) -> None:
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(folder)
-    else:
-        with tarfile.open(path, "r:gz") as archive:
-            archive.extractall(folder, filter="data")
-
-
-@contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
-    """Turns what is wrong with an archive into one line that names it."""
-    try:
-        yield
-    except tarfile.FilterError as error:
-        raise InputError(f"{path} would write outside of its folder: {error}.") from None
-    except _DAMAGED as error:
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}); remove it and get it again."
-        ) from None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcjax.core import naming, regular_files
+from dcjax.core import naming
 from dcjax.core.errors import InputError
 from dcjax.data import bitmaps, gifs, headers
 from dcjax.data.datasets import ImageSet
@@ -44,12 +44,11 @@ def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
         return in_python
     # As bytes: TensorFlow encodes text as UTF-8, which not every name is.
     paths = tf.constant([os.fsencode(path) for path in images.images.tolist()], tf.string)
-    others = np.fromiter(map(regular_files.other_kind, images.images), bool, len(images))
-    if not others.any():
+    if not images.is_no_file.any():
         return lambda row: tf.io.read_file(paths[row])
-    is_other = tf.constant(others)
+    is_no_file = tf.constant(images.is_no_file)
     return lambda row: tf.cond(
-        is_other[row], lambda: in_python(row), lambda: tf.io.read_file(paths[row])
+        is_no_file[row], lambda: in_python(row), lambda: tf.io.read_file(paths[row])
     )
 
 
@@ -257,8 +256,10 @@ def find_unreadable(images: ImageSet, *, thorough: bool, max_pixels: int = 0) ->
     if thorough:
         return _undecodable(images, np.arange(len(images)), max_pixels)
     looks_good = functools.partial(_looks_good, max_pixels=max_pixels)
+    files = np.flatnonzero(~images.is_no_file)  # to open a pipe could take for ever
+    good = np.zeros(len(images), bool)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        good = np.fromiter(pool.map(looks_good, images.images), bool, len(images))
+        good[files] = list(pool.map(looks_good, images.images[files]))
     return _undecodable(images, np.flatnonzero(~good), max_pixels)
 
 
@@ -296,8 +297,6 @@ def _looks_good(image: np.str_ | np.void, *, max_pixels: int) -> bool:
     """Returns whether a JPEG or PNG has its end mark, and a header that asks for no more pixels."""
     is_part = isinstance(image, np.void)
     path, start = str(image[0] if is_part else image), int(image[1]) if is_part else 0
-    if regular_files.other_kind(path):
-        return False
     try:
         with open(path, "rb") as file:
             end = start + int(image[2]) if is_part else file.seek(0, os.SEEK_END)

@@ -1,12 +1,11 @@
-"""Downloads of a data set's archives: resumed where they broke off, and verified."""
+"""Downloads of a data set's archives: verified, and put in place when they are whole."""
 
 import contextlib
 import dataclasses
 import ftplib
-import hashlib
+import functools
 import http.client
 import os
-import re
 import time
 import urllib.error
 import urllib.parse
@@ -18,13 +17,12 @@ from dcjax.core.errors import FileError, InputError, MissingFileError
 from dcjax.data.archives import require_space
 
 _TIMEOUT = 60.0  # seconds in which a server must answer or send
-_PAUSES = (1.0, 5.0, 15.0)  # seconds before each further try, when the last one brought little
-_BLOCK = 2**20  # bytes; a try that brings fewer brought little
-_TELL_EVERY = 0.1, 30.0  # share of the whole, or seconds, whichever is earlier
+_PAUSES = (1.0, 5.0, 15.0)  # seconds before each further try
 _TRY_AGAIN = {408, 429}  # of HTTP's codes for the client's errors
+_REPORT_EVERY = 30.0  # seconds
+_BLOCK = 2**20  # bytes
 
-# Reads at most so many bytes, none at the end; and where in the file they begin.
-_Stream = tuple[Callable[[int], bytes], int]
+_Read = Callable[[int], bytes]  # at most so many bytes, none at the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +47,16 @@ class Archive:
         return f"{self.name} ({', '.join(facts)})"
 
 
-class _BrokenOffError(Exception):
-    """A transfer ended before its time."""
+class _ServerError(Exception):
+    """A server does not send what it should; to try again may help if that is not final."""
 
-    def __init__(self, reason: str, *, for_good: bool = False) -> None:
-        super().__init__(" ".join(reason.split()))
-        self.for_good = for_good
+    def __init__(self, reason: object, *, is_final: bool = False) -> None:
+        super().__init__(" ".join(str(reason).split()))
+        self.is_final = is_final
 
 
 def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path:
     """Downloads an archive, unless it is there already, and verifies it.
-
-    What has come is kept in NAME.part when the download ends early, and goes on from there.
 
     Args:
       archive: which one.
@@ -75,27 +71,39 @@ def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path
       FileError: if the server fails or the disk has no space.
       InputError: if the file is not the one that was published.
     """
-    path, part = folder / archive.name, folder / f"{archive.name}.part"
+    import pooch  # takes a third of a second, which only downloads need
+
+    path = folder / archive.name
     if path.exists():
-        if wrong := _mismatch(archive, path):
-            raise InputError(f"{path} {wrong}; move it away and get it again.")
+        if (found := pooch.file_hash(str(path))) != archive.sha256:
+            raise InputError(
+                f"{path} should have SHA-256 {archive.sha256}, found {found}; move it away and "
+                "get it again."
+            )
         return path
+    by_hand = f"get {archive.name} by hand, and put it into {folder}"
     if not archive.url:
         raise MissingFileError(f"Get {archive} by hand, and put it into {folder}.")
     folder.mkdir(parents=True, exist_ok=True)
-    part.touch()
-    if _size(part) > archive.size:
-        os.truncate(part, 0)
-    require_space(folder, archive.size - _size(part))
-    say(
-        f"Downloads {archive.name}, {_gigabytes(archive.size)}, from {archive.url} to {path}"
-        f"{f', of which {_gigabytes(_size(part))} are there' if _size(part) else ''}."
-    )
-    _complete(archive, part, say)
-    if wrong := _mismatch(archive, part):
-        part.unlink()
-        raise InputError(f"{archive.url} {wrong}; the download is removed.")
-    os.replace(part, path)
+    require_space(folder, archive.size)
+    say(f"Downloads {archive.name}, {_gigabytes(archive.size)}, from {archive.url} to {path}.")
+    pooch.get_logger().setLevel("WARNING")  # it says that it downloads, too
+    receive = functools.partial(_receive, archive, say)
+    pauses = list(_PAUSES)
+    while not path.exists():
+        try:
+            pooch.retrieve(archive.url, archive.sha256, archive.name, folder, downloader=receive)
+        except _ServerError as error:
+            if error.is_final or not pauses:
+                raise FileError(
+                    f"Cannot download {archive.url}: {error}; try again later, or {by_hand}."
+                ) from None
+            say(f"{archive.name}: {error}; tries again in {pauses[0]:g} s.")
+            time.sleep(pauses.pop(0))
+        except ValueError as error:
+            raise InputError(
+                f"{archive.url} is not the file that was published; {by_hand}: {error}"
+            ) from None
     return path
 
 
@@ -123,120 +131,66 @@ def how_to_get(archives: Sequence[Archive], *, home: str, folder: Path, extracte
     return f"Get {wanted} by hand, from {home} or another copy, and put it {there}{extracts}."
 
 
-def _mismatch(archive: Archive, path: Path) -> str:
-    """Returns how a file differs from what was published, "" if it does not."""
-    if _size(path) != archive.size:
-        return f"should have {archive.size:,} bytes, found {_size(path):,}"
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    return "" if found == archive.sha256 else f"should have SHA-256 {archive.sha256}, found {found}"
+def _receive(
+    archive: Archive, say: Callable[[str], None], url: str, output_file: str, _: object
+) -> None:
+    """Writes what a server sends to a file, which pooch then verifies and puts in place.
 
-
-def _complete(archive: Archive, part: Path, say: Callable[[str], None]) -> None:
-    """Downloads what a part lacks, in several tries if it must be."""
-    pauses, most = list(_PAUSES), _size(part)
-    while _size(part) < archive.size:
-        try:
-            _receive(archive, part, say)
-        except _BrokenOffError as error:
-            come = _size(part)
-            if come >= most + _BLOCK:
-                pauses, most = list(_PAUSES), come
-            if error.for_good or not pauses:
-                raise FileError(
-                    f"Cannot download {archive.url}: {error}. {come:,} of {archive.size:,} bytes "
-                    f"are in {part}; the same command goes on from there."
-                ) from None
-            say(f"{archive.name}: {error}; tries again in {pauses[0]:g} s.")
-            time.sleep(pauses.pop(0))
-
-
-def _receive(archive: Archive, part: Path, say: Callable[[str], None]) -> None:
-    """Writes what one connection brings into a part, never more than the archive's size."""
-    begun, told, told_at = time.monotonic(), _size(part), time.monotonic()
-    share, seconds = _TELL_EVERY
-    first = done = told
-    with part.open("r+b") as file, contextlib.closing(_blocks(archive, done)) as blocks:
-        for position, block in blocks:
-            if position < done:  # the server begins anew
-                first = told = position
-                file.truncate(position)
-            file.seek(position)
+    It stands in for pooch's downloaders: they take more bytes than were published, leave an HTTP
+    connection open after an error, and hide an interrupt behind the farewell of an FTP server.
+    """
+    # pooch makes it for its owner alone; a new one is for whom all new files are.
+    os.remove(output_file)
+    done, start_time = 0, time.monotonic()
+    last_report_time = start_time
+    with open(output_file, "xb") as file, contextlib.closing(_blocks(url, archive.size)) as blocks:
+        for block in blocks:
+            done += len(block)
+            if done > archive.size:
+                raise ValueError(f"require {archive.size:,} bytes, and the server sends more.")
             file.write(block)
-            done, now = position + len(block), time.monotonic()
-            if done - told >= share * archive.size or now - told_at >= seconds:
-                told, told_at = done, now
-                speed = (done - first) / 1e6 / max(now - begun, 1e-3)
+            now = time.monotonic()
+            if now - last_report_time >= _REPORT_EVERY:
+                last_report_time, speed = now, done / 1e6 / (now - start_time)
                 say(f"{archive.name}: {done / archive.size:.0%}, {speed:.1f} MB/s.")
     if done < archive.size:
-        raise _BrokenOffError(f"the server closed the connection after {done:,} bytes")
+        raise _ServerError(f"{done:,} of {archive.size:,} bytes have come")
 
 
-def _blocks(archive: Archive, start: int) -> Generator[tuple[int, bytes], None, None]:
-    """Yields positions and blocks of bytes of what one connection brings, up to the size."""
-    opened = _open_ftp if archive.url.startswith("ftp://") else _open_http
+def _blocks(url: str, num_bytes: int) -> Generator[bytes, None, None]:
+    """Yields what a server of HTTP or FTP sends, if it does not offer another number of bytes."""
     try:
-        with opened(archive, start) as (read, position):
-            while block := read(min(_BLOCK, archive.size - position)):
-                yield position, block
-                position += len(block)
+        with _open_ftp(url) if url.startswith("ftp://") else _open_http(url, num_bytes) as read:
+            yield from iter(lambda: read(_BLOCK), b"")
     except urllib.error.HTTPError as error:
         error.close()
-        for_good = error.code < 500 and error.code not in _TRY_AGAIN
-        raise _BrokenOffError(f"HTTP {error.code} {error.reason}", for_good=for_good) from None
-    except ftplib.error_perm as error:
-        raise _BrokenOffError(f"FTP {error}", for_good=True) from None
+        is_final = error.code < 500 and error.code not in _TRY_AGAIN
+        raise _ServerError(error, is_final=is_final) from None
     except (OSError, EOFError, http.client.HTTPException, ftplib.Error) as error:
-        raise _BrokenOffError(f"{type(error).__name__}: {error}") from None
+        raise _ServerError(error, is_final=isinstance(error, ftplib.error_perm)) from None
 
 
 @contextlib.contextmanager
-def _open_http(archive: Archive, start: int) -> Iterator[_Stream]:
-    headers = {"User-Agent": "dcjax"} | ({"Range": f"bytes={start}-"} if start else {})
-    request = urllib.request.Request(archive.url, headers=headers)
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
-            raise
-        error.close()
-        with _open_http(archive, 0) as stream:
-            yield stream
-        return
-    with response:
-        given = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        begin, total = given.groups() if given else (0, response.headers.get("Content-Length"))
-        if total is not None and int(total) != archive.size:
-            raise InputError(
-                f"{archive.url} should have {archive.size:,} bytes, the server offers "
-                f"{int(total):,}: it is not the file that was published."
-            )
-        if int(begin) > start:
-            raise http.client.HTTPException(f"asked for bytes from {start} on, got {begin}")
-        yield response.read1, int(begin)
+def _open_http(url: str, num_bytes: int) -> Iterator[_Read]:
+    request = urllib.request.Request(url, headers={"User-Agent": "dcjax"})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        offered = int(response.headers.get("Content-Length", num_bytes))
+        if offered != num_bytes:
+            raise ValueError(f"require {num_bytes:,} bytes, and the server offers {offered:,}.")
+        yield response.read
 
 
 @contextlib.contextmanager
-def _open_ftp(archive: Archive, start: int) -> Iterator[_Stream]:
-    url = urllib.parse.urlsplit(archive.url)
-    command = f"RETR {urllib.parse.unquote(url.path).lstrip('/')}"
+def _open_ftp(url: str) -> Iterator[_Read]:
+    parts = urllib.parse.urlsplit(url)
     # Closed without a farewell, for which a server would first send the rest of the file.
     with contextlib.closing(ftplib.FTP(timeout=_TIMEOUT)) as server:
-        server.connect(str(url.hostname), url.port or ftplib.FTP_PORT)
+        server.connect(str(parts.hostname), parts.port or ftplib.FTP_PORT)
         server.login()
         server.voidcmd("TYPE I")
-        try:
-            data = server.transfercmd(command, start or None)
-        except ftplib.Error:
-            if not start:
-                raise
-            data, start = server.transfercmd(command), 0
-        with data:
-            yield data.recv, start
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
+        path = urllib.parse.unquote(parts.path).lstrip("/")
+        with server.transfercmd(f"RETR {path}") as data:
+            yield data.recv
 
 
 def _gigabytes(num_bytes: int) -> str:

@@ -13,6 +13,7 @@ from dcjax.data import decoding, inspection, pipeline
 from dcjax.data.crops import Augmentation
 from dcjax.data.datasets import files, grocery, manifest, prepared
 from dcjax.data.datasets.image_set import file_parts, from_classes
+from dcjax.data.datasets.request import Request
 from dcjax.data.quiet_tensorflow import tf
 from dcjax.models import pretrained, weight_files
 
@@ -96,7 +97,7 @@ def test_lists_tables_and_weights_are_read_from_files_only(others, tmp_path):
     for suffix in ("csv", "tsv", "parquet"):
         os.mkfifo(tmp_path / f"table.{suffix}")
         with pytest.raises(FileError, match="is a named pipe"):
-            manifest.load("", manifest=str(tmp_path / f"table.{suffix}"))
+            manifest.load(Request(""), manifest=str(tmp_path / f"table.{suffix}"))
     for read in (
         lambda path: files.read_table(Path(path), 2),
         lambda path: grocery.read_classes(Path(path)),

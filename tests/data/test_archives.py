@@ -121,21 +121,33 @@ def test_nothing_is_written_outside(tmp_path: Path, kind: str, name: str) -> Non
     folder = tmp_path / "data"
     folder.mkdir()
     path = pack(folder / kind, {"set/good.txt": b"good", name: b"evil"})
-    with pytest.raises(ValueError, match=f"{path} would write outside of its folder"):
+    with pytest.raises(ValueError, match=f"{path} must not be extracted: .*outside"):
         archives.extract(path, folder)
     assert [file.name for file in tmp_path.rglob("*.*")] == [kind]
     assert not Path("/dcjax_out.txt").exists()
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-@pytest.mark.parametrize("target", ["/etc", "../.."])
-def test_links_stay_inside(tmp_path: Path, kind: bytes, target: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "target", "said"),
+    [
+        (tarfile.SYMTYPE, "/etc", "absolute path"),
+        (tarfile.SYMTYPE, "../..", "outside the destination"),
+        (tarfile.LNKTYPE, "/etc", "absolute path"),
+        (tarfile.LNKTYPE, "../..", "outside the destination"),
+        (tarfile.CHRTYPE, "", "special file"),
+        (tarfile.BLKTYPE, "", "special file"),
+        (tarfile.FIFOTYPE, "", "special file"),
+    ],
+)
+def test_links_stay_inside_and_devices_are_refused(
+    tmp_path: Path, kind: bytes, target: str, said: str
+) -> None:
     path = tmp_path / "a.tgz"
     with tarfile.open(path, "w:gz") as archive:
         link = tarfile.TarInfo("set")
         link.type, link.linkname = kind, target
         archive.addfile(link)
-    with pytest.raises(ValueError, match=f"{path} would write outside of its folder"):
+    with pytest.raises(ValueError, match=f"{path} must not be extracted: .*{said}"):
         archives.extract(path, tmp_path)
     assert tree(tmp_path) == {}
 

@@ -1,7 +1,9 @@
 """Files of any kind give three channels; those that cannot be read are found and named."""
 
 import base64
+import collections
 import io
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import pytest
 from pictures import bmp, decoded, exif, noise, png_chunk, twelve_files
 from PIL import Image
 
-from dcjax.data import decoding, headers
+from dcjax.data import datasets, decoding, headers
 from dcjax.data.datasets.image_set import ImageSet, file_parts, from_classes
 from dcjax.data.quiet_tensorflow import tf
+from dcjax.experiment import same_run
 
 CMYK = Path(__file__).parents[1] / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
@@ -197,6 +200,31 @@ def test_readable_names_bad_files_or_skips_and_counts_them(pictures):
     assert kept.images.tolist() == pictures.images[[0, 1, 2, 3, 4, *range(6, 12)]].tolist()
     assert kept.labels.tolist() == [0, 1, 2, 3, 0, 2, 3, 0, 1, 2, 3]
     assert kept.class_names == pictures.class_names
+
+
+@pytest.mark.parametrize("skip_unreadable", [False, True])
+def test_a_load_asks_for_the_state_of_each_file_once(
+    pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip_unreadable: bool
+) -> None:
+    paths = pictures.images.tolist()
+    rows = [f"{path},{i % 4},{'train' if i % 4 < 2 else 'test'}" for i, path in enumerate(paths)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    if skip_unreadable:
+        cut(paths[0])
+    asked: collections.Counter[str] = collections.Counter()
+    stat = os.stat
+
+    def count(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        asked[path] += 1
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", count)
+    splits = datasets.load("manifest", root="", manifest=str(tmp_path / "table.csv"))
+    for images in (splits.train, splits.query):
+        kept, _ = decoding.readable(images, skip_unreadable=skip_unreadable)
+        same_run.fingerprint(kept)
+        decoding.contents(kept)
+    assert [asked[path] for path in paths] == [1] * len(paths)
 
 
 def test_a_class_must_keep_a_readable_image(pictures):

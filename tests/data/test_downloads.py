@@ -1,6 +1,8 @@
-"""Downloads: resumed, verified, never more than they should be; from servers on this machine."""
+"""Downloads: verified, whole or not at all, never more than published; from local servers."""
 
+import errno
 import hashlib
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import archive_servers
 import numpy as np
+import pooch
 import pytest
 
 from dcjax.data import downloads
@@ -22,6 +25,7 @@ HALF = len(CONTENT) // 2
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr(downloads, "_BLOCK", 4096)
+    monkeypatch.setattr(downloads, "_REPORT_EVERY", 0.0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
@@ -37,146 +41,134 @@ def ftp() -> Iterator[archive_servers.FtpServer]:
         yield server
 
 
+@pytest.fixture(params=["web", "ftp"])
+def server(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
 def fetch(url: str, folder: Path, say: Any = lambda line: None, **changes: Any) -> bytes:
     """Fetches CONTENT as folder/a.bin, and returns what came."""
     facts = {"name": "a.bin", "url": url, "size": len(CONTENT), "sha256": SHA256} | changes
     path = downloads.fetch(Archive(**facts), folder, say=say)
     assert path == folder / "a.bin"
-    assert not (folder / "a.bin.part").exists()
+    assert list(folder.iterdir()) == [path]
     return path.read_bytes()
 
 
-def begin(folder: Path, content: bytes) -> Path:
-    """Leaves the first bytes of a download that ended early."""
-    part = folder / "a.bin.part"
-    part.write_bytes(content)
-    return part
-
-
-def test_it_comes_whole_once_and_says_what_it_does(web, tmp_path: Path) -> None:
+def test_it_comes_once_for_all_to_read_and_says_what_it_does(server, tmp_path, caplog) -> None:
     folder, lines = tmp_path / "new" / "folder", []
-    assert fetch(web.url, folder, lines.append) == CONTENT
-    assert lines[0] == f"Downloads a.bin, 0.0001 GB, from {web.url} to {folder}/a.bin."
+    pooch.get_logger().addHandler(caplog.handler)
+    assert fetch(server.url, folder, lines.append) == CONTENT
+    assert not caplog.records  # what is said is not said twice
+    assert lines[0] == f"Downloads a.bin, 0.0001 GB, from {server.url} to {folder}/a.bin."
     shares = [int(line.split()[1].removesuffix("%,")) for line in lines[1:]]
-    assert 8 <= len(shares) <= 10
-    assert shares == sorted(set(shares))
-    assert fetch(web.url, folder) == CONTENT
-    assert web.ranges == [None]
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
+    assert len(shares) > 9
+    (tmp_path / "any file").touch()
+    assert (folder / "a.bin").stat().st_mode == (tmp_path / "any file").stat().st_mode
+    assert fetch(server.url, folder) == CONTENT
+    assert server.num_requests == 1
+
+
+@pytest.mark.parametrize("faults", [["cut"], ["503", "429"], ["moved"], ["cut", "408", "cut"]])
+def test_a_broken_transfer_is_tried_again(web, tmp_path: Path, faults: list[str]) -> None:
+    web.faults = list(faults)
+    assert fetch(web.url, tmp_path) == CONTENT
+    assert web.num_requests == len(faults) + 1
+
+
+def test_ftp_is_tried_again_too(ftp, tmp_path: Path) -> None:
+    ftp.cuts = 2
+    assert fetch(ftp.url, tmp_path) == CONTENT
+    assert ftp.num_requests == 3
 
 
 @pytest.mark.parametrize(
-    ("faults", "ranges"),
+    ("fault", "said", "num_requests"),
     [
-        (["cut"], [None, f"bytes={HALF}-"]),
-        (["cut", "whole"], [None, f"bytes={HALF}-"]),
-        (["cut", "416"], [None, f"bytes={HALF}-", None]),
-        (["cut", "503", "429"], [None, *[f"bytes={HALF}-"] * 3]),
-        (["cut", "moved"], [None, *[f"bytes={HALF}-"] * 2]),
-        (["cut", "whole", "cut", "503"], [None, f"bytes={HALF}-"]),
-        (["endless"], [None]),
+        ("404", "HTTP Error 404: Not Found", 1),
+        ("503", "HTTP Error 503: Service Unavailable", 4),
+        ("silent", "timed out", 4),
+        ("cut", "50,000 of 100,000 bytes have come", 4),
     ],
 )
-def test_a_broken_transfer_goes_on(web, tmp_path: Path, faults, ranges) -> None:
-    web.faults = faults
-    assert fetch(web.url, tmp_path) == CONTENT
-    assert web.ranges == ranges
-
-
-def test_an_interrupted_one_is_kept_and_goes_on_with_the_next_command(web, tmp_path: Path) -> None:
-    def stop_at_a_third(line: str) -> None:
-        if "3" in line.split()[1]:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fetch(web.url, tmp_path, stop_at_a_third)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.bin.part"]
-    kept = (tmp_path / "a.bin.part").read_bytes()
-    assert 0 < len(kept) < HALF
-    assert CONTENT.startswith(kept)
-    assert fetch(web.url, tmp_path) == CONTENT
-    assert web.ranges == [None, f"bytes={len(kept)}-"]
-
-
-def test_of_what_begins_anew_nothing_old_is_kept(web, tmp_path: Path) -> None:
-    web.faults = ["whole cut"]
-    begin(tmp_path, bytes(80_000))
-    assert fetch(web.url, tmp_path) == CONTENT
-    assert web.ranges == ["bytes=80000-", f"bytes={HALF}-"]
-
-
-@pytest.mark.parametrize(
-    ("begun", "ranges"), [(CONTENT, []), (bytes(len(CONTENT) + 1), [None])], ids=["whole", "long"]
-)
-def test_a_part_that_lacks_nothing(web, tmp_path: Path, begun: bytes, ranges: list) -> None:
-    begin(tmp_path, begun)
-    assert fetch(web.url, tmp_path) == CONTENT
-    assert web.ranges == ranges
-
-
-@pytest.mark.parametrize("faults", [[], ["endless"]])
-def test_wrong_bytes_are_removed(web, tmp_path: Path, faults: list[str]) -> None:
-    web.content, web.faults = bytes(len(CONTENT)), faults
-    found = hashlib.sha256(web.content).hexdigest()
-    with pytest.raises(ValueError, match=f"{web.url} .* SHA-256 {SHA256}, found {found}; .* remov"):
-        fetch(web.url, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("begun", [0, 7])
-def test_a_file_of_another_size_is_not_even_begun(web, tmp_path: Path, begun: int) -> None:
-    web.content = b"<html>Please log in.</html>"
-    part = begin(tmp_path, CONTENT[:begun])
-    with pytest.raises(ValueError, match=r"have 100,000 bytes, the server offers 27"):
-        fetch(web.url, tmp_path)
-    assert part.read_bytes() == CONTENT[:begun]
-
-
-@pytest.mark.parametrize(
-    ("fault", "said", "requests"),
-    [
-        ("404", "HTTP 404 Not Found", 1),
-        ("503", "HTTP 503 Service Unavailable", 4),
-        ("silent", "TimeoutError", 4),
-    ],
-)
-def test_it_gives_up_clearly(web, tmp_path: Path, monkeypatch, fault, said, requests) -> None:
+def test_it_gives_up_clearly(web, tmp_path, monkeypatch, fault, said, num_requests) -> None:
     monkeypatch.setattr(downloads, "_TIMEOUT", 0.1)
-    web.faults, lines = ["cut", *[fault] * 9], []
-    monkeypatch.setattr(downloads, "_BLOCK", 2**20)  # so the first half brings little
-    part = tmp_path / "a.bin.part"
-    told = rf"download {web.url}: {said}.* 50,000 of 100,000 bytes are in {part}; the same command"
-    with pytest.raises(OSError, match=told) as caught:
+    web.faults, lines = [fault] * 9, []
+    with pytest.raises(
+        OSError, match=rf"Cannot download {web.url}: .*{said}.*; try again"
+    ) as caught:
         fetch(web.url, tmp_path, lines.append)
     assert "\n" not in str(caught.value)
-    assert part.read_bytes() == CONTENT[:HALF]
-    assert len(web.ranges) == min(requests + 1, 4)
-    assert sum("tries again" in line for line in lines) == len(web.ranges) - 1
-
-
-def test_progress_earns_new_tries(web, tmp_path: Path) -> None:
-    web.faults = ["503", "503", "cut", "503", "503"]
-    assert fetch(web.url, tmp_path) == CONTENT
-    assert len(web.ranges) == 6
+    assert not list(tmp_path.iterdir())
+    assert web.num_requests == num_requests
+    assert sum("tries again" in line for line in lines) == num_requests - 1
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     with archive_servers.running(server := archive_servers.HttpServer(b"")):
         pass
-    with pytest.raises(OSError, match=r"Cannot download .*refused.* 0 of 100,000 bytes"):
+    with pytest.raises(OSError, match=f"Cannot download {server.url}: .*refused.*; try again"):
         fetch(server.url, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ftp_without_the_file(ftp, tmp_path: Path) -> None:
+    url = ftp.url.replace("deep", "flat")
+    with pytest.raises(OSError, match=f"Cannot download {url}: .*550 No such file.*; try again"):
+        fetch(url, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert ftp.num_requests == 1
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"short", "100,000 bytes, found 5;"), (bytes(len(CONTENT)), f"SHA-256 {SHA256}, found ")],
+    ("content", "fault", "said"),
+    [
+        (
+            bytes(len(CONTENT)),
+            "",
+            f"expected {SHA256} but got {hashlib.sha256(bytes(100_000)).hexdigest()}",
+        ),
+        (CONTENT * 20, "", "require 100,000 bytes, and the server offers 2,000,000"),
+        (b"<html>Please log in.</html>", "", "require 100,000 bytes, and the server offers 27"),
+        (CONTENT, "endless", "require 100,000 bytes, and the server sends more"),
+    ],
 )
-def test_a_wrong_file_under_the_name_is_left_alone(web, tmp_path, content, said) -> None:
-    path = tmp_path / "a.bin"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{path} should have {said}.*move it away"):
+def test_what_was_not_published_is_refused(web, tmp_path, content, fault, said) -> None:
+    web.content, web.faults = content, [fault]
+    with pytest.raises(ValueError, match=f"{web.url} is not .*get a.bin by hand.*: .*{said}"):
         fetch(web.url, tmp_path)
-    assert path.read_bytes() == content
-    assert not web.ranges
+    assert not list(tmp_path.iterdir())
+    assert web.num_requests == 1
+
+
+def test_ftp_never_writes_more_than_was_published(ftp, tmp_path: Path) -> None:
+    ftp.content = CONTENT * 20
+    with pytest.raises(ValueError, match=f"{ftp.url} is not .*, and the server sends more"):
+        fetch(ftp.url, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert ftp.num_requests == 1
+
+
+def test_an_interrupt_ends_it_and_leaves_nothing(server, tmp_path: Path) -> None:
+    def stop(line: str) -> None:
+        if "MB/s" in line:
+            raise KeyboardInterrupt
+
+    server.content = CONTENT * 100  # so that the server still sends, and notices
+    with pytest.raises(KeyboardInterrupt):
+        fetch(server.url, tmp_path, stop, size=len(server.content))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_file_under_the_name_is_left_alone(web, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"short")
+    with pytest.raises(ValueError, match=f"{path} should have SHA-256 {SHA256}.*move it away"):
+        fetch(web.url, tmp_path)
+    assert path.read_bytes() == b"short"
+    assert not web.num_requests
 
 
 def test_what_has_no_address_is_taken_if_it_is_there(tmp_path: Path) -> None:
@@ -187,39 +179,24 @@ def test_what_has_no_address_is_taken_if_it_is_there(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_found_before_anything_is_asked_for(web, tmp_path, monkeypatch) -> None:
-    begin(tmp_path, CONTENT[:HALF])
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=HALF - 1))
-    with pytest.raises(OSError, match=f"Require 50,000 bytes free in {tmp_path}, found 49,999;"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1))
+    with pytest.raises(OSError, match=f"Require 100,000 bytes free in {tmp_path}, found 99,999;"):
         fetch(web.url, tmp_path)
-    assert not web.ranges
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=HALF))
-    assert fetch(web.url, tmp_path) == CONTENT
+    assert not web.num_requests
 
 
-def test_ftp_goes_on_where_it_broke_off(ftp, tmp_path: Path) -> None:
-    ftp.cuts = 1
-    assert fetch(ftp.url, tmp_path) == CONTENT
-    assert ftp.commands == ["RETR deep/a b.bin", f"REST {HALF}", "RETR deep/a b.bin"]
-
-
-def test_ftp_without_rest_begins_anew(ftp, tmp_path: Path) -> None:
-    ftp.resumes = False
-    begin(tmp_path, CONTENT[:HALF])
-    assert fetch(ftp.url, tmp_path) == CONTENT
-    assert ftp.commands == [f"REST {HALF}", "RETR deep/a b.bin"]
-
-
-def test_ftp_never_writes_more_than_it_should(ftp, tmp_path: Path) -> None:
-    ftp.content = CONTENT * 20
-    assert fetch(ftp.url, tmp_path) == CONTENT
-
-
-def test_ftp_without_the_file(ftp, tmp_path: Path) -> None:
-    url = ftp.url.replace("deep", "flat")
-    with pytest.raises(OSError, match=f"Cannot download {url}: FTP 550 No such file"):
-        fetch(url, tmp_path)
-    assert len(ftp.commands) == 1
+def test_a_disk_that_fills_up_is_not_the_servers_fault(web, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, hard))  # as a full disk, of this process alone
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            fetch(web.url, tmp_path)
+        assert caught.value.errno == errno.EFBIG
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+    assert web.num_requests == 1
 
 
 ONE = Archive("one.zip", "https://a.org/one.zip", 1_150_000_000, "0123")

@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 import tfds_archives
 
 from dcjax.data import datasets
-from dcjax.data.datasets import builders, prepared
+from dcjax.data.datasets import inshop as inshop_set
+from dcjax.data.datasets import prepared
 from dcjax.data.datasets.files import read_bytes
 
 _PART = {"source": "tfds", "complete": False, "download": False}
@@ -82,7 +83,7 @@ def test_vehicles_lists_keep_their_own_order(tmp_path):
 
 def test_records_of_another_format_are_refused(inshop):
     config = tfds.download.DownloadConfig(manual_dir=inshop / "downloads" / "manual")
-    builder = builders.Inshop(data_dir=inshop, file_format="array_record")
+    builder = inshop_set._create_builder(data_dir=inshop, file_format="array_record")
     builder.download_and_prepare(download_config=config)
     with pytest.raises(ValueError, match=r"tfrecord, .*default, got array_record in .*/1.0.0"):
         datasets.load("inshop", root=str(inshop), **_PART)

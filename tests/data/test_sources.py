@@ -13,6 +13,7 @@ import tfds_archives
 
 from dcjax.data import datasets, downloads
 from dcjax.data.datasets import cars, cub, prepared, sources
+from dcjax.data.datasets.request import Request
 
 CUB = {
     "CUB_200_2011/images.txt": "1 007.Auk/b.jpg\n2 007.Auk/a.jpg\n3 101.Pelican/c.jpg\n",
@@ -113,7 +114,7 @@ def test_the_newest_prepared_version_is_taken(
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for root in (str(tmp_path), ""):
         with pytest.raises(ValueError, match="read"):
-            sources.load(birds, root, source="auto", complete=False, download=False)
+            sources.load(birds, Request(root), source="auto", complete=False, download=False)
     assert read == [tmp_path / "birds" / "10.0.0"] * 2
 
 
@@ -140,7 +141,7 @@ def test_what_is_missing_is_downloaded_once_and_only_if_allowed(web, tmp_path: P
     root = tmp_path / "new"
     with pytest.raises(FileNotFoundError, match=f"{web.url}.*dataset.download=true does that"):
         load(str(root))
-    assert not web.ranges
+    assert not web.num_requests
     assert not root.exists()
     splits = load(str(root), download=True)
     pictures = benchmark_pictures.take("cub")
@@ -151,20 +152,17 @@ def test_what_is_missing_is_downloaded_once_and_only_if_allowed(web, tmp_path: P
     for download in (True, False):
         again = load(str(root), download=download)
         assert again.train.images.tolist() == splits.train.images.tolist()
-    assert web.ranges == [None]
+    assert web.num_requests == 1
 
 
 @pytest.mark.parametrize("source", ["auto", "folder"])
-def test_without_permission_what_lies_there_is_not_gone_on_with(web, tmp_path, source) -> None:
-    content = web.content
-    for name, there in {"CUB_200_2011.tgz.part": content[:99], "CUB_200_2011.tgz": content}.items():
-        (tmp_path / name).write_bytes(there)
-        with pytest.raises(FileNotFoundError, match=r"dataset.download=true does that"):
-            load(str(tmp_path), source=source)
-    names = {"packed", "CUB_200_2011.tgz", "CUB_200_2011.tgz.part"}
-    assert {path.name for path in tmp_path.iterdir()} == names
+def test_without_permission_an_archive_is_not_extracted(web, tmp_path, source) -> None:
+    (tmp_path / "CUB_200_2011.tgz").write_bytes(web.content)
+    with pytest.raises(FileNotFoundError, match=r"dataset.download=true does that"):
+        load(str(tmp_path), source=source)
+    assert {path.name for path in tmp_path.iterdir()} == {"packed", "CUB_200_2011.tgz"}
     assert len(load(str(tmp_path), source=source, download=True).train)
-    assert not web.ranges
+    assert not web.num_requests
 
 
 def test_two_runs_at_once_download_once(web, tmp_path: Path) -> None:
@@ -172,7 +170,7 @@ def test_two_runs_at_once_download_once(web, tmp_path: Path) -> None:
     with ThreadPoolExecutor(len(roots)) as runs:
         found = list(runs.map(lambda root: load(root, download=True), roots))
     assert len({tuple(splits.train.images) for splits in found}) == 1
-    assert web.ranges == [None]
+    assert web.num_requests == 1
 
 
 def test_what_is_to_be_prepared_is_downloaded_when_all_packages_are_there(
@@ -180,16 +178,18 @@ def test_what_is_to_be_prepared_is_downloaded_when_all_packages_are_there(
 ) -> None:
     held: list[tuple[str, Path, list[str]]] = []
 
-    def note(builder: str, data_dir: Path, manual: Path) -> None:
+    def note(builder: str, data_dir: Path, manual: Path, create_builder: None) -> None:
         held.append((builder, data_dir, [path.name for path in manual.iterdir()]))
 
     monkeypatch.setattr(prepared, "prepare", note)
     for packages in ({"no_such_module": "no-such-package"}, {}):
         birds = dataclasses.replace(cub.CUB, prepare_from=cub.CUB.archives, prepare_with=packages)
-        assert not web.ranges
+        assert not web.num_requests
         told = "has prepared no" if not packages else "pip install no-such-package"
         with pytest.raises((FileNotFoundError, ValueError), match=told):
-            sources.load(birds, str(tmp_path), source="tfds", complete=False, download=True)
+            sources.load(
+                birds, Request(str(tmp_path)), source="tfds", complete=False, download=True
+            )
     assert held == [("caltech_birds2011", tmp_path, ["CUB_200_2011.tgz"])]
 
 

@@ -2,35 +2,24 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dcjax.core import naming
 from dcjax.core.errors import InputError, file_errors
 from dcjax.data.datasets import duplicates
 from dcjax.data.datasets.image_set import ImageSet, Splits, require_images
+from dcjax.data.datasets.request import Request
 from dcjax.data.datasets.sources import SOURCES
 
 __all__ = ["KNOWN", "SOURCES", "ImageSet", "Splits", "known_options", "load", "load_index"]
 
-# Imported when asked for: scikit-learn and scipy.io take seconds that other data sets need not pay.
-_MODULES = {
-    "cars": "dcjax.data.datasets.cars",
-    "cub": "dcjax.data.datasets.cub",
-    "digits": "dcjax.data.datasets.digits",
-    "folder": "dcjax.data.datasets.folder",
-    "grocery": "dcjax.data.datasets.grocery",
-    "inshop": "dcjax.data.datasets.inshop",
-    "manifest": "dcjax.data.datasets.manifest",
-    "omniglot": "dcjax.data.datasets.omniglot",
-    "sop": "dcjax.data.datasets.sop",
-    "vid": "dcjax.data.datasets.vid",
-}
-KNOWN = tuple(_MODULES)
-
-# What `load` passes on to the data sets that have a use for it, besides their options.
-_REQUEST = ("with_train", "saved_test")
+# Modules of this package, imported when asked for: scikit-learn and scipy.io take seconds that
+# other data sets need not pay.
+KNOWN = (
+    *("cars", "cub", "digits", "folder", "grocery"),
+    *("inshop", "manifest", "omniglot", "sop", "vid"),
+)
 
 
 def load(name: str, *, root: str, **options: Any) -> Splits:
@@ -52,9 +41,9 @@ def load_index(
 
     Args:
       name: One of the known names.
-      root: Folder of the extracted data set; "" for those that bring their images along.
-      with_train: False: training images are left out, and need not be there.
-      saved_test: Of a saved run, `same_run.fingerprint` of its test images, to find them by.
+      root: See `Request`.
+      with_train: See `Request`.
+      saved_test: See `Request`.
       **options: The data set's own, all of them (`known_options`).
     """
     known = known_options(name)
@@ -67,11 +56,9 @@ def load_index(
     missing = [option for option in known if option not in options]
     if missing:
         raise InputError(f"Dataset {name!r} lacks the options {', '.join(missing)}.")
-    load = _module(name).load
-    request = {"with_train": with_train, "saved_test": saved_test}
-    request = {key: x for key, x in request.items() if key in inspect.signature(load).parameters}
+    request = Request(naming.expand(root), with_train, saved_test)
     with file_errors(f"Cannot read the files of dataset {name!r}"):
-        splits: Splits = load(naming.expand(root), **request, **options)
+        splits = _loader(name)(request, **options)
     if not with_train:
         return splits.without_train()
     require_images("train", splits.train)
@@ -80,11 +67,11 @@ def load_index(
 
 def known_options(name: str) -> tuple[str, ...]:
     """Returns the names of the options that `load` takes for this data set."""
-    parameters = inspect.signature(_module(name).load).parameters
-    return tuple(p for p in parameters if p not in ("root", *_REQUEST))
+    parameters = inspect.signature(_loader(name)).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
-def _module(name: str) -> ModuleType:
-    if name not in _MODULES:
-        raise InputError(f"Unknown dataset {name!r}; known datasets are {', '.join(_MODULES)}.")
-    return importlib.import_module(_MODULES[name])
+def _loader(name: str) -> Callable[..., Splits]:
+    if name not in KNOWN:
+        raise InputError(f"Unknown dataset {name!r}; known datasets are {', '.join(KNOWN)}.")
+    return importlib.import_module(f"{__name__}.{name}").load

@@ -14,6 +14,7 @@ from dcjax.core import regular_files
 from dcjax.core.errors import MissingFileError
 from dcjax.data.datasets.files import order_by_content
 from dcjax.data.datasets.image_set import ImageArray, Splits
+from dcjax.data.datasets.request import Request
 from dcjax.data.datasets.sources import Found, Published, cut
 from dcjax.data.datasets.sources import load as load_published
 from dcjax.data.downloads import Archive
@@ -49,13 +50,9 @@ _ARCHIVES = (
 _PARTS = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
 
 
-def load(
-    root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
-) -> Splits:
+def load(request: Request, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads CARS196 from car_ims/ or cars_train/ and cars_test/, or from tensorflow-datasets."""
-    return load_published(
-        CARS, root, source=source, complete=complete, download=download, with_train=with_train
-    )
+    return load_published(CARS, request, source=source, complete=complete, download=download)
 
 
 def read_annotations(path: Path) -> tuple[list[str], np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import read_table
 from dcjax.data.datasets.image_set import ImageArray, Splits
+from dcjax.data.datasets.request import Request
 from dcjax.data.datasets.sources import Found, Published, cut
 from dcjax.data.datasets.sources import load as load_published
 from dcjax.data.downloads import Archive
@@ -32,13 +33,9 @@ _MASKS = Archive(
 )
 
 
-def load(
-    root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
-) -> Splits:
+def load(request: Request, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads CUB200-2011 from its folder, a folder of its class folders, or tensorflow-datasets."""
-    return load_published(
-        CUB, root, source=source, complete=complete, download=download, with_train=with_train
-    )
+    return load_published(CUB, request, source=source, complete=complete, download=download)
 
 
 def read_lists(images_txt: Path) -> tuple[list[str], np.ndarray]:

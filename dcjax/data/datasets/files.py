@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import io
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +16,15 @@ import numpy.typing as npt
 from dcjax.core import regular_files
 from dcjax.core.errors import DcjaxError, InputError, MissingFileError, reason
 
-# The fields that identify a file, or a part of one. Some network file systems give two files the
-# same inode, but hardly with the same size and time.
+# The fields that identify a file, or a part of one, and its kind as of `stat.S_IFMT`. Some network
+# file systems give two files the same inode, but hardly with the same size and time.
 STATE = {
     "device": np.uint64,
     "inode": np.uint64,
     "changed": np.int64,
     "offset": np.int64,
     "size": np.int64,
+    "kind": np.uint32,
 }
 _HINT = "Set --config.dataset.root to the folder of its files."
 
@@ -137,7 +139,7 @@ def num_bytes(images: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def states(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Returns what identifies the file of each image, [N] of the fields `STATE`.
+    """Returns what identifies the file of each image, and its kind, [N] of the fields `STATE`.
 
     Links to one file are that file. Zeros are for a file that is absent.
 
@@ -185,6 +187,7 @@ def read_bytes(image: np.str_ | np.void) -> bytes:
 def _state(path: str) -> tuple[int, ...]:
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # to open it says why
         return (0,) * len(STATE)
-    return found.st_dev, found.st_ino, found.st_mtime_ns, 0, found.st_size
+    kind = stat.S_IFMT(found.st_mode)
+    return found.st_dev, found.st_ino, found.st_mtime_ns, 0, found.st_size, kind

@@ -9,38 +9,32 @@ from dcjax.core import naming
 from dcjax.core.errors import InputError, MissingFileError
 from dcjax.data.datasets.files import require_folder
 from dcjax.data.datasets.image_set import Splits, from_classes, no_images, require_unseen
+from dcjax.data.datasets.request import Request
 from dcjax.data.headers import FORMATS
 
 
-def load(
-    root: str,
-    *,
-    test_classes: float,
-    with_train: bool = True,
-    saved_test: Mapping[str, int] | None = None,
-) -> Splits:
+def load(request: Request, *, test_classes: float) -> Splits:
     """Loads a folder of images; each class is a sub-folder, and its images lie directly in it.
 
     If root/train exists and itself holds folders, the splits are given: train/ and test/, or
     train/, query/ and gallery/, each with class folders. Otherwise the class folders lie in
-    root, and the last ones in sorted order are held out as test classes.
+    root, and the last ones in sorted order are held out as test classes; those of a saved run, if
+    they are the last ones, so that class folders to train on need not be there.
 
     Args:
-      root: The folder.
+      request: Which images, and where they are.
       test_classes: Share of the classes to hold out, in (0, 1), rounded to whole classes, at
         least one; not used where the splits are given.
-      with_train: See `datasets.load_index`; without, train/ need not be there.
-      saved_test: See `datasets.load_index`; its classes are held out if they are the last ones, so
-        that class folders to train on need not be there.
     """
-    top = require_folder(root, "folder", holding="class folders")
+    top = require_folder(request.root, "folder", holding="class folders")
+    with_train = request.with_train
     parts = ["train"] if with_train else ["train", "test", "query"]
     if any(_subfolders(top / part) for part in parts):
         return _given_splits(top, with_train)
     if not 0 < test_classes < 1:
         raise InputError(f"Require 0 < test_classes < 1, got test_classes={test_classes}.")
     names = _subfolders(top)
-    held_out = _num_held_out(names, test_classes, saved_test)
+    held_out = _num_held_out(names, test_classes, request.saved_test)
     if not 0 < held_out < len(names) + (not with_train):
         raise InputError(f"Require at least two class folders in {top}, got {len(names)}.")
     train = from_classes(*_list(top, names[:-held_out])) if with_train else no_images()

@@ -13,13 +13,14 @@ import numpy as np
 
 from dcjax.data.datasets.files import find_root, parsing, read_table, read_text
 from dcjax.data.datasets.image_set import Splits, from_classes
+from dcjax.data.datasets.request import Request
 
 _LAST_TRAIN_CLASS = 40
 
 
-def load(root: str) -> Splits:
+def load(request: Request) -> Splits:
     """Loads Grocery Store from the folder of classes.csv, or from the one that holds dataset/."""
-    folder = find_root(root, "grocery", marker="classes.csv", folders=("", "dataset"))
+    folder = find_root(request.root, "grocery", marker="classes.csv", folders=("", "dataset"))
     paths, classes = read_lists(folder)
     names, above, icons = read_classes(folder / "classes.csv")
     photographs = np.array([str(folder / path) for path in paths], dtype=np.str_)

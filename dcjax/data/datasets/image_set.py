@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -91,8 +92,16 @@ class ImageSet:
 
     @functools.cached_property
     def file_states(self) -> npt.NDArray[Any]:
-        """What identifies the files of encoded images, [N]; read once, when first asked for."""
+        """Identity and kind of the files of encoded images, [N] of the fields `files.STATE`.
+
+        They are read once, when first asked for: on a network file system that takes long.
+        """
         return files.states(self.images)
+
+    @property
+    def is_no_file(self) -> npt.NDArray[np.bool_]:
+        """Whether there is a pipe, folder or device in place of a file, [N]."""
+        return ~np.isin(self.file_states["kind"], (0, stat.S_IFREG))  # 0: there is nothing
 
     def name(self, row: int) -> str:
         """Returns where an encoded image is: a path, or a file and the place in it."""
@@ -103,7 +112,10 @@ class ImageSet:
         """Returns the given rows (indices or a boolean mask); labels and class names stay."""
         index = np.asarray(rows)
         index = index if index.dtype == bool else index.astype(np.intp)
-        return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
+        chosen = dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
+        if "file_states" in vars(self):  # where a cached property keeps its value
+            vars(chosen)["file_states"] = self.file_states[index]
+        return chosen
 
 
 @dataclasses.dataclass(frozen=True)

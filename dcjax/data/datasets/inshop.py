@@ -9,12 +9,14 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import read_table, read_text
 from dcjax.data.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
+from dcjax.data.datasets.request import Request
 from dcjax.data.datasets.sources import Found, Published
 from dcjax.data.datasets.sources import load as load_published
 
@@ -22,15 +24,11 @@ PARTS = ("train", "query", "gallery")
 _LIST = "list_eval_partition.txt"
 
 
-def load(
-    root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
-) -> Splits:
+def load(request: Request, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads In-shop from its folder, or from what `builders.Inshop` has prepared."""
-    read = functools.partial(_from_records, parts=PARTS if with_train else PARTS[1:])
+    read = functools.partial(_from_records, parts=PARTS if request.with_train else PARTS[1:])
     data = dataclasses.replace(INSHOP, read_prepared=read)
-    return load_published(
-        data, root, source=source, complete=complete, download=download, with_train=with_train
-    )
+    return load_published(data, request, source=source, complete=complete, download=download)
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -87,6 +85,23 @@ def _from_records(folder: Path, parts: Sequence[str] = PARTS) -> Found:
     )
 
 
+def _create_builder(**options: Any) -> Any:
+    from dcjax.data.datasets import builders
+
+    return builders.Inshop(_read_rows, **options)
+
+
+def _read_rows(folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Returns what is to be prepared of each part."""
+    path = INSHOP.require(folder)
+    names, items, parts = read_list(path)
+    rows: dict[str, list[dict[str, str]]] = {part: [] for part in PARTS}
+    columns = (locate(path, names), items.tolist(), read_categories(names))
+    for part, image, item, category in zip(parts.tolist(), *columns, strict=True):
+        rows[part].append({"image": image, "item": item, "category": category})
+    return rows
+
+
 def _found(
     images: ImageArray, items: np.ndarray, parts: np.ndarray, categories: np.ndarray, where: Path
 ) -> Found:
@@ -115,4 +130,5 @@ INSHOP = Published(
     layouts={f"Eval/{_LIST}": _from_list, _LIST: _from_list},
     builder="inshop",
     read_prepared=_from_records,
+    create_builder=_create_builder,
 )

@@ -15,6 +15,7 @@ from dcjax.core import naming, regular_files
 from dcjax.core.errors import InputError, MissingFileError
 from dcjax.data.datasets.files import read_text
 from dcjax.data.datasets.image_set import ImageSet, Splits, from_classes, no_images, require_unseen
+from dcjax.data.datasets.request import Request
 
 _COLUMNS = ("path", "label", "split")
 _ABOVE = "super_class"
@@ -29,16 +30,15 @@ class _Table(NamedTuple):
     places: Sequence[str]
 
 
-def load(root: str, *, manifest: str, with_train: bool = True) -> Splits:
+def load(request: Request, *, manifest: str) -> Splits:
     """Loads the images of a table.
 
     Its rows are in one split each: train and test, or train, query and gallery; classes to test
     are not in train. Further columns are passed over.
 
     Args:
-      root: Folder that relative paths start from; "": that of the table.
+      request: Its root is the folder that relative paths start from; "": that of the table.
       manifest: Path of the table: .csv or .tsv with a header line, or .parquet.
-      with_train: See `datasets.load_index`; without, there need be no rows to train on.
     """
     if not manifest:
         raise InputError(
@@ -46,12 +46,13 @@ def load(root: str, *, manifest: str, with_train: bool = True) -> Splits:
             "--config.dataset.manifest=/path/to/table.csv (or .tsv, .parquet)."
         )
     path = Path(naming.expand(manifest))
-    folder = Path(root) if root else path.parent
+    folder = Path(request.root) if request.root else path.parent
     table = _read(path, folder)
     images = np.array([str(folder / image) for image in table["path"]], np.str_)
     used = set(table["split"].tolist())
     tested = used - {"train"}
-    if (with_train and "train" not in used) or tested not in ({"test"}, {"query", "gallery"}):
+    lacks_train = request.with_train and "train" not in used
+    if lacks_train or tested not in ({"test"}, {"query", "gallery"}):
         raise InputError(
             f"{path}: require the splits train and test, or train, query and gallery, got "
             f"{', '.join(sorted(used)) or 'no rows'}."
@@ -65,7 +66,7 @@ def load(root: str, *, manifest: str, with_train: bool = True) -> Splits:
         return from_classes(images[rows], table["label"][rows], among=among, super_classes=above)
 
     sets = {"query" if split == "test" else split: take(split) for split in sorted(tested)}
-    if not with_train:
+    if not request.with_train:
         return Splits(no_images(), **sets)
     return require_unseen(Splits(take("train"), **sets), path)
 

@@ -7,14 +7,15 @@ import numpy as np
 
 from dcjax.data.datasets.files import find_root, parsing
 from dcjax.data.datasets.image_set import Splits, split_by_class
+from dcjax.data.datasets.request import Request
 
 _FILE = "omniglot_105.npz"
 _SIDE = 105
 
 
-def load(root: str) -> Splits:
+def load(request: Request) -> Splits:
     """Loads 964 characters to train on and 659 of other alphabets, ink white (255) on black."""
-    path = find_root(root, "omniglot", marker=_FILE) / _FILE
+    path = find_root(request.root, "omniglot", marker=_FILE) / _FILE
     with parsing(path), path.open("rb") as content, np.load(content) as file:
         bits, classes = file["ink_bits"], file["label"].astype(np.int64)
         names = dict(enumerate(file["class_name"].tolist()))

@@ -4,12 +4,12 @@ Its own readers give images one after the other, or decode them one by one in Py
 default format, TFRecord, dcjax learns the places of the images once, and reads them in any order.
 """
 
-import importlib
+import functools
 import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,25 +41,33 @@ class Records(NamedTuple):
     features: dict[str, npt.NDArray[Any]]
 
 
-def prepare(builder: str, data_dir: Path, manual: Path) -> None:
+def prepare(
+    name: str,
+    data_dir: Path,
+    manual: Path,
+    *,
+    create_builder: Callable[..., tfds.core.DatasetBuilder] | None = None,
+) -> None:
     """Prepares a data set from what lies in the folder `manual`; nothing is downloaded.
 
     Args:
-      builder: name of the builder, in tensorflow-datasets or in `builders`.
+      name: of the builder.
       data_dir: where to.
       manual: holds the archives, under the names that the builder knows, or the data set itself.
+      create_builder: makes the builder, from the keyword data_dir; None: tensorflow-datasets has
+        it.
 
     Raises:
       InputError: if what lies there is not the data set.
     """
-    importlib.import_module("dcjax.data.datasets.builders")  # makes them known
+    create = create_builder or functools.partial(tfds.builder, name)
     config = tfds.download.DownloadConfig(manual_dir=manual)
     try:
-        tfds.builder(builder, data_dir=data_dir).download_and_prepare(download_config=config)
+        create(data_dir=data_dir).download_and_prepare(download_config=config)
     except Exception as error:  # whatever a builder stumbles over in files that are not its own
         reason = " ".join(str(error).split())
         raise InputError(
-            f"tensorflow-datasets cannot prepare {builder} from {manual}: {reason}"
+            f"tensorflow-datasets cannot prepare {name} from {manual}: {reason}"
         ) from error
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import order_by_content, read_table
 from dcjax.data.datasets.image_set import ImageArray, ImageSet, Splits, from_classes, no_images
+from dcjax.data.datasets.request import Request
 from dcjax.data.datasets.sources import Found, Published
 from dcjax.data.datasets.sources import load as load_published
 from dcjax.data.downloads import Archive
@@ -30,14 +31,10 @@ _ZIP = Archive(
 )
 
 
-def load(
-    root: str, *, source: str, complete: bool, download: bool, with_train: bool = True
-) -> Splits:
+def load(request: Request, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads Stanford Online Products from its folder, or from tensorflow-datasets."""
-    data = SOP if with_train else published(("query",))
-    return load_published(
-        data, root, source=source, complete=complete, download=download, with_train=with_train
-    )
+    data = SOP if request.with_train else published(("query",))
+    return load_published(data, request, source=source, complete=complete, download=download)
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:

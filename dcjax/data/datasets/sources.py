@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -16,6 +16,7 @@ from dcjax.core.console import Console
 from dcjax.core.errors import DcjaxError, InputError, MissingFileError
 from dcjax.data import archives, downloads
 from dcjax.data.datasets.image_set import ImageArray, ImageSet, Splits, split_by_class
+from dcjax.data.datasets.request import Request
 
 SOURCES = ("auto", "folder", "tfds")
 
@@ -41,6 +42,8 @@ class Published:
       layouts: by a path below the folder, which shows that a layout is there (a pattern as of
         `Path.glob`): the function from that path to what is found.
       builder: name in tensorflow-datasets.
+      create_builder: makes the builder, from the keyword data_dir; None: tensorflow-datasets has
+        it.
       read_prepared: function from the folder of what was prepared to what is found.
       prepare_with: Python packages that preparing takes, by the name that pip knows.
       prepare_from: archives that preparing takes, in downloads/manual of the data folder; None:
@@ -56,6 +59,7 @@ class Published:
     read_prepared: Callable[[Path], Found]
     prepare_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepare_from: tuple[downloads.Archive, ...] | None = None
+    create_builder: Callable[..., Any] | None = None
 
     def find(self, folder: Path) -> tuple[Path, Callable[[Path], Found]] | None:
         """Returns the path that shows the first layout in a folder, and the function from it."""
@@ -63,6 +67,13 @@ class Published:
             for place in sorted(folder.glob(pattern))[:1]:
                 return place, read
         return None
+
+    def require(self, folder: Path) -> Path:
+        """Returns the path that shows the first layout in a folder."""
+        layout = self.find(folder)
+        if layout is None:
+            raise MissingFileError(f"None of {', '.join(self.layouts)} is in {folder}.")
+        return layout[0]
 
 
 def cut(
@@ -95,24 +106,17 @@ def cut(
 
 
 def load(
-    data: Published,
-    root: str,
-    *,
-    source: str,
-    complete: bool,
-    download: bool,
-    with_train: bool = True,
+    data: Published, request: Request, *, source: str, complete: bool, download: bool
 ) -> Splits:
     """Loads a published data set from where it is.
 
     Args:
       data: which one.
-      root: folder of the extracted archive, or data folder of tensorflow-datasets; "": the
-        folder that tensorflow-datasets takes by default.
+      request: its root is the folder of the extracted archive, or the data folder of
+        tensorflow-datasets; "": the folder that tensorflow-datasets takes by default.
       source: "folder", "tfds", or "auto" for whatever is there, a folder first.
       complete: whether the splits must hold what was published.
       download: whether what is missing may be downloaded.
-      with_train: whether training images count in `complete`.
 
     Raises:
       MissingFileError: if it is not there; says where to get it and where to put it.
@@ -120,6 +124,7 @@ def load(
     """
     if source not in SOURCES:
         raise InputError(f"Unknown source {source!r}; known sources are {', '.join(SOURCES)}.")
+    root = request.root
     found = _find(data, root, source)
     if found is None and _can_get(data, root, source, download):
         top = _data_dir(root)
@@ -130,7 +135,7 @@ def load(
     if found is None:
         raise MissingFileError(_absent(data, root, source, download))
     if complete:
-        _check_counts(data, found, with_train=with_train)
+        _check_counts(data, found, with_train=request.with_train)
     return found.splits
 
 
@@ -196,7 +201,7 @@ def _get(data: Published, root: str, source: str, download: bool) -> None:
     if source == "tfds":
         from dcjax.data.datasets import prepared
 
-        prepared.prepare(data.builder, _data_dir(root), folder)
+        prepared.prepare(data.builder, _data_dir(root), folder, create_builder=data.create_builder)
     else:
         for path in paths:
             say(f"Extracts {path}.")

@@ -3,12 +3,14 @@
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import read_table
 from dcjax.data.datasets.image_set import ImageSet, Splits, from_classes, no_images
+from dcjax.data.datasets.request import Request
 from dcjax.data.datasets.sources import Found, Published
 from dcjax.data.datasets.sources import load as load_published
 
@@ -20,30 +22,21 @@ TRAIN_LIST = "train_list.txt"
 
 
 def load(
-    root: str,
-    *,
-    test_list: str,
-    source: str,
-    complete: bool,
-    download: bool,
-    with_train: bool = True,
+    request: Request, *, test_list: str, source: str, complete: bool, download: bool
 ) -> Splits:
     """Loads VehicleID from its folder, or from what `builders.VehicleId` has prepared.
 
     Args:
-      root: see `sources.load`.
+      request: which images, and where they are.
       test_list: "small", "medium" or "large" (800, 1,600, 2,400 vehicles).
       source: see `sources.load`.
       complete: whether the published numbers of images are required.
       download: see `sources.load`.
-      with_train: see `datasets.load_index`.
     """
     if test_list not in _TESTS:
         raise InputError(f"Unknown test_list {test_list!r}; known are {', '.join(_TESTS)}.")
-    data = published(test_list, with_train=with_train)
-    return load_published(
-        data, root, source=source, complete=complete, download=download, with_train=with_train
-    )
+    data = published(test_list, with_train=request.with_train)
+    return load_published(data, request, source=source, complete=complete, download=download)
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray]:
@@ -80,6 +73,31 @@ def _from_records(folder: Path, test_list: str, with_train: bool) -> Found:
     return Found(Splits(train, query), {"train": folder, "query": folder})
 
 
+def _create_builder(**options: Any) -> Any:
+    from dcjax.data.datasets import builders
+
+    return builders.VehicleId(_read_rows, **options)
+
+
+def _read_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Returns what is to be prepared of each split: vehicles, and places in the test lists."""
+    first = published("large").require(folder)
+    nowhere = dict.fromkeys(TEST_LISTS, -1)
+    tested: dict[str, dict[str, Any]] = {}
+    for name, file in TEST_LISTS.items():
+        for place, (image, vehicle) in enumerate(_listed(first.parent / file)):
+            row = {"image": image, "vehicle": vehicle, **nowhere}
+            tested.setdefault(image, row)[name] = place
+    trained = [{"image": x, "vehicle": vehicle, **nowhere} for x, vehicle in _listed(first)]
+    return {"train": trained, "test": list(tested.values())}
+
+
+def _listed(path: Path) -> list[tuple[str, int]]:
+    """Returns the path and the vehicle of each image of a list."""
+    names, vehicles = read_list(path)
+    return list(zip(locate(path, names), vehicles.tolist(), strict=True))
+
+
 def published(test_list: str, *, with_train: bool = True) -> Published:
     """Returns where VehicleID with this test list comes from."""
     lists = ({"train": TRAIN_LIST} if with_train else {}) | {"query": TEST_LISTS[test_list]}
@@ -93,4 +111,5 @@ def published(test_list: str, *, with_train: bool = True) -> Published:
         layouts={f"{folder}train_test_split/{first}": read for folder in folders},
         builder="vehicle_id",
         read_prepared=functools.partial(_from_records, test_list=test_list, with_train=with_train),
+        create_builder=_create_builder,
     )
