@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import ftplib
-import functools
+import hashlib
 import http.client
 import os
 import time
@@ -71,11 +71,9 @@ def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path
       FileError: if the server fails or the disk has no space.
       InputError: if the file is not the one that was published.
     """
-    import pooch  # takes a third of a second, which only downloads need
-
-    path = folder / archive.name
+    path, part = folder / archive.name, folder / f"{archive.name}.part"
     if path.exists():
-        if (found := pooch.file_hash(str(path))) != archive.sha256:
+        if (found := _sha256(path)) != archive.sha256:
             raise InputError(
                 f"{path} should have SHA-256 {archive.sha256}, found {found}; move it away and "
                 "get it again."
@@ -87,23 +85,27 @@ def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path
     folder.mkdir(parents=True, exist_ok=True)
     require_space(folder, archive.size)
     say(f"Downloads {archive.name}, {_gigabytes(archive.size)}, from {archive.url} to {path}.")
-    pooch.get_logger().setLevel("WARNING")  # it says that it downloads, too
-    receive = functools.partial(_receive, archive, say)
     pauses = list(_PAUSES)
-    while not path.exists():
-        try:
-            pooch.retrieve(archive.url, archive.sha256, archive.name, folder, downloader=receive)
-        except _ServerError as error:
-            if error.is_final or not pauses:
-                raise FileError(
-                    f"Cannot download {archive.url}: {error}; try again later, or {by_hand}."
+    try:
+        while not path.exists():
+            try:
+                _receive(archive, part, say)
+                if (found := _sha256(part)) != archive.sha256:
+                    raise ValueError(f"require SHA-256 {archive.sha256}, found {found}.")
+                os.replace(part, path)
+            except _ServerError as error:
+                if error.is_final or not pauses:
+                    raise FileError(
+                        f"Cannot download {archive.url}: {error}; try again later, or {by_hand}."
+                    ) from None
+                say(f"{archive.name}: {error}; tries again in {pauses[0]:g} s.")
+                time.sleep(pauses.pop(0))
+            except ValueError as error:
+                raise InputError(
+                    f"{archive.url} is not the file that was published; {by_hand}: {error}"
                 ) from None
-            say(f"{archive.name}: {error}; tries again in {pauses[0]:g} s.")
-            time.sleep(pauses.pop(0))
-        except ValueError as error:
-            raise InputError(
-                f"{archive.url} is not the file that was published; {by_hand}: {error}"
-            ) from None
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 
@@ -131,19 +133,16 @@ def how_to_get(archives: Sequence[Archive], *, home: str, folder: Path, extracte
     return f"Get {wanted} by hand, from {home} or another copy, and put it {there}{extracts}."
 
 
-def _receive(
-    archive: Archive, say: Callable[[str], None], url: str, output_file: str, _: object
-) -> None:
-    """Writes what a server sends to a file, which pooch then verifies and puts in place.
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    It stands in for pooch's downloaders: they take more bytes than were published, leave an HTTP
-    connection open after an error, and hide an interrupt behind the farewell of an FTP server.
-    """
-    # pooch makes it for its owner alone; a new one is for whom all new files are.
-    os.remove(output_file)
+
+def _receive(archive: Archive, path: Path, say: Callable[[str], None]) -> None:
+    """Writes what a server sends to a file, never more than the archive's size."""
     done, start_time = 0, time.monotonic()
     last_report_time = start_time
-    with open(output_file, "xb") as file, contextlib.closing(_blocks(url, archive.size)) as blocks:
+    with path.open("wb") as file, contextlib.closing(_blocks(archive.url, archive.size)) as blocks:
         for block in blocks:
             done += len(block)
             if done > archive.size:
