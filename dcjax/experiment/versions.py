@@ -14,7 +14,7 @@ from typing import Any
 
 from dcjax.core.errors import InputError
 
-_DEFAULTS = pathlib.Path(__file__).parents[1] / "configs" / "default.py"
+_DEFAULTS = pathlib.Path(__file__).parents[2] / "configs" / "default.py"
 FORMAT = "format"  # key of the number in config.json, beside the settings
 
 
