@@ -90,9 +90,6 @@ def main(argv: Sequence[str]) -> None:
     trains = _MODE.value == "train" and not _DRY_RUN.value
     output.protect(_OUTPUT_ENDED if trains else "")
     logging.set_verbosity(logging.ERROR)
-    machine.choose_platform(_VIRTUAL_DEVICES.value)
-    machine.keep_quiet()
-    machine.keep_compilations()
     try:
         modes = {"train": _train, "evaluate": _evaluate, "check_data": _check_data}
         _check_mode()
@@ -291,6 +288,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
         for argument in rest[1:]:
             if argument.startswith("-") and not _OVERRIDE.match(argument):
                 flags.FLAGS([argv[0], argument])  # raises, and names the flags that are like it
+        # Config files import JAX, which reads the environment once.
+        machine.choose_platform(_VIRTUAL_DEVICES.value)
+        machine.keep_quiet()
+        machine.keep_compilations()
         return _parse_settings(rest, _load_settings())
     except flags.Error as error:
         _end(2, f"launch.py: {' '.join(str(error).split())}")
