@@ -1,12 +1,11 @@
 """Image sets and their protocols: classes to train on, other classes to retrieve."""
 
 import importlib
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from dcjax.core import naming
+from dcjax.core import naming, options
 from dcjax.core.errors import InputError, file_errors
 from dcjax.data.datasets import duplicates
 from dcjax.data.datasets.image_set import ImageSet, Splits, require_images
@@ -46,7 +45,7 @@ def load_index(
     root: str,
     with_train: bool = True,
     saved_test: Mapping[str, int] | None = None,
-    **options: Any,
+    **given: Any,
 ) -> Splits:
     """Loads a data set's index (paths or small pixels, labels), without decoding any file.
 
@@ -55,23 +54,14 @@ def load_index(
       root: Folder of the extracted data set; "" for those that bring their images along.
       with_train: False: training images are left out, and need not be there.
       saved_test: Of a saved run, `same_run.fingerprint` of its test images, to find them by.
-      **options: The data set's own, all of them (`known_options`).
+      **given: The data set's own, all of them (`known_options`).
     """
-    known = known_options(name)
-    for option in options:
-        if option not in known:
-            raise InputError(
-                f"Unknown option {option!r} of dataset {name!r}; known options are "
-                f"{', '.join(known) or 'none'}."
-            )
-    missing = [option for option in known if option not in options]
-    if missing:
-        raise InputError(f"Dataset {name!r} lacks the options {', '.join(missing)}.")
     load = _module(name).load
+    options.require(f"dataset {name!r}", given, _options_of(load))
     request = {"with_train": with_train, "saved_test": saved_test}
-    request = {key: x for key, x in request.items() if key in inspect.signature(load).parameters}
+    request = {key: x for key, x in request.items() if key in options.of(load)}
     with file_errors(f"Cannot read the files of dataset {name!r}"):
-        splits: Splits = load(naming.expand(root), **request, **options)
+        splits: Splits = load(naming.expand(root), **request, **given)
     if not with_train:
         return splits.without_train()
     require_images("train", splits.train)
@@ -80,8 +70,12 @@ def load_index(
 
 def known_options(name: str) -> tuple[str, ...]:
     """Returns the names of the options that `load` takes for this data set."""
-    parameters = inspect.signature(_module(name).load).parameters
-    return tuple(p for p in parameters if p not in ("root", *_REQUEST))
+    return tuple(_options_of(_module(name).load))
+
+
+def _options_of(load: Callable[..., Splits]) -> dict[str, Any]:
+    found = options.of(load)
+    return {name: default for name, default in found.items() if name not in _REQUEST}
 
 
 def _module(name: str) -> ModuleType:
