@@ -193,18 +193,10 @@ def test_nobody_need_read_to_the_end() -> None:
     assert ended.stdout.startswith("python launch.py --config=configs/ablations/p21_table_1.py")
 
 
-def test_flags_for_devices_count_although_configs_import_jax(tmp_path: Path) -> None:
+def test_flags_for_devices_count_although_configs_import_jax() -> None:
     program = (
-        "import sys, launch; launch._parse(sys.argv); import jax; "
-        "print(jax.device_count(), jax.config.jax_compilation_cache_dir)"
+        "import sys, launch; launch._parse(sys.argv); import jax; print(jax.device_count('cpu'))"
     )
     flags = ["--config=configs/digits.py", "--virtual_devices=3"]
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *flags],
-        cwd=_ROOT,
-        text=True,
-        capture_output=True,
-        check=True,
-        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
-    )
-    assert ended.stdout.split() == ["3", str(tmp_path / "dcjax")]
+    command = [sys.executable, "-c", program, *flags]
+    assert subprocess.check_output(command, cwd=_ROOT, text=True).strip() == "3"
