@@ -26,14 +26,12 @@ PHOTOGRAPHS = [
 ]
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 ROWS, COLUMNS, SHOWN, GAP = 4, 8, 112, 2  # the last two in pixels
-SIZE, RESIZE, SCALE, RATIO = 224, 256, (0.08, 1.0), (3 / 4, 4 / 3)
+SIZE, RESIZE = 224, 256
 
 
 def examples(strategy: str, number: int) -> list[np.ndarray]:
     """Returns an epoch of so many images uint8[number, 224, 224, 3], in batches, on one thread."""
-    augmentation = crops.Augmentation(
-        "random_resized", SIZE, RESIZE, SCALE, RATIO, flip=True, strategy=strategy
-    )
+    augmentation = crops.Augmentation(size=SIZE, resize=RESIZE, strategy=strategy)
     images = from_classes(np.repeat(PHOTOGRAPHS, number // 2), np.zeros(number))
     rows = np.arange(number, dtype=np.int32).reshape(-1, 1, COLUMNS)
     plan = sampling.Plan.of(rows, np.zeros(rows.shape[:2], np.int32))

@@ -97,7 +97,7 @@ def match(size: Size) -> Iterator[str]:
     classes = labels(size)
     current, previous = (clusters(size, classes, size.clusters, stream) for stream in (1, 2))
     yield ""
-    division.match(current, previous, size.clusters)
+    division.match(current, previous, size.clusters, "iou")
     yield "matching"
 
 

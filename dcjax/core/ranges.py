@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,22 @@ from dcjax.core.errors import InputError
 SMALLEST = 1e-6  # of what must not be 0
 
 
-def require_known(option: str, value: str, known: Sequence[str]) -> None:
+class Bounds(NamedTuple):
+    """The least and the greatest value that is allowed."""
+
+    low: float
+    high: float = math.inf
+
+
+POSITIVE = Bounds(SMALLEST)
+COSINE = Bounds(-1, 1)
+DISTANCE = Bounds(0, 2)  # of unit vectors
+
+
+def require_known(option: str, value: str, known: Collection[str]) -> None:
     """Raises InputError unless an option's value is known."""
     if value not in known:
         raise InputError(f"Unknown {option} {value!r}; known are {', '.join(known)}.")
-
-
-def require_options(what: str, options: Collection[str], known: Collection[str]) -> None:
-    """Raises InputError unless the names of options are just the known ones."""
-    if set(options) != set(known):
-        raise InputError(
-            f"{what} takes exactly the options {', '.join(known) or '(none)'}; "
-            f"unknown: {sorted(set(options) - set(known))}, "
-            f"missing: {sorted(set(known) - set(options))}."
-        )
 
 
 def require_range(option: str, value: float, low: float, high: float = math.inf) -> None:

@@ -6,7 +6,6 @@ devices it is a key of JAX, into which they are folded. Nothing else makes a gen
 """
 
 import enum
-import functools
 
 import jax
 import numpy as np
@@ -66,12 +65,10 @@ class DeviceStream(enum.IntEnum):
     Attributes:
       INITIALIZATION: the first weights of the network and of the loss.
       TRAINING: all steps, each of which folds in its number.
-      KMEANS_START: a start of k-means++; the numbers are the host's stream and those of that.
     """
 
     INITIALIZATION = 0
     TRAINING = 1
-    KMEANS_START = 2
 
 
 def generator(seed: int, stream: int, *numbers: int) -> np.random.Generator:
@@ -96,6 +93,6 @@ def kmeans_key(seed: int | Key) -> Key:
     return seed if isinstance(seed, tuple) else (seed, Stream.KMEANS)
 
 
-def device_key(seed: ArrayLike, stream: DeviceStream, *numbers: ArrayLike) -> Array:
-    """Returns the key of draws on devices; seed and numbers may be traced."""
-    return functools.reduce(jax.random.fold_in, (int(stream), *numbers), jax.random.key(seed))
+def device_key(seed: ArrayLike, stream: DeviceStream) -> Array:
+    """Returns the key of draws on devices; the seed may be traced."""
+    return jax.random.fold_in(jax.random.key(seed), int(stream))

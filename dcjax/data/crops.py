@@ -14,6 +14,7 @@ import numpy as np
 
 from dcjax.core import streams
 from dcjax.core.errors import InputError
+from dcjax.core.ranges import require_known
 from dcjax.core.streams import Stream
 from dcjax.data import strategies
 
@@ -33,28 +34,27 @@ class Augmentation:
     Attributes:
       crop: "random_resized" (as both releases do), "resize_then_random" (as both papers say), or
         "resize_then_random_resized" (the first one, of an image that was resized).
-      size: Side of the output in pixels.
+      size: Side of the output in pixels; 224 in both papers, after a resize to 256.
       resize: Shorter side in pixels before a crop that begins so, or a centre crop.
-      scale: Least and greatest area of a crop that is resized, as a share of the image.
+      scale: Least and greatest area of a crop that is resized, as a share of the image; as in both
+        releases, like `ratio` and `flip`.
       ratio: Least and greatest width / height of a crop that is resized.
       flip: Whether to mirror every second image, left to right.
-      strategy: One of `strategies.STRATEGIES`.
+      strategy: One of `strategies.STRATEGIES`; P21 Table V has the best for each data set.
     """
 
-    crop: str
-    size: int
-    resize: int
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    flip: bool
-    strategy: str
+    crop: str = "random_resized"
+    size: int = 224
+    resize: int = 256
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    strategy: str = "standard"
 
     def __post_init__(self) -> None:
         """Checks that such crops can be made."""
-        if self.crop not in CROPS:
-            raise InputError(f"Unknown crop {self.crop!r}; known crops are {', '.join(CROPS)}.")
-        if self.strategy not in (known := strategies.STRATEGIES):
-            raise InputError(f"Unknown strategy {self.strategy!r}; known are {', '.join(known)}.")
+        require_known("crop", self.crop, CROPS)
+        require_known("strategy", self.strategy, strategies.STRATEGIES)
         scale, ratio = self.scale, self.ratio
         if len(scale) != 2 or len(ratio) != 2:
             raise InputError(f"Require two numbers each, got scale={scale} and ratio={ratio}.")

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from dcjax.core import streams
 from dcjax.core.errors import InputError
 from dcjax.core.ranges import require_integers
-from dcjax.core.streams import DeviceStream
 from dcjax.distributed import sharded_rows
 from dcjax.division import device_lloyd, host_kmeans
 from dcjax.division.host_kmeans import check_sizes
@@ -23,8 +22,8 @@ def kmeans(
     k: int,
     *,
     seed: int | streams.Key,
-    num_iterations: int = 100,
-    start: str | np.ndarray = "random",
+    num_iterations: int = host_kmeans.NUM_ITERATIONS,
+    start: np.ndarray | None = None,
     rows: np.ndarray | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -48,9 +47,7 @@ def kmeans(
       k: number of clusters, at most that of the rows.
       seed: chooses the points that the centroids start from, as that of `host_kmeans.kmeans`.
       num_iterations: largest number of iterations; fewer run only if no label changes any more.
-      start: "random"; "kmeans++", points drawn one by one with probabilities in proportion to the
-        squared distance from those before (Arthur and Vassilvitskii, 2007); row numbers [k]; or
-        centroids [k, F].
+      start: row numbers [k], or centroids [k, F]; None: random points.
       rows: ascending numbers of the rows that are clustered [n], as if there were no others, which
         may hold anything; None: all.
       mesh: devices that share points of the host; None: the first one alone.
@@ -74,7 +71,7 @@ def kmeans(
         raise InputError("x must be finite as float32, got NaN or infinity.")
     exponent = host_kmeans.scale_exponent(largest)
     if exponent:
-        start = np.ldexp(start, exponent) if np.ndim(start) == 2 else start
+        start = np.ldexp(start, exponent) if start is not None and start.ndim == 2 else start
         labels, centroids = kmeans(
             _scaled(x, 2.0**exponent, mesh=mesh),
             k,
@@ -84,7 +81,7 @@ def kmeans(
             rows=rows,
         )
         return labels, np.ldexp(centroids, -exponent)
-    first = _first_centroids(x, counts, k, streams.kmeans_key(seed), start, rows)
+    first = _first_centroids(x, k, streams.kmeans_key(seed), start, rows)
     labels, centroids = device_lloyd.lloyd(x, counts, first, np.int32(num_iterations), mesh=mesh)
     return np.asarray(labels)[rows], np.asarray(centroids)
 
@@ -109,26 +106,21 @@ def spread(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
 
 
 def _first_centroids(
-    x: Array, counts: Array, k: int, key: streams.Key, start: str | np.ndarray, rows: np.ndarray
+    x: Array, k: int, key: streams.Key, start: np.ndarray | None, rows: np.ndarray
 ) -> np.ndarray | Array:
     """Returns the centroids [k, F] to start from."""
     generator = streams.generator(*key)  # checks the key, too
-    if not isinstance(start, str):
-        start = np.asarray(start)
-        if start.shape == (k, x.shape[1]):
-            return start.astype(np.float32)
-        if start.shape != (k,) or not np.isin(start, rows).all():
+    if start is None:
+        numbers = rows[generator.choice(len(rows), k, replace=False)]
+    else:
+        numbers = np.asarray(start)
+        if numbers.shape == (k, x.shape[1]):
+            return numbers.astype(np.float32)
+        if numbers.shape != (k,) or not np.isin(numbers, rows).all():
             raise InputError(
                 f"start must be {k} of the row numbers or centroids of shape {(k, x.shape[1])}, "
-                f"got {start.dtype} of shape {start.shape}."
+                f"got {numbers.dtype} of shape {numbers.shape}."
             )
-        numbers = start
-    elif start == "random":
-        numbers = rows[generator.choice(len(rows), k, replace=False)]
-    elif start == "kmeans++":
-        return _far_apart(x, counts, np.array(key, np.uint32), k=k, mesh=sharded_rows.mesh_of(x))
-    else:
-        raise InputError(f"Unknown start {start!r}; known are random and kmeans++, or an array.")
     return sharded_rows.take(x, numbers).astype(jnp.float32)
 
 
@@ -142,37 +134,3 @@ def _largest(x: Array, counts: Array) -> Array:
 def _scaled(x: Array, scale: Array, *, mesh: Mesh) -> Array:
     scaled = x * jnp.asarray(scale, x.dtype)
     return jax.lax.with_sharding_constraint(scaled, sharded_rows.sharding(mesh))
-
-
-@partial(jax.jit, static_argnames=("k", "mesh"))
-def _far_apart(x: Array, counts: Array, words: Array, *, k: int, mesh: Mesh) -> Array:
-    """Returns k points [k, F], drawn as k-means++ does.
-
-    Point i has the largest log(w_i) + noise with a probability in proportion to w_i, if the noise
-    is Gumbel's. The noise is a function of the key, whose numbers are `words`, and of the row, on
-    whatever device that lies.
-    """
-    axes = mesh.axis_names
-
-    def draw(x: Array, counts: Array, key: Array) -> Array:
-        numbers = sharded_rows.first_row(x, axes) + jnp.arange(len(x))
-
-        def add(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-            chosen, squared = state
-            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, i)))(numbers)
-            # Where all points are at chosen ones, each is as good.
-            weights = jnp.log(jnp.maximum(squared, jnp.finfo(jnp.float32).tiny))
-            scores = jnp.where(counts, weights + jax.vmap(jax.random.gumbel)(keys), -jnp.inf)
-            best = jnp.argmax(scores)[None]
-            of_each = device_lloyd.gather((scores[best], numbers[best]), axes)
-            point = sharded_rows.taken(x, of_each[1][jnp.argmax(of_each[0])][None], axes)
-            away = jnp.sum(jnp.square(x.astype(jnp.float32) - point), axis=1)
-            return chosen.at[i].set(point[0]), jnp.where(i, jnp.minimum(squared, away), away)
-
-        chosen, alike = jnp.zeros((k, x.shape[1])), jnp.ones(len(x))
-        return jax.lax.fori_loop(0, k, add, (chosen, device_lloyd.varying(alike, axes)))[0]
-
-    rows, whole = PartitionSpec(axes), PartitionSpec()
-    drawn = jax.shard_map(draw, mesh=mesh, in_specs=(rows, rows, whole), out_specs=whole)
-    seed, *others = words
-    return drawn(x, counts, streams.device_key(seed, DeviceStream.KMEANS_START, *others))

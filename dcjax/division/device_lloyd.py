@@ -148,7 +148,7 @@ def _fill_empty(points: _Points, labels: Array, centroids: Array) -> tuple[Array
         # first, and devices are in the order of their rows.
         farthest, here = jax.lax.top_k(squared, min(k, n))
         own = sharded_rows.first_row(labels, points.axes)
-        farthest, numbers = gather((farthest, own + here), points.axes)
+        farthest, numbers = _gather((farthest, own + here), points.axes)
         farthest, order = jax.lax.top_k(farthest, min(k, len(farthest)))
         numbers = numbers[order]
         empty = jnp.nonzero(sizes == 0, size=len(order), fill_value=k)[0].astype(jnp.int32)
@@ -186,16 +186,16 @@ def _through(points: _Points, k: int, step: Callable[..., Any], state: Any) -> A
         x = jnp.where(counts[:, None], x - points.origin, 0)
         return step(first, x, first + jnp.arange(size) >= block * size, state)
 
-    return jax.lax.fori_loop(0, math.ceil(n / size), do, varying(state, points.axes))
+    return jax.lax.fori_loop(0, math.ceil(n / size), do, _varying(state, points.axes))
 
 
-def gather(parts: Any, axes: Axes) -> Any:
+def _gather(parts: Any, axes: Axes) -> Any:
     """Joins arrays that each device has, in the order of the devices."""
     return jax.tree.map(
         lambda part: jax.lax.all_gather(part, axes, tiled=True, to="invarying"), parts
     )
 
 
-def varying(state: Any, axes: Axes) -> Any:
+def _varying(state: Any, axes: Axes) -> Any:
     """Marks what is the same on every device as something that each will change by itself."""
     return jax.tree.map(lambda array: jax.lax.pcast(array, axes, to="varying"), state)

@@ -121,7 +121,7 @@ def divide(
     seed: int,
     matching: str = "iou",
     num_trials: int = 30,
-    num_iterations: int = 100,
+    num_iterations: int = host_kmeans.NUM_ITERATIONS,
     mesh: Mesh | None = None,
 ) -> Division:
     """Divides the training set by K-means or at random, keeping the order of previous clusters.
@@ -135,9 +135,9 @@ def divide(
         bisects cluster c into 2c and 2c + 1.
       period: number of the new period.
       seed: seed of the run; each grouping of each period has draws that no other has.
-      matching: how alike two clusters are, "iou" or "overlap"; see match.
+      matching: how alike two clusters are, "iou" (P21 eq. 3) or "overlap"; see match.
       num_trials: trials until every cluster holds two classes with two images each. The last one
-        stands whatever it is.
+        stands whatever it is. 30 in P21's code.
       num_iterations: iterations of each K-means.
       mesh: devices that run K-means; None: the host does.
 
@@ -188,9 +188,7 @@ def by_super_class(
     return _division(cluster, labels, previous, num_clusters, period)
 
 
-def match(
-    current: np.ndarray, previous: np.ndarray, num_clusters: int, score: str = "iou"
-) -> np.ndarray:
+def match(current: np.ndarray, previous: np.ndarray, num_clusters: int, score: str) -> np.ndarray:
     """Renames clusters so that they resemble the previous ones as much as possible.
 
     Current cluster i becomes p(i), where the permutation p maximises the sum of the scores of

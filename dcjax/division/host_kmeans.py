@@ -13,7 +13,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 
 from dcjax.core import streams
@@ -28,6 +27,7 @@ _COST_OF_A_POINT = 32
 _ROUNDING = 2e-7
 # Exponents of numbers whose squares float32 holds, many of them added up and their last bits too.
 _SQUARABLE = -32, 50
+NUM_ITERATIONS = 100  # at most, as in the papers' code
 _BLAS = threading.Lock()  # which is limited to one thread for the whole process
 
 
@@ -69,7 +69,7 @@ Search = Callable[[np.ndarray | None, _Centroids], _Nearest]
 
 
 def kmeans(
-    x: np.ndarray, k: int, *, seed: int | streams.Key, num_iterations: int = 100
+    x: np.ndarray, k: int, *, seed: int | streams.Key, num_iterations: int = NUM_ITERATIONS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides points into k clusters by Lloyd's algorithm, started at k random points.
 
@@ -168,6 +168,8 @@ def scale_exponent(largest: float) -> int:
 
 def nmi(labels: np.ndarray, clusters: np.ndarray) -> float:
     """Returns the normalised mutual information 2 I(Y; C) / (H(Y) + H(C)) of two labellings [N]."""
+    from sklearn.metrics import normalized_mutual_info_score  # takes seconds, as configs need not
+
     labels = require_integers("labels", labels)
     clusters = require_integers("clusters", clusters, len(labels))
     return float(normalized_mutual_info_score(labels, clusters, average_method="arithmetic"))

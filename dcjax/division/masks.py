@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import is_known, require_floats, require_integers, require_whole
+from dcjax.core.ranges import (
+    is_known,
+    require_floats,
+    require_integers,
+    require_known,
+    require_whole,
+)
 
 KINDS = ("learned", "fixed", "none")
 COMBINATIONS = ("sum", "sum_l1", "none")
@@ -31,8 +37,7 @@ def inherit(masks: Array, parents: Array, kind: str) -> Array:
       kind: "learned" and "none" copy the parent; "fixed" gives the r-th of n siblings the
         coordinates floor(r s / n) to floor((r + 1) s / n) of the s that their parent has.
     """
-    if kind not in KINDS:
-        raise InputError(f"Unknown kind of masks {kind!r}; known kinds are {', '.join(KINDS)}.")
+    require_known("kind of masks", kind, KINDS)
     masks = _require_masks(masks)
     parents = jnp.asarray(require_integers("parents", parents, len(masks), -1, len(masks) - 1))
     exists = parents >= 0
@@ -90,16 +95,14 @@ def combine(masks: Array, kind: str = "sum") -> Array:
       kind: "sum": sum_k relu(m_k); "sum_l1": each relu(m_k) divided by its L1 norm first;
         "none": ones.
     """
+    require_known("combination of masks", kind, COMBINATIONS)
     active = jax.nn.relu(_at_least_float32(_require_masks(masks)))
     if kind == "sum":
         return jnp.sum(active, axis=0)
     if kind == "sum_l1":
         norms = jnp.sum(active, axis=1, keepdims=True)
         return jnp.sum(active / jnp.where(norms > 0, norms, 1.0), axis=0)
-    if kind == "none":
-        return jnp.ones_like(active[0])
-    known = ", ".join(COMBINATIONS)
-    raise InputError(f"Unknown combination of masks {kind!r}; known combinations are {known}.")
+    return jnp.ones_like(active[0])
 
 
 def of_clusters(masks: Array, clusters: Array, full_embedding: Array | bool, kind: str) -> Array:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dcjax.core import streams
+from dcjax.core import options, streams
 from dcjax.core.errors import InputError, SettingError
 from dcjax.core.ranges import require_integers, require_known, require_whole
 from dcjax.core.streams import Stream
@@ -23,6 +23,7 @@ SAMPLERS = ("balanced", "uniform")
 SMALL_CLASSES = ("other", "repeat")
 CLUSTER_ORDERS = ("round_robin", "shuffled", "uniform")
 ROUNDS = ("max", "mean", "min")
+LEAST_IMAGES = 4  # of a batch: fewer cannot be two positive pairs
 
 
 class Block(NamedTuple):
@@ -95,15 +96,15 @@ class Plan:
 
 def check_options(
     *,
+    sampler: str,
     batch_size: int,
     images_per_class: int,
-    sampler: str = "uniform",
-    small_class: str = "other",
-    cluster_order: str = "shuffled",
-    rounds: str = "max",
-    clusters_per_step: int = 1,
+    small_class: str,
+    cluster_order: str,
+    rounds: str,
+    clusters_per_step: int,
 ) -> None:
-    """Raises InputError unless epochs of some images can be planned like this."""
+    """Raises InputError unless epochs of some images can be planned by these options."""
     for setting, value, known in (
         ("sampler", sampler, SAMPLERS),
         ("small_class", small_class, SMALL_CLASSES),
@@ -117,10 +118,10 @@ def check_options(
         ("clusters_per_step", clusters_per_step),
     ):
         require_whole(setting, number, 0)
-    if batch_size < 4 or clusters_per_step < 1:
-        raise SettingError(  # fewer than 4 images cannot be two positive pairs
-            "Require 4 <= sampling.batch_size and 1 <= sampling.clusters_per_step, got "
-            f"batch_size={batch_size} and clusters_per_step={clusters_per_step}."
+    if batch_size < LEAST_IMAGES or clusters_per_step < 1:
+        raise SettingError(
+            f"Require {LEAST_IMAGES} <= sampling.batch_size and 1 <= sampling.clusters_per_step, "
+            f"got batch_size={batch_size} and clusters_per_step={clusters_per_step}."
         )
     pairs = images_per_class >= 2 and batch_size >= 2 * images_per_class
     if sampler == "balanced" and not (pairs and batch_size % images_per_class == 0):
@@ -131,20 +132,21 @@ def check_options(
         )
 
 
-def check(labels: np.ndarray, *, batch_size: int, **options: Any) -> None:
+def check(labels: np.ndarray, **given: Any) -> None:
     """Raises InputError unless epochs of images with these labels [N] can be planned like this.
 
     Args:
       labels: the classes [N].
-      batch_size: images of a batch.
-      **options: the others of `check_options`.
+      **given: options of `check_options`; those left out have the defaults of `plan_epoch`.
     """
-    check_options(batch_size=batch_size, **options)
+    defaults = options.of(plan_epoch)
+    chosen = {name: defaults[name] for name in options.of(check_options)} | given
+    check_options(**chosen)
     labels = require_integers("labels", labels)
-    if batch_size > len(labels):
+    if chosen["batch_size"] > len(labels):
         raise InputError(
-            f"Require 4 <= sampling.batch_size <= {len(labels)} images of the training set, got "
-            f"batch_size={batch_size}."
+            f"Require {LEAST_IMAGES} <= sampling.batch_size <= {len(labels)} images of the "
+            f"training set, got batch_size={chosen['batch_size']}."
         )
 
 
@@ -152,11 +154,11 @@ def plan_epoch(
     division: Division,
     labels: np.ndarray,
     *,
-    batch_size: int,
-    images_per_class: int,
     seed: int,
     epoch: int,
-    sampler: str = "uniform",
+    sampler: str = "balanced",
+    batch_size: int = 80,
+    images_per_class: int = 2,
     small_class: str = "other",
     cluster_order: str = "shuffled",
     rounds: str = "max",
@@ -171,20 +173,21 @@ def plan_epoch(
     Args:
       division: the clusters.
       labels: integer classes [N].
-      batch_size: images in a batch of one cluster, B.
-      images_per_class: images of a class in a batch, m, which divides B ("balanced" only).
       seed: seed of the run.
       epoch: number of the epoch.
       sampler: "uniform" walks through a cluster in random order and shows all of its images equally
-        often; "balanced" draws B / m classes for each batch, all classes equally often.
+        often; "balanced" draws B / m classes for each batch, all classes equally often. This and
+        the next two are those of P21's recipe for Stanford Online Products.
+      batch_size: images in a batch of one cluster, B.
+      images_per_class: images of a class in a batch, m, which divides B ("balanced" only).
       small_class: what fills up a class of fewer than m images: "other" images of the cluster that
-        are not in the batch yet, or the same ones, "repeat" ("balanced" only).
+        are not in the batch yet, as in P21's code, or the same ones, "repeat" ("balanced" only).
       cluster_order: order of the clusters within a round: "shuffled", always the same, going on
         where the epoch before ended ("round_robin"), or each batch from a cluster drawn at random,
         without rounds ("uniform").
-      rounds: the number of rounds is the "max", "min" or "mean" over clusters of whole batches in
-        the cluster, but at least 1. What a cluster has more is left out, other images in each
-        epoch.
+      rounds: the number of rounds is the "max" (as in P21's code), "min" or "mean" over clusters
+        of whole batches in the cluster, but at least 1. What a cluster has more is left out, other
+        images in each epoch.
       clusters_per_step: cluster batches in a step, C. The last batches are left out, or if there
         are fewer than C the first visits repeated, so that every step is full.
       images_at_once: images in a block, about; changes no image, but crops, drawn for a block.
@@ -197,9 +200,9 @@ def plan_epoch(
     require_whole("images_at_once", images_at_once, 1)
     check(
         labels,
+        sampler=sampler,
         batch_size=batch_size,
         images_per_class=images_per_class,
-        sampler=sampler,
         small_class=small_class,
         cluster_order=cluster_order,
         rounds=rounds,

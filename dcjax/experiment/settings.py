@@ -1,21 +1,20 @@
 """What each setting of `configs/default.py` may be, by itself."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ml_collections import ConfigDict
 
 from dcjax import losses
 from dcjax.core import naming, plugins
 from dcjax.core.errors import SettingError, nearest
-from dcjax.core.ranges import SMALLEST
+from dcjax.core.ranges import COSINE, DISTANCE, SMALLEST
 from dcjax.data import crops, datasets, strategies
 from dcjax.data.datasets import vid
 from dcjax.division import division, grouping, masks, sampling
 from dcjax.experiment import same_run
-from dcjax.losses import mining
+from dcjax.losses import mining, pairwise, proxies, triplets
 from dcjax.models import cpu_convolution, masked_embedder, resnet
 from dcjax.training import optimizers
 
@@ -45,37 +44,30 @@ class Flag:
 
 
 @dataclasses.dataclass(frozen=True)
-class Whole:
-    """A whole number within bounds that belong to it."""
-
-    low: int
-    high: int
-
-    def allows(self, value: Any) -> bool:
-        """Returns whether it is an int within the bounds."""
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        return is_whole and self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        """Returns what is required."""
-        return f"a whole number from {self.low} to {self.high}"
-
-
-@dataclasses.dataclass(frozen=True)
 class Number:
     """A number within bounds that belong to it."""
 
     low: float
     high: float
+    types: ClassVar[tuple[type, ...]] = (int, float)
+    kind: ClassVar[str] = "a number"
 
     def allows(self, value: Any) -> bool:
-        """Returns whether it is an int or a float within the bounds, which NaN never is."""
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        """Returns whether it is of such a type, no bool, within the bounds, which NaN never is."""
+        is_number = isinstance(value, self.types) and not isinstance(value, bool)
         return is_number and self.low <= value <= self.high
 
     def __str__(self) -> str:
         """Returns what is required."""
-        return f"a number from {self.low:g} to {self.high:g}"
+        low, high = (f"{x:g}" if isinstance(x, float) else x for x in (self.low, self.high))
+        return f"{self.kind} from {low} to {high}"
+
+
+class Whole(Number):
+    """A whole number within bounds that belong to it."""
+
+    types = (int,)
+    kind = "a whole number"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +136,7 @@ _POSITIVE = Number(SMALLEST, _STEEP)
 _WEIGHT = Number(0, _STEEP)
 _SHARE = Number(SMALLEST, 1 - SMALLEST)
 _TEMPERATURE = Number(SMALLEST, 100)
-_DISTANCE = Number(0, 2)  # of unit vectors
+_DISTANCE = Number(*DISTANCE)
 _RATE = Number(0, 10)
 _MULTIPLIER = Number(0, 10_000)
 _FROM_0 = Whole(0, _MANY)
@@ -194,11 +186,11 @@ RULES: Mapping[str, Rule] = {
     "loss.margin.margin": _DISTANCE,
     "loss.margin.beta": _DISTANCE,
     "loss.margin.nu": _WEIGHT,
-    "loss.margin.learn_beta": OneOf(("none", "shared", "per_class")),
+    "loss.margin.learn_beta": OneOf(pairwise.BETAS),
     "loss.triplet.miner": _MINER,
     "loss.triplet.margin": Number(0, 4),  # of squared distances too
     "loss.triplet.squared": Flag(),
-    "loss.triplet.average": OneOf(("all", "nonzero")),
+    "loss.triplet.average": OneOf(triplets.AVERAGES),
     "loss.soft_triplet.miner": _MINER,
     "loss.n_pairs.alpha": _POSITIVE,
     "loss.n_pairs.learn_alpha": Flag(),
@@ -209,31 +201,31 @@ RULES: Mapping[str, Rule] = {
     "loss.multi_similarity.miner": _MINER,
     "loss.multi_similarity.alpha": _POSITIVE,
     "loss.multi_similarity.beta": _POSITIVE,
-    "loss.multi_similarity.base": Number(-1, 1),
+    "loss.multi_similarity.base": Number(*COSINE),
     "loss.supervised_contrastive.temperature": _TEMPERATURE,
     "loss.smooth_ap.temperature": _TEMPERATURE,
     "loss.recall_at_k.ks": _KS,
     "loss.recall_at_k.rank_temperature": _TEMPERATURE,
     "loss.recall_at_k.temperature": _TEMPERATURE,
     "loss.proxy_nca.scale": _POSITIVE,
-    "loss.proxy_nca.denominator": OneOf(("others", "all")),
-    "loss.proxy_anchor.margin": Number(0, 1),
+    "loss.proxy_nca.denominator": OneOf(proxies.DENOMINATORS),
+    "loss.proxy_anchor.margin": Number(*proxies.PROXY_ANCHOR_MARGIN),
     "loss.proxy_anchor.alpha": _POSITIVE,
     "loss.normalized_softmax.temperature": _TEMPERATURE,
     "loss.cosface.margin": _DISTANCE,
     "loss.cosface.scale": _POSITIVE,
-    "loss.arcface.margin": Number(0, math.pi / 2),
+    "loss.arcface.margin": Number(*proxies.ARCFACE_MARGIN),
     "loss.arcface.scale": _POSITIVE,
     "loss.soft_triple.centers": Whole(1, 1000),
     "loss.soft_triple.la": _POSITIVE,
     "loss.soft_triple.gamma": _TEMPERATURE,
     "loss.soft_triple.tau": _WEIGHT,
     "loss.soft_triple.margin": _DISTANCE,
-    "mining.dims": OneOf(("full", "active")),
+    "mining.dims": OneOf(mining.DIMS),
     "mining.cutoff": _DISTANCE,
-    "mining.upper_cutoff": Number(SMALLEST, 2),
-    "mining.easy_negatives": OneOf(("semi_hard", "hard")),
-    "mining.fallback": OneOf(("farthest", "none")),
+    "mining.upper_cutoff": Number(SMALLEST, DISTANCE.high),
+    "mining.easy_negatives": OneOf(mining.EASY_NEGATIVES),
+    "mining.fallback": OneOf(mining.FALLBACKS),
     "mining.epsilon": _DISTANCE,
     "division.max_clusters": Whole(1, 65_536),
     "division.every_epochs": _FROM_1,
@@ -246,7 +238,7 @@ RULES: Mapping[str, Rule] = {
     "division.kmeans": OneOf(grouping.KMEANS),
     "division.freeze_backbone_epochs": _FROM_0,
     "sampling.sampler": OneOf(sampling.SAMPLERS),
-    "sampling.batch_size": Whole(4, _MANY),
+    "sampling.batch_size": Whole(sampling.LEAST_IMAGES, _MANY),
     "sampling.images_per_class": _FROM_1,
     "sampling.small_class": OneOf(sampling.SMALL_CLASSES),
     "sampling.cluster_order": OneOf(sampling.CLUSTER_ORDERS),

@@ -1,36 +1,12 @@
 """Soft-max losses over a batch: N-pairs (P21 Table VI) and supervised contrastive."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax.core.ranges import SMALLEST, require_range
+from dcjax.core.ranges import POSITIVE, require_range
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
 from dcjax.losses.pairs import Comparisons
-
-
-class NPairsOptions(NamedTuple):
-    """Options of the N-pairs loss.
-
-    Attributes:
-      alpha: scale of the similarities; its start where it is learned.
-      learn_alpha: whether alpha is trained.
-    """
-
-    alpha: float
-    learn_alpha: bool
-
-
-class SupervisedContrastiveOptions(NamedTuple):
-    """Options of the supervised contrastive loss.
-
-    Attributes:
-      temperature: what similarities are divided by.
-    """
-
-    temperature: float
 
 
 def multi_positive_softmax(logits: Array, positives: Array, negatives: Array) -> Array:
@@ -54,27 +30,48 @@ def multi_positive_softmax(logits: Array, positives: Array, negatives: Array) ->
     return jnp.sum(rows) / jnp.maximum(jnp.sum(count > 0), 1)
 
 
-def _create_n_pairs(num_classes: int, embedding_dim: int, options: NPairsOptions) -> Loss:
-    require_range("alpha", options.alpha, SMALLEST)
+def n_pairs(
+    num_classes: int, embedding_dim: int, *, alpha: float = 1.0, learn_alpha: bool = True
+) -> Loss:
+    """Creates the N-pairs loss of P21's code (after Sohn 2016, eq. 6; P21 Table VI).
+
+    L is that of `multi_positive_softmax`, of similarities times alpha.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      alpha: scale of the similarities, its start where it is learned; 1 in P21's code.
+      learn_alpha: whether alpha is trained, as in P21's code.
+    """
+    require_range("alpha", alpha, *POSITIVE)
 
     def init(key: Array) -> Params:
         del key  # alpha starts as told
-        return {"alpha": jnp.asarray(options.alpha, float)} if options.learn_alpha else {}
+        return {"alpha": jnp.asarray(alpha, float)} if learn_alpha else {}
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        alpha = params.get("alpha", jnp.asarray(options.alpha, compared.similarities.dtype))
-        return _softmax(compared, alpha, {"alpha": alpha})
+        scale = params.get("alpha", jnp.asarray(alpha, compared.similarities.dtype))
+        return _softmax(compared, scale, {"alpha": scale})
 
     return comparing(compute, init)
 
 
-def _create_supervised_contrastive(
-    num_classes: int, embedding_dim: int, options: SupervisedContrastiveOptions
+def supervised_contrastive(
+    num_classes: int, embedding_dim: int, *, temperature: float = 0.1
 ) -> Loss:
-    require_range("temperature", options.temperature, SMALLEST)
+    """Creates the supervised contrastive loss, L_out (Khosla et al. 2020, eq. 2).
+
+    L is that of `multi_positive_softmax`, of similarities divided by the temperature.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      temperature: what similarities are divided by; 0.1 in the paper.
+    """
+    require_range("temperature", temperature, *POSITIVE)
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        return _softmax(compared, 1 / options.temperature, {})
+        return _softmax(compared, 1 / temperature, {})
 
     return comparing(compute)
 
@@ -84,9 +81,3 @@ def _softmax(compared: Comparisons, scale: float | Array, stats: dict[str, Array
         scale * compared.similarities, compared.positives, compared.negatives
     )
     return loss, mean_distances(compared) | stats
-
-
-LOSSES: dict[str, Any] = {
-    "n_pairs": (NPairsOptions, _create_n_pairs),
-    "supervised_contrastive": (SupervisedContrastiveOptions, _create_supervised_contrastive),
-}

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax.core import plugins
+from dcjax.core import options, plugins
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import require_known, require_options, require_range
+from dcjax.core.ranges import DISTANCE, require_known, require_range
 from dcjax.losses.distance_weighting import distance_weighted_probabilities, draw, effective_dim
 from dcjax.losses.pairs import Comparisons, Pairs, Triplets, fold_positives, smallest
 
@@ -21,22 +21,37 @@ __all__ = ["KNOWN", "Miner", "create", "distance_weighted_probabilities"]
 
 Miner = Callable[[Array, Comparisons], Pairs | Triplets]
 
+DIMS = ("full", "active")
+EASY_NEGATIVES = ("semi_hard", "hard")
+FALLBACKS = ("farthest", "none")
 
-def create(name: str, **options: Any) -> Miner:
+
+def create(name: str, **given: Any) -> Miner:
     """Returns the miner called name.
 
     Args:
       name: one of `KNOWN`, or "package.module:function", a function of your own that takes the
         options and returns a miner.
-      **options: every option of that miner, as keywords of the function of that name.
+      **given: options of that miner, which are the arguments of its function in `MINERS`; those
+        left out have their defaults.
 
     Raises:
-      InputError: unknown name, or an option that is unknown, missing or out of its range.
+      InputError: unknown name, or an option that is unknown or out of its range.
     """
     if plugins.is_own(name):
-        return plugins.load(name, Callable)(**options)
-    require_options(f"Miner {name!r}", options, options_of(name))
-    return _MINERS[name][0](**options)
+        return plugins.load(name, Callable)(**given)
+    require_known("miner", name, KNOWN)
+    options.require(f"miner {name!r}", given, options.of(MINERS[name]))
+    return MINERS[name](**given)
+
+
+def as_miner(miner: str | Miner) -> Miner:
+    """Returns a miner, made with its default options where it is given by name."""
+    if isinstance(miner, str):
+        return create(miner)
+    if not callable(miner):
+        raise InputError(f"Require a miner of mining.create or the name of one, got {miner!r}.")
+    return miner
 
 
 def options_of(name: str) -> tuple[str, ...]:
@@ -46,20 +61,23 @@ def options_of(name: str) -> tuple[str, ...]:
       InputError: unknown name.
     """
     require_known("miner", name, KNOWN)
-    return _MINERS[name][1]
+    return tuple(options.of(MINERS[name]))
 
 
-def distance_weighted(*, dims: str, cutoff: float, upper_cutoff: float) -> Miner:
+def distance_weighted(
+    *, dims: str = "full", cutoff: float = 0.5, upper_cutoff: float = 1.4
+) -> Miner:
     """Returns the miner of distance-weighted sampling (Wu et al. 2017, section 4; P21 Table VI).
 
     Args:
-      dims: the dimension it assumes, "full" (embedding size) or "active" (coordinates that are
-        non-zero in the batch, those that the cluster's mask leaves).
-      cutoff: smaller distances count as this one.
-      upper_cutoff: pairs beyond this distance are next to never drawn.
+      dims: the dimension it assumes, "full" (embedding size), as in P21's code, or "active"
+        (coordinates that are non-zero in the batch, those that the cluster's mask leaves).
+      cutoff: smaller distances count as this one; 0.5 as in the paper, its lambda.
+      upper_cutoff: pairs beyond this distance are next to never drawn. At 1.4, the sum of beta and
+        margin in P21, they have no margin loss.
     """
-    require_known("dims", dims, ("full", "active"))
-    if not 0 < cutoff < upper_cutoff <= 2:
+    require_known("dims", dims, DIMS)
+    if not 0 < cutoff < upper_cutoff <= DISTANCE.high:
         raise InputError(
             "Require 0 < mining.cutoff < mining.upper_cutoff <= 2 (distances of unit vectors), "
             f"got cutoff={cutoff} and upper_cutoff={upper_cutoff}."
@@ -81,7 +99,7 @@ def distance_weighted(*, dims: str, cutoff: float, upper_cutoff: float) -> Miner
     return mine
 
 
-def semi_hard(*, fallback: str) -> Miner:
+def semi_hard(*, fallback: str = "farthest") -> Miner:
     """Returns the miner of the nearest negative that is farther than the positive, for each pair.
 
     Schroff et al. 2015 (FaceNet), section 3.2; their band of a margin beyond the positive holds all
@@ -89,9 +107,9 @@ def semi_hard(*, fallback: str) -> Miner:
 
     Args:
       fallback: what a positive pair without such a negative takes: "farthest", of all negatives, as
-        P21's code does, or "none": the pair is left out.
+        P21's code does, or "none", as in FaceNet: the pair is left out.
     """
-    require_known("fallback", fallback, ("farthest", "none"))
+    require_known("fallback", fallback, FALLBACKS)
 
     def mine(key: Array, compared: Comparisons) -> Triplets:
         del key
@@ -125,18 +143,18 @@ def hard() -> Miner:
     return mine
 
 
-def easy_positive(*, easy_negatives: str, fallback: str) -> Miner:
+def easy_positive(*, easy_negatives: str = "semi_hard", fallback: str = "farthest") -> Miner:
     """Returns the miner of each anchor's nearest positive, with one negative.
 
     Xuan et al. 2020 (Improved Embeddings with Easy Positive Triplet Mining), section 3.
 
     Args:
       easy_negatives: "semi_hard", the nearest that is farther than the positive, or "hard", the
-        nearest of all.
+        nearest of all. The paper has both.
       fallback: as in `semi_hard`.
     """
-    require_known("easy_negatives", easy_negatives, ("semi_hard", "hard"))
-    require_known("fallback", fallback, ("farthest", "none"))
+    require_known("easy_negatives", easy_negatives, EASY_NEGATIVES)
+    require_known("fallback", fallback, FALLBACKS)
 
     def mine(key: Array, compared: Comparisons) -> Triplets:
         del key
@@ -154,13 +172,16 @@ def easy_positive(*, easy_negatives: str, fallback: str) -> Miner:
     return mine
 
 
-def nearest(*, cutoff: float) -> Miner:
+def nearest(*, cutoff: float = 0.5) -> Miner:
     """Returns the miner of the nearest negatives beyond a cut-off, as P19's code has it.
 
     q = floor(mean positives per anchor), at least 1; the t-th positive of an anchor, in the order
     of the batch, goes with its t-th nearest negative at distance cutoff or more, for t <= q.
+
+    Args:
+      cutoff: nearer negatives are left out; 0.5 in P19's code.
     """
-    require_range("cutoff", cutoff, 0, 2)
+    require_range("cutoff", cutoff, *DISTANCE)
 
     def mine(key: Array, compared: Comparisons) -> Triplets:
         del key
@@ -187,13 +208,16 @@ def all_pairs() -> Miner:
     return mine
 
 
-def multi_similarity(*, epsilon: float) -> Miner:
+def multi_similarity(*, epsilon: float = 0.1) -> Miner:
     """Returns the miner of pairs that are hard beside another one (Wang et al. 2019, section 4).
 
     A negative counts if it is more similar than the least similar positive - epsilon, a positive if
     it is less similar than the most similar negative + epsilon.
+
+    Args:
+      epsilon: how much less hard than the hardest a pair may be; 0.1 in the paper.
     """
-    require_range("epsilon", epsilon, 0, 2)
+    require_range("epsilon", epsilon, *DISTANCE)
 
     def mine(key: Array, compared: Comparisons) -> Pairs:
         del key
@@ -238,13 +262,13 @@ def _where(chosen: Array, values: Array, otherwise: float) -> Array:
     return jnp.where(chosen, values, jnp.asarray(otherwise, values.dtype))
 
 
-_MINERS: dict[str, tuple[Callable[..., Miner], tuple[str, ...]]] = {
-    "all": (all_pairs, ()),
-    "distance_weighted": (distance_weighted, ("dims", "cutoff", "upper_cutoff")),
-    "easy_positive": (easy_positive, ("easy_negatives", "fallback")),
-    "hard": (hard, ()),
-    "multi_similarity": (multi_similarity, ("epsilon",)),
-    "nearest": (nearest, ("cutoff",)),
-    "semi_hard": (semi_hard, ("fallback",)),
+MINERS: dict[str, Callable[..., Miner]] = {
+    "all": all_pairs,
+    "distance_weighted": distance_weighted,
+    "easy_positive": easy_positive,
+    "hard": hard,
+    "multi_similarity": multi_similarity,
+    "nearest": nearest,
+    "semi_hard": semi_hard,
 }
-KNOWN = tuple(sorted(_MINERS))
+KNOWN = tuple(sorted(MINERS))

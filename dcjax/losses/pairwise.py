@@ -1,83 +1,37 @@
 """Losses of pairs that a miner picks: margin (P21 Table VI), contrastive, multi-similarity."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import SMALLEST, require_floats, require_known, require_range
+from dcjax.core.ranges import (
+    COSINE,
+    DISTANCE,
+    POSITIVE,
+    require_floats,
+    require_known,
+    require_range,
+)
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
-from dcjax.losses.mining import Miner
+from dcjax.losses.mining import Miner, as_miner
 from dcjax.losses.pairs import Comparisons, Pairs, as_pairs
 from dcjax.losses.reductions import log_one_plus_sum_exp, weighted_mean
 
-
-class MarginOptions(NamedTuple):
-    """Options of the margin loss.
-
-    Attributes:
-      miner: picks the pairs.
-      beta: the boundary between positive and negative distances; its start where it is learned.
-      margin: how far from the boundary a pair has to be, to either side.
-      nu: weight of the L1 norm of beta.
-      learn_beta: "none", "shared" (one beta) or "per_class" (one for each class of the anchor).
-    """
-
-    miner: Miner
-    beta: float
-    margin: float
-    nu: float
-    learn_beta: str
+BETAS = ("none", "shared", "per_class")
 
 
-class ContrastiveOptions(NamedTuple):
-    """Options of the contrastive loss.
-
-    Attributes:
-      miner: picks the pairs.
-      positive_margin: positives nearer than this have no loss.
-      negative_margin: negatives farther than this have no loss.
-      squared: whether what lies beyond a margin counts by its square.
-    """
-
-    miner: Miner
-    positive_margin: float
-    negative_margin: float
-    squared: bool
-
-
-class MultiSimilarityOptions(NamedTuple):
-    """Options of the multi-similarity loss.
-
-    Attributes:
-      miner: picks the pairs.
-      alpha: sharpness among positives.
-      beta: sharpness among negatives.
-      base: lambda, the similarity from which pairs are weighed.
-    """
-
-    miner: Miner
-    alpha: float
-    beta: float
-    base: float
-
-
-def margin(
+def margin_loss(
     distances: Array,
     positives: Array,
     negatives: Array,
     *,
     beta: ArrayLike,
     margin: float,
-    nu: float = 0.0,
+    nu: float,
 ) -> Array:
-    """Returns the margin loss of the given pairs, a scalar (Wu et al. 2017, section 4).
-
-    L = ( sum_ij P_ij relu(d_ij - beta_i + margin) + N_ij relu(beta_i - d_ij + margin)
-          + nu sum_i n_i |beta_i| ) / number of pairs with a non-zero term;  0 if there is none.
+    """Returns the margin loss of the given pairs, a scalar; the formula is that of `margin`.
 
     Args:
       distances: d[B, B], of L2-normalised embeddings.
@@ -111,19 +65,15 @@ def margin(
     return (pairs + jnp.where(count > 0, regulariser, 0.0)) / jnp.maximum(count, 1)
 
 
-def contrastive(
+def contrastive_loss(
     distances: Array, pairs: Pairs, *, positive_margin: float, negative_margin: float, squared: bool
 ) -> Array:
-    """Returns the contrastive loss of the given pairs, a scalar (Hadsell et al. 2006, section 2).
-
-    L = mean of relu(d_ij - m_p)^k over positive pairs + mean of relu(m_n - d_ij)^k over negative
-    ones, each over the pairs with a non-zero term;  k = 2 if squared, the exponent as published,
-    else 1.
+    """Returns the contrastive loss of the given pairs, a scalar; the formula is in `contrastive`.
 
     Args:
       distances: d[B, R], of L2-normalised embeddings.
       pairs: how often each counts.
-      positive_margin: m_p, 0 as published.
+      positive_margin: m_p.
       negative_margin: m_n.
       squared: whether k is 2.
     """
@@ -135,17 +85,14 @@ def contrastive(
     )
 
 
-def multi_similarity(
+def multi_similarity_loss(
     similarities: Array, pairs: Pairs, *, alpha: float, beta: float, base: float
 ) -> Array:
-    """Returns the multi-similarity loss of the given pairs, a scalar (Wang et al. 2019, section 4).
-
-    L = mean_i ( log(1 + sum_j P_ij exp(-alpha (s_ij - base))) / alpha
-                 + log(1 + sum_j N_ij exp(beta (s_ij - base))) / beta ).
+    """Returns the loss of the given pairs, a scalar; the formula is that of `multi_similarity`.
 
     Args:
       similarities: s[B, R], inner products of L2-normalised embeddings.
-      pairs: how often each counts.
+      pairs: how often each counts, P and N.
       alpha: sharpness among positives.
       beta: sharpness among negatives.
       base: lambda of the paper.
@@ -156,69 +103,133 @@ def multi_similarity(
     return jnp.mean(positive + negative)
 
 
-def _create_margin(num_classes: int, embedding_dim: int, options: MarginOptions) -> Loss:
-    require_known("learn_beta", options.learn_beta, ("none", "shared", "per_class"))
-    require_range("margin", options.margin, 0)
-    require_range("nu", options.nu, 0)
-    require_range("beta", options.beta, 0, 2)
+def margin(
+    num_classes: int,
+    embedding_dim: int,
+    *,
+    miner: str | Miner = "distance_weighted",
+    margin: float = 0.2,
+    beta: float = 1.2,
+    nu: float = 0.0,
+    learn_beta: str = "none",
+) -> Loss:
+    """Creates the margin loss (Wu et al. 2017, section 4; P21 Table VI).
+
+    L = ( sum_ij P_ij relu(d_ij - beta_i + margin) + N_ij relu(beta_i - d_ij + margin)
+          + nu sum_i n_i |beta_i| ) / number of pairs with a non-zero term;  0 if there is none.
+    P_ij and N_ij are how often the miner picks a positive and a negative pair, n_i = sum_j P_ij.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      miner: what picks the pairs, or its name. P21 draws them by distance-weighted sampling.
+      margin: half the width of the band around the boundary in which pairs have a loss. The value
+        is that of P21 section 4.2, as is that of beta.
+      beta: the boundary between positive and negative distances; its start where it is learned.
+      nu: weight of the L1 norm of beta; 0, since P21 does not learn beta.
+      learn_beta: "none", as in P21, "shared" (one beta), or "per_class" (one for each class of the
+        anchor).
+    """
+    require_known("learn_beta", learn_beta, BETAS)
+    require_range("margin", margin, 0)
+    require_range("nu", nu, 0)
+    require_range("beta", beta, *DISTANCE)
+    mine = as_miner(miner)
 
     def init(key: Array) -> Params:
         del key  # beta starts as told
         shapes = {"shared": (), "per_class": (num_classes,)}
-        if options.learn_beta == "none":
+        if learn_beta == "none":
             return {}
-        return {"beta": jnp.full(shapes[options.learn_beta], options.beta, jnp.result_type(float))}
+        return {"beta": jnp.full(shapes[learn_beta], beta, jnp.result_type(float))}
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
         # The papers' code takes sqrt(||x_i - x_j||^2 + 1e-8) here and these distances for mining.
         # They differ by 5e-7 at 0.01 and less beyond: one matrix serves both.
-        pairs = as_pairs(options.miner(key, compared), compared)
-        beta = params.get("beta", jnp.asarray(options.beta, compared.distances.dtype))
-        if options.learn_beta == "per_class":
-            beta = beta[labels]
-        loss = margin(compared.distances, *pairs, beta=beta, margin=options.margin, nu=options.nu)
-        return loss, mean_distances(compared, pairs) | {"beta": jnp.mean(beta)}
+        pairs = as_pairs(mine(key, compared), compared)
+        boundary = params.get("beta", jnp.asarray(beta, compared.distances.dtype))
+        if learn_beta == "per_class":
+            boundary = boundary[labels]
+        loss = margin_loss(compared.distances, *pairs, beta=boundary, margin=margin, nu=nu)
+        return loss, mean_distances(compared, pairs) | {"beta": jnp.mean(boundary)}
 
     return comparing(compute, init)
 
 
-def _create_contrastive(num_classes: int, embedding_dim: int, options: ContrastiveOptions) -> Loss:
-    require_range("positive_margin", options.positive_margin, 0, 2)
-    require_range("negative_margin", options.negative_margin, 0)
+def contrastive(
+    num_classes: int,
+    embedding_dim: int,
+    *,
+    miner: str | Miner = "all",
+    positive_margin: float = 0.0,
+    negative_margin: float = 1.0,
+    squared: bool = False,
+) -> Loss:
+    """Creates the contrastive loss (Hadsell et al. 2006, section 2).
+
+    L = mean of relu(d_ij - m_p)^k over positive pairs + mean of relu(m_n - d_ij)^k over negative
+    ones, each over the pairs with a non-zero term;  k = 2 if squared, else 1.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      miner: what picks the pairs, or its name.
+      positive_margin: m_p, positives nearer than this have no loss; 0 as published.
+      negative_margin: m_n, negatives farther than this have no loss. The paper gives no value; at
+        1, unit vectors are 60 degrees apart.
+      squared: whether what lies beyond a margin counts by its square, as published, or as it is.
+    """
+    require_range("positive_margin", positive_margin, *DISTANCE)
+    require_range("negative_margin", negative_margin, 0)
+    mine = as_miner(miner)
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        pairs = as_pairs(options.miner(key, compared), compared)
-        loss = contrastive(
+        pairs = as_pairs(mine(key, compared), compared)
+        loss = contrastive_loss(
             compared.distances,
             pairs,
-            positive_margin=options.positive_margin,
-            negative_margin=options.negative_margin,
-            squared=options.squared,
+            positive_margin=positive_margin,
+            negative_margin=negative_margin,
+            squared=squared,
         )
         return loss, mean_distances(compared, pairs)
 
     return comparing(compute)
 
 
-def _create_multi_similarity(
-    num_classes: int, embedding_dim: int, options: MultiSimilarityOptions
+def multi_similarity(
+    num_classes: int,
+    embedding_dim: int,
+    *,
+    miner: str | Miner = "multi_similarity",
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
 ) -> Loss:
-    require_range("alpha", options.alpha, SMALLEST)
-    require_range("beta", options.beta, SMALLEST)
-    require_range("base", options.base, -1, 1)
+    """Creates the multi-similarity loss (Wang et al. 2019, section 4).
+
+    L = mean_i ( log(1 + sum_j P_ij exp(-alpha (s_ij - base))) / alpha
+                 + log(1 + sum_j N_ij exp(beta (s_ij - base))) / beta ).
+    P_ij and N_ij are how often the miner picks a positive and a negative pair.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      miner: what picks the pairs, or its name; that of the paper by default.
+      alpha: sharpness among positives, as in the paper.
+      beta: sharpness among negatives, as in the paper.
+      base: lambda, the similarity from which pairs are weighed: 1 in the paper, 0.5 in its code.
+    """
+    require_range("alpha", alpha, *POSITIVE)
+    require_range("beta", beta, *POSITIVE)
+    require_range("base", base, *COSINE)
+    mine = as_miner(miner)
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        pairs = as_pairs(options.miner(key, compared), compared)
-        loss = multi_similarity(
-            compared.similarities, pairs, alpha=options.alpha, beta=options.beta, base=options.base
+        pairs = as_pairs(mine(key, compared), compared)
+        loss = multi_similarity_loss(
+            compared.similarities, pairs, alpha=alpha, beta=beta, base=base
         )
         return loss, mean_distances(compared, pairs)
 
     return comparing(compute)
-
-
-LOSSES: dict[str, Any] = {
-    "margin": (MarginOptions, _create_margin),
-    "contrastive": (ContrastiveOptions, _create_contrastive),
-    "multi_similarity": (MultiSimilarityOptions, _create_multi_similarity),
-}

@@ -1,81 +1,23 @@
 """Losses with a learned proxy for each class: Proxy-NCA (P19 section 4), and those of today."""
 
 import math
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax.core.ranges import SMALLEST, require_known, require_range
+from dcjax.core.ranges import DISTANCE, POSITIVE, Bounds, require_known, require_range
 from dcjax.losses.loss import Loss
 from dcjax.losses.proxy_similarities import Similarities, cross_entropy, log_sum_exp, with_proxies
 from dcjax.losses.reductions import log_one_plus_sum_exp, square_root
 
-
-class ProxyNCAOptions(NamedTuple):
-    """Options of Proxy-NCA.
-
-    Attributes:
-      scale: of the squared distances.
-      denominator: the proxies summed over: the "others", as in the paper, or "all".
-    """
-
-    scale: float
-    denominator: str
+DENOMINATORS = ("others", "all")
+PROXY_ANCHOR_MARGIN = Bounds(0, 1)
+ARCFACE_MARGIN = Bounds(0, math.pi / 2)
 
 
-class ProxyAnchorOptions(NamedTuple):
-    """Options of Proxy-Anchor.
-
-    Attributes:
-      margin: delta, of the similarities.
-      alpha: their scale.
-    """
-
-    margin: float
-    alpha: float
-
-
-class NormalizedSoftmaxOptions(NamedTuple):
-    """Options of the normalised soft-max.
-
-    Attributes:
-      temperature: what similarities are divided by.
-    """
-
-    temperature: float
-
-
-class CosFaceOptions(NamedTuple):
-    """Options of CosFace.
-
-    Attributes:
-      margin: taken from the similarity to the own proxy.
-      scale: of the similarities.
-    """
-
-    margin: float
-    scale: float
-
-
-class ArcFaceOptions(NamedTuple):
-    """Options of ArcFace.
-
-    Attributes:
-      margin: radians, added to the angle to the own proxy.
-      scale: of the similarities.
-    """
-
-    margin: float
-    scale: float
-
-
-def proxy_nca(similarities: Similarities, *, scale: float, denominator: str) -> Array:
-    """Returns Proxy-NCA, a scalar (Movshovitz-Attias et al. 2017, section 3).
-
-    L = mean_i ( scale d(x_i, p_y) + log sum_z exp(-scale d(x_i, p_z)) ),  d = ||x - p||^2, with z
-    over the other classes, or over all.
+def proxy_nca_loss(similarities: Similarities, *, scale: float, denominator: str) -> Array:
+    """Returns Proxy-NCA, a scalar; the formula is that of `proxy_nca`.
 
     Args:
       similarities: of unit vectors.
@@ -87,13 +29,10 @@ def proxy_nca(similarities: Similarities, *, scale: float, denominator: str) -> 
     return jnp.mean(others - own) if denominator == "others" else cross_entropy(own, others)
 
 
-def proxy_anchor(
+def proxy_anchor_loss(
     similarities: Similarities, labels: Array, *, num_classes: int, margin: float, alpha: float
 ) -> Array:
-    """Returns Proxy-Anchor, a scalar (Kim et al. 2020, eq. 4).
-
-    L = mean over the classes c of the batch of log(1 + sum_{y_i = c} exp(-alpha (s_ic - margin)))
-        + mean over all classes c of log(1 + sum_{y_i != c} exp(alpha (s_ic + margin))).
+    """Returns Proxy-Anchor, a scalar; the formula is that of `proxy_anchor`.
 
     Args:
       similarities: of unit vectors.
@@ -117,10 +56,8 @@ def _log_one_plus_sum_exp_of_columns(similarities: Array, margin: float, alpha: 
     return above + jnp.log(jnp.exp(-above) + jnp.sum(exponentials, axis=0))
 
 
-def normalized_softmax(similarities: Similarities, *, temperature: float) -> Array:
-    """Returns the normalised soft-max loss, a scalar (Wang et al. 2017; Zhai & Wu 2019).
-
-    L = mean_i -log( exp(s_iy / t) / sum_z exp(s_iz / t) ).
+def normalized_softmax_loss(similarities: Similarities, *, temperature: float) -> Array:
+    """Returns the normalised soft-max loss, a scalar; the formula is in `normalized_softmax`.
 
     Args:
       similarities: of unit vectors.
@@ -130,10 +67,8 @@ def normalized_softmax(similarities: Similarities, *, temperature: float) -> Arr
     return cross_entropy(scale * similarities.own, log_sum_exp(similarities.others, scale))
 
 
-def cosface(similarities: Similarities, *, margin: float, scale: float) -> Array:
-    """Returns the CosFace loss, a scalar (Wang et al. 2018, eq. 4).
-
-    The soft-max of scale s_iz, with scale (s_iy - margin) for the own class.
+def cosface_loss(similarities: Similarities, *, margin: float, scale: float) -> Array:
+    """Returns the CosFace loss, a scalar; the formula is that of `cosface`.
 
     Args:
       similarities: of unit vectors.
@@ -144,12 +79,8 @@ def cosface(similarities: Similarities, *, margin: float, scale: float) -> Array
     return cross_entropy(own, log_sum_exp(similarities.others, scale))
 
 
-def arcface(similarities: Similarities, *, margin: float, scale: float) -> Array:
-    """Returns the ArcFace loss, a scalar (Deng et al. 2019, eq. 3).
-
-    The soft-max of scale s_iz, with scale cos(theta + margin) for the own class, s_iy = cos(theta).
-    For theta + margin > pi, where that cosine rises again, s_iy - margin sin(margin) stands for it,
-    which goes on falling.
+def arcface_loss(similarities: Similarities, *, margin: float, scale: float) -> Array:
+    """Returns the ArcFace loss, a scalar; the formula is that of `arcface`.
 
     Args:
       similarities: of unit vectors.
@@ -163,47 +94,113 @@ def arcface(similarities: Similarities, *, margin: float, scale: float) -> Array
     return cross_entropy(own, log_sum_exp(similarities.others, scale))
 
 
-def _create_proxy_nca(num_classes: int, embedding_dim: int, options: ProxyNCAOptions) -> Loss:
-    require_range("scale", options.scale, SMALLEST)
-    require_known("denominator", options.denominator, ("others", "all"))
-    return with_proxies(num_classes, embedding_dim, lambda s, _: proxy_nca(s, **options._asdict()))
+def proxy_nca(
+    num_classes: int, embedding_dim: int, *, scale: float = 1.0, denominator: str = "others"
+) -> Loss:
+    """Creates Proxy-NCA (Movshovitz-Attias et al. 2017, section 3; P19 section 4).
 
+    L = mean_i ( scale d(x_i, p_y) + log sum_z exp(-scale d(x_i, p_z)) ),  d = ||x - p||^2, with z
+    over the other classes, or over all.
 
-def _create_proxy_anchor(num_classes: int, embedding_dim: int, options: ProxyAnchorOptions) -> Loss:
-    require_range("margin", options.margin, 0, 1)
-    require_range("alpha", options.alpha, SMALLEST)
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      scale: of the squared distances; 1 in the paper.
+      denominator: the proxies summed over: the "others", as in the paper, or "all".
+    """
+    require_range("scale", scale, *POSITIVE)
+    require_known("denominator", denominator, DENOMINATORS)
 
     def compute(similarities: Similarities, labels: Array) -> Array:
-        return proxy_anchor(similarities, labels, num_classes=num_classes, **options._asdict())
+        return proxy_nca_loss(similarities, scale=scale, denominator=denominator)
 
     return with_proxies(num_classes, embedding_dim, compute)
 
 
-def _create_normalized_softmax(
-    num_classes: int, embedding_dim: int, options: NormalizedSoftmaxOptions
+def proxy_anchor(
+    num_classes: int, embedding_dim: int, *, margin: float = 0.1, alpha: float = 32.0
 ) -> Loss:
-    require_range("temperature", options.temperature, SMALLEST)
-    return with_proxies(
-        num_classes, embedding_dim, lambda s, _: normalized_softmax(s, **options._asdict())
-    )
+    """Creates Proxy-Anchor (Kim et al. 2020, eq. 4).
+
+    L = mean over the classes c of the batch of log(1 + sum_{y_i = c} exp(-alpha (s_ic - margin)))
+        + mean over all classes c of log(1 + sum_{y_i != c} exp(alpha (s_ic + margin))).
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      margin: delta, of the similarities. The values are those of the paper's section 4.2.
+      alpha: scale of the similarities.
+    """
+    require_range("margin", margin, *PROXY_ANCHOR_MARGIN)
+    require_range("alpha", alpha, *POSITIVE)
+
+    def compute(similarities: Similarities, labels: Array) -> Array:
+        return proxy_anchor_loss(
+            similarities, labels, num_classes=num_classes, margin=margin, alpha=alpha
+        )
+
+    return with_proxies(num_classes, embedding_dim, compute)
 
 
-def _create_cosface(num_classes: int, embedding_dim: int, options: CosFaceOptions) -> Loss:
-    require_range("margin", options.margin, 0, 2)
-    require_range("scale", options.scale, SMALLEST)
-    return with_proxies(num_classes, embedding_dim, lambda s, _: cosface(s, **options._asdict()))
+def normalized_softmax(num_classes: int, embedding_dim: int, *, temperature: float = 0.05) -> Loss:
+    """Creates the normalised soft-max (Wang et al. 2017, NormFace; Zhai & Wu 2019).
+
+    L = mean_i -log( exp(s_iy / t) / sum_z exp(s_iz / t) ).
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      temperature: t, what similarities are divided by; 0.05 in Zhai & Wu.
+    """
+    require_range("temperature", temperature, *POSITIVE)
+
+    def compute(similarities: Similarities, labels: Array) -> Array:
+        return normalized_softmax_loss(similarities, temperature=temperature)
+
+    return with_proxies(num_classes, embedding_dim, compute)
 
 
-def _create_arcface(num_classes: int, embedding_dim: int, options: ArcFaceOptions) -> Loss:
-    require_range("margin", options.margin, 0, math.pi / 2)
-    require_range("scale", options.scale, SMALLEST)
-    return with_proxies(num_classes, embedding_dim, lambda s, _: arcface(s, **options._asdict()))
+def cosface(
+    num_classes: int, embedding_dim: int, *, margin: float = 0.35, scale: float = 64.0
+) -> Loss:
+    """Creates CosFace (Wang et al. 2018, eq. 4).
+
+    The soft-max of scale s_iz, with scale (s_iy - margin) for the own class.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      margin: taken from the similarity to the own proxy; the values are the paper's.
+      scale: of the similarities.
+    """
+    require_range("margin", margin, *DISTANCE)
+    require_range("scale", scale, *POSITIVE)
+
+    def compute(similarities: Similarities, labels: Array) -> Array:
+        return cosface_loss(similarities, margin=margin, scale=scale)
+
+    return with_proxies(num_classes, embedding_dim, compute)
 
 
-LOSSES: dict[str, Any] = {
-    "proxy_nca": (ProxyNCAOptions, _create_proxy_nca),
-    "proxy_anchor": (ProxyAnchorOptions, _create_proxy_anchor),
-    "normalized_softmax": (NormalizedSoftmaxOptions, _create_normalized_softmax),
-    "cosface": (CosFaceOptions, _create_cosface),
-    "arcface": (ArcFaceOptions, _create_arcface),
-}
+def arcface(
+    num_classes: int, embedding_dim: int, *, margin: float = 0.5, scale: float = 64.0
+) -> Loss:
+    """Creates ArcFace (Deng et al. 2019, eq. 3).
+
+    The soft-max of scale s_iz, with scale cos(theta + margin) for the own class, s_iy = cos(theta).
+    For theta + margin > pi, where that cosine rises again, s_iy - margin sin(margin) stands for it,
+    which goes on falling.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      margin: radians, added to the angle to the own proxy; the values are the paper's.
+      scale: of the similarities.
+    """
+    require_range("margin", margin, *ARCFACE_MARGIN)
+    require_range("scale", scale, *POSITIVE)
+
+    def compute(similarities: Similarities, labels: Array) -> Array:
+        return arcface_loss(similarities, margin=margin, scale=scale)
+
+    return with_proxies(num_classes, embedding_dim, compute)

@@ -1,6 +1,6 @@
 """Smooth surrogates of retrieval scores: average precision and recall at k."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,44 +8,16 @@ import numpy as np
 from jax import Array
 
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import SMALLEST, require_range, require_whole
+from dcjax.core.ranges import POSITIVE, require_range, require_whole
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
 from dcjax.losses.pairs import Comparisons
 from dcjax.losses.reductions import Rows, sum_over_positives
 
 
-class SmoothAPOptions(NamedTuple):
-    """Options of smooth-AP.
-
-    Attributes:
-      temperature: tau of the sigmoid of similarities that stands for a step.
-    """
-
-    temperature: float
-
-
-class RecallAtKOptions(NamedTuple):
-    """Options of the recall@k surrogate.
-
-    Attributes:
-      ks: the k whose recalls are averaged.
-      rank_temperature: tau of the sigmoid of k - rank.
-      temperature: tau of the sigmoid of similarities.
-    """
-
-    ks: tuple[int, ...]
-    rank_temperature: float
-    temperature: float
-
-
-def smooth_ap(
+def smooth_ap_loss(
     similarities: Array, positives: Array, negatives: Array, *, temperature: float
 ) -> Array:
-    """Returns 1 - smooth average precision, a scalar (Brown et al. 2020, section 3).
-
-    AP_i = mean_{p in P_i} (1 + sum_{q in P_i, q != p} g(s_iq - s_ip))
-           / (1 + sum_{j in P_i + N_i, j != p} g(s_ij - s_ip)),  g(x) = 1 / (1 + exp(-x / tau));
-    L = 1 - mean AP_i over the anchors with a positive.
+    """Returns 1 - smooth average precision, a scalar; the formula is that of `smooth_ap`.
 
     Args:
       similarities: s[B, R].
@@ -64,7 +36,7 @@ def smooth_ap(
     return _one_minus_mean(sums / jnp.maximum(jnp.sum(positives, axis=1), 1), positives)
 
 
-def recall_at_k(
+def recall_at_k_loss(
     similarities: Array,
     positives: Array,
     negatives: Array,
@@ -73,11 +45,7 @@ def recall_at_k(
     rank_temperature: float,
     temperature: float,
 ) -> Array:
-    """Returns 1 - smooth recall at k, averaged over ks, a scalar (Patel et al. 2022, section 3).
-
-    recall_i(k) = sum_{p in P_i} g_1(k - r_ip) / min(k, |P_i|), with the smooth rank
-    r_ip = 1 + sum_{j in P_i + N_i, j != p} g_2(s_ij - s_ip),  g_t(x) = 1 / (1 + exp(-x / tau_t));
-    L = 1 - mean over ks and over the anchors with a positive.
+    """Returns 1 - smooth recall at k, averaged over ks, a scalar; the formula is in `recall_at_k`.
 
     Args:
       similarities: s[B, R].
@@ -112,44 +80,69 @@ def _one_minus_mean(scores: Array, positives: Array) -> Array:
     return jnp.sum(jnp.where(counts, 1 - scores, 0)) / jnp.maximum(jnp.sum(counts), 1)
 
 
-def _create_smooth_ap(num_classes: int, embedding_dim: int, options: SmoothAPOptions) -> Loss:
-    require_range("temperature", options.temperature, SMALLEST)
+def smooth_ap(num_classes: int, embedding_dim: int, *, temperature: float = 0.01) -> Loss:
+    """Creates smooth-AP (Brown et al. 2020, section 3).
+
+    AP_i = mean_{p in P_i} (1 + sum_{q in P_i, q != p} g(s_iq - s_ip))
+           / (1 + sum_{j in P_i + N_i, j != p} g(s_ij - s_ip)),  g(x) = 1 / (1 + exp(-x / tau));
+    L = 1 - mean AP_i over the anchors with a positive.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      temperature: tau of the sigmoid of similarities that stands for a step; 0.01 in the paper.
+    """
+    require_range("temperature", temperature, *POSITIVE)
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        loss = smooth_ap(
+        loss = smooth_ap_loss(
             compared.similarities,
             compared.positives,
             compared.negatives,
-            temperature=options.temperature,
+            temperature=temperature,
         )
         return loss, mean_distances(compared)
 
     return comparing(compute)
 
 
-def _create_recall_at_k(num_classes: int, embedding_dim: int, options: RecallAtKOptions) -> Loss:
-    require_range("rank_temperature", options.rank_temperature, SMALLEST)
-    require_range("temperature", options.temperature, SMALLEST)
-    found = tuple(options.ks) if np.iterable(options.ks) else ()
+def recall_at_k(
+    num_classes: int,
+    embedding_dim: int,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8, 16),
+    rank_temperature: float = 1.0,
+    temperature: float = 0.01,
+) -> Loss:
+    """Creates the recall@k surrogate (Patel et al. 2022, section 3).
+
+    recall_i(k) = sum_{p in P_i} g_1(k - r_ip) / min(k, |P_i|), with the smooth rank
+    r_ip = 1 + sum_{j in P_i + N_i, j != p} g_2(s_ij - s_ip),  g_t(x) = 1 / (1 + exp(-x / tau_t));
+    L = 1 - mean over ks and over the anchors with a positive.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      ks: the k whose recalls are averaged; the default values are the paper's, here and below.
+      rank_temperature: tau_1, of the sigmoid of k - rank.
+      temperature: tau_2, of the sigmoid of similarities.
+    """
+    require_range("rank_temperature", rank_temperature, *POSITIVE)
+    require_range("temperature", temperature, *POSITIVE)
+    found = tuple(ks) if np.iterable(ks) else ()
     if not found:
-        raise InputError(f"Require ks of whole numbers from 1 on, got {options.ks}.")
-    ks = tuple(require_whole("every k of ks", k, 1) for k in found)
+        raise InputError(f"Require ks of whole numbers from 1 on, got {ks}.")
+    numbers = tuple(require_whole("every k of ks", k, 1) for k in found)
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        loss = recall_at_k(
+        loss = recall_at_k_loss(
             compared.similarities,
             compared.positives,
             compared.negatives,
-            ks=ks,
-            rank_temperature=options.rank_temperature,
-            temperature=options.temperature,
+            ks=numbers,
+            rank_temperature=rank_temperature,
+            temperature=temperature,
         )
         return loss, mean_distances(compared)
 
     return comparing(compute)
-
-
-LOSSES: dict[str, Any] = {
-    "smooth_ap": (SmoothAPOptions, _create_smooth_ap),
-    "recall_at_k": (RecallAtKOptions, _create_recall_at_k),
-}

@@ -1,38 +1,20 @@
 """SoftTriple: a few learned centers for each class (Qian et al. 2019)."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax.core.ranges import SMALLEST, require_range, require_whole
+from dcjax.core.ranges import DISTANCE, POSITIVE, require_range, require_whole
 from dcjax.losses.loss import Loss
 from dcjax.losses.pairs import products
 from dcjax.losses.proxy_similarities import Similarities, cross_entropy, log_sum_exp, with_centers
 from dcjax.losses.reductions import square_root
 
 
-class SoftTripleOptions(NamedTuple):
-    """Options of SoftTriple, in the paper's letters.
-
-    Attributes:
-      centers: K, for each class.
-      la: lambda, scale of the similarities to classes.
-      gamma: temperature of the soft-max over the centers of a class.
-      tau: weight of the regulariser, which draws the centers of a class together.
-      margin: delta, taken from the similarity to the own class.
-    """
-
-    centers: int
-    la: float
-    gamma: float
-    tau: float
-    margin: float
-
-
-def soft_triple(similarities: Similarities, *, la: float, margin: float) -> Array:
+def soft_triple_loss(similarities: Similarities, *, la: float, margin: float) -> Array:
     """Returns SoftTriple without its regulariser, a scalar (Qian et al. 2019, section 3).
 
     The soft-max of la S_ic, with la (S_iy - margin) for the own class, S as in
@@ -121,24 +103,44 @@ def _relax_gradients(gamma: float, kept: Any, gradient: Array) -> tuple[Array, A
 relaxed_similarities.defvjp(_relax_and_keep, _relax_gradients)
 
 
-def _create_soft_triple(num_classes: int, embedding_dim: int, options: SoftTripleOptions) -> Loss:
-    num_centers = require_whole("centers", options.centers, 1)
-    require_range("la", options.la, SMALLEST)
-    require_range("gamma", options.gamma, SMALLEST)
-    require_range("tau", options.tau, 0)
-    require_range("margin", options.margin, 0, 2)
+def soft_triple(
+    num_classes: int,
+    embedding_dim: int,
+    *,
+    centers: int = 10,
+    la: float = 20.0,
+    gamma: float = 0.1,
+    tau: float = 0.2,
+    margin: float = 0.01,
+) -> Loss:
+    """Creates SoftTriple, in the letters of its paper (Qian et al. 2019, section 3).
+
+    L = `soft_triple_loss` of `relaxed_similarities` + tau `center_spread`. The default values are
+    those of the paper's section 4.
+
+    Args:
+      num_classes: number of training classes, C.
+      embedding_dim: D, size of the embedding.
+      centers: K, for each class.
+      la: lambda, scale of the similarities to classes.
+      gamma: temperature of the soft-max over the centers of a class.
+      tau: weight of the regulariser, which draws the centers of a class together.
+      margin: delta, taken from the similarity to the own class.
+    """
+    num_centers = require_whole("centers", centers, 1)
+    require_range("la", la, *POSITIVE)
+    require_range("gamma", gamma, *POSITIVE)
+    require_range("tau", tau, 0)
+    require_range("margin", margin, *DISTANCE)
 
     def compare(embeddings: Array, centers: Array, labels: Array) -> tuple[Array, Array]:
         s = jnp.sum(embeddings[:, None, :] * centers[labels], axis=2)
-        own = jnp.sum(jax.nn.softmax(s / options.gamma, axis=1) * s, axis=1)
-        return own, relaxed_similarities(embeddings, centers, options.gamma)
+        own = jnp.sum(jax.nn.softmax(s / gamma, axis=1) * s, axis=1)
+        return own, relaxed_similarities(embeddings, centers, gamma)
 
     def compute(similarities: Similarities, labels: Array, centers: Array) -> Array:
-        loss = soft_triple(similarities, la=options.la, margin=options.margin)
-        return loss + options.tau * center_spread(centers, num_classes)
+        loss = soft_triple_loss(similarities, la=la, margin=margin)
+        return loss + tau * center_spread(centers, num_classes)
 
     shape = (num_centers, embedding_dim)
     return with_centers("centers", num_classes, shape, compare, compute)
-
-
-LOSSES: dict[str, Any] = {"soft_triple": (SoftTripleOptions, _create_soft_triple)}

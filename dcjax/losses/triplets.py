@@ -1,7 +1,6 @@
 """Triplet losses: hinge (P21 Table VI, P19 eq. 2) and soft (P21 Table VI)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,45 +8,17 @@ from jax import Array
 
 from dcjax.core.ranges import require_known, require_range
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
-from dcjax.losses.mining import Miner
+from dcjax.losses.mining import Miner, as_miner
 from dcjax.losses.pairs import Comparisons, Pairs, Triplets, as_pairs
 from dcjax.losses.reductions import Rows, sum_over_positives, weighted_mean
 
-_AVERAGES = ("all", "nonzero")
+AVERAGES = ("all", "nonzero")
 
 
-class TripletOptions(NamedTuple):
-    """Options of the triplet loss.
-
-    Attributes:
-      miner: picks the triplets.
-      margin: how much farther than the positive a negative has to be.
-      squared: whether distances are squared, as in FaceNet and P19.
-      average: mean over "all" triplets that were picked, or over those with a "nonzero" term.
-    """
-
-    miner: Miner
-    margin: float
-    squared: bool
-    average: str
-
-
-class SoftTripletOptions(NamedTuple):
-    """Options of the soft triplet loss.
-
-    Attributes:
-      miner: picks the triplets.
-    """
-
-    miner: Miner
-
-
-def triplet(
-    distances: Array, mined: Pairs | Triplets, *, margin: float, average: str = "all"
+def triplet_loss(
+    distances: Array, mined: Pairs | Triplets, *, margin: float, average: str
 ) -> Array:
-    """Returns the triplet loss, a scalar (Schroff et al. 2015, eq. 3; P19 eq. 2).
-
-    L = mean of relu(d_ap - d_an + margin).
+    """Returns the triplet loss, a scalar; the formula is that of `triplet`.
 
     Args:
       distances: d[B, R], squared or not, of L2-normalised embeddings.
@@ -58,11 +29,8 @@ def triplet(
     return _mean(distances, mined, lambda x: jax.nn.relu(x + margin), average)
 
 
-def soft_triplet(distances: Array, mined: Pairs | Triplets) -> Array:
-    """Returns the soft triplet loss, a scalar (Hermans et al. 2017, section 2).
-
-    L = mean of log(1 + exp(d_ap - d_an)), over the triplets as in `triplet`.
-    """
+def soft_triplet_loss(distances: Array, mined: Pairs | Triplets) -> Array:
+    """Returns the soft triplet loss, a scalar, of triplets as in `triplet_loss`."""
     return _mean(distances, mined, jax.nn.softplus, "all")
 
 
@@ -94,29 +62,57 @@ def _mean(
     return total / jnp.where(count > 0, count, 1)
 
 
-def _create_triplet(num_classes: int, embedding_dim: int, options: TripletOptions) -> Loss:
-    require_range("margin", options.margin, 0)
-    require_known("average", options.average, _AVERAGES)
+def triplet(
+    num_classes: int,
+    embedding_dim: int,
+    *,
+    miner: str | Miner = "semi_hard",
+    margin: float = 0.2,
+    squared: bool = False,
+    average: str = "all",
+) -> Loss:
+    """Creates the triplet loss (Schroff et al. 2015, eq. 3; P19 eq. 2; P21 Table VI).
+
+    L = mean of relu(d_ap - d_an + margin).
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      miner: what picks the triplets, or its name; semi-hard ones, as in Schroff et al.
+      margin: how much farther than the positive a negative has to be; 0.2 in Schroff et al.
+      squared: whether distances are squared, as in Schroff et al. and P19; P21's code has them
+        plain.
+      average: mean over "all" triplets that were picked, as in P21's code, or over those with a
+        "nonzero" term.
+    """
+    require_range("margin", margin, 0)
+    require_known("average", average, AVERAGES)
+    mine = as_miner(miner)
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        mined = options.miner(key, compared)
-        distances = compared.distances**2 if options.squared else compared.distances
-        loss = triplet(distances, mined, margin=options.margin, average=options.average)
+        mined = mine(key, compared)
+        distances = compared.distances**2 if squared else compared.distances
+        loss = triplet_loss(distances, mined, margin=margin, average=average)
         return loss, mean_distances(compared, as_pairs(mined, compared))
 
     return comparing(compute)
 
 
-def _create_soft_triplet(num_classes: int, embedding_dim: int, options: SoftTripletOptions) -> Loss:
+def soft_triplet(num_classes: int, embedding_dim: int, *, miner: str | Miner = "semi_hard") -> Loss:
+    """Creates the soft triplet loss (Hermans et al. 2017, section 2; P21 Table VI).
+
+    L = mean of log(1 + exp(d_ap - d_an)).
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      miner: what picks the triplets, or its name; semi-hard ones in P21's code.
+    """
+    mine = as_miner(miner)
+
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        mined = options.miner(key, compared)
-        loss = soft_triplet(compared.distances, mined)
+        mined = mine(key, compared)
+        loss = soft_triplet_loss(compared.distances, mined)
         return loss, mean_distances(compared, as_pairs(mined, compared))
 
     return comparing(compute)
-
-
-LOSSES: dict[str, Any] = {
-    "triplet": (TripletOptions, _create_triplet),
-    "soft_triplet": (SoftTripletOptions, _create_soft_triplet),
-}

@@ -140,12 +140,14 @@ def _in_batches(rows: jax.Array, shape: tuple[int, ...], parallel: int) -> jax.A
 def create(
     name: str,
     *,
-    num_stages: int,
-    width: int,
-    batch_norm: str,
-    convolution: str,
     own: Mapping[str, Any],
+    num_stages: int = 4,
+    width: int = 64,
+    batch_norm: str = "frozen",
+    convolution: str = "auto",
     precision: str = "float32",
+    pooling: str = "average",
+    dropout: float = 0.01,
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> MaskedEmbedder:
@@ -155,28 +157,33 @@ def create(
       name: one of `BACKBONES`; or "package.module:function", a function of your own that takes
         the options `own` and `dtype`, the type of its activations, and returns a backbone as
         `MaskedEmbedder` has it.
+      own: options of a backbone of your own, to which the next four do not apply.
       num_stages: stages that are kept; the rest is cut off.
       width: channels of the first stage; 64 is the published network.
-      batch_norm: "frozen" (running statistics are used in training too and never change) or
-        "train".
+      batch_norm: "frozen" (running statistics are used in training too and never change), as in
+        both papers' code, or "train".
       convolution: one of `cpu_convolution.METHODS`; the weights and the numbers are the same.
-      own: options of a backbone of your own, to which the last four do not apply.
       precision: "bfloat16" makes the backbone's activations in it; parameters, pooling and all that
         follows keep their type.
+      pooling: "average" or "max" over the feature map.
+      dropout: share of the pooled features that is dropped in training; 0.01 in P21's recipe for
+        Stanford Online Products.
       dtype: of everything else.
       **options: the other attributes of `MaskedEmbedder`.
 
     Raises:
       InputError: if a name is unknown or a number out of range.
     """
-    require_known("model.pooling", options["pooling"], sorted(POOLINGS))
+    require_known("model.pooling", pooling, sorted(POOLINGS))
     require_known("model.precision", precision, sorted(PRECISIONS))
     activations = jnp.bfloat16 if precision == "bfloat16" else dtype
     if plugins.is_own(name):
         backbone = plugins.load(name, nn.Module)(dtype=activations, **own)
     else:
         backbone = _resnet(name, num_stages, width, batch_norm, convolution, activations, dtype)
-    return MaskedEmbedder(backbone=backbone, dtype=dtype, **options)
+    return MaskedEmbedder(
+        backbone=backbone, pooling=pooling, dropout=dropout, dtype=dtype, **options
+    )
 
 
 def _resnet(

@@ -109,9 +109,6 @@ def main(argv: Sequence[str]) -> None:
     ended = "the output cannot be written any more ({reason}); the run goes on without it."
     output.protect(f"{programs.name()}: {ended}" if trains else "")
     logging.set_verbosity(logging.ERROR)
-    machine.choose_platform(_VIRTUAL_DEVICES.value)
-    machine.keep_quiet()
-    machine.keep_compilations()
     try:
         modes = {"train": _train, "evaluate": _evaluate, "check_data": _check_data}
         _check_mode()
@@ -313,6 +310,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
         if _VERSION.value:
             sys.stdout.write(_versions())
             _end(0)
+        # Config files import JAX, which reads the environment once.
+        machine.choose_platform(_VIRTUAL_DEVICES.value)
+        machine.keep_quiet()
+        machine.keep_compilations()
         return _parse_settings(rest, _load_settings())
     except flags.Error as error:
         _end(2, f"{programs.name()}: {' '.join(str(error).split())}")

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import optax
 
-from dcjax.core.errors import InputError
+from dcjax.core.ranges import require_known
 
 GROUPS = ("backbone", "embedding", "masks", "loss")
 DECAYS = ("coupled", "decoupled")
 
 
 def create(
-    *, decay: str, weight_decays: Mapping[str, float]
+    *, weight_decays: Mapping[str, float], decay: str = "coupled"
 ) -> optax.GradientTransformationExtraArgs:
     """Builds one Adam per group of `GROUPS`, each with its own moments and step count.
 
@@ -21,15 +21,14 @@ def create(
     freezing a group never recompiles. At rate 0 a group stands still while its moments go on.
 
     Args:
+      weight_decays: factor per group.
       decay: "coupled" adds weight_decay * parameter to the gradient before Adam, as both papers'
         code does; "decoupled" adds it to Adam's update.
-      weight_decays: factor per group.
 
     Raises:
       InputError: if `decay` is unknown.
     """
-    if decay not in DECAYS:
-        raise InputError(f"Unknown optimizer.decay {decay!r}; known are {', '.join(DECAYS)}.")
+    require_known("optimizer.decay", decay, DECAYS)
 
     def adam(weight_decay: float) -> optax.GradientTransformation:
         parts = [optax.add_decayed_weights(weight_decay), optax.scale_by_adam()]

@@ -61,7 +61,7 @@ def _apply(name: str, labels: Any, x: Any = X, **more: Any) -> Any:
 
 
 def _plan(labels: Any = LABELS, **changes: Any) -> Any:
-    options = {"batch_size": 4, "images_per_class": 2, "seed": 0, "epoch": 0} | changes
+    options = {"sampler": "uniform", "batch_size": 4, "seed": 0, "epoch": 0} | changes
     return sampling.plan_epoch(CLUSTERS, labels, **options).rows
 
 
@@ -84,8 +84,8 @@ TAKE_LABELS: dict[str, Callable[[Any], Any]] = {
     "by_super_class": lambda labels: (
         division.by_super_class(labels, LABELS, None, num_clusters=2, period=0).cluster
     ),
-    "match": lambda labels: division.match(labels, LABELS, 4),
-    "match with": lambda labels: division.match(LABELS, labels, 4),
+    "match": lambda labels: division.match(labels, LABELS, 4, "iou"),
+    "match with": lambda labels: division.match(LABELS, labels, 4, "iou"),
     "nmi": lambda labels: host_kmeans.nmi(LABELS, labels),
     "score": lambda labels: list(metrics.score(X, labels, ks=[1]).values()),
     "score a gallery": lambda labels: list(metrics.score(X, LABELS, X, labels, ks=[1]).values()),
@@ -208,7 +208,10 @@ NUMBERS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]] = {
     "num_clusters": (lambda n: _divide(num_clusters=n), (0, -1)),
     "num_trials": (lambda n: _divide(num_trials=n), (0, -1)),
     "period": (lambda n: _divide(period=n), (-1,)),
-    "num_clusters of match": (lambda n: division.match(LABELS % 2, LABELS % 2, n), (0, -4, 1)),
+    "num_clusters of match": (
+        lambda n: division.match(LABELS % 2, LABELS % 2, n, "iou"),
+        (0, -4, 1),
+    ),
     "batch_size": (lambda n: _plan(batch_size=n), (0, 3, 9)),
     "images_per_class": (
         lambda n: _plan(images_per_class=n, sampler="balanced"),
@@ -296,4 +299,4 @@ def test_pairs_of_the_margin_loss_are_of_one_shape() -> None:
     for change in ({"positives": pos[:1]}, {"negatives": pos[:, :1]}, {"beta": jnp.ones(3)}):
         options: Any = {"positives": pos, "negatives": pos, "beta": 1.2} | change
         with pytest.raises(InputError, match=f"{next(iter(change))} must be"):
-            losses.margin(d, margin=0.2, **options)
+            losses.margin_loss(d, margin=0.2, nu=0.0, **options)

@@ -1,7 +1,6 @@
 """Streams of random numbers: no two draws of runs share one, and nothing draws outside of them."""
 
 import ast
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from dcjax.core import streams
 from dcjax.core.streams import DeviceStream, Stream
 from dcjax.data import crops, strategies
 from dcjax.data.crops import Augmentation
-from dcjax.distributed import devices
 from dcjax.division import device_kmeans, division, host_kmeans, sampling
 from dcjax.division.division import Division
 from dcjax.retrieval import metrics
@@ -79,19 +77,11 @@ def test_no_two_draws_of_any_runs_share_a_stream(keys):
 
 def test_keys_on_devices_differ():
     keys = [
-        streams.device_key(seed, stream, *numbers)
+        streams.device_key(seed, stream)
         for seed in range(8)
-        for stream, numbers in (
-            (DeviceStream.INITIALIZATION, ()),
-            (DeviceStream.TRAINING, ()),
-            *((DeviceStream.KMEANS_START, (Stream.KMEANS,)),),
-            *(
-                (DeviceStream.KMEANS_START, (Stream.DIVISION, *key))
-                for key in itertools.product(range(2), range(3), range(3))
-            ),
-        )
+        for stream in (DeviceStream.INITIALIZATION, DeviceStream.TRAINING)
     ]
-    # What is made of a key: halves, and one for each step, place of a start and row.
+    # What is made of a key: halves, and one for each step.
     made = [
         child
         for key in keys
@@ -99,18 +89,6 @@ def test_keys_on_devices_differ():
     ]
     words = np.stack([np.asarray(jax.random.key_data(key)) for key in made])
     assert len(np.unique(words, axis=0)) == len(made)
-
-
-def test_k_means_plus_plus_draws_by_seed_period_group_and_trial():
-    x = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
-
-    def start(seed: Any) -> tuple[float, ...]:
-        options: Any = {"start": "kmeans++", "num_iterations": 0, "mesh": devices.create_mesh()}
-        return tuple(device_kmeans.kmeans(x, 3, seed=seed, **options)[1].ravel().tolist())
-
-    seeds = [0, 1, *((0, Stream.DIVISION, *key) for key in np.eye(3, dtype=int).tolist())]
-    assert len({start(seed) for seed in seeds}) == len(seeds)
-    assert start(0) == start(0)
 
 
 def test_a_k_means_by_itself_starts_where_the_default_generator_of_its_seed_says():
@@ -129,7 +107,7 @@ def test_a_seed_is_a_whole_number_of_32_bits(seed):
         lambda: plan(seed=seed),
         lambda: plan(epoch=seed),
         lambda: host_kmeans.kmeans(_FEATURES, 2, seed=seed),
-        lambda: device_kmeans.kmeans(_FEATURES, 2, seed=seed, start="kmeans++"),
+        lambda: device_kmeans.kmeans(_FEATURES, 2, seed=seed),
         lambda: division.divide(_FEATURES, _LABELS, None, num_clusters=2, period=0, seed=seed),
         lambda: division.divide(None, _LABELS, None, num_clusters=2, period=0, seed=seed),
         lambda: crops.draw(_AUGMENTATION, (2,), seed=seed, epoch=0),

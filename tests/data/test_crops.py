@@ -193,7 +193,7 @@ def test_no_box_is_longer_than_the_bound_which_is_close(change):
 
 
 def test_augmentation_states_its_requirements():
-    with pytest.raises(ValueError, match=r"'centre'; known crops are random_resized, resize_then"):
+    with pytest.raises(ValueError, match=r"'centre'; known are random_resized, resize_then"):
         recipe(crop="centre")
     with pytest.raises(ValueError, match=r"'mild'; known are standard, geom, geom_color, color_h"):
         recipe(strategy="mild")

@@ -58,7 +58,7 @@ def test_images_to_train_on_do_not_count_in_an_evaluation(write_tree, monkeypatc
 
 
 def test_a_source_is_one_that_is_known():
-    with pytest.raises(ValueError, match=r"'web'; known sources are auto, folder, tfds"):
+    with pytest.raises(ValueError, match=r"'web'; known are auto, folder, tfds"):
         load("", source="web")
 
 

@@ -1,9 +1,7 @@
 """K-means on devices: the host's from the same start, on any number of devices and processes."""
 
 import ast
-import itertools
 import threading
-from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,7 +30,7 @@ from dcjax.division import division
 x = 50 * np.eye(6, 16)[np.arange(120) // 20] + np.random.default_rng(0).normal(size=(120, 16))
 mesh = devices.create_mesh()
 options = {"seed": 0, "num_iterations": 20, "mesh": mesh}
-found = [device_kmeans.kmeans(x, 6, start=start, **options)[0] for start in ("random", "kmeans++")]
+found = [device_kmeans.kmeans(x, 6, **options)[0]]
 options["num_clusters"] = 6
 found.append(division.divide(x, np.arange(120) // 5, None, period=0, **options).cluster)
 print("found", [labels.tolist() for labels in found])
@@ -106,12 +104,9 @@ def test_equals_the_hosts_from_the_same_seed_and_start(num_devices, size, k, dim
         np.testing.assert_array_equal(labels, want)
 
 
-@pytest.mark.parametrize("start", ["random", "kmeans++"])
-def test_any_number_of_devices_finds_the_same(start):
+def test_any_number_of_devices_finds_the_same():
     x, _ = _blobs(7, 19)
-    found = [
-        device_kmeans.kmeans(x, 7, seed=4, start=start, mesh=mesh) for mesh in (None, _mesh(8))
-    ]
+    found = [device_kmeans.kmeans(x, 7, seed=4, mesh=mesh) for mesh in (None, _mesh(8))]
     np.testing.assert_array_equal(found[1][0], found[0][0])
     np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-4)
 
@@ -134,10 +129,9 @@ def test_empty_clusters_take_the_farthest_points(num_devices, k, numbers_per_blo
 
 def test_points_in_one_place_leave_clusters_empty():
     x = np.repeat(_random(3, 5), 9, axis=0)
-    for start in ("random", "kmeans++"):
-        labels, centroids = device_kmeans.kmeans(x, 8, seed=0, start=start, mesh=_mesh(4))
-        assert len(np.unique(labels)) == 3
-        np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
+    labels, centroids = device_kmeans.kmeans(x, 8, seed=0, mesh=_mesh(4))
+    assert len(np.unique(labels)) == 3
+    np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
 
 
 def test_rounding_does_not_change_labels_far_from_zero():
@@ -149,9 +143,8 @@ def test_rounding_does_not_change_labels_far_from_zero():
     np.testing.assert_array_equal(labels, away.argmin(axis=1))
 
 
-@pytest.mark.parametrize("start", ["random", "kmeans++"])
-def test_scale_changes_neither_labels_nor_centroids(start):
-    x, options = _random(200, 8), {"seed": 0, "start": start, "mesh": _mesh(8)}
+def test_scale_changes_neither_labels_nor_centroids():
+    x, options = _random(200, 8), {"seed": 0, "mesh": _mesh(8)}
     want, want_centroids = device_kmeans.kmeans(x, 12, **options)
     for exponent in (-100, -66, -40, 60, 110):
         labels, centroids = device_kmeans.kmeans(np.ldexp(x, exponent), 12, **options)
@@ -160,62 +153,26 @@ def test_scale_changes_neither_labels_nor_centroids(start):
     # Rows that are not clustered have no say in it.
     surplus = np.concatenate([np.ldexp(x, -66), np.full((8, 8), 1e30, np.float32)])
     labels, _ = device_kmeans.kmeans(surplus, 12, rows=np.arange(200), **options)
-    if start == "random":  # k-means++ draws by row number and from as many
-        np.testing.assert_array_equal(labels, want)
+    np.testing.assert_array_equal(labels, want)
     assert len(np.unique(labels)) == 12
     given = want_centroids[::-1]
-    labels, _ = device_kmeans.kmeans(x, 12, **options | {"start": given})
+    labels, _ = device_kmeans.kmeans(x, 12, start=given, **options)
     scaled = np.ldexp(x, -80), np.ldexp(given, -80)
-    found, _ = device_kmeans.kmeans(scaled[0], 12, **options | {"start": scaled[1]})
+    found, _ = device_kmeans.kmeans(scaled[0], 12, start=scaled[1], **options)
     np.testing.assert_array_equal(found, labels)
 
 
-@pytest.mark.parametrize("start", ["random", "kmeans++"])
-def test_other_rows_count_as_nothing(start):
+def test_other_rows_count_as_nothing():
     x, mesh = _random(200, 8), _mesh(8)
     rows = np.sort(_start(x, 131))
-    options = {"seed": 5, "start": start, "num_iterations": 20}
+    options = {"seed": 5, "num_iterations": 20}
     surplus = np.full((24, 8), np.nan, np.float32)
     padded = device_kmeans.spread(np.concatenate([x, surplus]), mesh)
-    if start == "random":  # k-means++ draws by row number
-        want, want_centroids = device_kmeans.kmeans(x[rows], 9, mesh=mesh, **options)
-    else:
-        want, want_centroids = device_kmeans.kmeans(x, 9, rows=rows, mesh=mesh, **options)
+    want, want_centroids = device_kmeans.kmeans(x[rows], 9, mesh=mesh, **options)
     assert jnp.isnan(padded[-1, -1])
     labels, centroids = device_kmeans.kmeans(padded, 9, rows=rows, **options)
     np.testing.assert_array_equal(labels, want)
     np.testing.assert_allclose(centroids, want_centroids, atol=1e-6)
-
-
-def test_kmeans_plus_plus_starts_in_every_blob():
-    x, blob = _blobs(10, 20)
-    x += 1000 * np.eye(10, 16)[blob]  # so that the next one is hardly ever in a blob that has one
-
-    def blobs_started_in(start: str, seed: int) -> int:
-        options = {"seed": seed, "start": start, "num_iterations": 0, "mesh": _mesh(8)}
-        centroids = device_kmeans.kmeans(x, 10, **options)[1]
-        return len({blob[np.argmin(np.sum((x - c) ** 2, axis=1))] for c in centroids})
-
-    assert [blobs_started_in("kmeans++", seed) for seed in range(5)] == [10] * 5
-    assert max(blobs_started_in("random", seed) for seed in range(5)) < 10
-
-
-def test_kmeans_plus_plus_draws_by_squared_distance():
-    x, num_draws = np.array([[0], [1], [3]], np.float32), 1500
-    spread = device_kmeans.spread(x, _mesh(2))
-    counts = jnp.array([True, True, True, False])
-    drawn = Counter()
-    for seed in range(num_draws):
-        words, options = np.array([seed, 0], np.uint32), {"k": 2, "mesh": _mesh(2)}
-        drawn[
-            tuple(np.asarray(device_kmeans._far_apart(spread, counts, words, **options))[:, 0])
-        ] += 1
-    for first, second in itertools.permutations([0.0, 1.0, 3.0], 2):
-        share = (first - second) ** 2 / np.sum((x - first) ** 2) / 3
-        deviation = np.sqrt(num_draws * share * (1 - share))
-        assert abs(drawn[first, second] - num_draws * share) < 4 * deviation
-    assert drawn.total() == num_draws
-    assert len(drawn) == 6
 
 
 def test_is_as_good_as_scikit_learn():
@@ -253,15 +210,10 @@ def test_no_array_of_all_distances(num_devices):
     counts = jax.ShapeDtypeStruct((n,), jnp.bool, sharding=rows)
     start = jax.ShapeDtypeStruct((k, dim), jnp.float32, sharding=whole)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    words = jax.ShapeDtypeStruct((5,), jnp.uint32)
-    programs = [
-        (device_lloyd.lloyd.lower(x, counts, start, number, mesh=mesh), 128),
-        (device_kmeans._far_apart.lower(x, counts, words, k=k, mesh=mesh), 16),
-    ]
-    for lowered, mib in programs:  # of 4,096 MiB for all distances, and 64 for all points
-        used = lowered.compile().memory_analysis()
-        assert used.temp_size_in_bytes < 2**20 * mib
-        assert used.argument_size_in_bytes < n * (4 * dim + 2) / num_devices + 8 * k * dim
+    lowered = device_lloyd.lloyd.lower(x, counts, start, number, mesh=mesh)
+    used = lowered.compile().memory_analysis()
+    assert used.temp_size_in_bytes < 2**20 * 128  # of 4,096 MiB for all distances
+    assert used.argument_size_in_bytes < n * (4 * dim + 2) / num_devices + 8 * k * dim
 
 
 def test_a_division_is_the_same_by_the_host_and_by_devices():
@@ -313,13 +265,10 @@ def test_two_processes_find_what_one_does():
     outputs = [output.split("found ")[1] for output in many_processes.run(TWO_PROCESSES)]
     first, second = (ast.literal_eval(output.splitlines()[0]) for output in outputs)
     assert first == second
-    by_random, far_apart, divided = first
-    x, blob = _blobs(6, 20)
+    alone, divided = first
+    x, _ = _blobs(6, 20)
     want, _ = host_kmeans.kmeans(x, 6, seed=0, num_iterations=20)
-    np.testing.assert_array_equal(by_random, want)
-    want, _ = device_kmeans.kmeans(x, 6, seed=0, start="kmeans++")
-    np.testing.assert_array_equal(far_apart, want)
-    assert host_kmeans.nmi(blob, far_apart) == pytest.approx(1)
+    np.testing.assert_array_equal(alone, want)
     options = {"num_clusters": 6, "period": 0, "seed": 0, "num_iterations": 20}
     want = division.divide(x, np.arange(120) // 5, None, **options).cluster
     np.testing.assert_array_equal(divided, want)
@@ -331,7 +280,6 @@ def test_names_what_is_wrong():
         "k=7 and 6 points": {"k": 7},
         "k=4 and 3 points": {"k": 4, "rows": np.arange(3)},
         "ascend within 0 to 5": {"k": 1, "rows": np.array([2, 2])},
-        "Unknown start 'far'": {"start": "far"},
         r"start must be 2 of the row numbers .*float64 of shape \(2, 3\)": {
             "start": np.ones((2, 3))
         },

@@ -61,7 +61,7 @@ def test_match_undoes_any_relabelling(num_clusters, score):
 def test_match_of_a_rotated_partition_agrees_on_every_image():
     previous = np.array([0, 0, 0, 1, 1, 2])
     rotated = (previous + 1) % 3
-    np.testing.assert_array_equal(division.match(rotated, previous, 3), previous)
+    np.testing.assert_array_equal(division.match(rotated, previous, 3, "iou"), previous)
 
 
 def test_match_withstands_noise_and_dropped_images():
@@ -71,7 +71,7 @@ def test_match_withstands_noise_and_dropped_images():
     current[:40] = rng.integers(8, size=40)
     previous[40:80] = -1
     current[80:90] = -1
-    matched = division.match(current, previous, 8)
+    matched = division.match(current, previous, 8, "iou")
     np.testing.assert_array_equal(matched[90:], previous[90:])
     np.testing.assert_array_equal(matched[80:90], -1)
 
@@ -219,7 +219,8 @@ def test_random_groups_are_matched_and_bisected_as_those_of_kmeans():
         # No other names of the clusters would resemble the previous ones more.
         current = previous.num_clusters
         parents = found.parents[found.cluster]
-        np.testing.assert_array_equal(division.match(parents, previous.cluster, current), parents)
+        matched = division.match(parents, previous.cluster, current, "iou")
+        np.testing.assert_array_equal(matched, parents)
         sizes.append(found.sizes.tolist())
         assert division.agreement(found, previous) < 0.01  # drawn anew
         previous = found

@@ -19,7 +19,7 @@ def _division(cluster: np.ndarray, period: int = 0) -> Division:
 
 
 def _plan(cluster: np.ndarray, labels: np.ndarray, period: int = 0, **changes: Any) -> Plan:
-    options = {"batch_size": 8, "images_per_class": 2, "seed": 0, "epoch": 0} | changes
+    options = {"sampler": "uniform", "batch_size": 8, "seed": 0, "epoch": 0} | changes
     return sampling.plan_epoch(_division(cluster, period), labels, **options)
 
 
@@ -383,3 +383,12 @@ def test_check_names_what_is_wrong(changes, message):
     sampling.check(np.arange(40), **options)
     with pytest.raises(ValueError, match=message):
         sampling.check(np.arange(40), **(options | changes))
+
+
+def test_options_left_out_of_a_check_are_those_of_a_plan():
+    sampling.check(np.arange(80))
+    with pytest.raises(ValueError, match=r"batch_size <= 79 images .*got batch_size=80"):
+        sampling.check(np.arange(79))
+    with pytest.raises(ValueError, match="got images_per_class=3 and batch_size=80"):
+        sampling.check(np.arange(80), images_per_class=3)
+    sampling.check(np.arange(80), images_per_class=3, sampler="uniform")

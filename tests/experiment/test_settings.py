@@ -93,6 +93,11 @@ def test_every_bad_value_is_refused_in_one_line_that_names_its_setting() -> None
     assert not unclear
 
 
+def test_bounds_are_said_as_they_are_read() -> None:
+    assert str(Whole(0, 2**31 - 1)) == "a whole number from 0 to 2147483647"
+    assert str(Number(1e-6, math.pi / 2)) == "a number from 1e-06 to 1.5708"
+
+
 def test_bounds_belong_to_what_is_allowed() -> None:
     for name, rule in settings.RULES.items():
         ends = {

@@ -259,13 +259,9 @@ def test_a_learned_alpha_has_a_gradient() -> None:
     ("name", "options", "message"),
     [
         ("hinge", {}, "Unknown loss 'hinge'; known losses are .*margin.*package.module:function"),
-        ("soft_triplet", {"miner": "all"}, "Require a miner of mining.create, got 'all'"),
-        (
-            "soft_triplet",
-            {"miner": ALL, "margin": 1.0},
-            r"miner; unknown: \['margin'\], missing: \[\]",
-        ),
-        ("n_pairs", {}, r"alpha, learn_alpha; unknown: \[\], missing: \['alpha', 'learn_alpha'\]"),
+        ("soft_triplet", {"miner": "any"}, "Unknown miner 'any'; known are all, distance_weighted"),
+        ("soft_triplet", {"miner": 5}, "miner of mining.create or the name of one, got 5"),
+        ("soft_triplet", {"margin": 1.0}, "'margin' of loss 'soft_triplet'; known options are min"),
         ("n_pairs", {"alpha": 0.0, "learn_alpha": True}, "alpha of at least 1e-06, got 0.0"),
         ("triplet", {"miner": ALL, **TRIPLET, "margin": -1.0}, "margin of at least 0, got -1.0"),
         ("triplet", {"miner": ALL, **TRIPLET, "average": "sum"}, "average 'sum'.*all, nonzero"),

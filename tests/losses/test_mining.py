@@ -111,8 +111,12 @@ def test_draws_reach_into_a_memory() -> None:
     ("name", "options", "message"),
     [
         ("softest", {}, "Unknown miner 'softest'; known are all, distance_weighted, easy_positive"),
-        ("nearest", {"cut": 1.0}, r"options cutoff; unknown: \['cut'\], missing: \['cutoff'\]"),
-        ("hard", {"cutoff": 1.0}, r"options \(none\); unknown: \['cutoff'\]"),
+        (
+            "nearest",
+            {"cut": 1.0},
+            "'cut' of miner 'nearest'; known options are cutoff; the nearest",
+        ),
+        ("hard", {"cutoff": 1.0}, "'cutoff' of miner 'hard'; known options are none"),
         ("semi_hard", {"fallback": "any"}, "Unknown fallback 'any'; known are farthest, none"),
         ("nearest", {"cutoff": 3.0}, "cutoff of at least 0 and at most 2, got 3.0"),
         (

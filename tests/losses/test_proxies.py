@@ -150,7 +150,7 @@ def test_arcface_adds_its_margin_to_the_angle_up_to_pi_and_goes_on_falling(cosin
 
     def logit(cosine: jax.Array) -> jax.Array:
         """The own logit, where the only other one is 0."""
-        found = proxies.arcface(Similarities(cosine[None], nothing), margin=margin, scale=1.0)
+        found = proxies.arcface_loss(Similarities(cosine[None], nothing), margin=margin, scale=1.0)
         return -jnp.log(jnp.expm1(found))
 
     with jax.enable_x64(True):

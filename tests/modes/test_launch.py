@@ -219,3 +219,13 @@ def test_nobody_need_read_to_the_end() -> None:
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("python launch.py --config=configs/ablations/p21_table_1.py")
+
+
+def test_flags_for_devices_count_although_configs_import_jax() -> None:
+    program = (
+        "import sys; from dcjax.modes import command_line; command_line._parse(sys.argv); "
+        "import jax; print(jax.device_count('cpu'))"
+    )
+    flags = ["--config=configs/digits.py", "--virtual_devices=3"]
+    command = [sys.executable, "-c", program, *flags]
+    assert subprocess.check_output(command, cwd=_ROOT, text=True).strip() == "3"

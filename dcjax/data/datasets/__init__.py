@@ -1,11 +1,10 @@
 """Image sets and their protocols: classes to train on, other classes to retrieve."""
 
 import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dcjax.core import naming
+from dcjax.core import naming, options
 from dcjax.core.errors import InputError, file_errors
 from dcjax.data.datasets import duplicates
 from dcjax.data.datasets.image_set import ImageSet, Splits, require_images
@@ -35,7 +34,7 @@ def load_index(
     root: str,
     with_train: bool = True,
     saved_test: Mapping[str, int] | None = None,
-    **options: Any,
+    **given: Any,
 ) -> Splits:
     """Loads a data set's index (paths or small pixels, labels), without decoding any file.
 
@@ -44,21 +43,13 @@ def load_index(
       root: See `Request`.
       with_train: See `Request`.
       saved_test: See `Request`.
-      **options: The data set's own, all of them (`known_options`).
+      **given: The data set's own, all of them (`known_options`).
     """
-    known = known_options(name)
-    for option in options:
-        if option not in known:
-            raise InputError(
-                f"Unknown option {option!r} of dataset {name!r}; known options are "
-                f"{', '.join(known) or 'none'}."
-            )
-    missing = [option for option in known if option not in options]
-    if missing:
-        raise InputError(f"Dataset {name!r} lacks the options {', '.join(missing)}.")
+    load = _loader(name)
+    options.require(f"dataset {name!r}", given, options.of(load))
     request = Request(naming.expand(root), with_train, saved_test)
     with file_errors(f"Cannot read the files of dataset {name!r}"):
-        splits = _loader(name)(request, **options)
+        splits = load(request, **given)
     if not with_train:
         return splits.without_train()
     require_images("train", splits.train)
@@ -67,8 +58,7 @@ def load_index(
 
 def known_options(name: str) -> tuple[str, ...]:
     """Returns the names of the options that `load` takes for this data set."""
-    parameters = inspect.signature(_loader(name)).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    return tuple(options.of(_loader(name)))
 
 
 def _loader(name: str) -> Callable[..., Splits]:

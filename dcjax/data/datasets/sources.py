@@ -14,6 +14,7 @@ import numpy as np
 from dcjax.core import naming
 from dcjax.core.console import Console
 from dcjax.core.errors import DcjaxError, InputError, MissingFileError
+from dcjax.core.ranges import require_known
 from dcjax.data import archives, downloads
 from dcjax.data.datasets.image_set import ImageArray, ImageSet, Splits, split_by_class
 from dcjax.data.datasets.request import Request
@@ -122,8 +123,7 @@ def load(
       MissingFileError: if it is not there; says where to get it and where to put it.
       InputError: if it does not hold what it must.
     """
-    if source not in SOURCES:
-        raise InputError(f"Unknown source {source!r}; known sources are {', '.join(SOURCES)}.")
+    require_known("source", source, SOURCES)
     root = request.root
     found = _find(data, root, source)
     if found is None and _can_get(data, root, source, download):

@@ -1,0 +1,41 @@
+"""Options of a part: found in its signature, and refused by name where they are not in it."""
+
+import dataclasses
+
+import pytest
+
+from dcjax.core import options
+
+
+def part(size: int, *, margin: float = 0.1, kind: str, **others: int) -> None:
+    """A part with one option that has a default, and one that has none."""
+
+
+@dataclasses.dataclass
+class Recipe:
+    size: int
+    crop: str = "random"
+    scale: tuple[float, float] = (0.5, 1.0)
+
+
+def test_options_are_what_has_a_default_or_is_given_by_keyword_only() -> None:
+    assert options.of(part) == {"margin": 0.1, "kind": options.REQUIRED}
+    assert options.of(Recipe) == {"crop": "random", "scale": (0.5, 1.0)}
+
+
+def test_names_that_do_not_fit_are_refused_with_what_would_do() -> None:
+    known = options.of(part)
+    options.require("part", ["kind"], known)
+    options.require("part", {"kind": 1, "margin": 2}, known)
+    for given, message in (
+        (
+            ["kind", "marign"],
+            "Unknown option 'marign' of part; known .* margin, kind; the nearest is margin.",
+        ),
+        (["kind", "zzz"], "Unknown option 'zzz' of part; known options are margin, kind."),
+        (["margin"], "The part lacks the options kind, which have no default."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            options.require("part", given, known)
+    with pytest.raises(ValueError, match="known options are none"):
+        options.require("part", ["kind"], {})

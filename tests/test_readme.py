@@ -1,0 +1,25 @@
+"""The README's lines for library users, run as they stand."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+_README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_lines_on_losses_compute_one() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", _README, re.S)
+    (lines,) = (block for block in blocks if "losses.create(" in block)
+    key = jax.random.key(0)
+    raw = jax.random.normal(key, (8, 512))
+    names: dict[str, Any] = {
+        "key": key,
+        "embeddings": raw / np.linalg.norm(raw, axis=1, keepdims=True),
+        "labels": np.arange(8) // 2,
+    }
+    exec(lines, names)
+    assert names["value"] > 0
+    assert names["stats"]["own_similarity"] < 1
