@@ -10,8 +10,8 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from dcjax.core import streams
+from dcjax.core.arrays import require_integers
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import require_integers
 from dcjax.distributed import sharded_rows
 from dcjax.division import device_lloyd, host_kmeans
 from dcjax.division.host_kmeans import check_sizes

@@ -14,8 +14,9 @@ import numpy as np
 from jax.sharding import Mesh
 from scipy.optimize import linear_sum_assignment
 
+from dcjax.core.arrays import require_integers
 from dcjax.core.errors import InputError, SettingError
-from dcjax.core.ranges import require_integers, require_known, require_whole
+from dcjax.core.ranges import require_known, require_whole
 from dcjax.division import counting, grouping, host_kmeans
 
 HIERARCHIES = ("direct", "progressive")

@@ -16,8 +16,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from dcjax.core import streams
+from dcjax.core.arrays import require_integers
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import require_integers, require_whole
+from dcjax.core.ranges import require_whole
 
 # Points and centroids whose distances one thread holds at a time: 8 MiB of float32.
 _POINTS_PER_BLOCK, _CENTROIDS_PER_BLOCK = 1024, 2048

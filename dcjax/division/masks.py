@@ -7,14 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.core.arrays import is_known, require_floats, require_integers
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import (
-    is_known,
-    require_floats,
-    require_integers,
-    require_known,
-    require_whole,
-)
+from dcjax.core.ranges import require_known, require_whole
 
 KINDS = ("learned", "fixed", "none")
 COMBINATIONS = ("sum", "sum_l1", "none")

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dcjax.core import options, streams
+from dcjax.core.arrays import require_integers
 from dcjax.core.errors import InputError, SettingError
-from dcjax.core.ranges import require_integers, require_known, require_whole
+from dcjax.core.ranges import require_known, require_whole
 from dcjax.core.streams import Stream
 from dcjax.division import counting, draws
 from dcjax.division.division import Division

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax.core.ranges import require_floats, require_integers
+from dcjax.core.arrays import require_floats, require_integers
 from dcjax.losses.pairs import Triplets, smallest
 
 # Weights relative to the likeliest negative of the anchor (1.0): no negative is impossible, and one

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax.core import streams
+from dcjax.core.arrays import is_known, require_floats, require_integers
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import is_known, require_floats, require_integers
 from dcjax.core.streams import DeviceStream
 from dcjax.losses.pairs import Comparisons, Pairs, References, compare
 from dcjax.losses.reductions import weighted_mean

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dcjax.core.arrays import require_integers
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import require_integers, require_whole
+from dcjax.core.ranges import require_whole
 from dcjax.division import masks
 from dcjax.losses.pairs import References
 

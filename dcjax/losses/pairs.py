@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dcjax.core.ranges import require_floats, require_integers
+from dcjax.core.arrays import require_floats, require_integers
 
 _MIN_SQUARED_DISTANCE = 1e-4
 

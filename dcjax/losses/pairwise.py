@@ -5,15 +5,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from dcjax.core.arrays import require_floats
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import (
-    COSINE,
-    DISTANCE,
-    POSITIVE,
-    require_floats,
-    require_known,
-    require_range,
-)
+from dcjax.core.ranges import COSINE, DISTANCE, POSITIVE, require_known, require_range
 from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
 from dcjax.losses.mining import Miner, as_miner
 from dcjax.losses.pairs import Comparisons, Pairs, as_pairs

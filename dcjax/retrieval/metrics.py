@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from dcjax.core import streams
+from dcjax.core.arrays import require_integers
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import require_integers, require_whole
+from dcjax.core.ranges import require_whole
 from dcjax.core.streams import Stream
 from dcjax.distributed import sharded_rows
 from dcjax.distributed.sharded_rows import Rows

@@ -125,7 +125,7 @@ def test_ftp_without_the_file(ftp, tmp_path: Path) -> None:
         (
             bytes(len(CONTENT)),
             "",
-            f"expected {SHA256} but got {hashlib.sha256(bytes(100_000)).hexdigest()}",
+            f"require SHA-256 {SHA256}, found {hashlib.sha256(bytes(100_000)).hexdigest()}",
         ),
         (CONTENT * 20, "", "require 100,000 bytes, and the server offers 2,000,000"),
         (b"<html>Please log in.</html>", "", "require 100,000 bytes, and the server offers 27"),

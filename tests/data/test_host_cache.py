@@ -109,7 +109,7 @@ def test_other_images_or_another_size_make_another_file(pictures, tmp_path, chan
 def test_an_interrupted_run_leaves_no_file_that_looks_whole(pictures, tmp_path):
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}
 import test_host_cache as t
 from dcjax.data.datasets.image_set import from_classes
 images = from_classes({pictures.images.tolist()!r}, {pictures.labels.tolist()!r})

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import digits
+from dcjax.experiment import same_run
 from dcjax.modes import sweep_runner, sweeps, tables
 
 _ROOT = Path(__file__).parents[2]
@@ -91,6 +92,10 @@ def _config(**changes: Any) -> ConfigDict:
     config = digits.get_config()
     config.update_from_flattened_dict(_TINY | changes)
     return config
+
+
+def _settings(**changes: Any) -> dict[str, Any]:
+    return same_run.flatten(_config(**changes).to_dict())
 
 
 def _plan(
@@ -268,7 +273,8 @@ def test_a_run_keeps_its_lock_when_its_sweep_is_killed(tmp_path: Path) -> None:
         "import pathlib, test_sweeps as t; from dcjax.modes import sweep_runner as runner; "
         f"runner.run(t._plan(pathlib.Path({str(tmp_path)!r}), [t._BASE], seeds='0'))"
     )
-    environment = os.environ | {"TROUBLE": "wait", "PYTHONPATH": f"{_ROOT}:{Path(__file__).parent}"}
+    paths = f"{_ROOT}:{Path(__file__).parent}"
+    environment = os.environ | {"TROUBLE": "wait", "PYTHONPATH": paths}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, env=environment)
     (run,) = sweep.runs
     while not (run.folder / "pid").exists():
@@ -439,12 +445,12 @@ def test_scores_of_other_data_weights_or_protocols_are_not_taken(
     ],
 )
 def test_a_folder_is_named_after_what_differs(changes: dict[str, Any], name: str) -> None:
-    assert sweeps.folder_name(_config(), _config(**changes)) == name
+    assert sweeps.folder_name(_settings(), _settings(**changes)) == name
 
 
 def test_names_are_bounded_and_tell_apart() -> None:
     roots = ["x" * 300 + end for end in "ab"]
-    names = {sweeps.folder_name(_config(), _config(**{"dataset.root": root})) for root in roots}
+    names = {sweeps.folder_name(_settings(), _settings(**{"dataset.root": x})) for x in roots}
     assert len(names) == 2
     assert all(len(name) < 200 for name in names)
 

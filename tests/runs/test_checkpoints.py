@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import small_runs
 
+from dcjax.models.masked_embedder import join_variables
 from dcjax.runs.checkpoints import Checkpoints
-from dcjax.training.state import variables
 
 
 def _open(workdir: Path, **options: Any) -> Checkpoints:
@@ -62,7 +62,7 @@ def test_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_the_model_comes_back_without_the_rest(tmp_path: Path) -> None:
     _save(tmp_path, {100: 0.3})
-    expected = variables(small_runs.state(100).params, small_runs.state(100).masks, {})
+    expected = join_variables(small_runs.state(100).params, small_runs.state(100).masks, {})
     like = jax.eval_shape(lambda: expected)
     restored = Checkpoints(str(tmp_path), read_only=True).restore_model(100, like)
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
