@@ -321,14 +321,14 @@ BREAKS = (
         "dcjax/runs/progress.py",
         "if scores[best_by] >= self.best_scores.get(best_by, -math.inf):",
         "if scores[best_by] > self.best_scores.get(best_by, -math.inf):",
-        "runs modes/test_train.py",
+        "runs/test_progress.py",
     ),
     Break(
         "a run goes on from its first step of the epoch",
         "dcjax/experiment/epochs.py",
         "first_step=progress.epoch_step)",
         "first_step=0)",
-        "modes/test_train.py",
+        "experiment/test_epochs.py",
     ),
 )
 

@@ -68,3 +68,20 @@ def test_groups_need_no_features_and_follow_from_the_ones_before(
     else:
         kept = (found[3].cluster >= 0) & (found[2].cluster >= 0)
         assert np.mean(found[3].cluster[kept] == found[2].cluster[kept]) < 0.6
+
+
+def test_an_epoch_that_was_stopped_goes_on_from_its_next_step(splits: Splits) -> None:
+    config = digits.get_config()
+    config.division.max_clusters = 1
+    config.sampling.update(batch_size=8, images_per_class=2)
+    experiment = build.Experiment(config, devices.create_mesh(), splits)
+    batches = []
+    for step in (0, 3):
+        with epochs.Planner(experiment) as planner:
+            planner.begin(Progress(epoch=1, epoch_step=step), None, None)
+            batches.append(list(planner.finish().batches))
+    whole, rest = batches
+    assert len(rest) == len(whole) - 3 > 0
+    for found, expected in zip(rest, whole[3:], strict=True):
+        for name in ("image", "label", "cluster"):
+            np.testing.assert_array_equal(found[name], expected[name])
