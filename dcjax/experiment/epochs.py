@@ -3,8 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,10 +26,7 @@ class Epoch(NamedTuple):
 
 
 class Planner:
-    """Divides where it is due, plans epochs, and begins to read their images.
-
-    A context manager: at its end nobody waits for a K-means on the host, which may take hours.
-    """
+    """Divides where it is due, plans epochs, and begins to read their images."""
 
     def __init__(self, experiment: Experiment) -> None:
         """Starts a thread for what the host computes."""
@@ -38,17 +34,8 @@ class Planner:
         self._host = ThreadPoolExecutor(1)
         self._result: Callable[[], Epoch] | None = None
 
-    def __enter__(self) -> Self:
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Drops what is not done."""
+    def close(self) -> None:
+        """Drops what is not done: nobody waits for a K-means on the host, which may take hours."""
         self._host.shutdown(wait=False, cancel_futures=True)
 
     def begin(

@@ -1,8 +1,7 @@
 """A run of an experiment in its folder: new or continued, trained step by step, and saved."""
 
 import dataclasses
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 
@@ -20,7 +19,7 @@ from dcjax.training.state import TrainState
 
 
 class Run:
-    """A run as it is now. A context manager: its checkpoints are closed at its end.
+    """A run as it is now.
 
     Attributes:
       state: the training state.
@@ -55,22 +54,13 @@ class Run:
         try:
             self._start_or_continue(workdir)
         except BaseException:
-            self._checkpoints.close()
+            self.close()
             raise
         self.step = int(self.state.step)
         self._saved = self.progress
 
-    def __enter__(self) -> Self:
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Waits until everything is written.
+    def close(self) -> None:
+        """Waits until everything is written, and closes the checkpoints.
 
         Raises:
           FileError: if something could not be written that no error has said yet.

@@ -1,7 +1,7 @@
 """Trains by progressive division (P21 section 3); reads from top to bottom."""
 
-import contextlib
 import dataclasses
+from contextlib import ExitStack, closing
 
 import jax
 from ml_collections import ConfigDict
@@ -46,11 +46,14 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
             splits, num_skipped = inputs.load_splits(config)
             checks.check_data(config, splits)
             experiment = Experiment(config, mesh, splits)
-            with shared_workdirs.locked(workdir), contextlib.ExitStack() as stack:
-                run = stack.enter_context(Run(experiment, workdir))
-                report = stack.enter_context(Reporter(config, workdir, run.step, run.progress))
+            with shared_workdirs.locked(workdir), ExitStack() as stack:
+                run = Run(experiment, workdir)
+                stack.callback(run.close)
+                report = Reporter(config, workdir, run.step, run.progress)
+                stack.callback(report.close)
                 report.start(splits, num_skipped, run.state, run.progress)
-                profile = stack.enter_context(Profile.of_run(workdir, is_wanted=profiled))
+                profile = Profile.of_run(workdir, is_wanted=profiled)
+                stack.callback(profile.close)
                 return _train(experiment, run, report, profile, stop)
         except Stopped:
             stop.defer()
@@ -63,7 +66,7 @@ def _train(
 ) -> Scores | None:
     """Trains in a folder that no other run has; raises `Stopped` if there is nothing to save."""
     config, schedule = experiment.config, experiment.schedule
-    with Planner(experiment) as planner:
+    with closing(Planner(experiment)) as planner:
         try:
             if not run.is_finished:
                 _prepare(experiment, run, report, planner)

@@ -39,14 +39,6 @@ class Profile:
         is_made = is_wanted and processes.is_first()
         return cls(workdirs.on_disk(workdir) / "profile" if is_made else None)
 
-    def __enter__(self) -> Self:
-        """Returns itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Ends the trace if it runs."""
-        self.close()
-
     def step(self, output: Any) -> None:
         """Counts a step that has been dispatched, and starts or ends the trace.
 

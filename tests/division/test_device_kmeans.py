@@ -1,6 +1,7 @@
 """K-means on devices: the host's from the same start, on any number of devices and processes."""
 
 import ast
+import contextlib
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -251,7 +252,7 @@ def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
     experiment = build.Experiment(config, devices.create_mesh(), Splits(images, images))
     found = []
     for config.division.kmeans in ("host", "devices"):
-        with epochs.Planner(experiment) as planner:
+        with contextlib.closing(epochs.Planner(experiment)) as planner:
             planner.begin(Progress(), None, SimpleNamespace(variables={}))
             found.append(planner.finish().division.cluster)
     assert [thread is threading.main_thread() for thread in threads] == [False, True]

@@ -1,5 +1,6 @@
 """What an epoch trains on when images are grouped at random or by super-class."""
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -33,7 +34,7 @@ def prepare(splits: Splits) -> Prepare:
 
     def prepare(config: ConfigDict, epoch: int, current: Division | None) -> epochs.Epoch:
         experiment = build.Experiment(config, devices.create_mesh(), splits)
-        with epochs.Planner(experiment) as planner:
+        with contextlib.closing(epochs.Planner(experiment)) as planner:
             planner.begin(Progress(epoch=epoch), current, None)
             return planner.finish()
 
@@ -77,7 +78,7 @@ def test_an_epoch_that_was_stopped_goes_on_from_its_next_step(splits: Splits) ->
     experiment = build.Experiment(config, devices.create_mesh(), splits)
     batches = []
     for step in (0, 3):
-        with epochs.Planner(experiment) as planner:
+        with contextlib.closing(epochs.Planner(experiment)) as planner:
             planner.begin(Progress(epoch=1, epoch_step=step), None, None)
             batches.append(list(planner.finish().batches))
     whole, rest = batches

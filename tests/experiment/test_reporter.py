@@ -1,5 +1,6 @@
 """What a person sees of a run."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def test_batches_of_one_class_are_told_of_where_a_division_makes_them(
     # A cluster of 300 images of class 0 and some of class 1; and one of three classes.
     labels = np.concatenate([np.repeat([0, 1], [300, num_others]), np.arange(300) % 3])
     cluster = np.repeat([0, 1], [300 + num_others, 300]).astype(np.int32)
-    with Reporter(config, str(tmp_path), 0, Progress()) as report:
+    with contextlib.closing(Reporter(config, str(tmp_path), 0, Progress())) as report:
         report.division(7, Division(cluster, np.zeros(2, np.int32), 1), None, labels)
     said = " ".join(capsys.readouterr().out.split())
     (row,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
