@@ -14,6 +14,16 @@ from dcjax.experiment import build, inputs
 from dcjax.runs.checkpoints import Checkpoints
 from dcjax.training.state import TrainState
 
+# Settings of runs on digits that take seconds.
+TINY = {
+    "model.width": 4,
+    "model.num_stages": 1,
+    "model.embedding_dim": 8,
+    "eval.at_start": False,
+    "eval.nmi": "never",
+    "eval.pixels": False,
+}
+
 
 def state(step: int, *, rows: int = 3) -> TrainState:
     kernel = np.random.default_rng(step).random((rows, 2), np.float32)

@@ -16,6 +16,7 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 import pytest
+import small_runs
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -23,15 +24,9 @@ from packaging.specifiers import SpecifierSet
 import dcjax
 
 _ROOT = Path(__file__).parents[1]
-_TINY = {
-    "model.width": 4,
-    "model.num_stages": 1,
-    "model.embedding_dim": 8,
+_TINY = small_runs.TINY | {
     "train.num_epochs": 1,
     "division.every_epochs": 1,
-    "eval.nmi": "never",
-    "eval.at_start": False,
-    "eval.pixels": False,
     "eval.best_by": "recall_at_1",
 }
 _FLAGS = [f"--config.{key}={value}" for key, value in _TINY.items()]

@@ -60,8 +60,7 @@ class Network:
 
     def open_test(self, splits: datasets.Splits) -> list[pipeline.Reader]:
         """Returns readers, from the files, of the query and, if there is one, of the gallery."""
-        sets = [splits.query, *([splits.gallery] if splits.gallery else [])]
-        return [self.stream(images) for images in sets]
+        return [self.stream(images) for images in splits.test_sets]
 
     def stream(
         self,
@@ -284,9 +283,9 @@ class Experiment(Network):
     def _readers(self) -> list[pipeline.Reader]:
         """Readers of all image sets, through a cache where `dataset.cache` says so."""
         config, dataset = self.config, self.config.dataset
-        sampled, splits = config.sampling, self.splits
+        sampled = config.sampling
         share = devices.share_of_batch(self.mesh, sampled.clusters_per_step, sampled.batch_size)
-        sets = [splits.train, splits.query, *([splits.gallery] if splits.gallery else [])]
+        sets = [self.splits.train, *self.splits.test_sets]
         files = [self.stream(images, share=share) for images in sets]
         if dataset.cache == "none":
             return list(files)

@@ -15,6 +15,7 @@ from typing import Any
 import filelock
 import numpy as np
 import pytest
+import small_runs
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -23,17 +24,11 @@ from dcjax.experiment import same_run
 from dcjax.modes import sweep_runner, sweeps, tables
 
 _ROOT = Path(__file__).parents[2]
-_TINY = {
-    "model.width": 4,
-    "model.num_stages": 1,
-    "model.embedding_dim": 8,
+_TINY = small_runs.TINY | {
     "sampling.batch_size": 16,
     "sampling.images_per_class": 4,
     "train.num_epochs": 3,
     "eval.every_epochs": 1,
-    "eval.at_start": False,
-    "eval.nmi": "never",
-    "eval.pixels": False,
 }
 _SWEPT = """
 from configs import digits
@@ -273,7 +268,7 @@ def test_a_run_keeps_its_lock_when_its_sweep_is_killed(tmp_path: Path) -> None:
         "import pathlib, test_sweeps as t; from dcjax.modes import sweep_runner as runner; "
         f"runner.run(t._plan(pathlib.Path({str(tmp_path)!r}), [t._BASE], seeds='0'))"
     )
-    paths = f"{_ROOT}:{Path(__file__).parent}"
+    paths = f"{_ROOT}:{_ROOT}/tests:{Path(__file__).parent}"
     environment = os.environ | {"TROUBLE": "wait", "PYTHONPATH": paths}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, env=environment)
     (run,) = sweep.runs

@@ -30,10 +30,7 @@ from dcjax.runs import shared_workdirs
 from dcjax.runs.checkpoints import Checkpoints
 
 _ROOT = Path(__file__).parents[2]
-_TINY = {
-    "model.width": 4,
-    "model.num_stages": 1,
-    "model.embedding_dim": 8,
+_TINY = small_runs.TINY | {
     "model.dropout": 0.1,
     "division.every_epochs": 1,
     "sampling.batch_size": 16,
@@ -42,9 +39,6 @@ _TINY = {
     "train.num_epochs": 3,
     "train.log_every_steps": 1,
     "eval.every_epochs": 0,
-    "eval.at_start": False,
-    "eval.nmi": "never",
-    "eval.pixels": False,
     "checkpoint.every_epochs": 1,
 }
 

@@ -140,6 +140,11 @@ class Splits:
         if self.gallery is not None and self.gallery.class_names != self.query.class_names:
             raise InputError("query and gallery must have the same class_names, got different.")
 
+    @property
+    def test_sets(self) -> list[ImageSet]:
+        """The query and, if there is one, the gallery."""
+        return [self.query] if self.gallery is None else [self.query, self.gallery]
+
     def without_train(self) -> "Splits":
         """Returns what an evaluation needs."""
         return dataclasses.replace(self, train=no_images())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dcjax.core.errors import InputError
+from dcjax.core.ranges import require_known
 from dcjax.data.datasets.files import read_table
 from dcjax.data.datasets.image_set import ImageSet, Splits, from_classes, no_images
 from dcjax.data.datasets.request import Request
@@ -33,8 +33,7 @@ def load(
       complete: whether the published numbers of images are required.
       download: see `sources.load`.
     """
-    if test_list not in _TESTS:
-        raise InputError(f"Unknown test_list {test_list!r}; known are {', '.join(_TESTS)}.")
+    require_known("test_list", test_list, _TESTS)
     data = published(test_list, with_train=request.with_train)
     return load_published(data, request, source=source, complete=complete, download=download)
 
