@@ -57,8 +57,10 @@ def damage(folder: epath.Path, items: Container[str], *, part: int, num_parts: i
         return f"{NAME} has other contents than were saved"
     names = [name for name in files if name.partition("/")[0] in items][part::num_parts]
     with ThreadPoolExecutor(_THREADS) as pool:
-        told = pool.map(lambda name: _difference(folder / name, files[name]), names)
-        return next((f"{name} {text}" for name, text in zip(names, told, strict=True) if text), "")
+        differences = pool.map(lambda name: _difference(folder / name, files[name]), names)
+        return next(
+            (f"{name} {text}" for name, text in zip(names, differences, strict=True) if text), ""
+        )
 
 
 def _difference(path: epath.Path, saved: list[int]) -> str:

@@ -21,7 +21,7 @@ _INSTALLED = {"site-packages", "dist-packages"}
 _LIBRARY = pathlib.Path(sysconfig.get_path("stdlib")).resolve()
 
 
-def is_own(name: str) -> bool:
+def is_custom(name: str) -> bool:
     """Returns whether a name is that of a part of the user's own."""
     return ":" in name
 
@@ -32,7 +32,7 @@ def check_consent(name: str, workdir: str, *, trust_custom_code: bool) -> None:
     Raises:
       InputError: if it is a part of somebody's own, and the caller has not consented.
     """
-    if is_own(name) and not trust_custom_code:
+    if is_custom(name) and not trust_custom_code:
         raise InputError(
             f"The run in {workdir} needs code that is not of dcjax, {name!r}: importing it runs "
             "it. If you trust whoever made the run, and that code, give trust_custom_code=True to "

@@ -60,13 +60,13 @@ def create(augmentation: crops.Augmentation) -> Augment:
         if augmentation.crop != "resize_then_random":
             image = resize(image, size, size)
         for step in steps[first + 1 :]:
-            image = _taken(step, image, draws[step])
+            image = _apply_step(step, image, draws[step])
         return image
 
     return augment
 
 
-def _taken(step: str, image: tf.Tensor, draws: Any) -> tf.Tensor:
+def _apply_step(step: str, image: tf.Tensor, draws: Any) -> tf.Tensor:
     return tf.cond(draws.applied, lambda: _STEPS[step](image, draws), lambda: image)
 
 

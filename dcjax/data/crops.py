@@ -125,7 +125,7 @@ def boxes(augmentation: Augmentation, sizes: np.ndarray, draws: Draws) -> np.nda
     """
     if augmentation.crop == "resize_then_random":
         sides = np.full_like(sizes, augmentation.size)
-        return _joined(_corner(draws.place, sizes - sides), sides)
+        return _as_boxes(_corner(draws.place, sizes - sides), sides)
     root = np.sqrt(np.prod(sizes, axis=-1, dtype=np.float64))[..., None, None]
     candidates = np.round(root * draws.factors.astype(np.float64)).astype(np.int32)
     fits = np.all((candidates > 0) & (candidates <= sizes[..., None, :]), axis=-1)
@@ -135,7 +135,7 @@ def boxes(augmentation: Augmentation, sizes: np.ndarray, draws: Draws) -> np.nda
     central = np.clip(central.astype(np.int32), 1, sizes)
     any_fits = fits.any(axis=-1, keepdims=True)
     corner = np.where(any_fits, _corner(draws.place, sizes - sides), (sizes - central) // 2)
-    return _joined(corner, np.where(any_fits, sides, central))
+    return _as_boxes(corner, np.where(any_fits, sides, central))
 
 
 def center_boxes(sizes: np.ndarray, size: int) -> np.ndarray:
@@ -144,7 +144,7 @@ def center_boxes(sizes: np.ndarray, size: int) -> np.ndarray:
     An odd rest is halved to the even corner.
     """
     # np.round, like Python's and so the papers' transform, rounds a half to the even number.
-    return _joined(np.round((sizes - size) / 2), np.full_like(sizes, size))
+    return _as_boxes(np.round((sizes - size) / 2), np.full_like(sizes, size))
 
 
 def longest_side(augmentation: Augmentation, sizes: np.ndarray) -> int:
@@ -175,5 +175,5 @@ def _corner(place: np.ndarray, free: np.ndarray) -> np.ndarray:
     return (place.astype(np.float64) * (free + 1)).astype(np.int32)
 
 
-def _joined(corner: np.ndarray, sides: np.ndarray) -> np.ndarray:
+def _as_boxes(corner: np.ndarray, sides: np.ndarray) -> np.ndarray:
     return np.concatenate([corner, sides], axis=-1).astype(np.int32)

@@ -340,8 +340,8 @@ def create_model(config: ConfigDict) -> masked_embedder.MaskedEmbedder:
 def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
     """Builds the metric-learning loss."""
     name, options = config.loss.name, {}
-    if plugins.is_own(name) or name in losses.KNOWN:
-        options = dict(config.loss.own if plugins.is_own(name) else config.loss[name])
+    if plugins.is_custom(name) or name in losses.KNOWN:
+        options = dict(config.loss.own if plugins.is_custom(name) else config.loss[name])
     if "miner" in options:
         options["miner"] = _create_miner(config.mining, options["miner"])
     loss = losses.create(
@@ -356,7 +356,7 @@ def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
 
 
 def _create_miner(options: ConfigDict, name: str) -> mining.Miner:
-    if plugins.is_own(name):
+    if plugins.is_custom(name):
         return mining.create(name, **options.own)
     return mining.create(name, **{key: options[key] for key in mining.options_of(name)})
 

@@ -57,7 +57,7 @@ def check_training(config: ConfigDict) -> Mesh:
         raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
     try:
         build.create_model(config)
-        if plugins.is_own(config.loss.name):  # which may want the true number of classes
+        if plugins.is_custom(config.loss.name):  # which may want the true number of classes
             plugins.load(config.loss.name, losses.Loss)
         else:
             build.create_loss(config, num_classes=2)
@@ -97,7 +97,7 @@ def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
 
 
 def _check_weights(model: ConfigDict) -> None:
-    if plugins.is_own(model.backbone) and model.pretrained:
+    if plugins.is_custom(model.backbone) and model.pretrained:
         raise SettingError(
             f"model.pretrained has weights of a ResNet, but model.backbone={model.backbone} "
             "is your own; leave it empty, and load its weights where they are initialised."
@@ -136,7 +136,7 @@ def _check_cache(dataset: ConfigDict, augment: ConfigDict) -> None:
 
 def missing_weights(config: ConfigDict) -> str:
     """Returns which published weights a new run lacks and how to get them, "" if it lacks none."""
-    if plugins.is_own(config.model.backbone):
+    if plugins.is_custom(config.model.backbone):
         return ""
     if not config.model.pretrained:
         if config.model.batch_norm == "train":

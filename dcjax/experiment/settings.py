@@ -116,19 +116,19 @@ class Text:
 class OneOf:
     """One of some words; or, of parts that may be a user's own, package.module:function."""
 
-    def __init__(self, known: Iterable[str], *, or_own: bool = False) -> None:
+    def __init__(self, known: Iterable[str], *, or_custom: bool = False) -> None:
         """Takes the words."""
-        self.known, self.or_own = tuple(known), or_own
+        self.known, self.or_custom = tuple(known), or_custom
 
     def allows(self, value: Any) -> bool:
         """Returns whether it is one of them; whether a part can be imported is seen later."""
         if not isinstance(value, str):
             return False
-        return value in self.known or (self.or_own and plugins.is_own(value))
+        return value in self.known or (self.or_custom and plugins.is_custom(value))
 
     def __str__(self) -> str:
         """Returns what is required."""
-        own = ", or package.module:function of your own" if self.or_own else ""
+        own = ", or package.module:function of your own" if self.or_custom else ""
         return f"one of {', '.join(self.known)}{own}"
 
 
@@ -142,7 +142,7 @@ _MULTIPLIER = Number(0, 10_000)
 _FROM_0 = Whole(0, _MANY)
 _FROM_1 = Whole(1, _MANY)
 _KS = Several(_FROM_1, 1, 100)
-_MINER = OneOf(mining.KNOWN, or_own=True)
+_MINER = OneOf(mining.KNOWN, or_custom=True)
 
 RULES: Mapping[str, Rule] = {
     "seed": Whole(0, 2**31 - 1),
@@ -166,7 +166,7 @@ RULES: Mapping[str, Rule] = {
     "augment.scale": Several(Number(SMALLEST, 1), 2, 2, ascends=True),
     "augment.ratio": Several(Number(0.01, 100), 2, 2, ascends=True),
     "augment.flip": Flag(),
-    "model.backbone": OneOf(sorted(resnet.BACKBONES), or_own=True),
+    "model.backbone": OneOf(sorted(resnet.BACKBONES), or_custom=True),
     "model.num_stages": Whole(1, 4),
     "model.width": Whole(1, 1024),
     "model.pretrained": Text(),
@@ -179,7 +179,7 @@ RULES: Mapping[str, Rule] = {
     "model.masks": OneOf(masks.KINDS),
     "model.test_masks": OneOf(masks.COMBINATIONS),
     "model.orthogonality_weight": _WEIGHT,
-    "loss.name": OneOf(losses.KNOWN, or_own=True),
+    "loss.name": OneOf(losses.KNOWN, or_custom=True),
     "loss.memory_size": Whole(0, 10_000_000),
     "loss.memory_from_epoch": _FROM_0,
     "loss.margin.miner": _MINER,

@@ -50,7 +50,7 @@ def create(name: str, *, num_classes: int, embedding_dim: int, **given: Any) -> 
     """
     num_classes = require_whole("num_classes", num_classes, 1)
     embedding_dim = require_whole("embedding_dim", embedding_dim, 1)
-    if plugins.is_own(name):
+    if plugins.is_custom(name):
         if "miner" in given:
             given["miner"] = mining.as_miner(given["miner"])
         make = plugins.load(name, Loss)

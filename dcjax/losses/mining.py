@@ -38,7 +38,7 @@ def create(name: str, **given: Any) -> Miner:
     Raises:
       InputError: unknown name, or an option that is unknown or out of its range.
     """
-    if plugins.is_own(name):
+    if plugins.is_custom(name):
         return plugins.load(name, Callable)(**given)
     require_known("miner", name, KNOWN)
     options.require(f"miner {name!r}", given, options.of(MINERS[name]))

@@ -177,7 +177,7 @@ def create(
     require_known("model.pooling", pooling, sorted(POOLINGS))
     require_known("model.precision", precision, sorted(PRECISIONS))
     activations = jnp.bfloat16 if precision == "bfloat16" else dtype
-    if plugins.is_own(name):
+    if plugins.is_custom(name):
         backbone = plugins.load(name, nn.Module)(dtype=activations, **own)
     else:
         backbone = _resnet(name, num_stages, width, batch_norm, convolution, activations, dtype)

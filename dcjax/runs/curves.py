@@ -100,7 +100,7 @@ class Scalars:
         if not self._events:
             return
         if not self._events.size:
-            # A session that starts at this step hides the points that a killed run made after it.
+            # TensorBoard hides the points that a killed run made from the step of a new start on.
             begin = self._step + 1 if self._step else 0
             session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             events = [

@@ -103,7 +103,7 @@ def test_bounds_belong_to_what_is_allowed() -> None:
         ends = {
             Whole: lambda r: [r.low, r.high],
             Number: lambda r: [r.low, r.high],
-            OneOf: lambda r: [*r.known, *(["mine.parts:make"] if r.or_own else [])],
+            OneOf: lambda r: [*r.known, *(["mine.parts:make"] if r.or_custom else [])],
             Flag: lambda _: [True, False],
             Text: lambda _: ["", "ä b"],
             Several: lambda r: [[r.each.low] * r.least, (r.each.low,) * r.most],
