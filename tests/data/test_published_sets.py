@@ -1,17 +1,14 @@
 """The five sets through the command line: trained and evaluated, the same from either source."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import benchmark_trees
 import pytest
 import tfds_archives
+from launching import launch
 
-_ROOT = Path(__file__).parents[2]
 _SMALL = {
     "dataset.complete": "false",
     "dataset.resize": 20,
@@ -33,21 +30,8 @@ _SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def compilations(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of what XLA has compiled, for all runs of this module."""
-    return str(tmp_path_factory.mktemp("compilations"))
-
-
-def _launch(compilations: str, *flags: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "launch.py", *flags],
-        cwd=_ROOT,
-        text=True,
-        capture_output=True,
-        check=False,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": compilations},
-    )
+def _launch(*flags: str) -> str:
+    done = launch(*flags)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -56,7 +40,7 @@ def _launch(compilations: str, *flags: str) -> str:
     "name",
     ["cub", *(pytest.param(x, marks=pytest.mark.long) for x in ("cars", "sop", "inshop", "vid"))],
 )
-def test_both_sources_train_and_score_alike(name: str, tmp_path: Path, compilations: str) -> None:
+def test_both_sources_train_and_score_alike(name: str, tmp_path: Path) -> None:
     roots = {source: tmp_path / source for source in ("folder", "tfds")}
     pictures = benchmark_trees.write(name, "original", roots["folder"])
     manual = roots["tfds"] / "downloads" / "manual"
@@ -71,7 +55,7 @@ def test_both_sources_train_and_score_alike(name: str, tmp_path: Path, compilati
         workdir = tmp_path / "runs" / source
         settings = _SMALL | {"dataset.root": root, "dataset.source": source}
         flags = [f"--config.{key}={value}" for key, value in settings.items()]
-        told = _launch(compilations, f"--config=configs/{name}.py", f"--workdir={workdir}", *flags)
+        told = _launch(f"--config=configs/{name}.py", f"--workdir={workdir}", *flags)
         num_trained = sum(picture.part == "train" for picture in pictures)
         assert f"train {num_trained} images of 12 classes" in told
         assert f"{name} (may be a part of it: dataset.complete=False)" in told
@@ -81,7 +65,7 @@ def test_both_sources_train_and_score_alike(name: str, tmp_path: Path, compilati
     assert results["folder"]["last"]["recall_at_4"] > 0.5  # half as much is chance
 
     both = ",".join(str(tmp_path / "runs" / source) for source in roots)
-    table = _launch(compilations, "--mode=evaluate", f"--workdir={both}")
+    table = _launch("--mode=evaluate", f"--workdir={both}")
     rows = [found for line in table.splitlines() if (found := re.findall(r"\d\.\d{4}", line))]
     assert len(rows) == 2
     assert rows[0] == rows[1]

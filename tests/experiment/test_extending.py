@@ -1,9 +1,7 @@
 """The guide's own loss, miner and backbone train, from its text as it stands."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from launching import launch
 from ml_collections import ConfigDict
 
 import dcjax
@@ -27,16 +26,6 @@ _ROOT = Path(__file__).parents[2]
 _GUIDE = (_ROOT / "docs" / "extending.md").read_text()
 
 
-def _launch(folder, *flags):
-    return subprocess.run(
-        [sys.executable, str(_ROOT / "launch.py"), *flags],
-        cwd=folder,
-        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with the guide's files, in which a run of them has ended."""
@@ -49,7 +38,7 @@ def trained(tmp_path_factory):
     assert program == "launch.py"
     flags += ["--config.train.num_epochs=3", "--config.loss.memory_size=128", "--workdir=run"]
     flags += ["--config.dataset.download=true"]
-    done = _launch(folder, *flags)
+    done = launch(*flags, folder=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -94,7 +83,7 @@ def test_an_evaluation_imports_a_runs_code_with_consent_only(trained, flags, cod
     folder.mkdir()
     (folder / "my_parts.py").write_text(f"{parts}\nopen({str(marker)!r}, 'w').close()\n")
     # The settings of one run come from its config.json, which are not the caller's own either.
-    done = _launch(folder, "--mode=evaluate", f"--workdir={trained / 'run'}", *flags)
+    done = launch("--mode=evaluate", f"--workdir={trained / 'run'}", *flags, folder=folder)
     assert done.returncode == code, done.stderr
     assert marker.exists() is (code == 0)
     assert code == 0 or "--trust_custom_code" in done.stderr
@@ -259,5 +248,5 @@ def test_options_that_do_not_fit_are_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"gets the options cut: missing .*'cutoff'"):
         mining.create("part_of_mine:miner", cut=1.0)
     assert mining.create("part_of_mine:miner", cutoff=1.0)
-    assert plugins.is_own("a:b")
-    assert not plugins.is_own("margin")
+    assert plugins.is_custom("a:b")
+    assert not plugins.is_custom("margin")

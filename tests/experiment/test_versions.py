@@ -7,6 +7,7 @@ from typing import Any
 
 import many_processes
 import pytest
+from launching import launch
 from ml_collections import ConfigDict
 
 import dcjax
@@ -118,11 +119,10 @@ def test_the_command_line_refuses_a_newer_run_in_one_line(
     change: dict[str, int], line: str, saved: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(_content(saved) | change))
-    run = many_processes.python("launch.py", "--mode=evaluate", f"--workdir={tmp_path}")
-    ((code, _, errors),) = many_processes.finish([run])
-    assert code == 2
-    assert line in errors
-    assert errors.count("\n") == 1
+    ended = launch("--mode=evaluate", f"--workdir={tmp_path}")
+    assert ended.returncode == 2
+    assert line in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_the_command_line_reads_settings_with_and_without_a_format(

@@ -9,13 +9,15 @@ from pathlib import Path
 import flax
 import jax
 import pytest
+from launching import launch
 
 import dcjax
 
 _ROOT = Path(__file__).parents[2]
 
 
-def _launch(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def _start(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs launch.py as a user does."""
     return subprocess.run(
         [sys.executable, "launch.py", *flags],
         cwd=_ROOT,
@@ -50,7 +52,7 @@ def _launch(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]
     ],
 )
 def test_a_wrong_flag_ends_in_one_line_with_code_2(flags: list[str], words: list[str]) -> None:
-    ended = _launch("--config=configs/digits.py", *flags)
+    ended = launch("--config=configs/digits.py", *flags)
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()
     assert all(word in line for word in words)
@@ -58,7 +60,7 @@ def test_a_wrong_flag_ends_in_one_line_with_code_2(flags: list[str], words: list
 
 @pytest.mark.parametrize("place", ["configs/nothing.py", "configs/", "README.md", ""])
 def test_a_missing_config_ends_in_one_line_with_code_2(place: str) -> None:
-    ended = _launch(f"--config={place}")
+    ended = launch(f"--config={place}")
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()
     assert repr(place) in line
@@ -66,7 +68,7 @@ def test_a_missing_config_ends_in_one_line_with_code_2(place: str) -> None:
 
 
 def test_no_config_says_what_to_give() -> None:
-    ended = _launch()
+    ended = _start()
     assert ended.returncode == 2
     assert "--config=configs/" in ended.stderr
 
@@ -96,7 +98,7 @@ def test_what_cannot_be_done_ends_in_one_line_with_its_code(
 ) -> None:
     if not any(flag.startswith("--workdir") for flag in flags):
         flags = [*flags, f"--workdir={tmp_path}/run"]
-    ended = _launch("--config=configs/digits.py", *flags)
+    ended = launch("--config=configs/digits.py", *flags)
     assert ended.returncode == code
     (line,) = ended.stderr.strip().splitlines()
     assert line.startswith("launch.py: ")
@@ -105,14 +107,14 @@ def test_what_cannot_be_done_ends_in_one_line_with_its_code(
 
 
 def test_help_shows_the_flags() -> None:
-    ended = _launch("--help")
+    ended = _start("--help")
     assert ended.returncode == 0
     assert ended.stdout.startswith("python launch.py --config=")
     assert "\n  --config: " in ended.stdout
 
 
 def test_version_names_what_runs() -> None:
-    ended = _launch("--version")
+    ended = _start("--version")
     assert ended.returncode == 0
     first, second = ended.stdout.splitlines()
     versions = (f"dcjax {dcjax.__version__}", f"Python {platform.python_version()}")
@@ -129,7 +131,7 @@ def test_help_and_wrong_flags_import_no_large_library(
 ) -> None:
     for name in ("jax", "flax", "orbax", "tensorflow"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('has been imported')")
-    ended = _launch(*flags, PYTHONPATH=str(tmp_path))
+    ended = _start(*flags, PYTHONPATH=str(tmp_path))
     assert ended.returncode == code, ended.stderr
 
 
@@ -159,7 +161,7 @@ def test_a_fault_in_a_users_code_shows_its_place_and_is_kept(
 ) -> None:
     (tmp_path / "parts.py").write_text(_PARTS.format(error=error))
     flags = ["--config.model.backbone=parts:backbone", f"--workdir={tmp_path}/run"]
-    ended = _launch("--config=configs/digits.py", *flags, PYTHONPATH=str(tmp_path))
+    ended = _start("--config=configs/digits.py", *flags, PYTHONPATH=str(tmp_path))
     assert ended.returncode == 1
     *trace, last = ended.stderr.strip().splitlines()
     assert last == f"launch.py: The traceback is kept in {tmp_path}/run/error.log."
@@ -172,7 +174,7 @@ def test_a_fault_in_a_users_code_shows_its_place_and_is_kept(
 
 def test_a_fault_in_a_config_file_shows_its_place(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import nothing_like_it\n")
-    ended = _launch(f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
+    ended = launch(f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
     assert ended.returncode == 1
     assert f'File "{tmp_path}/mine.py", line 1' in ended.stderr
     assert "No module named 'nothing_like_it'" in ended.stderr
@@ -190,7 +192,7 @@ def test_a_damaged_config_json_is_told_in_one_line(
     content: str, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(content)
-    ended = _launch("--mode=evaluate", f"--workdir={tmp_path}")
+    ended = launch("--mode=evaluate", f"--workdir={tmp_path}")
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()
     assert words in line
@@ -200,10 +202,10 @@ def test_a_damaged_config_json_is_told_in_one_line(
 def test_a_workdir_may_hold_a_comma_and_a_tilde(tmp_path: Path) -> None:
     (tmp_path / "one,two").mkdir()
     given = ["--workdir=~/one,two", "--workdir=~/three,~/four"]
-    ended = _launch("--mode=evaluate", *given, HOME=str(tmp_path))
+    ended = launch("--mode=evaluate", *given, HOME=str(tmp_path))
     assert ended.returncode == 1
     assert "No checkpoint in ~/one,two, ~/three, ~/four; " in ended.stderr
-    made = _launch("--mode=check_data", "--config=configs/digits.py", given[0], HOME=str(tmp_path))
+    made = launch("--mode=check_data", "--config=configs/digits.py", given[0], HOME=str(tmp_path))
     assert made.returncode == 0
     assert (tmp_path / "one,two" / "check_data.csv").is_file()
 
