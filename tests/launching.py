@@ -52,5 +52,5 @@ def _run(
     os.chdir(folder)
     os.environ.update(environment)
     sys.path[:0] = [str(_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(":"))]
-    sys.argv = ["launch.py", *flags]
-    runpy.run_path(str(_ROOT / "launch.py"), run_name="__main__")
+    sys.argv[1:] = flags
+    runpy.run_path(os.path.relpath(_ROOT / "launch.py", folder), run_name="__main__")

@@ -108,7 +108,7 @@ class Stream:
             return augment.center_crop(small(row), augmentation.size)
 
         self._augmented, self._resized, self._centered = (
-            tf.function(load) for load in (augmented, small, centered)
+            tf.function(load, autograph=False) for load in (augmented, small, centered)
         )
 
     def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:

@@ -24,7 +24,7 @@ CROP = crops.Augmentation(
     scale=(0.2, 1.0),
     ratio=(0.75, 1.5),
     flip=True,
-    strategy="geom_color",
+    strategy="standard",
 )
 PLAN = Plan.of(
     rows=np.random.default_rng(0).integers(0, 12, (5, 2, 3)).astype(np.int32),

@@ -75,35 +75,38 @@ def test_batches_follow_the_plan(pictures, plan, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("num_threads", "strategy"),
-    [(1, "standard"), (8, "standard"), (None, "geom"), (8, "geom_color"), (1, "color_heavy")],
+    ("num_threads", "strategy"), [(1, "standard"), (None, "geom"), (8, "color_heavy")]
 )
 def test_pixels_do_not_depend_on_the_number_of_threads(pictures, plan, num_threads, strategy):
     batches = read(pictures, plan, strategy=strategy)
     assert_same(batches, read(pictures, plan, strategy=strategy, num_threads=num_threads))
 
 
-@pytest.mark.parametrize(
-    ("first_step", "strategy"),
-    [(1, "standard"), (5, "standard"), (4, "geom"), (1, "geom_color"), (4, "color_heavy")],
-)
-def test_reading_may_begin_at_any_step(pictures, plan, first_step, strategy):
-    batches = read(pictures, plan, strategy=strategy)[first_step:]
-    assert_same(batches, read(pictures, plan, strategy=strategy, first_step=first_step))
+@pytest.mark.parametrize("strategy", ["standard", "geom", "color_heavy"])
+def test_reading_may_begin_at_any_step(pictures, plan, strategy):
+    reader = stream(pictures, strategy=strategy)
+    batches = list(reader.train_batches(plan, epoch=3))
+    for first_step in (1, 4, 5):
+        assert_same(
+            reader.train_batches(plan, epoch=3, first_step=first_step), batches[first_step:]
+        )
 
 
-@pytest.mark.parametrize("first_step", [0, 1, 2, 4])
-def test_blocks_of_a_plan_have_crops_of_their_own(pictures, plan, first_step):
+def test_blocks_of_a_plan_have_crops_of_their_own(pictures, plan):
     parts = plan.rows[:2], plan.rows[2:4], plan.rows[4:]
     in_blocks = Plan(plan.clusters, plan.batch_size, lambda: iter(parts))
-    every = read(pictures, in_blocks, strategy="geom_color")
-    for batch, other in zip(every, read(pictures, plan), strict=True):
+    reader = stream(pictures, strategy="geom_color")
+    every = list(reader.train_batches(in_blocks, epoch=3))
+    for batch, other in zip(every, reader.train_batches(plan, epoch=3), strict=True):
         np.testing.assert_array_equal(batch["label"], other["label"])
-    assert_same(
-        read(pictures, in_blocks, strategy="geom_color", first_step=first_step), every[first_step:]
-    )
+    for first_step in (0, 1, 2, 4):
+        assert_same(
+            reader.train_batches(in_blocks, epoch=3, first_step=first_step), every[first_step:]
+        )
     again = Plan(plan.clusters[:4], plan.batch_size, lambda: iter([parts[0], parts[0]]))
-    first, second, third, fourth = (batch["image"] for batch in read(pictures, again))
+    first, second, third, fourth = (
+        batch["image"] for batch in reader.train_batches(again, epoch=3)
+    )
     assert not np.array_equal(first, third)
     assert not np.array_equal(second, fourth)
 
@@ -205,7 +208,7 @@ def test_rows_to_embed_are_those_in_order_of_each_device():
     assert shared.tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 13, 13]]
 
 
-@pytest.mark.parametrize(("height", "width"), [(31, 20), (20, 47), (13, 13)])
+@pytest.mark.parametrize(("height", "width"), [(31, 20), (20, 47)])
 def test_evaluation_resizes_the_shorter_side_and_takes_the_centre(tmp_path, height, width):
     path = str(tmp_path / "x.png")
     tf.io.write_file(path, tf.io.encode_png(noise(height, width)))
@@ -233,7 +236,7 @@ def test_resized_images_come_whole_and_their_sizes_without_them(pictures):
 
 @pytest.mark.parametrize(
     ("height", "width", "longest"),
-    [(1, 2000, 1024), (2001, 1, 1008), (3, 701, 1018), (20, 1400, 1120)],
+    [(2001, 1, 1008), (20, 1400, 1120)],
 )
 def test_a_sliver_is_not_enlarged_whole_and_keeps_its_centre(
     tmp_path, monkeypatch, height, width, longest

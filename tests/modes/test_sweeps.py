@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import small_runs
 from absl import flags
+from launching import launch
 from ml_collections import ConfigDict, config_flags
 
 from configs import digits
@@ -30,15 +31,14 @@ _TINY = small_runs.TINY | {
     "train.num_epochs": 3,
     "eval.every_epochs": 1,
 }
+# Imports none of configs/, and so no JAX: what trains here does not need it.
 _SWEPT = """
-from configs import digits
+from ml_collections import ConfigDict
 
 SCORES = ("map_at_r", "recall_at_1", "nmi")
 
 def get_config():
-    config = digits.get_config()
-    config.update_from_flattened_dict({tiny})
-    return config
+    return ConfigDict({settings})
 
 def sweep():
     return {rows}
@@ -98,7 +98,7 @@ def _plan(
 ) -> sweeps.Sweep:
     """Plans a sweep of rows in a file below a folder, with the trainer that draws its scores."""
     (folder / "trainer.py").write_text(_TRAINER)
-    (folder / "tiny.py").write_text(_SWEPT.format(tiny=_TINY, rows=rows))
+    (folder / "tiny.py").write_text(_SWEPT.format(settings=_config().to_dict(), rows=rows))
     return sweeps.plan(
         _config(**changes),
         program=str(folder / "trainer.py"),
@@ -120,21 +120,18 @@ def _finds_configs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_line_trains_and_makes_the_table(tmp_path: Path) -> None:
-    (tmp_path / "tiny.py").write_text(_SWEPT.format(tiny=_TINY, rows=[_BASE, _OURS, _SAME]))
-    command = ["launch.py", "--sweep", f"--config={tmp_path}/tiny.py"]
-    command += ["--config.division.every_epochs=1", f"--workdir={tmp_path}/runs"]
-    first, again = (
-        subprocess.run(
-            [sys.executable, *command], cwd=_ROOT, capture_output=True, text=True, check=True
-        ).stdout
-        for _ in range(2)
-    )
+    rows = [_BASE, _OURS, _SAME]
+    (tmp_path / "tiny.py").write_text(_SWEPT.format(settings=_config().to_dict(), rows=rows))
+    flags = ["--sweep", f"--config={tmp_path}/tiny.py"]
+    flags += ["--config.division.every_epochs=1", "--config.train.num_epochs=1"]
+    flags += [f"--workdir={tmp_path}/runs"]
+    first, again = (launch(*flags).stdout for _ in range(2))
     assert "3 rows x 1 seeds are 2 runs, of which 0 are finished" in first
     assert "seed=0 (ours, same), 1 to go, about" in first
     assert "are 2 runs, of which 2 are finished" in again
     assert "to go" not in again
     text = (tmp_path / "runs" / "tiny.md").read_text()
-    assert shlex.join(["python", *command]) in text
+    assert shlex.join(["python", "launch.py", *flags]) in text
     for name, folder in [("base", "division.max_clusters=1+seed=0"), ("same", "seed=0")]:
         scores = json.loads((tmp_path / "runs" / folder / "scores.json").read_text())
         for selection, part in zip(("last", "best_test"), text.split("\n## ")[1:], strict=True):
