@@ -93,7 +93,7 @@ def _train(
                     raise Stopped
 
                 saves = schedule.saves_after(epoch)
-                if saves and jax.process_count() > 1:
+                if saves and jax.process_count() > 1 and not run.is_saved:
                     _save(run, report)  # what follows may take longer than a job's notice to stop
                 stop.allow()
                 if epoch + 1 < config.train.num_epochs:
