@@ -49,7 +49,7 @@ def saved(config: ConfigDict, workdir: str | Path) -> tuple[TrainState, dict[str
     splits, _ = inputs.load_splits(config)
     experiment = build.Experiment(config, devices.create_mesh(), splits)
     checkpoints = Checkpoints(str(workdir), read_only=True)
-    run, clusters = checkpoints.restore(checkpoints.step("last"), experiment.abstract_state)
+    run, clusters = checkpoints.restore(checkpoints.number("last"), experiment.abstract_state)
     return jax.device_get(run), vars(clusters)
 
 

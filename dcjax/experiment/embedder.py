@@ -136,7 +136,7 @@ def load(
 
     Args:
       path: the run's workdir, whose config says which checkpoint is meant (`eval.select`), or one
-        checkpoint in it, workdir/checkpoints/STEP.
+        checkpoint in it, workdir/checkpoints/NUMBER.
       config: in place of the saved one, from which it may differ only where the trained model
         does not, as in dataset.root, dataset.test_list and eval.
       trust_custom_code: whether to import and call the backbone that the run names, if it is none
@@ -153,7 +153,7 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     """Restores the model of a run as `load`, with a config that may be the saved one too."""
     folder, chosen = workdirs.locate(path)
     checkpoints = Checkpoints(str(folder), read_only=True)
-    meta = checkpoints.meta(checkpoints.step("last") if chosen is None else chosen)
+    meta = checkpoints.meta(checkpoints.number("last") if chosen is None else chosen)
     known = None if config is None else config.to_dict()
     saved = same_run.saved_settings(meta, str(folder), known)
     if config is None:
@@ -169,7 +169,7 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     if chosen is None:
         best_by = saved["eval"]["best_by"]
         checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
-        chosen = checkpoints.step(config.eval.select)
+        chosen = checkpoints.number(config.eval.select)
         if config.eval.select == "best_test":
             _check_best(config.eval.best_by, best_by, meta, checkpoints.meta(chosen), str(folder))
     processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
@@ -191,12 +191,12 @@ def _check_best(
         raise InputError(
             f"{workdir} has kept the checkpoint of its best epoch by {best_by}, perhaps not that "
             f"by eval.best_by={wanted}; take eval.best_by={best_by}, "
-            "eval.select=last, or one checkpoint, --workdir=DIR/checkpoints/STEP."
+            "eval.select=last, or one checkpoint, --workdir=DIR/checkpoints/NUMBER."
         )
     best, found = last["progress"]["best_epoch"], chosen["progress"]["epoch"]
     if best != found:
         raise InputError(
             f"{workdir} was best after epoch {best}, whose checkpoint is not there (the best one "
             f"that is, after epoch {found}); take eval.select=last, or one checkpoint, "
-            "--workdir=DIR/checkpoints/STEP."
+            "--workdir=DIR/checkpoints/NUMBER."
         )

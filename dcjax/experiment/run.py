@@ -151,7 +151,7 @@ class Run:
         self._checkpoints.wait()
 
     def _start_or_continue(self, workdir: str) -> None:
-        latest = self._checkpoints.latest_step
+        latest = self._checkpoints.latest
         # Of a shared folder too, what a host sees may be half a minute old.
         processes.check_same("last checkpoint", latest or 0)
         if latest is None:
@@ -166,8 +166,8 @@ class Run:
         agreement.check_arrays("published weights", weights)
         self.state = self._experiment.create_state(weights)
 
-    def _continue(self, workdir: str, step: int) -> None:
-        config, meta = self._experiment.config, self._checkpoints.meta(step)
+    def _continue(self, workdir: str, number: int) -> None:
+        config, meta = self._experiment.config, self._checkpoints.meta(number)
         saved = same_run.saved_settings(meta, workdir, config.to_dict())
         same_run.check_same(config.to_dict(), saved, workdir)
         same_run.check_same_data(self._data, meta["data"], workdir)
@@ -177,4 +177,6 @@ class Run:
                 f"{workdir} holds a run of {self.progress.epoch} epochs already, got "
                 f"train.num_epochs={config.train.num_epochs}; evaluate it, or ask for more."
             )
-        self.state, self.division = self._checkpoints.restore(step, self._experiment.abstract_state)
+        self.state, self.division = self._checkpoints.restore(
+            number, self._experiment.abstract_state
+        )

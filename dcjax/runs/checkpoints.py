@@ -24,9 +24,12 @@ class Checkpoints:
     """The checkpoints of one run, the newest few and the best few.
 
     A checkpoint is written in the background and becomes visible when it is complete, with the
-    checksums of its files, so a run that is killed at any moment leaves the one before. Its items:
-    "model" (all that embedding needs), "train", "division" and "meta" (JSON, with the whole
-    config). Where several processes train, all of them call every method, at the same steps.
+    checksums of its files, so a run that is killed at any moment leaves the one before. Its number
+    is that of the training step, or the latest checkpoint's plus 1 where that is higher, as when a
+    step that is saved is saved again with its scores: no number is saved twice.
+
+    Its items: "model" (all that embedding needs), "train", "division" and "meta" (JSON, with the
+    whole config). Where several processes train, all of them call every method, at the same steps.
     """
 
     def __init__(
@@ -86,26 +89,26 @@ class Checkpoints:
         return scores.get(self._best_by, -math.inf)
 
     @property
-    def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint, None if there is none."""
+    def latest(self) -> int | None:
+        """Number of the newest complete checkpoint, None if there is none."""
         return self._store.manager.latest_step()
 
-    def step(self, select: str) -> int:
-        """Returns the step of the "last" checkpoint, or of the "best_test" by `best_by`.
+    def number(self, select: str) -> int:
+        """Returns the number of the "last" checkpoint, or of the "best_test" by `best_by`.
 
         Raises:
           MissingFileError: if there is no such checkpoint.
         """
         manager = self._store.manager
-        step = manager.best_step() if select == "best_test" else manager.latest_step()
-        if step is None:
+        number = manager.best_step() if select == "best_test" else manager.latest_step()
+        if number is None:
             raise MissingFileError(f"No complete checkpoint in {manager.directory}.")
-        if select == "best_test" and self._best_by not in (manager.metrics(step) or {}):
+        if select == "best_test" and self._best_by not in (manager.metrics(number) or {}):
             raise MissingFileError(
                 f"No checkpoint in {manager.directory} has the score eval.best_by={self._best_by}; "
                 "use eval.select=last."
             )
-        return step
+        return number
 
     def save(
         self,
@@ -114,7 +117,7 @@ class Checkpoints:
         meta: dict[str, Any],
         scores: dict[str, float] | None,
     ) -> str:
-        """Starts to write a checkpoint of this step, in place of one that is there.
+        """Starts to write a checkpoint.
 
         Args:
           state: the training state; may be donated as soon as this returns.
@@ -129,7 +132,6 @@ class Checkpoints:
         Raises:
           FileError: with that text, if a failure is to stop the run, as it always does one of many
             processes: they could not agree on what is there.
-          RuntimeError: if Orbax declines to save.
         """
         before = self._store.finish()
         self._stop_for(before)
@@ -139,7 +141,8 @@ class Checkpoints:
             division=ocp.args.StandardSave(_arrays(division)),
             meta=ocp.args.JsonSave(meta),
         )
-        now = self._store.save(int(state.step), items, scores)
+        number = max(int(state.step), 1 + (self.latest or 0))
+        now = self._store.save(number, items, scores)
         self._stop_for(now)
         return now or before
 
@@ -147,20 +150,20 @@ class Checkpoints:
         if failure and (self._on_failure == "stop" or jax.process_count() > 1):
             raise FileError(f"{failure} When that is mended, the same command goes on from there.")
 
-    def meta(self, step: int) -> dict[str, Any]:
+    def meta(self, number: int) -> dict[str, Any]:
         """Returns what was saved as `meta`."""
-        return self._store.read(step, meta=ocp.args.JsonRestore()).meta
+        return self._store.read(number, meta=ocp.args.JsonRestore()).meta
 
-    def restore(self, step: int, state: TrainState) -> tuple[TrainState, Division]:
-        """Returns the state and division of a step.
+    def restore(self, number: int, state: TrainState) -> tuple[TrainState, Division]:
+        """Returns the state and division of a checkpoint.
 
         Args:
-          step: of a complete checkpoint.
+          number: of a complete checkpoint.
           state: gives shapes, types and shardings.
         """
         abstract_state = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         restored = self._store.read(
-            step,
+            number,
             model=ocp.args.StandardRestore({x: getattr(abstract_state, x) for x in _MODEL}),
             train=ocp.args.StandardRestore({x: getattr(abstract_state, x) for x in _TRAIN}),
             division=ocp.args.StandardRestore(),
@@ -169,11 +172,11 @@ class Checkpoints:
         division = Division(arrays["cluster"], arrays["parents"], int(arrays["period"]))
         return state.replace(**restored.model, **restored.train), division
 
-    def restore_model(self, step: int, abstract_variables: dict[str, Any]) -> dict[str, Any]:
-        """Returns the model's variables of a step, on every device.
+    def restore_model(self, number: int, abstract_variables: dict[str, Any]) -> dict[str, Any]:
+        """Returns the model's variables of a checkpoint, on every device.
 
         Args:
-          step: of a complete checkpoint.
+          number: of a complete checkpoint.
           abstract_variables: shapes and types, as `jax.eval_shape` of the model's init gives.
         """
         sharding = devices.replicated(devices.create_mesh())
@@ -181,7 +184,7 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract_variables
         )
         target = dict(zip(_MODEL, split_variables(placed), strict=True))
-        model = self._store.read(step, model=ocp.args.StandardRestore(target)).model
+        model = self._store.read(number, model=ocp.args.StandardRestore(target)).model
         return join_variables(*(model[name] for name in _MODEL))
 
     def wait(self) -> None:
@@ -212,8 +215,8 @@ def is_there(path: str) -> bool:
     Args:
       path: of a run, or of the checkpoint, see `workdirs.locate`.
     """
-    workdir, step = workdirs.locate(path)
-    folder = workdir / "checkpoints" / ("" if step is None else str(step))
+    workdir, number = workdirs.locate(path)
+    folder = workdir / "checkpoints" / ("" if number is None else str(number))
     with file_errors(f"Cannot look into {folder}"):
         return folder.is_dir() and any(folder.iterdir())
 

@@ -18,7 +18,7 @@ from dcjax.core.errors import InputError
 from dcjax.distributed import machine, processes
 
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
-_REPLACED = ".replaced"  # suffix of a checkpoint until the one in its place is complete
+_REPLACED = ".replaced"  # suffix of a checkpoint in whose place an earlier version saved another
 _DOOMED = "being-deleted"  # folder of checkpoints that are not kept, until they are deleted
 _SECONDS = 600  # until a save has failed: so long processes wait for one that cannot write
 
@@ -37,10 +37,11 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Store:
-    """Checkpoints by step: each is complete and as it was saved, or not there, or refused.
+    """Checkpoints by number: each is complete and as it was saved, or not there, or refused.
 
-    Nothing is deleted but what its name marks for it: checkpoints that are no longer kept are first
-    moved, each in one step, to a folder `being-deleted`. What is damaged stays.
+    None takes the place of another: each has a higher number than those before. Nothing is deleted
+    but what its name marks for it: checkpoints that are no longer kept are first moved, each in one
+    step, to a folder `being-deleted`. What is damaged stays.
 
     Where several processes train, all of them call every method, at the same steps.
 
@@ -65,22 +66,19 @@ class Store:
           **options: of `ocp.CheckpointManagerOptions`.
 
         Raises:
-          InputError: if the scores saved with a checkpoint are damaged; or, with `read_only`, if a
-            kill has left a checkpoint half replaced.
+          InputError: if the scores saved with a checkpoint are damaged.
         """
         self._path = path
         self._handlers = dict(handlers)
         self._saving: int | None = None
         self._failure = ""
-        if read_only:
-            _refuse_half_replaced(path)
-        else:
+        if not read_only:
             if processes.is_first():
-                _finish_replacing(path)
+                _put_back(path)
                 _delete_doomed(path)
-            processes.wait_for_all("nothing is put aside")
-        steps = _steps(path)
-        self._check(steps, ["metrics"], steps)  # which the manager reads of all of them
+            processes.wait_for_all("the folder is tidy")
+        numbers = _numbers(path)
+        self._check(numbers, ["metrics"], numbers)  # which the manager reads of all of them
         self.manager = _Manager(
             path,
             options=ocp.CheckpointManagerOptions(
@@ -99,28 +97,26 @@ class Store:
             logging.getLogger("absl").addFilter(self._is_not_of_orbax)
             _ignore_closed_loops()
 
-    def save(self, step: int, items: ocp.args.Composite, scores: dict[str, float] | None) -> str:
-        """Starts to write a checkpoint, in place of one that is there, when nothing is under way.
+    def save(self, number: int, items: ocp.args.Composite, scores: dict[str, float] | None) -> str:
+        """Starts to write a checkpoint, when nothing is under way.
+
+        Args:
+          number: higher than those of all that are there.
+          items: what it holds.
+          scores: of an evaluation of just that.
 
         Returns:
           Why that was not possible, "" if it was. Of many processes each returns it, those that
           could have written after they have waited for the others for ten minutes.
-
-        Raises:
-          RuntimeError: if Orbax declines to save.
         """
-        self._saving, self._failure = step, ""
+        self._saving, self._failure = number, ""
         try:
-            if step in self.manager.all_steps():
-                self._put_aside(step)
-            elif error := processes.first_of_all(self._occupied(step)):
+            if error := processes.first_of_all(self._occupied(number)):
                 raise FileExistsError(error)
-            saved = self.manager.save(step, args=items, metrics=scores)
+            # By force, so that no rule of Orbax drops it in silence.
+            self.manager.save(number, args=items, metrics=scores, force=True)
         except Exception as error:  # whatever Orbax has met
             return self._fail(error)
-        if not saved:
-            self._tidy_up()
-            raise RuntimeError(f"No checkpoint of step {step} was saved: a later one is there.")
         return ""
 
     def finish(self) -> str:
@@ -130,7 +126,6 @@ class Store:
         except Exception as error:  # whatever Orbax's threads have met
             return self._fail(error)
         if self._saving is not None and processes.is_first():
-            _finish_replacing(self._path)
             _delete_doomed(self._path)
         self._saving = None
         return ""
@@ -148,19 +143,19 @@ class Store:
         """Why the newest checkpoint could not be saved, "" if it could as far as is known."""
         return self._failure
 
-    def read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+    def read(self, number: int, **items: ocp.args.CheckpointArgs) -> Any:
         """Returns some items of a checkpoint.
 
         Raises:
           InputError: if they are not as they were saved, or cannot be read.
         """
-        self._check([step], items, self.manager.all_steps())
+        self._check([number], items, self.manager.all_steps())
         error, found, cause = "", None, None
         try:
-            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+            found = self.manager.restore(number, args=ocp.args.Composite(**items))
         except Exception as raised:  # whatever Orbax says of what it cannot read
             cause = raised
-            error = self._unreadable(self._path / str(step), " ".join(str(raised).split())[:200])
+            error = self._unreadable(self._path / str(number), " ".join(str(raised).split())[:200])
         if error := processes.first_of_all(error):
             raise InputError(error) from cause
         return found
@@ -178,46 +173,34 @@ class Store:
                 handler.metadata(folder / name)
         checksums.write(folder)
 
-    def _occupied(self, step: int) -> str:
-        """Returns why a step cannot be saved: Orbax would delete what has its name."""
-        if (self._path / str(step)).exists():
+    def _occupied(self, number: int) -> str:
+        """Returns why a number cannot be saved: Orbax would delete what has its name."""
+        if (self._path / str(number)).exists():
             return "a folder of that name is there, which is none of this run; move it away"
         return ""
 
-    def _put_aside(self, step: int) -> None:
-        if processes.is_first():
-            (self._path / str(step)).rename(self._path / f"{step}{_REPLACED}")
-        processes.wait_for_all("a checkpoint is put aside")
-        self.manager.reload()
-
     def _fail(self, error: Exception) -> str:
-        step = self._saving
-        self._tidy_up()
-        last = self.manager.latest_step()
-        kept = "no other is there" if last is None else f"the last complete one is of step {last}"
-        self._failure = (
-            f"Checkpoint {self._path / str(step)} could not be saved: {_reason(error)}; {kept}."
-        )
-        return self._failure
-
-    def _tidy_up(self) -> None:
-        """Removes what a failed save left, and looks anew at what is there."""
+        """Removes what a failed save left, looks anew at what is there, and says why it failed."""
         if processes.is_first():
             with contextlib.suppress(OSError):
                 (self._path / f"{self._saving}{_UNFINISHED}").rmtree(missing_ok=True)
-            _finish_replacing(self._path)
         self.manager.reload()
+        last = self.manager.latest_step()
+        kept = "no other is there" if last is None else f"the last complete one is {last}"
+        folder = self._path / str(self._saving)
+        self._failure = f"Checkpoint {folder} could not be saved: {_reason(error)}; {kept}."
         self._saving = None
+        return self._failure
 
-    def _check(self, checked: Iterable[int], items: Iterable[str], steps: Iterable[int]) -> None:
+    def _check(self, checked: Iterable[int], items: Iterable[str], numbers: Iterable[int]) -> None:
         """Compares files of checkpoints with their checksums, each process its share of them."""
         error = ""
-        for step in checked:
-            folder = self._path / str(step)
+        for number in checked:
+            folder = self._path / str(number)
             damage = self._damage(folder, list(items))
             # One that a run under way has removed meanwhile is not damaged.
             if damage and not error and folder.exists():
-                error = f"Checkpoint {folder} is damaged: {damage}; {self._remedy(step, steps)}"
+                error = f"Checkpoint {folder} is damaged: {damage}; {self._remedy(number, numbers)}"
         if error := processes.first_of_all(error):
             raise InputError(error)
 
@@ -237,59 +220,35 @@ class Store:
         part, num_parts = jax.process_index(), jax.process_count()
         return checksums.damage(folder, items, part=part, num_parts=num_parts)
 
-    def _remedy(self, step: int, steps: Iterable[int]) -> str:
-        others = [other for other in steps if other != step]
+    def _remedy(self, number: int, numbers: Iterable[int]) -> str:
+        others = [other for other in numbers if other != number]
         if not others:
             return (
                 "put that file back from a copy; no other checkpoint is there, and a run that "
                 "starts anew needs another --workdir."
             )
         return (
-            f"move that folder out of {self._path}, and the same command goes on from step "
+            f"move that folder out of {self._path}, and the same command goes on from checkpoint "
             f"{max(others)}. Keep the folder: with that file from a copy it is whole again."
         )
 
 
-def _steps(path: epath.Path) -> list[int]:
+def _numbers(path: epath.Path, suffix: str = "") -> list[int]:
+    pattern = re.compile(f"(0|[1-9][0-9]*){re.escape(suffix)}")
     names = [each.name for each in path.iterdir() if each.is_dir()]
-    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
+    return sorted(int(found[1]) for name in names if (found := pattern.fullmatch(name)))
 
 
-def _replaced(path: epath.Path) -> list[tuple[epath.Path, epath.Path]]:
-    """Returns checkpoints that are being replaced, each with its place."""
-    return [
-        (old, old.with_name(old.name.removesuffix(_REPLACED)))
-        for old in path.iterdir()
-        if re.fullmatch(rf"[0-9]+{re.escape(_REPLACED)}", old.name)
-    ]
-
-
-def _finish_replacing(path: epath.Path) -> None:
-    """Removes a checkpoint that was replaced, or puts it back if the new one is not complete."""
-    for old, new in _replaced(path):
-        if _is_complete(new):
-            (path / _DOOMED).mkdir(exist_ok=True)
-            old.rename(path / _DOOMED / old.name)
-        else:
-            old.rename(new)
+def _put_back(path: epath.Path) -> None:
+    """Gives the last checkpoint its name again, if a kill of an earlier version left it aside."""
+    aside = max(_numbers(path, _REPLACED), default=-1)
+    if aside > max(_numbers(path), default=-1):
+        (path / f"{aside}{_REPLACED}").rename(path / str(aside))
 
 
 def _delete_doomed(path: epath.Path) -> None:
     with contextlib.suppress(OSError):  # as where files are still open on another host: next time
         (path / _DOOMED).rmtree(missing_ok=True)
-
-
-def _refuse_half_replaced(path: epath.Path) -> None:
-    for old, new in _replaced(path):
-        if not _is_complete(new):
-            raise InputError(
-                f"Checkpoint {new} is being replaced, or a run was killed while it was; wait until "
-                f"it is there, or go on with the run, or rename {old.name} to {new.name}."
-            )
-
-
-def _is_complete(path: epath.Path) -> bool:
-    return path.exists() and ocp.utils.is_checkpoint_finalized(path)
 
 
 def _reason(error: BaseException) -> str:

@@ -73,14 +73,14 @@ def absolute(workdir: str, *, saving: bool = False) -> epath.Path:
 
 
 def locate(path: str) -> tuple[epath.Path, int | None]:
-    """Returns the workdir of a run, and the step of a checkpoint if the path is that of one.
+    """Returns the workdir of a run, and the number of a checkpoint if the path is that of one.
 
     Args:
-      path: of a workdir, or workdir/checkpoints/STEP.
+      path: of a workdir, or workdir/checkpoints/NUMBER.
     """
     folder = absolute(path)
-    is_step = folder.parent.name == "checkpoints" and re.fullmatch("[0-9]+", folder.name)
-    if not is_step or (folder / "checkpoints").is_dir():  # a run in a folder named like those
+    is_number = folder.parent.name == "checkpoints" and re.fullmatch("[0-9]+", folder.name)
+    if not is_number or (folder / "checkpoints").is_dir():  # a run in a folder named like those
         return folder, None
     return folder.parent.parent, int(folder.name)
 

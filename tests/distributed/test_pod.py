@@ -56,7 +56,7 @@ def state_of(workdir: Path) -> tuple[Any, Any, Any]:
         patch.setattr(masked_embedder, "create", lambda *a, **k: create(*a, **k, dtype=np.float64))
         run, clusters = small_runs.saved(config, workdir)
     checkpoints = Checkpoints(str(workdir), read_only=True)
-    return run, clusters, checkpoints.meta(checkpoints.step("last"))["progress"]["scores"]
+    return run, clusters, checkpoints.meta(checkpoints.number("last"))["progress"]["scores"]
 
 
 def assert_same(found: Path, expected: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_run_without_a_new_setting_is_evaluated_and_goes_on(
     assert train(config, str(saved)) is not None
     assert _content(saved)["format"] == versions.current()
     checkpoints = Checkpoints(str(saved), read_only=True)
-    meta = checkpoints.meta(checkpoints.step("last"))
+    meta = checkpoints.meta(checkpoints.number("last"))
     assert meta["format"] == versions.current()
     assert meta["config"]["model"]["added"] == [7]
     assert "format" not in dcjax.load(str(saved)).config

@@ -314,7 +314,7 @@ def test_a_run_of_other_groups_than_by_kmeans_goes_on_as_if_it_had_not_stopped(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(config, str(whole))
     shutil.copytree(whole, stopped)
-    last = Checkpoints(str(stopped), read_only=True).step("last")
+    last = Checkpoints(str(stopped), read_only=True).number("last")
     shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed in the last epoch
     train(config, str(stopped))
     run, found = small_runs.saved(config, whole)
@@ -341,7 +341,7 @@ def test_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_checkpoint(tmp_pa
         train(config, str(tmp_path))
     step = int(str(stopped.value).split("step ")[1].split(",")[0])
     (saved,) = _lines(tmp_path, "train/")[-1:]
-    last_good = Checkpoints(str(tmp_path), read_only=True).step("last")
+    last_good = Checkpoints(str(tmp_path), read_only=True).number("last")
     assert last_good < step == saved["step"] + 1
     run, _ = small_runs.saved(config, tmp_path)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(run))

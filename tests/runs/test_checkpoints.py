@@ -39,9 +39,9 @@ def _kept(workdir: Path) -> list[int]:
 def test_keeps_the_latest_and_the_best(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: 0.3, 200: 0.6, 300: 0.5, 400: 0.4, 500: 0.45})
     assert _kept(tmp_path) == [200, 400, 500]
-    assert checkpoints.latest_step == 500
-    assert checkpoints.step("last") == 500
-    assert checkpoints.step("best_test") == 200
+    assert checkpoints.latest == 500
+    assert checkpoints.number("last") == 500
+    assert checkpoints.number("best_test") == 200
 
 
 def test_those_without_scores_are_kept_while_they_are_the_latest(tmp_path: Path) -> None:
@@ -68,27 +68,51 @@ def test_the_model_comes_back_without_the_rest(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
 
 
-def test_a_step_that_is_there_is_replaced(tmp_path: Path) -> None:
+def test_a_step_saved_again_has_two_checkpoints_the_later_of_which_counts(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: None})
-    checkpoints.save(
-        small_runs.state(100),
-        small_runs.division(7),
-        {"progress": {"epoch": 7}},
-        {"recall_at_1": 0.5},
-    )
-    checkpoints.wait()
-    assert _open(tmp_path).meta(100) == {"progress": {"epoch": 7}}
-    assert _open(tmp_path).step("best_test") == 100
+    for epoch, score in ((7, 0.5), (8, 0.4)):
+        checkpoints.save(
+            small_runs.state(100),
+            small_runs.division(epoch),
+            {"progress": {"epoch": epoch}},
+            {"recall_at_1": score},
+        )
+        checkpoints.wait()
+        found = _open(tmp_path, read_only=True)
+        assert found.latest == 100 + epoch - 6
+        assert found.meta(found.number("last")) == {"progress": {"epoch": epoch}}
+    assert found.number("best_test") == 101
+    state, division = found.restore(102, small_runs.state(0))
+    jax.tree.map(np.testing.assert_array_equal, state, small_runs.state(100))
+    np.testing.assert_array_equal(division.cluster, small_runs.division(8).cluster)
+    assert _kept(tmp_path) == [101, 102]
+
+    checkpoints.save(small_runs.state(101), small_runs.division(9), {}, None)
+    checkpoints.save(small_runs.state(200), small_runs.division(9), {}, None)
+    checkpoints.close()
+    assert _kept(tmp_path) == [101, 103, 200]
+
+
+def test_a_kill_in_the_second_save_of_a_step_leaves_the_first(tmp_path: Path) -> None:
+    _save(tmp_path, {100: 0.3}).close()
+    (tmp_path / "checkpoints" / "101.orbax-checkpoint-tmp").mkdir()
+    checkpoints = _open(tmp_path)
+    assert checkpoints.latest == 100
+    checkpoints.restore(100, small_runs.state(0))
+    checkpoints.save(small_runs.state(100), small_runs.division(7), {}, {"recall_at_1": 0.3})
+    checkpoints.close()
+    assert _kept(tmp_path) == [100, 101]
 
 
 def test_of_equal_scores_the_later_one_is_the_best(tmp_path: Path) -> None:
-    assert _save(tmp_path, {100: 0.5, 200: 0.5, 300: 0.1}).step("best_test") == 200
+    assert _save(tmp_path, {100: 0.5, 200: 0.5, 300: 0.1}).number("best_test") == 200
 
 
 def test_an_older_step_is_not_dropped_in_silence(tmp_path: Path) -> None:
-    checkpoints = _save(tmp_path, {200: 0.3})
-    with pytest.raises(RuntimeError, match="No checkpoint of step 100 was saved"):
-        checkpoints.save(small_runs.state(100), small_runs.division(1), {}, None)
+    checkpoints = _save(tmp_path, {200: None, 100: None})
+    state, _ = checkpoints.restore(checkpoints.number("last"), small_runs.state(0))
+    assert state.step == 100
+    assert _kept(tmp_path) == [200, 201]
 
 
 def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
@@ -98,10 +122,10 @@ def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> Non
     checkpoints.close()
     left = tmp_path / "checkpoints" / "200.orbax-checkpoint-tmp"
     left.mkdir()
-    assert Checkpoints(str(tmp_path), read_only=True).latest_step == 100
+    assert Checkpoints(str(tmp_path), read_only=True).latest == 100
     assert left.exists()
     checkpoints = _open(tmp_path)
-    assert checkpoints.latest_step == 100
+    assert checkpoints.latest == 100
     checkpoints.save(small_runs.state(200), small_runs.division(200), {}, None)
     checkpoints.close()
     assert _kept(tmp_path) == [100, 200]
@@ -115,10 +139,10 @@ def test_reading_makes_no_folder_and_says_what_is_missing(tmp_path: Path) -> Non
 
 def test_the_best_of_none_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No complete checkpoint"):
-        _save(tmp_path / "a", {100: None}).step("best_test")
+        _save(tmp_path / "a", {100: None}).number("best_test")
     _save(tmp_path / "b", {100: 0.5})
     with pytest.raises(FileNotFoundError, match=r"has the score eval\.best_by"):
-        _open(tmp_path / "b", best_by="map_at_r").step("best_test")
+        _open(tmp_path / "b", best_by="map_at_r").number("best_test")
 
 
 @pytest.mark.parametrize("item", ["meta", "model", "train", "division"])
@@ -130,7 +154,7 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(tmp_path: Path, item:
         checkpoints.meta(200)
         checkpoints.restore(200, small_runs.state(0))
 
-    with pytest.raises(ValueError, match=r"checkpoints/200.*; move that folder.* step 100\."):
+    with pytest.raises(ValueError, match=r"checkpoints/200.*; move that folder.* checkpoint 100\."):
         read()
 
 

@@ -18,17 +18,16 @@ import sys
 import small_runs
 from dcjax.runs.checkpoints import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep_latest=2)
-step = checkpoints.latest_step or 0
+number = checkpoints.latest or 0
 while True:
-    # Every other step is saved again, as one is whose evaluation was still to come.
-    for again in range(1 + step % 2):
-        state = small_runs.state(step, rows={_ROWS})
-        scores = {{"recall_at_1": 0.5}}  # of which a kill in a removal may leave some
-        checkpoints.save(state, small_runs.division(step), {{"at": step}}, scores)
-        print("begun", step, flush=True)
-        checkpoints.wait()
-        print("saved", step, flush=True)
-    step += 1
+    number += 1
+    # Each step is saved twice, as before its evaluation and after it.
+    state = small_runs.state(number // 2, rows={_ROWS})
+    scores = {{"recall_at_1": 0.5}}  # of which a kill in a removal may leave some
+    checkpoints.save(state, small_runs.division(number), {{"at": number}}, scores)
+    print("begun", number, flush=True)
+    checkpoints.wait()
+    print("saved", number, flush=True)
 """
 
 
@@ -47,14 +46,15 @@ def _check_kills(workdir: Path, num_kills: int) -> None:
     rng, saved = random.Random(num_kills), -1
     for _ in range(num_kills):
         told = _saves_until_killed(workdir, rng.uniform(0, 1))
-        saved = max([saved, *(int(step) for word, step in told if word == "saved")])
-        begun = max(int(step) for word, step in told if word == "begun")
+        saved = max([saved, *(int(number) for word, number in told if word == "saved")])
+        begun = max(int(number) for word, number in told if word == "begun")
         checkpoints = Checkpoints(str(workdir), keep_latest=2)  # puts right what the kill left
-        latest = checkpoints.latest_step
+        latest = checkpoints.latest
         assert latest is not None
         assert saved <= latest <= begun
         state, division = checkpoints.restore(latest, small_runs.state(0, rows=_ROWS))
-        jax.tree.map(np.testing.assert_array_equal, state, small_runs.state(latest, rows=_ROWS))
+        expected = small_runs.state(latest // 2, rows=_ROWS)
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
         np.testing.assert_array_equal(division.cluster, small_runs.division(latest).cluster)
         assert checkpoints.meta(latest) == {"at": latest}
         checkpoints.close()

@@ -48,7 +48,7 @@ def _found(workdir: Path) -> list[str]:
 
 def _check_restores(workdir: Path, step: int, *, rows: int = 3) -> None:
     checkpoints = _open(workdir)
-    assert checkpoints.latest_step == step
+    assert checkpoints.latest == step
     assert checkpoints.meta(step) == {"at": step}
     state, division = checkpoints.restore(step, small_runs.state(0, rows=rows))
     jax.tree.map(np.testing.assert_array_equal, state, small_runs.state(step, rows=rows))
@@ -87,7 +87,9 @@ def test_every_file_that_is_not_as_it_was_saved_is_named(
     harmless = {"_CHECKPOINT_METADATA", "commit_success.txt"}
     if harm is Path.unlink:
         harmless.add(checksums.NAME)
-    remedy = f"; move that folder out of {folder.parent}, and the same command goes on from step 1"
+    remedy = (
+        f"; move that folder out of {folder.parent}, and the same command goes on from checkpoint 1"
+    )
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         content = path.read_bytes()
@@ -106,7 +108,7 @@ def test_with_the_damaged_one_moved_away_the_one_before_is_the_latest(tmp_path: 
     _saved(tmp_path, 100, 200).close()
     folder = tmp_path / "checkpoints" / "200"
     _flip(folder / "meta" / "metadata")
-    with pytest.raises(ValueError, match="goes on from step 100"):
+    with pytest.raises(ValueError, match="goes on from checkpoint 100"):
         _open(tmp_path).meta(200)
     shutil.move(folder, tmp_path / "damaged")
     _check_restores(tmp_path, 100)
@@ -155,7 +157,7 @@ def test_a_run_may_go_on_and_saves_again_when_there_is_room(tmp_path: Path) -> N
         assert not _save(checkpoints, 300, rows=_LARGE)
         told = _save(checkpoints, 400, rows=_LARGE)
         assert "checkpoints/300 could not be saved: File too large; " in told
-        assert told.endswith("the last complete one is of step 200.")
+        assert told.endswith("the last complete one is 200.")
         with pytest.raises(OSError, match="checkpoints/400 could not be saved"):
             checkpoints.wait()  # as for the last one
     assert _found(tmp_path) == ["100", "200"]
@@ -166,11 +168,11 @@ def test_a_run_may_go_on_and_saves_again_when_there_is_room(tmp_path: Path) -> N
     _check_restores(tmp_path, 500, rows=_LARGE)
 
 
-def test_a_failed_replacement_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_second_save_of_a_step_leaves_the_first(tmp_path: Path) -> None:
     checkpoints = _saved(tmp_path, 100)
     with _full_disk():
         _save(checkpoints, 100, rows=_LARGE)
-        with pytest.raises(OSError, match="the last complete one is of step 100"):
+        with pytest.raises(OSError, match=r"101 could not be saved: .*; the last .* one is 100\."):
             checkpoints.wait()
     checkpoints.close()
     assert _found(tmp_path) == ["100"]
@@ -211,7 +213,7 @@ def test_a_damaged_best_checkpoint_stays_and_is_refused_by_name(
     def evaluate_best() -> None:
         checkpoints = _open(tmp_path, read_only=True)
         like = jax.eval_shape(lambda: small_runs.state(100).variables)
-        checkpoints.restore_model(checkpoints.step("best_test"), like)
+        checkpoints.restore_model(checkpoints.number("best_test"), like)
 
     shutil.copytree(best_first, tmp_path, dirs_exist_ok=True)
     harm(tmp_path / "checkpoints" / "100" / name)
@@ -251,7 +253,7 @@ def test_a_checkpoint_is_moved_away_at_once_before_it_is_deleted(
     doomed = folder / "being-deleted"
     assert {path.relative_to(doomed) for path in (doomed / "100").rglob("*")} == before
     shutil.rmtree(doomed / "100" / "model")  # as if killed in the middle
-    assert _open(tmp_path, read_only=True).latest_step == 300
+    assert _open(tmp_path, read_only=True).latest == 300
     _check_restores(tmp_path, 300)
     assert _found(tmp_path) == ["200", "300"]
 
@@ -284,7 +286,7 @@ def test_what_cannot_be_read_back_is_no_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", skip)  # which it only logs
         _save(checkpoints, 200)
-        with pytest.raises(OSError, match=r"200 could not be saved: .*; the last .* step 100"):
+        with pytest.raises(OSError, match=r"200 could not be saved: .*; the last .* is 100"):
             checkpoints.wait()
     checkpoints.close()
     assert _found(tmp_path) == ["100"]
@@ -312,19 +314,17 @@ def test_any_other_path_does(tmp_path: Path) -> None:
     _open(tmp_path / "[x]", read_only=True).restore_model(200, like)
 
 
-@pytest.mark.parametrize("is_complete", [True, False])
-def test_what_a_kill_left_of_a_replacement_is_put_right(tmp_path: Path, is_complete: bool) -> None:
-    _saved(tmp_path / "old", 100).close()
-    new = tmp_path / "checkpoints"
-    if is_complete:
-        _saved(tmp_path, 100, 200).close()
-        shutil.copytree(tmp_path / "old" / "checkpoints" / "100", new / "200.replaced")
-    else:
-        shutil.copytree(tmp_path / "old" / "checkpoints" / "100", new / "100.replaced")
-        (new / "100.orbax-checkpoint-tmp").mkdir()
-        with pytest.raises(
-            ValueError, match=r"100 is being replaced, or .* rename 100.replaced to"
-        ):
-            _open(tmp_path, read_only=True)
-    _check_restores(tmp_path, 200 if is_complete else 100)
-    assert _found(tmp_path) == (["100", "200"] if is_complete else ["100"])
+def test_what_an_earlier_version_left_of_a_replacement_is_kept(tmp_path: Path) -> None:
+    _saved(tmp_path / "old", 100, 200).close()
+    old, new = tmp_path / "old" / "checkpoints", tmp_path / "checkpoints"
+    shutil.copytree(old / "100", new / "100")
+    shutil.copytree(old / "200", new / "200.replaced")
+    (new / "200.orbax-checkpoint-tmp").mkdir()  # the one that was to take its place
+    assert _open(tmp_path, read_only=True).latest == 100
+    _check_restores(tmp_path, 200)
+    assert _found(tmp_path) == ["100", "200"]
+
+    shutil.copytree(old / "100", new / "200.replaced")  # by one that is complete
+    _saved(tmp_path, 300, 400).close()
+    _check_restores(tmp_path, 400)
+    assert _found(tmp_path) == ["200.replaced", "300", "400"]
