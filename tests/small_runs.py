@@ -46,7 +46,7 @@ def division(step: int) -> Division:
 
 def saved(config: ConfigDict, workdir: str | Path) -> tuple[TrainState, dict[str, Any]]:
     """Returns the arrays and the division's of the last checkpoint of a run on digits."""
-    splits, _ = inputs.load_splits(config)
+    splits, _ = inputs.load_splits(config.dataset)
     experiment = build.Experiment(config, devices.create_mesh(), splits)
     checkpoints = Checkpoints(str(workdir), read_only=True)
     run, clusters = checkpoints.restore(checkpoints.number("last"), experiment.abstract_state)

@@ -49,7 +49,7 @@ class Network:
     @functools.cached_property
     def augmentation(self) -> crops.Augmentation:
         """The training augmentation, and the size of test crops."""
-        return create_augmentation(self.config)
+        return create_augmentation(self.config.augment, self.config.dataset)
 
     @functools.cached_property
     def abstract_variables(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Experiment(Network):
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         """The optimizer of all parameter groups."""
-        return create_optimizer(self.config)
+        return create_optimizer(self.config.optimizer)
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -361,27 +361,26 @@ def _create_miner(options: ConfigDict, name: str) -> mining.Miner:
     return mining.create(name, **{key: options[key] for key in mining.options_of(name)})
 
 
-def create_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
+def create_optimizer(optimizer: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """Builds the optimizer of all parameter groups."""
-    decay = config.optimizer.weight_decay
+    decay = optimizer.weight_decay
     return optimizers.create(
-        decay=config.optimizer.decay,
+        decay=optimizer.decay,
         weight_decays={
             "backbone": decay,
             "embedding": decay,
-            "masks": decay * config.optimizer.masks_decay_multiplier,
+            "masks": decay * optimizer.masks_decay_multiplier,
             "loss": 0.0,
         },
     )
 
 
-def create_augmentation(config: ConfigDict) -> crops.Augmentation:
+def create_augmentation(augment: ConfigDict, dataset: ConfigDict) -> crops.Augmentation:
     """Builds the training augmentation."""
-    augment = config.augment
     return crops.Augmentation(
         augment.crop,
-        size=config.dataset.crop,
-        resize=config.dataset.resize,
+        size=dataset.crop,
+        resize=dataset.resize,
         scale=tuple(augment.scale),
         ratio=tuple(augment.ratio),
         flip=augment.flip,

@@ -134,12 +134,12 @@ def _check_cache(dataset: ConfigDict, augment: ConfigDict) -> None:
         )
 
 
-def missing_weights(config: ConfigDict) -> str:
+def missing_weights(model: ConfigDict, *, download: bool) -> str:
     """Returns which published weights a new run lacks and how to get them, "" if it lacks none."""
-    if plugins.is_custom(config.model.backbone):
+    if plugins.is_custom(model.backbone):
         return ""
-    if not config.model.pretrained:
-        if config.model.batch_norm == "train":
+    if not model.pretrained:
+        if model.batch_norm == "train":
             return ""
         return (
             "model.batch_norm=frozen keeps the statistics of published weights, but "
@@ -148,22 +148,22 @@ def missing_weights(config: ConfigDict) -> str:
             "--config.model.batch_norm=train for random weights."
         )
     try:
-        pretrained.check(config.model.pretrained, download=config.dataset.download)
+        pretrained.check(model.pretrained, download=download)
     except MissingFileError as error:
         return str(error)
     return ""
 
 
-def check_present(config: ConfigDict) -> None:
+def check_present(model: ConfigDict, dataset: ConfigDict) -> None:
     """Checks that the weights of a new run are at hand or may be downloaded.
 
     Raises:
       MissingFileError: if they are not; names the data too if these are missing.
     """
-    if not (missing := missing_weights(config)):
+    if not (missing := missing_weights(model, download=dataset.download)):
         return
-    offline = config.copy_and_resolve_references()
-    offline.dataset.download = False  # of gigabytes, for a run that cannot begin
+    offline = dataset.copy_and_resolve_references()
+    offline.download = False  # of gigabytes, for a run that cannot begin
     try:
         inputs.load_index(offline)
     except DcjaxError as error:

@@ -81,7 +81,7 @@ class Embedder:
     def load_test(self) -> Splits:
         """Loads the test images of the run; prints how many are left out, and if they changed."""
         say = Console(quiet=not processes.is_first()).line
-        return inputs.load_test(self.config, self._data, say)
+        return inputs.load_test(self.config.dataset, self._data, say)
 
     def evaluate(self, splits: Splits | None = None) -> dict[str, float]:
         """Scores the test classes of the run, or of these splits, without their training images.

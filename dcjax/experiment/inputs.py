@@ -9,13 +9,13 @@ from dcjax.data import datasets, decoding
 from dcjax.experiment import same_run
 
 
-def load_index(config: ConfigDict) -> datasets.Splits:
+def load_index(dataset: ConfigDict) -> datasets.Splits:
     """Loads the image sets as their lists say, without a look at the images."""
-    return datasets.load_index(**_options(config.dataset))
+    return datasets.load_index(**_options(dataset))
 
 
 def load_splits(
-    config: ConfigDict,
+    dataset: ConfigDict,
     *,
     with_train: bool = True,
     saved_test: Mapping[str, int] | None = None,
@@ -23,11 +23,10 @@ def load_splits(
     """Loads the image sets and counts the images left out because they cannot be read.
 
     Args:
-      config: the experiment.
+      dataset: the group of settings.
       with_train: see `datasets.load_index`.
       saved_test: see `datasets.load_index`.
     """
-    dataset = config.dataset
     splits = datasets.load(**_options(dataset), with_train=with_train, saved_test=saved_test)
     sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
     read = {
@@ -42,19 +41,19 @@ def load_splits(
 
 
 def load_test(
-    config: ConfigDict, saved: Mapping[str, Any], say: Callable[[str], None]
+    dataset: ConfigDict, saved: Mapping[str, Any], say: Callable[[str], None]
 ) -> datasets.Splits:
     """Loads the image sets that an evaluation reads, and says what is not as in training.
 
     Args:
-      config: the experiment.
+      dataset: the group of settings.
       saved: `same_run.fingerprints` of the run, {} if they are not known.
       say: gets a line if unreadable images are left out, and one for each set that has changed.
 
     Raises:
       InputError: if they are not there or cannot be read.
     """
-    splits, num_skipped = load_splits(config, with_train=False, saved_test=saved.get("query"))
+    splits, num_skipped = load_splits(dataset, with_train=False, saved_test=saved.get("query"))
     if num_skipped:
         total = num_skipped + sum(map(len, splits.test_sets))
         say(f"left out  {num_skipped} of {total} test images, which cannot be read")

@@ -92,7 +92,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     console = Console()
     checks.check_training(config)
     workdirs.check(workdir)
-    splits = inputs.load_index(config)
+    splits = inputs.load_index(config.dataset)
     sets = {name: images for name, images in vars(splits).items() if images is not None}
     total, started = sum(map(len, sets.values())), time.monotonic()
     with console.progress("looking", total=total, done=0) as move:
@@ -112,7 +112,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
         _tell(console, kind, list(alike), _severity(kind, fatal))
     if reason := _refusal(config, sets, found):
         console.line(f"error     {reason}")
-    if weights := checks.missing_weights(config):
+    if weights := checks.missing_weights(config.model, download=config.dataset.download):
         console.line(f"missing   {weights}")
     console.line(f"wrote     {_write(problems, fatal, workdir)}")
     fails = bool(reason) or any(problem.kind in fatal for problem in problems)

@@ -42,8 +42,8 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
             mesh = checks.check_training(config)
             workdirs.check(workdir, saving=True)
             if not is_there(workdir):
-                checks.check_present(config)
-            splits, num_skipped = inputs.load_splits(config)
+                checks.check_present(config.model, config.dataset)
+            splits, num_skipped = inputs.load_splits(config.dataset)
             checks.check_data(config, splits)
             experiment = Experiment(config, mesh, splits)
             with shared_workdirs.locked(workdir), ExitStack() as stack:

@@ -91,7 +91,7 @@ def _scores(run: Run) -> dict[str, float]:
 def test_a_run_is_scored_and_embeds_files_as_in_training(run: Run) -> None:
     model = dcjax.load(str(run.workdir))
     assert model.evaluate() == _scores(run)
-    paths = inputs.load_index(run.config).query.images[:6].tolist()
+    paths = inputs.load_index(run.config.dataset).query.images[:6].tolist()
     embeddings = model(paths)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(model([Path(path) for path in paths]), embeddings)
@@ -181,12 +181,12 @@ def test_a_run_does_not_go_on_with_other_test_images(run: Run, moved, capsys) ->
 def test_a_saved_run_knows_which_of_the_class_folders_were_tested(tmp_path: Path) -> None:
     _write(tmp_path, b"flat", _TRAIN + _TEST)
     config = _config(tmp_path / "flat")
-    splits, _ = inputs.load_splits(config)
+    splits, _ = inputs.load_splits(config.dataset)
     saved = same_run.fingerprints(splits)
     printed: list[str] = []
 
     def load() -> ImageSet:
-        return inputs.load_test(config, saved, printed.append).query
+        return inputs.load_test(config.dataset, saved, printed.append).query
 
     whole = load()
     for name in splits.train.class_names:

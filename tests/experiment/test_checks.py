@@ -19,7 +19,7 @@ from dcjax.modes.train import train
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    return inputs.load_splits(digits.get_config())[0]
+    return inputs.load_splits(digits.get_config().dataset)[0]
 
 
 def _config(**changes: Any) -> ConfigDict:
@@ -126,8 +126,16 @@ def test_names_the_value_and_what_is_allowed(
         ({"model__pooling": "sum"}, build.create_model, "known are average, max"),
         ({"model__convolution": "fft"}, build.create_model, "known are auto, matmul, xla"),
         ({"model__batch_norm": "off"}, build.create_model, "known are frozen, train"),
-        ({"optimizer__decay": "l1"}, build.create_optimizer, "known are coupled, decoupled"),
-        ({"augment__crop": "five"}, build.create_augmentation, "random_resized"),
+        (
+            {"optimizer__decay": "l1"},
+            lambda c: build.create_optimizer(c.optimizer),
+            "known are coupled, decoupled",
+        ),
+        (
+            {"augment__crop": "five"},
+            lambda c: build.create_augmentation(c.augment, c.dataset),
+            "random_resized",
+        ),
         ({"loss__name": "arc"}, lambda c: build.create_loss(c, 5), "known losses are arcface"),
     ],
 )
@@ -155,7 +163,7 @@ def test_good_settings_pass(changes: dict[str, Any], splits: Splits) -> None:
 def test_data_and_weights_that_are_missing_are_named_together(tmp_path: Path) -> None:
     both = _config(dataset__name="cub", dataset__root=str(tmp_path), model__batch_norm="frozen")
     with pytest.raises(MissingFileError) as lacking:
-        checks.check_present(both)
+        checks.check_present(both.model, both.dataset)
     for words in (
         f"images is in {tmp_path}",
         "--config.dataset.download=true",
@@ -166,8 +174,8 @@ def test_data_and_weights_that_are_missing_are_named_together(tmp_path: Path) ->
         assert words in str(lacking.value)
     weights = _config(model__pretrained=str(tmp_path / "w.safetensors"))
     with pytest.raises(MissingFileError, match=r"^No weights at model.pretrained=.*w.safetensors"):
-        checks.check_present(weights)
-    checks.check_present(_config())
+        checks.check_present(weights.model, weights.dataset)
+    checks.check_present(_config().model, _config().dataset)
 
 
 def test_a_run_that_lacks_its_weights_writes_nothing(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_can_be_built(name):
     mesh = checks.check_training(config)
     splits = Splits(train=image_set, query=image_set)
     checks.check_data(config, splits)
-    build.create_augmentation(config)
+    build.create_augmentation(config.augment, config.dataset)
     state = build.Experiment(config, mesh, splits).abstract_state
     assert state.masks.shape == (config.division.max_clusters, config.model.embedding_dim)
 

@@ -119,18 +119,18 @@ def test_a_limit_on_pixels_is_that_of_training(tmp_path, capsys):
     reason = "It has 30 x 40 pixels, more than dataset.max_pixels=1,199; make it smaller"
     assert reason in listed(tmp_path / "run")["large.png"][3]
     with pytest.raises(ValueError, match=f"large.png: {reason}"):
-        inputs.load_splits(limited)
-    images = inputs.load_index(limited).train
+        inputs.load_splits(limited.dataset)
+    images = inputs.load_index(limited.dataset).train
     reader = build.Network(limited, devices.create_mesh()).stream(images)
     with pytest.raises(ValueError, match=f"large.png: {reason}"):
         list(reader.eval_batches(np.arange(len(images))[None]))
     for allowed in (0, 1200):
         limited.dataset.max_pixels = allowed
-        assert inputs.load_splits(limited)[1] == 0
+        assert inputs.load_splits(limited.dataset)[1] == 0
     limited.update_from_flattened_dict(
         {"dataset.max_pixels": 1199, "dataset.skip_unreadable": True}
     )
-    splits, num_skipped = inputs.load_splits(limited)
+    splits, num_skipped = inputs.load_splits(limited.dataset)
     assert (len(splits.train), num_skipped) == (12, 1)
 
 

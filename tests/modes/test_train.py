@@ -114,7 +114,7 @@ def test_a_loaded_model_scores_as_in_training(finished: Any) -> None:
 
 def test_a_loaded_model_embeds_arrays(finished: Any) -> None:
     config, workdir, _ = finished
-    splits, _ = inputs.load_splits(config)
+    splits, _ = inputs.load_splits(config.dataset)
     embedder = dcjax.load(str(workdir))
     embeddings = embedder(splits.query.images[:3])
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
@@ -178,7 +178,7 @@ def test_what_is_no_list_of_images_is_refused_with_what_is_wanted(finished: Any)
 def test_a_loaded_model_runs_at_any_batch_size_on_any_number_of_devices(finished: Any) -> None:
     config, workdir, _ = finished
     config = config.copy_and_resolve_references()
-    images = inputs.load_splits(config)[0].query.images[:21]
+    images = inputs.load_splits(config.dataset)[0].query.images[:21]
     expected = dcjax.load(str(workdir))(images)
     for batch_size in (1, 7, 100):  # on eight devices
         config.eval.batch_size = batch_size
