@@ -48,7 +48,7 @@ def paths(folder: pathlib.Path, number: int) -> list[str]:
 
 
 def stream(folder: pathlib.Path, number: int, crop: str, resized: Any = None) -> tuple[Any, Any]:
-    """Returns our pipeline, from files or from resized images, and the plan of an epoch."""
+    """Returns our pipeline, from files or from resized images, and the steps of an epoch."""
     from dcjax.data import crops, pipeline
     from dcjax.data.datasets.image_set import from_classes
     from dcjax.division import sampling
@@ -58,9 +58,9 @@ def stream(folder: pathlib.Path, number: int, crop: str, resized: Any = None) ->
     )
     images = from_classes(paths(folder, number), np.zeros(number))
     rows = np.random.default_rng(0).permutation(number).astype(np.int32).reshape(-1, 1, BATCH)
-    plan = sampling.Plan.of(rows, np.zeros(rows.shape[:2], np.int32))
+    steps = sampling.Block(rows, np.zeros(rows.shape[:2], np.int32))
     reader = pipeline.Stream(images, augmentation, seed=0, num_threads=None, resized=resized)
-    return reader, plan
+    return reader, steps
 
 
 def look_at_all(batches: Iterator[Any]) -> dict[str, float]:
@@ -71,18 +71,18 @@ def look_at_all(batches: Iterator[Any]) -> dict[str, float]:
 
 def ours(folder: pathlib.Path, number: int) -> Job:
     """Prepares epochs of our pipeline."""
-    reader, plan = stream(folder, number, "random_resized")
-    return lambda: look_at_all(x["image"] for x in reader.train_batches(plan, epoch=0))
+    reader, steps = stream(folder, number, "random_resized")
+    return lambda: look_at_all(x["image"] for x in reader.train_batches([steps], epoch=0))
 
 
 def host_cached(folder: pathlib.Path, number: int, crop: str, on_disk: bool) -> Job:
     """Prepares epochs of our cache in memory or on disk."""
     from dcjax.data import host_cache
 
-    reader, plan = stream(folder, number, crop)
+    reader, steps = stream(folder, number, crop)
     (decoded,) = host_cache.create([reader], str(folder / "cache") if on_disk else None)
-    reader, plan = stream(folder, number, crop, host_cache.source(decoded))
-    return lambda: look_at_all(x["image"] for x in reader.train_batches(plan, epoch=0))
+    reader, steps = stream(folder, number, crop, host_cache.source(decoded))
+    return lambda: look_at_all(x["image"] for x in reader.train_batches([steps], epoch=0))
 
 
 def device_cached(folder: pathlib.Path, number: int, crop: str) -> Job:
@@ -90,12 +90,12 @@ def device_cached(folder: pathlib.Path, number: int, crop: str) -> Job:
     from dcjax.data import device_cache
     from dcjax.distributed import devices
 
-    reader, plan = stream(folder, number, crop)
+    reader, steps = stream(folder, number, crop)
     mesh = devices.create_mesh()
     (cache,) = device_cache.create([reader], mesh)
 
     def job() -> None:
-        batches = cache.train_batches(plan, epoch=0)
+        batches = cache.train_batches([steps], epoch=0)
         for batch in devices.prefetch(batches, devices.batch_shardings(mesh)):
             batch["image"].block_until_ready()
 

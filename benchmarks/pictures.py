@@ -34,9 +34,9 @@ def examples(strategy: str, number: int) -> list[np.ndarray]:
     augmentation = crops.Augmentation(size=SIZE, resize=RESIZE, strategy=strategy)
     images = from_classes(np.repeat(PHOTOGRAPHS, number // 2), np.zeros(number))
     rows = np.arange(number, dtype=np.int32).reshape(-1, 1, COLUMNS)
-    plan = sampling.Plan.of(rows, np.zeros(rows.shape[:2], np.int32))
+    block = sampling.Block(rows, np.zeros(rows.shape[:2], np.int32))
     stream = pipeline.Stream(images, augmentation, seed=0, num_threads=1)
-    return [batch["image"][0] for batch in stream.train_batches(plan, epoch=0)]
+    return [batch["image"][0] for batch in stream.train_batches([block], epoch=0)]
 
 
 def picture(strategy: str) -> np.ndarray:

@@ -333,8 +333,8 @@ BREAKS = (
     Break(
         "a run goes on from its first step of the epoch",
         "dcjax/experiment/epochs.py",
-        "first_step=progress.epoch_step)",
-        "first_step=0)",
+        "plan.blocks(progress.epoch_step)",
+        "plan.blocks(0)",
         "experiment/test_epochs.py",
     ),
 )

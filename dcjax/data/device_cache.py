@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from dcjax.core.errors import InputError
 from dcjax.data import crops, pipeline
 from dcjax.distributed import devices
-from dcjax.division.sampling import Block, Plan
+from dcjax.division.sampling import Block
 
 _LINES_AT_ONCE = 8192  # sent to the devices while the cache is filled: 6 MiB at 256 pixels
 
@@ -53,10 +53,8 @@ class Cache:
         self._spread = devices.rows_sharding(mesh)
         self._crop_eval = _jit(as_it_is, mesh, self._spread)
 
-    def train_batches(
-        self, plan: Plan, *, epoch: int, first_step: int = 0
-    ) -> Iterator[pipeline.Batch]:
-        """Returns the batches of one epoch; the images are on the devices, the rest is not yet."""
+    def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[pipeline.Batch]:
+        """Returns the batches of these steps; the images are on the devices, the rest not yet."""
         share = self._stream.share
         return (
             {
@@ -64,7 +62,7 @@ class Cache:
                 "label": self.images.labels[rows[share]],
                 "cluster": clusters[share.clusters],
             }
-            for block in plan.blocks(first_step)
+            for block in blocks
             for places, rows, clusters in zip(
                 self._places_of_crops(block, epoch), block.rows, block.clusters, strict=True
             )

@@ -5,7 +5,7 @@ never on the number of threads or of processes, nor on where a run was taken up 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from dcjax.data import augment, crops, decoding
 from dcjax.data.datasets import ImageSet
 from dcjax.data.quiet_tensorflow import tf
 from dcjax.distributed import devices
-from dcjax.division.sampling import Block, Plan
+from dcjax.division.sampling import Block
 
 Batch = dict[str, Any]
 Source = Callable[[tf.Tensor], tf.Tensor]  # from a row int32[] to its image, uint8[h, w, 3]
@@ -35,13 +35,12 @@ class Reader(Protocol):
 
     images: ImageSet
 
-    def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Returns the batches of one epoch, in the order of its plan; reading begins at once.
+    def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[Batch]:
+        """Returns the batches of these steps of an epoch, in order; reading begins at once.
 
         Args:
-          plan: rows int32[S, C, B] and clusters int32[S, C].
+          blocks: the steps, as of `Plan.blocks`.
           epoch: Number of the epoch.
-          first_step: Step of the epoch to begin with.
 
         Returns:
           image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays. Of many
@@ -111,9 +110,9 @@ class Stream:
             tf.function(load, autograph=False) for load in (augmented, small, centered)
         )
 
-    def train_batches(self, plan: Plan, *, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Returns the batches of one epoch, on the host."""
-        parts = (self._of_block(block, epoch) for block in plan.blocks(first_step))
+    def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[Batch]:
+        """Returns the batches of these steps of an epoch, on the host."""
+        parts = (self._of_block(block, epoch) for block in blocks)
         return _in_turn(next(parts, iter(())), parts)
 
     def _of_block(self, block: Block, epoch: int) -> Iterator[Batch]:

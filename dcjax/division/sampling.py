@@ -6,7 +6,7 @@ again from the front.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,33 +39,39 @@ class Block(NamedTuple):
 
     rows: np.ndarray
     clusters: np.ndarray
-    number: int
-    skipped: int
+    number: int = 0
+    skipped: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Steps of the whole block, cluster batches in a step and images in a cluster batch."""
         return (self.skipped + len(self.rows), *self.rows.shape[1:])
 
+    def skip(self, steps: int) -> "Block":
+        """Returns the block without its first steps."""
+        rows, clusters = self.rows[steps:], self.clusters[steps:]
+        return Block(rows, clusters, self.number, self.skipped + steps)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """The batches of an epoch, made in blocks of steps when they are asked for.
+    """The batches of an epoch; the images of a block of steps are drawn when it is asked for.
 
     Attributes:
-      clusters: int32 [S, C], the cluster that each cluster batch of each step comes from.
-      batch_size: images in a cluster batch, B.
-      draw: makes the images of all steps in turn, int32 [s, C, B] at a time.
+      clusters: int32 [S, C], the cluster that each cluster batch of each step comes from. All
+        others are arguments of `plan_epoch`.
     """
 
     clusters: np.ndarray
+    division: Division
+    labels: np.ndarray
+    seed: int
+    epoch: int
+    sampler: str
     batch_size: int
-    draw: Callable[[], Iterator[np.ndarray]]
-
-    @classmethod
-    def of(cls, rows: np.ndarray, clusters: np.ndarray) -> "Plan":
-        """Returns the plan of these images [S, C, B] of these clusters [S, C]."""
-        return cls(clusters, rows.shape[2], lambda: iter([rows]))
+    images_per_class: int
+    small_class: str
+    images_at_once: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,19 +86,40 @@ class Plan:
     @functools.cached_property
     def rows(self) -> np.ndarray:
         """The images of all cluster batches at once, int32 [S, C, B]."""
-        return np.concatenate(list(self.draw()))
+        return np.concatenate([block.rows for block in self.blocks()])
 
     def blocks(self, first_step: int = 0) -> Iterator[Block]:
-        """Yields the steps from the first on.
+        """Yields the steps from the first on; the first block takes the longest: it sorts images.
 
         Steps before the first are drawn and dropped: their draws are those that it follows.
         """
-        stop = 0
-        for number, rows in enumerate(self.draw()):
-            start, stop = stop, stop + len(rows)
-            if stop > first_step:
-                skipped = max(first_step - start, 0)
-                yield Block(rows[skipped:], self.clusters[start + skipped : stop], number, skipped)
+        walks = self._walks()
+        steps_at_once = max(1, self.images_at_once // (self.clusters.shape[1] * self.batch_size))
+        for number, start in enumerate(range(0, self.num_steps, steps_at_once)):
+            clusters = self.clusters[start : start + steps_at_once]
+            block = Block(_take(walks, clusters, self.batch_size), clusters, number)
+            if start + len(clusters) > first_step:
+                yield block.skip(max(first_step - start, 0))
+
+    def _walks(self) -> dict[int, draws.Batches]:
+        """Returns the batches of each cluster that has steps, from the first on."""
+        division, labels, size = self.division, self.labels, self.batch_size
+        if self.sampler == "uniform":
+            members = counting.groups(division.cluster, division.num_clusters)
+        else:
+            members = _class_by_class(division, labels)
+        walks = {}
+        for cluster in np.unique(self.clusters).tolist():
+            key = (division.period, self.epoch, cluster)
+            rng, images = streams.generator(self.seed, Stream.IMAGE_ORDER, *key), members[cluster]
+            if self.sampler == "uniform":
+                batches = draws.uniform(rng, images, size)
+            else:
+                batches = draws.balanced(
+                    rng, images, labels, size, self.images_per_class, self.small_class
+                )
+            walks[cluster] = draws.Batches(batches)
+        return walks
 
 
 def check_options(
@@ -194,7 +221,7 @@ def plan_epoch(
       images_at_once: images in a block, about; changes no image, but crops, drawn for a block.
 
     Returns:
-      The plan. Of its blocks the first takes the longest: it sorts the images.
+      The plan, whose images are not drawn yet.
     """
     labels = np.asarray(require_integers("labels", labels, len(division.cluster)))
     require_integers("division.cluster", division.cluster, None, -1, division.num_clusters - 1)
@@ -214,8 +241,7 @@ def plan_epoch(
     if not filled.size:
         raise InputError("The division must hold images to train on, got only empty clusters.")
     num_rounds = _num_rounds(sizes[filled], batch_size, rounds)
-    key = (division.period, epoch)
-    rng = streams.generator(seed, Stream.CLUSTER_ORDER, *key)
+    rng = streams.generator(seed, Stream.CLUSTER_ORDER, division.period, epoch)
     num_steps = max(1, num_rounds * len(filled) // clusters_per_step)
     num_batches = num_steps * clusters_per_step
     if cluster_order == "round_robin":
@@ -223,27 +249,18 @@ def plan_epoch(
         order = filled[(epoch * num_batches + np.arange(num_batches)) % len(filled)]
     else:
         order = np.resize(_drawn_order(rng, filled, num_rounds, cluster_order), num_batches)
-    clusters = order.reshape(num_steps, clusters_per_step).astype(np.int32)
-
-    def walk(cluster: int, members: np.ndarray) -> draws.Batches:
-        rng = streams.generator(seed, Stream.IMAGE_ORDER, *key, cluster)
-        if sampler == "uniform":
-            return draws.Batches(draws.uniform(rng, members, batch_size))
-        return draws.Batches(
-            draws.balanced(rng, members, labels, batch_size, images_per_class, small_class)
-        )
-
-    def draw() -> Iterator[np.ndarray]:
-        if sampler == "uniform":
-            members = counting.groups(division.cluster, division.num_clusters)
-        else:
-            members = _class_by_class(division, labels)
-        walking = {cluster: walk(cluster, members[cluster]) for cluster in filled.tolist()}
-        steps_at_once = max(1, images_at_once // (clusters_per_step * batch_size))
-        for start in range(0, num_steps, steps_at_once):
-            yield _block(clusters[start : start + steps_at_once], batch_size, walking)
-
-    return Plan(clusters, batch_size, draw)
+    return Plan(
+        clusters=order.reshape(num_steps, clusters_per_step).astype(np.int32),
+        division=division,
+        labels=labels,
+        seed=seed,
+        epoch=epoch,
+        sampler=sampler,
+        batch_size=batch_size,
+        images_per_class=images_per_class,
+        small_class=small_class,
+        images_at_once=images_at_once,
+    )
 
 
 def one_class_shares(
@@ -283,14 +300,14 @@ def _class_by_class(division: Division, labels: np.ndarray) -> list[np.ndarray]:
     return [by_class[members] for members in places]
 
 
-def _block(clusters: np.ndarray, batch_size: int, walking: dict[int, draws.Batches]) -> np.ndarray:
+def _take(walks: dict[int, draws.Batches], clusters: np.ndarray, batch_size: int) -> np.ndarray:
     """Takes the next batches of each of the clusters [s, C], int32 [s, C, B]."""
     rows = np.empty((clusters.size, batch_size), np.int32)
     order = np.argsort(clusters, axis=None, kind="stable")
     names, counts = np.unique(clusters, return_counts=True)
     parts = np.split(order, np.cumsum(counts)[:-1])
     for cluster, places in zip(names.tolist(), parts, strict=True):
-        rows[places] = walking[cluster].take(len(places))
+        rows[places] = walks[cluster].take(len(places))
     return rows.reshape(*clusters.shape, batch_size)
 
 

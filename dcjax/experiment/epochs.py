@@ -145,9 +145,8 @@ class Planner:
             epoch=epoch,
             **experiment.config.sampling,
         )
-        reader = experiment.train_reader
-        batches = reader.train_batches(plan, epoch=epoch, first_step=progress.epoch_step)
-        return Epoch(current, plan, batches)
+        blocks = plan.blocks(progress.epoch_step)
+        return Epoch(current, plan, experiment.train_reader.train_batches(blocks, epoch=epoch))
 
 
 def receive_from_first(

@@ -15,7 +15,7 @@ from pictures import noise, twelve_files
 from dcjax.core.errors import FileError
 from dcjax.data import crops, host_cache, pipeline
 from dcjax.data.datasets.image_set import ImageSet, file_parts, from_classes
-from dcjax.division.sampling import Plan
+from dcjax.division.sampling import Block
 
 CROP = crops.Augmentation(
     "resize_then_random",
@@ -26,7 +26,7 @@ CROP = crops.Augmentation(
     flip=True,
     strategy="standard",
 )
-PLAN = Plan.of(
+BLOCK = Block(
     rows=np.random.default_rng(0).integers(0, 12, (5, 2, 3)).astype(np.int32),
     clusters=np.zeros((5, 2), np.int32),
 )
@@ -50,7 +50,7 @@ def cached(images: ImageSet, folder: Path | None, **changes) -> pipeline.Stream:
 
 def assert_same(reader: pipeline.Stream, other: pipeline.Stream) -> None:
     pairs = zip(
-        reader.train_batches(PLAN, epoch=3), other.train_batches(PLAN, epoch=3), strict=True
+        reader.train_batches([BLOCK], epoch=3), other.train_batches([BLOCK], epoch=3), strict=True
     )
     for batch, expected in pairs:
         for key in expected:

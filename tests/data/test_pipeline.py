@@ -12,7 +12,7 @@ from dcjax.data import augment, crops, datasets, pipeline
 from dcjax.data.datasets.image_set import ImageSet, from_classes
 from dcjax.data.quiet_tensorflow import tf
 from dcjax.data.strategies import STRATEGIES
-from dcjax.division.sampling import Plan
+from dcjax.division.sampling import Block
 
 
 @pytest.fixture
@@ -21,11 +21,11 @@ def pictures(tmp_path: Path) -> ImageSet:
 
 
 @pytest.fixture
-def plan() -> Plan:
+def steps() -> Block:
     """Five steps of two cluster batches of three images."""
     rows = np.random.default_rng(0).integers(0, 12, (5, 2, 3)).astype(np.int32)
     clusters = np.array([[0, 1], [1, 0], [2, 3], [3, 2], [0, 3]], np.int32)
-    return Plan.of(rows, clusters)
+    return Block(rows, clusters)
 
 
 CROP = crops.Augmentation(
@@ -44,9 +44,8 @@ def stream(images, *, seed=0, num_threads=2, **changes):
     return pipeline.Stream(images, augmentation, seed=seed, num_threads=num_threads)
 
 
-def read(images, plan, *, epoch=3, first_step=0, **changes):
-    batches = stream(images, **changes).train_batches(plan, epoch=epoch, first_step=first_step)
-    return list(batches)
+def read(images, *blocks, epoch=3, **changes):
+    return list(stream(images, **changes).train_batches(blocks, epoch=epoch))
 
 
 def assert_same(batches, others):
@@ -56,14 +55,14 @@ def assert_same(batches, others):
             np.testing.assert_array_equal(batch[key], other[key])
 
 
-def test_batches_follow_the_plan(pictures, plan, monkeypatch):
+def test_batches_follow_the_plan(pictures, steps, monkeypatch):
     def center(augmentation):
         return lambda image, draws: augment.center_crop(image, 8)
 
     monkeypatch.setattr(augment, "create", center)
-    batches = read(pictures, plan)
+    batches = read(pictures, steps)
     assert len(batches) == 5
-    for batch, rows, clusters in zip(batches, plan.rows, plan.clusters, strict=True):
+    for batch, rows, clusters in zip(batches, steps.rows, steps.clusters, strict=True):
         assert batch["image"].shape == (2, 3, 8, 8, 3)
         assert batch["image"].dtype == np.uint8
         assert batch["label"].dtype == batch["cluster"].dtype == np.int32
@@ -77,33 +76,38 @@ def test_batches_follow_the_plan(pictures, plan, monkeypatch):
 @pytest.mark.parametrize(
     ("num_threads", "strategy"), [(1, "standard"), (None, "geom"), (8, "color_heavy")]
 )
-def test_pixels_do_not_depend_on_the_number_of_threads(pictures, plan, num_threads, strategy):
-    batches = read(pictures, plan, strategy=strategy)
-    assert_same(batches, read(pictures, plan, strategy=strategy, num_threads=num_threads))
+def test_pixels_do_not_depend_on_the_number_of_threads(pictures, steps, num_threads, strategy):
+    batches = read(pictures, steps, strategy=strategy)
+    assert_same(batches, read(pictures, steps, strategy=strategy, num_threads=num_threads))
 
 
 @pytest.mark.parametrize("strategy", ["standard", "geom", "color_heavy"])
-def test_reading_may_begin_at_any_step(pictures, plan, strategy):
+def test_reading_may_begin_at_any_step(pictures, steps, strategy):
     reader = stream(pictures, strategy=strategy)
-    batches = list(reader.train_batches(plan, epoch=3))
-    for first_step in (1, 4, 5):
-        assert_same(
-            reader.train_batches(plan, epoch=3, first_step=first_step), batches[first_step:]
-        )
+    batches = list(reader.train_batches([steps], epoch=3))
+    for first_step in (1, 4):
+        later = reader.train_batches([steps.skip(first_step)], epoch=3)
+        assert_same(later, batches[first_step:])
 
 
-def test_blocks_of_a_plan_have_crops_of_their_own(pictures, plan):
-    parts = plan.rows[:2], plan.rows[2:4], plan.rows[4:]
-    in_blocks = Plan(plan.clusters, plan.batch_size, lambda: iter(parts))
+def test_after_the_last_step_there_is_nothing_to_read(pictures):
+    assert read(pictures) == []
+
+
+def test_blocks_of_a_plan_have_crops_of_their_own(pictures, steps):
+    blocks = [
+        Block(steps.rows[start : start + 2], steps.clusters[start : start + 2], number)
+        for number, start in enumerate((0, 2, 4))
+    ]
     reader = stream(pictures, strategy="geom_color")
-    every = list(reader.train_batches(in_blocks, epoch=3))
-    for batch, other in zip(every, reader.train_batches(plan, epoch=3), strict=True):
+    every = list(reader.train_batches(blocks, epoch=3))
+    for batch, other in zip(every, reader.train_batches([steps], epoch=3), strict=True):
         np.testing.assert_array_equal(batch["label"], other["label"])
     for first_step in (0, 1, 2, 4):
-        assert_same(
-            reader.train_batches(in_blocks, epoch=3, first_step=first_step), every[first_step:]
-        )
-    again = Plan(plan.clusters[:4], plan.batch_size, lambda: iter([parts[0], parts[0]]))
+        number, skipped = divmod(first_step, 2)
+        later = blocks[number].skip(skipped), *blocks[number + 1 :]
+        assert_same(reader.train_batches(later, epoch=3), every[first_step:])
+    again = blocks[0], blocks[0]._replace(number=1)
     first, second, third, fourth = (
         batch["image"] for batch in reader.train_batches(again, epoch=3)
     )
@@ -112,15 +116,15 @@ def test_blocks_of_a_plan_have_crops_of_their_own(pictures, plan):
 
 
 @pytest.mark.parametrize("change", [{"epoch": 4}, {"seed": 1}])
-def test_another_epoch_or_seed_gives_other_pixels(pictures, plan, change):
-    for batch, other in zip(read(pictures, plan), read(pictures, plan, **change), strict=True):
+def test_another_epoch_or_seed_gives_other_pixels(pictures, steps, change):
+    for batch, other in zip(read(pictures, steps), read(pictures, steps, **change), strict=True):
         same = (batch["image"] == other["image"]).all(axis=(2, 3, 4))
         assert not same.any()
 
 
 def test_an_image_that_comes_twice_is_cropped_twice(pictures):
-    plan = Plan.of(np.zeros((1, 1, 8), np.int32), np.zeros((1, 1), np.int32))
-    crops = read(pictures, plan)[0]["image"][0]
+    block = Block(np.zeros((1, 1, 8), np.int32), np.zeros((1, 1), np.int32))
+    crops = read(pictures, block)[0]["image"][0]
     assert len(np.unique(crops.reshape(8, -1), axis=0)) == 8
 
 
@@ -132,21 +136,21 @@ def test_an_image_that_comes_twice_is_cropped_twice(pictures):
         ("geom", "resize_then_random_resized"),
     ],
 )
-def test_pixels_are_those_of_the_draws(pictures, plan, strategy, crop):
+def test_pixels_are_those_of_the_draws(pictures, steps, strategy, crop):
     changes = {"strategy": strategy, "crop": crop}
     augmentation = dataclasses.replace(CROP, **changes)
-    draws = augment.draw(augmentation, plan.rows.shape, seed=0, epoch=3)
+    draws = augment.draw(augmentation, steps.rows.shape, seed=0, epoch=3)
     apply = augment.create(augmentation)
-    for step, batch in enumerate(read(pictures, plan, **changes)):
+    for step, batch in enumerate(read(pictures, steps, **changes)):
         for c, b in np.ndindex(2, 3):
-            image = decoded(pictures.images[plan.rows[step, c, b]])
+            image = decoded(pictures.images[steps.rows[step, c, b]])
             if crop != "random_resized":
                 image = augment.resize_shorter_side(image, CROP.resize)
             one = tf.nest.map_structure(lambda x, at=(step, c, b): x[at], draws)
             np.testing.assert_array_equal(batch["image"][c, b], apply(image, one))
 
 
-def test_an_image_is_traced_once_in_a_run(pictures, plan, monkeypatch):
+def test_an_image_is_traced_once_in_a_run(pictures, steps, monkeypatch):
     calls, create = [], augment.create
 
     def counting(augmentation):
@@ -161,12 +165,12 @@ def test_an_image_is_traced_once_in_a_run(pictures, plan, monkeypatch):
     monkeypatch.setattr(augment, "create", counting)
     images = stream(pictures)
     for epoch in range(3):
-        list(images.train_batches(plan, epoch=epoch))
+        list(images.train_batches([steps], epoch=epoch))
     assert len(calls) == 1
     assert calls[0].as_list() == [None, None, 3]
 
 
-def test_reading_begins_before_the_first_batch_is_asked_for(pictures, plan, monkeypatch):
+def test_reading_begins_before_the_first_batch_is_asked_for(pictures, steps, monkeypatch):
     began = threading.Event()
 
     def create(augmentation):
@@ -177,18 +181,18 @@ def test_reading_begins_before_the_first_batch_is_asked_for(pictures, plan, monk
         return lambda image, draws: tf.numpy_function(told, [image], tf.uint8)
 
     monkeypatch.setattr(augment, "create", create)
-    batches = stream(pictures).train_batches(plan, epoch=0)
+    batches = stream(pictures).train_batches([steps], epoch=0)
     assert began.wait(timeout=60)
     batches.close()
 
 
-def test_images_in_memory_give_the_pixels_of_files(write_tree, plan, tmp_path):
+def test_images_in_memory_give_the_pixels_of_files(write_tree, steps, tmp_path):
     pixels = np.stack([noise(9, 9, seed=i) for i in range(12)])
     files = {f"{i}.png": tf.io.encode_png(x).numpy() for i, x in enumerate(pixels)}
     root = write_tree(files)
     labels = np.arange(12)
     on_disk = from_classes([f"{root}/{name}" for name in files], labels)
-    assert_same(read(from_classes(pixels, labels), plan), read(on_disk, plan))
+    assert_same(read(from_classes(pixels, labels), steps), read(on_disk, steps))
 
 
 def test_evaluation_keeps_order_and_exact_pixels_and_fills_the_last_batch():
@@ -257,8 +261,8 @@ def test_a_sliver_is_not_enlarged_whole_and_keeps_its_centre(
         (whole,) = reader.resized_images()
         assert reader.resized_sizes().tolist() == [list(whole.shape[:2])]
         assert sorted(whole.shape[:2]) == [16, longest]
-        plan = Plan.of(np.zeros((1, 1, 8), np.int32), np.zeros((1, 1), np.int32))
-        (step,) = reader.train_batches(plan, epoch=0)
+        block = Block(np.zeros((1, 1, 8), np.int32), np.zeros((1, 1), np.int32))
+        (step,) = reader.train_batches([block], epoch=0)
         assert step["image"].shape == (1, 8, 11, 11, 3)
 
 
@@ -267,20 +271,20 @@ def cut(path: str) -> None:
     Path(path).write_bytes(content[: len(content) // 2])
 
 
-def test_a_file_that_breaks_during_a_run_is_named_without_a_trace(pictures, plan):
-    cut(pictures.images[plan.rows[2, 1, 0]])
-    batches = stream(pictures).train_batches(plan, epoch=0, first_step=2)
+def test_a_file_that_breaks_during_a_run_is_named_without_a_trace(pictures, steps):
+    cut(pictures.images[steps.rows[2, 1, 0]])
+    batches = stream(pictures).train_batches([steps.skip(2)], epoch=0)
     with pytest.raises(ValueError, match=r"Cannot read image .*\.jpg: jpeg.* Replace") as caught:
         next(batches)
     assert caught.value.__suppress_context__
     assert caught.value.__cause__ is None
-    assert pictures.images[plan.rows[2, 1, 0]] in str(caught.value)
+    assert pictures.images[steps.rows[2, 1, 0]] in str(caught.value)
     assert not any(word in str(caught.value) for word in ("{{", "[Op:", "Iterator", "\n"))
     with pytest.raises(ValueError, match="Cannot read image"):
         list(stream(pictures).eval_batches(pipeline.rows_to_embed(len(pictures), 5)))
 
 
-def test_a_plan_for_other_images_is_an_error(plan):
+def test_a_plan_for_other_images_is_an_error(steps):
     images = from_classes(np.zeros((2, 9, 9, 1), np.uint8), [0, 1])
     with pytest.raises(tf.errors.OpError, match="out of bounds"):  # no file's fault, but a bug
-        read(images, plan)
+        read(images, steps)

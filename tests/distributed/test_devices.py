@@ -57,14 +57,14 @@ def test_any_number_of_processes_reads_the_same_batches(num_processes: int, para
         flip=True,
         strategy="geom_color",
     )
-    plan = sampling.Plan.of(
+    block = sampling.Block(
         rng.integers(0, 64, (3, 8, 16)).astype(np.int32),
         np.tile(np.arange(8, dtype=np.int32), (3, 1)),
     )
 
     def read(share: devices.Share) -> list[dict[str, Any]]:
         stream = pipeline.Stream(images, augmentation, seed=1, num_threads=2, share=share)
-        return list(stream.train_batches(plan, epoch=2, first_step=1))
+        return list(stream.train_batches([block.skip(1)], epoch=2))
 
     whole = read(devices.WHOLE)
     parts = [(share, read(share)) for share in _shares(num_processes, parallel, (8, 16))]

@@ -223,6 +223,7 @@ def test_steps_are_the_same_in_blocks_of_any_size_from_any_step_on(sampler, imag
         np.testing.assert_array_equal(rows, whole.rows[first_step:])
         np.testing.assert_array_equal(clusters, whole.clusters[first_step:])
     assert len(list(plan.blocks())) == {1: 16, 150: 2, 10**6: 1}[images_at_once]
+    assert not list(plan.blocks(plan.num_steps))
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "balanced"])
