@@ -1,12 +1,10 @@
 """Convolutions and max-pooling of a ResNet, as XLA's own or as what is fast on a CPU.
 
-XLA's CPU backend multiplies matrices as fast as PyTorch does, but is slow in the gradients of
-convolutions and of max-pooling, and in convolutions of small maps. Here each of a convolution's
-three parts (output, gradient of its input, gradient of its kernel) is the form of it that
-measured fastest; see docs/performance.md.
+XLA's CPU backend multiplies matrices as fast as PyTorch does, but is slow in the gradient of
+max-pooling, in that of the kernels of 1 x 1 convolutions, and in convolutions of small maps; see
+docs/performance.md.
 """
 
-import functools
 import itertools
 
 import jax
@@ -15,13 +13,9 @@ from jax import lax
 
 METHODS = ("auto", "xla", "matmul")
 
-# Sides of an output map, in pixels, up to which products of patches are faster than XLA's
-# convolution: the gradient of the input needs no patches of its argument, so it gains for longer.
-_PATCHES = 3
-_INPUT_GRADIENT_PATCHES = 7
-# Channels up to which a 1 x 1 convolution with a stride is as well left to XLA: its copy of every
-# second pixel takes longer than the product.
-_NARROW = 64
+# Side of an output map, in pixels, up to which products of patches are faster than XLA's
+# convolution and its gradients: at 2 x 2 about 100 times.
+_SMALL_MAP = 3
 
 
 def is_native(method: str) -> bool:
@@ -41,7 +35,17 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, method: str) -> jax.A
     Returns:
       [n, ceil(h / stride), ceil(w / stride), d].
     """
-    return (_native if is_native(method) else _convolve)(x, kernel, stride)
+    size, side = len(kernel), -(-max(x.shape[1:3]) // stride)
+    if is_native(method) or (size > 1 and side > _SMALL_MAP):
+        around = (size // 2, size // 2)
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [around, around],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    return _patches(x, size, stride) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def max_pool(x: jax.Array, method: str) -> jax.Array:
@@ -51,72 +55,6 @@ def max_pool(x: jax.Array, method: str) -> jax.Array:
     gradient, the first of equal maxima counts, row by row.
     """
     return (_native_max_pool if is_native(method) else _max_pool)(x)
-
-
-def _native(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    around = (kernel.shape[0] // 2, kernel.shape[1] // 2)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(side, side) for side in around],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    is_product = len(kernel) == 1 and (stride == 1 or x.shape[-1] > _NARROW)
-    if is_product or _map_side(x, stride) <= _PATCHES:
-        return _patches(x, len(kernel), stride) @ _as_matrix(kernel)
-    return _native(x, kernel, stride)
-
-
-def _forward(
-    x: jax.Array, kernel: jax.Array, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, kernel, stride), (x, kernel)
-
-
-def _backward(
-    stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    return _input_gradient(x, kernel, stride, dy), _kernel_gradient(x, kernel, stride, dy)
-
-
-_convolve.defvjp(_forward, _backward)
-
-
-def _input_gradient(x: jax.Array, kernel: jax.Array, stride: int, dy: jax.Array) -> jax.Array:
-    size = len(kernel)
-    if size == 1 or stride > 1 or _map_side(x, stride) <= _INPUT_GRADIENT_PATCHES:
-        (dx,) = jax.linear_transpose(lambda x: _patches(x, size, stride), x)(
-            dy @ _as_matrix(kernel).T
-        )
-        return dx
-    return _native(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), 1)
-
-
-def _kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, dy: jax.Array) -> jax.Array:
-    size = len(kernel)
-    if size == 1 or _map_side(x, stride) <= _PATCHES:
-        patches = _patches(x, size, stride)
-        return _outer(_rows(patches), _rows(dy)).reshape(kernel.shape)
-    (gradient,) = jax.linear_transpose(lambda kernel: _native(x, kernel, stride), kernel)(dy)
-    return gradient
-
-
-def _map_side(x: jax.Array, stride: int) -> int:
-    return -(-max(x.shape[1:3]) // stride)
-
-
-def _as_matrix(kernel: jax.Array) -> jax.Array:
-    return kernel.reshape(-1, kernel.shape[-1])
-
-
-def _rows(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, x.shape[-1])
 
 
 def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:
@@ -133,13 +71,6 @@ def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:
         for j in range(size)
     ]
     return jnp.concatenate(taps, axis=-1)
-
-
-def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns a^T b; the backend transposes its first factor, so the narrower one comes first."""
-    if a.shape[1] <= b.shape[1]:
-        return a.T @ b
-    return lax.optimization_barrier(b.T @ a).T  # else XLA turns it back
 
 
 def _native_max_pool(x: jax.Array) -> jax.Array:

