@@ -99,7 +99,7 @@ def test_blocks_of_a_plan_have_crops_of_their_own(pictures, steps):
         Block(steps.rows[start : start + 2], steps.clusters[start : start + 2], number)
         for number, start in enumerate((0, 2, 4))
     ]
-    reader = stream(pictures, strategy="geom_color")
+    reader = stream(pictures)
     every = list(reader.train_batches(blocks, epoch=3))
     for batch, other in zip(every, reader.train_batches([steps], epoch=3), strict=True):
         np.testing.assert_array_equal(batch["label"], other["label"])

@@ -55,7 +55,7 @@ def test_any_number_of_processes_reads_the_same_batches(num_processes: int, para
         scale=(0.2, 1.0),
         ratio=(0.75, 1.33),
         flip=True,
-        strategy="geom_color",
+        strategy="standard",
     )
     block = sampling.Block(
         rng.integers(0, 64, (3, 8, 16)).astype(np.int32),

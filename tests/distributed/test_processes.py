@@ -4,6 +4,7 @@ from pathlib import Path
 
 import many_processes
 import pytest
+from launching import launch
 
 _JOINED = """
 import jax
@@ -31,13 +32,6 @@ except ValueError as error:
 """
 
 
-def launch(*flags: str, **variables: str) -> tuple[int, str]:
-    """Returns exit code and stderr."""
-    run = many_processes.python("launch.py", "--config=configs/digits.py", *flags, **variables)
-    ((code, _, errors),) = many_processes.finish([run])
-    return code, errors
-
-
 @pytest.mark.parametrize(
     ("flags", "variables", "code", "reason"),
     [
@@ -62,16 +56,18 @@ def launch(*flags: str, **variables: str) -> tuple[int, str]:
 def test_others_that_are_not_found_are_an_error(
     flags: list[str], variables: dict[str, str], code: int, reason: str, tmp_path: Path
 ) -> None:
-    found, errors = launch(f"--workdir={tmp_path}", *flags, **variables)
-    assert found == code
-    assert errors.startswith("launch.py: ")
-    assert reason in errors
-    assert errors.count("\n") == 1
+    ended = launch("--config=configs/digits.py", f"--workdir={tmp_path}", *flags, **variables)
+    assert ended.returncode == code
+    assert ended.stderr.startswith("launch.py: ")
+    assert reason in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_one_process_runs_alone_and_devices_can_be_pretended(tmp_path: Path) -> None:
-    wrong = ("--config.sampling.batch_size=60", "--distributed=off", f"--workdir={tmp_path}")
-    _, errors = launch("--virtual_devices=8", *wrong, OMPI_COMM_WORLD_SIZE="4")
+    flags = ["--config=configs/digits.py", "--config.sampling.batch_size=60", "--distributed=off"]
+    flags += ["--virtual_devices=8", f"--workdir={tmp_path}"]
+    run = many_processes.python("launch.py", *flags, OMPI_COMM_WORLD_SIZE="4")
+    ((_, _, errors),) = many_processes.finish([run])
     assert errors == (
         "launch.py: sampling.batch_size must be a multiple of the number of devices of a batch "
         "(8), got 60; 48 or 64 would do.\n"

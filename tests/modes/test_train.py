@@ -75,7 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path
 def test_compiles_each_step_once_in_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     jax.clear_caches()  # of tests before this one in the same process
     with jax.log_compiles(True):
-        train(_config(eval__every_epochs=1, model__dropout=0.2), str(tmp_path))
+        train(_config(train__num_epochs=2, eval__every_epochs=1), str(tmp_path))
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
     for name in ("train_step", "embed_step", "is_finite", "_rank"):
         assert sum(f"jit({name})" in message for message in compiled) == 1

@@ -61,8 +61,8 @@ def _check_kills(workdir: Path, num_kills: int) -> None:
     assert saved > 0
 
 
-def test_four_kills_lose_nothing(tmp_path: Path) -> None:
-    _check_kills(tmp_path, 4)
+def test_two_kills_lose_nothing(tmp_path: Path) -> None:
+    _check_kills(tmp_path, 2)
 
 
 @pytest.mark.long
