@@ -70,8 +70,9 @@ def replace(images: ImageSet) -> None:
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
-@pytest.mark.parametrize("crop", ["resize_then_random", "resize_then_random_resized"])
-@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize(
+    ("on_disk", "crop"), [(True, "resize_then_random"), (False, "resize_then_random_resized")]
+)
 def test_batches_are_those_of_the_files(pictures, tmp_path, on_disk, crop):
     reader = cached(pictures, tmp_path / "cache" if on_disk else None, crop=crop)
     again = cached(pictures, tmp_path / "cache" if on_disk else None, crop=crop)

@@ -30,22 +30,22 @@ def state(step, table):
 _SAVE = """
 checkpoints = Checkpoints({workdir!r})
 division = small_runs.division(100 + jax.process_index())  # process 0's is written
-for _ in range(2):  # the second in place of the first
+for _ in range(2):  # the second is 101, and the first is not kept
     checkpoints.save(state(100, table), division, {{"at": 100}}, {{}})
     checkpoints.wait()
 checkpoints.close()
 """
 _RESTORE = """
 checkpoints = Checkpoints({workdir!r}, read_only=True)
-found, division = checkpoints.restore(100, state(0, 0 * table))
+found, division = checkpoints.restore(101, state(0, 0 * table))
 for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state(100, table)), strict=True):
     assert one.sharding == other.sharding
     for a, b in zip(one.addressable_shards, other.addressable_shards, strict=True):
         np.testing.assert_array_equal(a.data, b.data)
 np.testing.assert_array_equal(division.cluster, small_runs.division(100).cluster)
-assert checkpoints.meta(100) == {{"at": 100}}
+assert checkpoints.meta(101) == {{"at": 100}}
 saved = whole(100).variables
-model = checkpoints.restore_model(100, jax.eval_shape(lambda: saved))
+model = checkpoints.restore_model(101, jax.eval_shape(lambda: saved))
 jax.tree.map(np.testing.assert_array_equal, jax.device_get(model), saved)
 """
 _DAMAGED = """
@@ -58,7 +58,7 @@ if jax.process_index() == 0:
         file.write(bytes([byte[0] ^ 1]))
 multihost_utils.sync_global_devices("damaged")
 try:
-    checkpoints.restore(100, state(0, 0 * table))
+    checkpoints.restore(101, state(0, 0 * table))
 except ValueError as error:
     print(error)
 """
@@ -103,8 +103,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_all_hold_is_written_once(workdir: Path) -> None:
-    checkpoint = workdir / "checkpoints" / "100"
-    assert [path.name for path in checkpoint.parent.iterdir()] == ["100"]
+    checkpoint = workdir / "checkpoints" / "101"
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["101"]
     size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
     content = 4 * _ROWS * (64 + 2 + 2)
     assert size < 1.1 * content + 2**15
@@ -120,7 +120,7 @@ def test_one_process_with_other_devices_restores_it(workdir: Path, num_devices: 
 
 @pytest.mark.long
 def test_others_restore_it_and_all_refuse_it_when_one_sees_damage(workdir: Path) -> None:
-    files = (workdir / "checkpoints" / "100" / "train").rglob("ocdbt.process_1/d/*")
+    files = (workdir / "checkpoints" / "101" / "train").rglob("ocdbt.process_1/d/*")
     largest = max(files, key=lambda path: path.stat().st_size)
     content = largest.read_bytes()
     try:
