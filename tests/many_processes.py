@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 
+import forks
+
 _ROOT = pathlib.Path(__file__).parent.parent
 # Gloo, in C++, greets on the standard output.
 _JOIN = """
@@ -31,21 +33,35 @@ def run(
     Raises:
       AssertionError: if one of them fails; tells what it wrote.
     """
-    ends = finish(start(program, num_processes=num_processes, num_devices=num_devices), seconds)
+    programs = _joining(program, num_processes)
+    running = [forks.Fork(_execute, each, num_devices) for each in programs]
+    ends = [fork.finish(seconds) for fork in running]
     for code, _, errors in ends:
         assert not code, f"A process ended with {code}:\n{errors[-4000:]}"
-    return [told for _, told, _ in ends]
+    return [output for _, output, _ in ends]
+
+
+def _execute(program: str, num_devices: int) -> None:
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", num_devices)
+    exec(program, {"__name__": "__main__"})
 
 
 def start(
     program: str, *, num_processes: int = 2, num_devices: int = 2
 ) -> list[subprocess.Popen[str]]:
     """Starts Python source on processes that find each other."""
+    programs = _joining(program, num_processes)
+    return [python("-c", each, num_devices=num_devices) for each in programs]
+
+
+def _joining(program: str, num_processes: int) -> list[str]:
     address = f"localhost:{free_port()}"
     joins = (
         _JOIN.format(address=address, number=i, num=num_processes) for i in range(num_processes)
     )
-    return [python("-c", join + program, num_devices=num_devices) for join in joins]
+    return [join + program for join in joins]
 
 
 def python(*arguments: str, num_devices: int = 1, **variables: str) -> subprocess.Popen[str]:

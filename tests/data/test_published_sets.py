@@ -7,7 +7,7 @@ from pathlib import Path
 import benchmark_trees
 import pytest
 import tfds_archives
-from launching import launch
+from forks import launch
 
 _SMALL = {
     "dataset.complete": "false",

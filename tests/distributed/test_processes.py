@@ -4,7 +4,7 @@ from pathlib import Path
 
 import many_processes
 import pytest
-from launching import launch
+from forks import launch
 
 _JOINED = """
 import jax

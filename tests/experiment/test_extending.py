@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from launching import launch
+from forks import launch
 from ml_collections import ConfigDict
 
 import dcjax

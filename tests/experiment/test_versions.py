@@ -7,7 +7,7 @@ from typing import Any
 
 import many_processes
 import pytest
-from launching import launch
+from forks import launch
 from ml_collections import ConfigDict
 
 import dcjax

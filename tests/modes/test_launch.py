@@ -9,7 +9,7 @@ from pathlib import Path
 import flax
 import jax
 import pytest
-from launching import launch
+from forks import launch
 
 import dcjax
 
@@ -161,7 +161,7 @@ def test_a_fault_in_a_users_code_shows_its_place_and_is_kept(
 ) -> None:
     (tmp_path / "parts.py").write_text(_PARTS.format(error=error))
     flags = ["--config.model.backbone=parts:backbone", f"--workdir={tmp_path}/run"]
-    ended = _start("--config=configs/digits.py", *flags, PYTHONPATH=str(tmp_path))
+    ended = launch("--config=configs/digits.py", *flags, PYTHONPATH=str(tmp_path))
     assert ended.returncode == 1
     *trace, last = ended.stderr.strip().splitlines()
     assert last == f"launch.py: The traceback is kept in {tmp_path}/run/error.log."

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import small_runs
 from absl import flags
-from launching import launch
+from forks import launch
 from ml_collections import ConfigDict, config_flags
 
 from configs import digits

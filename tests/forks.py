@@ -1,0 +1,76 @@
+"""Processes that have imported the large libraries already, since importing them takes seconds."""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+_ROOT = Path(__file__).parents[1]
+_LARGE = ["tensorflow", "jax", "flax.linen", "optax", "orbax.checkpoint", "sklearn.cluster"]
+_LARGE += ["ml_collections.config_flags", "absl.app", "scipy.optimize"]
+# Forked from one that has imported these and done nothing else: JAX and TensorFlow have no threads
+# there yet. `dcjax/distributed/machine.py` says why the variables are set before the imports.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(_LARGE)
+_BEFORE_IMPORT = {
+    "JAX_PLATFORMS": "cpu",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+}
+
+
+class Fork:
+    """A process that runs a function of a module."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Starts it."""
+        self._folder = tempfile.TemporaryDirectory()
+        self._texts = [Path(self._folder.name) / name for name in ("output", "errors")]
+        self._process = _CONTEXT.Process(target=_run, args=(self._texts, function, arguments))
+        with mock.patch.dict(os.environ, _BEFORE_IMPORT):
+            self._process.start()
+
+    def finish(self, seconds: float = 240) -> tuple[int, str, str]:
+        """Waits, kills the process after so long; returns exit code, output and errors."""
+        self._process.join(seconds)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        output, errors = (path.read_text() for path in self._texts)
+        self._folder.cleanup()
+        return self._process.exitcode or 0, output, errors
+
+
+def launch(
+    *flags: str, folder: Path = _ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python launch.py` with flags in a folder, and returns how it ended.
+
+    What Python and JAX read when they are started cannot be given as `environment`.
+    """
+    ended = Fork(_launch, flags, folder, environment).finish()
+    return subprocess.CompletedProcess(flags, *ended)
+
+
+def _launch(flags: tuple[str, ...], folder: Path, environment: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.path[:0] = [str(_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(":"))]
+    sys.argv[1:] = flags
+    runpy.run_path(os.path.relpath(_ROOT / "launch.py", folder), run_name="__main__")
+
+
+def _run(texts: list[Path], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    for number, path in enumerate(texts, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    try:
+        function(*arguments)
+    finally:
+        atexit._run_exitfuncs()  # which a process of multiprocessing leaves out
