@@ -4,12 +4,12 @@ import dataclasses
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import Fork
 from pictures import noise, twelve_files
 
 from dcjax.core.errors import FileError
@@ -107,30 +107,24 @@ def test_other_images_or_another_size_make_another_file(pictures, tmp_path, chan
     assert_same(cached(pictures, tmp_path / "cache", **changes), stream(pictures, **changes))
 
 
+def _create_half(paths: list[str], labels: list[int], folder: str) -> None:
+    reader = stream(from_classes(paths, labels))
+    resized_images = reader.resized_images
+
+    def half() -> Iterator[np.ndarray]:
+        for row, image in enumerate(resized_images()):
+            if row == 6:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield image
+
+    reader.resized_images = half
+    host_cache.create([reader], folder)
+
+
 def test_an_interrupted_run_leaves_no_file_that_looks_whole(pictures, tmp_path):
-    code = f"""
-import os, signal, sys
-sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}
-import test_host_cache as t
-from dcjax.data.datasets.image_set import from_classes
-images = from_classes({pictures.images.tolist()!r}, {pictures.labels.tolist()!r})
-reader = t.stream(images)
-whole = reader.resized_images
-def half():
-    for row, image in enumerate(whole()):
-        if row == 6:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield image
-reader.resized_images = half
-t.host_cache.create([reader], {str(tmp_path / "cache")!r})
-"""
-    killed = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    folder = str(tmp_path / "cache")
+    killed = Fork(_create_half, pictures.images.tolist(), pictures.labels.tolist(), folder)
+    assert killed.finish()[0] == -signal.SIGKILL
     assert [path.suffix for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [
         ".unfinished"
     ]

@@ -1,13 +1,13 @@
 """Runs that another version of dcjax has saved: an older one's go on, a newer one's are refused."""
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import many_processes
 import pytest
-from forks import launch
+from forks import Fork, launch
 from ml_collections import ConfigDict
 
 import dcjax
@@ -15,7 +15,7 @@ from configs import default, digits
 from dcjax.core.errors import InputError
 from dcjax.experiment import same_run, settings, versions
 from dcjax.experiment.versions import Change
-from dcjax.modes import evaluate, sweeps
+from dcjax.modes import command_line, evaluate, sweeps
 from dcjax.modes.train import train
 from dcjax.runs.checkpoints import Checkpoints
 
@@ -125,22 +125,23 @@ def test_the_command_line_refuses_a_newer_run_in_one_line(
     assert ended.stderr.count("\n") == 1
 
 
+def _print_settings(*flags: str) -> None:
+    sys.argv[1:] = flags
+    command_line._parse(sys.argv)
+    sys.stdout.write(f"{command_line._config().to_dict()}\n")
+
+
 def test_the_command_line_reads_settings_with_and_without_a_format(
     saved: Path, tmp_path: Path
 ) -> None:
+    expected = versions.parse(_content(saved), str(saved))
+    expected["eval"]["ks"] = (1,)
     for content in (_content(saved), _content(saved) | {"format": versions.current()}):
         (tmp_path / "config.json").write_text(json.dumps(content))
-        flags = ["launch.py", "--mode=evaluate", f"--workdir={tmp_path}", "--config.eval.ks=(1,)"]
-        program = (
-            "import sys; from dcjax.modes import command_line; "
-            f"sys.argv = {flags}; command_line._parse(sys.argv); "
-            "print(command_line._config().to_dict())"
-        )
-        ((code, told, errors),) = many_processes.finish([many_processes.python("-c", program)])
+        flags = ["--mode=evaluate", f"--workdir={tmp_path}", "--config.eval.ks=(1,)"]
+        code, output, errors = Fork(_print_settings, *flags).finish()
         assert code == 0, errors
-        expected = versions.parse(_content(saved), str(saved))
-        expected["eval"]["ks"] = (1,)
-        assert told == f"{ConfigDict(expected).to_dict()}\n"
+        assert output == f"{ConfigDict(expected).to_dict()}\n"
 
 
 def test_settings_follow_the_formats_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
