@@ -188,7 +188,7 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-_DTYPES = {
+_DTYPES: dict[str, Any] = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
