@@ -22,7 +22,7 @@ from dcjax.retrieval import evaluation
 
 # A run of launch.py whose division takes a day, and whose first evaluation is disturbed.
 _BUSY = """
-import sys, time
+import functools, sys, time
 from absl import app
 import pod
 from dcjax.division import division
@@ -32,7 +32,8 @@ from dcjax.retrieval import evaluation
 def fail(*arguments, **options):
     raise {error}("no such image")
 
-division.divide = lambda *arguments, **options: time.sleep(86_400)
+# With its signature, which has the defaults of its settings.
+division.divide = functools.wraps(division.divide)(lambda *_, **__: time.sleep(86_400))
 evaluation.evaluate = pod.told_to_stop(evaluation.evaluate) if "{error}" == "None" else fail
 settings = pod.SETTINGS | {{"eval.every_epochs": 1}}
 flags = [f"--config.{{key}}={{value}}" for key, value in settings.items()]
