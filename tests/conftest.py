@@ -1,5 +1,6 @@
 """Fixtures: tiny trees in the layouts of real data sets, and real images where they are at hand."""
 
+import importlib.metadata
 import os
 import struct
 import zipfile
@@ -9,11 +10,10 @@ from pathlib import Path
 
 # Tests run a few steps of many small programs, so that most of their time would go into compiling:
 # XLA leaves out what makes programs fast (2.5 times less), and a cache keeps them between sessions.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_parallel_codegen_split_count=1",
-)
+_QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones end at unknown flags
+    _QUICK.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_QUICK))
 _CACHES = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(_CACHES, "dcjax-tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
