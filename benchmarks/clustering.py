@@ -78,7 +78,7 @@ def on_devices(
     """Prepares K-means by dcjax on virtual devices, and compiles it."""
     jax.config.update("jax_num_cpu_devices", num_devices)
     x, classes, start = _case(size, dim, k)
-    points = device_kmeans.spread(x, devices.create_mesh())
+    points = device_kmeans.shard(x, devices.create_mesh())
     cluster = partial(device_kmeans.kmeans, points, k, seed=0, start=start, rows=np.arange(size))
     cluster(num_iterations=0)
 

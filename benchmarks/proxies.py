@@ -85,7 +85,7 @@ def _step(num_classes: int, dim: int, batch_size: int, *, num_devices: int, plai
         return (optax.apply_updates(params, updates["loss"]), moments), found, to_raw
 
     places = jax.tree.map(lambda x: devices.table_sharding(mesh, x.shape), jax.eval_shape(draw))
-    whole, rows = devices.replicated(mesh), devices.rows_sharding(mesh)
+    replicated, rows = devices.replicated(mesh), devices.rows_sharding(mesh)
     rng = np.random.default_rng(0)
     raw = jax.device_put(rng.standard_normal((batch_size, dim), np.float32), rows)
     labels = jax.device_put(rng.integers(num_classes, size=batch_size, dtype=np.int32), rows)
@@ -94,7 +94,7 @@ def _step(num_classes: int, dim: int, batch_size: int, *, num_devices: int, plai
         jax.jit(
             step,
             in_shardings=(places, rows, rows),
-            out_shardings=(places, whole, rows),
+            out_shardings=(places, replicated, rows),
             donate_argnums=0,
         )
         .lower(state, raw, labels)

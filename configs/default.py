@@ -167,7 +167,7 @@ def get_config() -> ConfigDict:
         "clusters_per_step",  # C, cluster batches that one step learns from
     )
 
-    # Of C cluster batches, so many lie side by side on the devices, which it must divide: 1 spreads
+    # Of C cluster batches, so many lie side by side on the devices, which it must divide: 1 shards
     # each batch over all of them; with C and this the number of devices, each has its own batch.
     config.devices = ConfigDict()
     config.devices.cluster_parallel = 1

@@ -48,17 +48,17 @@ class Cache:
         as_it_is = functools.partial(_cut, size=size, num_taps=1)
         resized = functools.partial(_cut, size=size, num_taps=num_taps)
         train = as_it_is if augmentation.crop == "resize_then_random" else resized
-        self._step = devices.batch_shardings(mesh)["image"]
-        self._crop_train = _jit(train, mesh, self._step)
-        self._spread = devices.rows_sharding(mesh)
-        self._crop_eval = _jit(as_it_is, mesh, self._spread)
+        self._batch_sharding = devices.batch_shardings(mesh)["image"]
+        self._crop_train = _jit(train, mesh, self._batch_sharding)
+        self._rows_sharding = devices.rows_sharding(mesh)
+        self._crop_eval = _jit(as_it_is, mesh, self._rows_sharding)
 
     def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[pipeline.Batch]:
         """Returns the batches of these steps; the images are on the devices, the rest not yet."""
         share = self._stream.share
         return (
             {
-                "image": self._crop_train(self.lines, devices.place(places, self._step)),
+                "image": self._crop_train(self.lines, devices.place(places, self._batch_sharding)),
                 "label": self.images.labels[rows[share]],
                 "cluster": clusters[share.clusters],
             }
@@ -72,16 +72,17 @@ class Cache:
         """Returns the centre crops of these rows, and of other processes', on the devices."""
         boxes = crops.center_boxes(self._sizes[rows], self._stream.augmentation.size)
         places = self._places(rows, boxes, np.zeros(rows.shape, bool))
-        batches = (jax.make_array_from_process_local_data(self._spread, own) for own in places)
+        sharding = self._rows_sharding
+        batches = (jax.make_array_from_process_local_data(sharding, local) for local in places)
         return (self._crop_eval(self.lines, batch) for batch in batches)
 
     def _places_of_crops(self, block: Block, epoch: int) -> npt.NDArray[np.int32]:
         """Returns `_places` of a block's steps, [s, C, B, 6]."""
         augmentation, seed = self._stream.augmentation, self._stream.seed
         draws = crops.draw(augmentation, block.shape, seed=seed, epoch=epoch, block=block.number)
-        own = crops.Draws(*(x[block.skipped :] for x in draws))
-        boxes = crops.boxes(augmentation, self._sizes[block.rows], own)
-        return self._places(block.rows, boxes, own.flip)
+        kept = crops.Draws(*(x[block.skipped :] for x in draws))
+        boxes = crops.boxes(augmentation, self._sizes[block.rows], kept)
+        return self._places(block.rows, boxes, kept.flip)
 
     def _places(
         self, rows: npt.NDArray, boxes: npt.NDArray, flip: npt.NDArray
@@ -156,10 +157,10 @@ def _jit(
     cut: Callable[[jax.Array, jax.Array], jax.Array], mesh: Mesh, sharding: NamedSharding
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Returns a function whose devices cut their own shares of a batch out of their own copies."""
-    whole = devices.replicated(mesh)
-    specs = (whole.spec, sharding.spec)
+    replicated = devices.replicated(mesh)
+    specs = (replicated.spec, sharding.spec)
     share = jax.shard_map(cut, mesh=mesh, in_specs=specs, out_specs=sharding.spec)
-    first = jax.jit(share, in_shardings=(whole, sharding), out_shardings=sharding)
+    first = jax.jit(share, in_shardings=(replicated, sharding), out_shardings=sharding)
     # Compiled apart: in one, XLA for CPUs makes every pixel anew for each of the two directions,
     # far from the last one in memory, which took 15 times as long.
     second = jax.jit(_upright, in_shardings=(sharding, sharding), out_shardings=sharding)

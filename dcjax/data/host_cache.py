@@ -71,7 +71,7 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
     if folder is not None:
         return [_on_disk(stream, folder) for stream in streams]
     sizes = [stream.resized_sizes() for stream in streams]
-    sharing = processes.on_this_host()
+    sharing = processes.num_on_this_host()
     needed = sharing * sum(map(_total, sizes))
     if needed > (available := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
         each = f" in each of {sharing} processes" if sharing > 1 else ""

@@ -54,8 +54,7 @@ class Reader(Protocol):
           rows: int32[S, B], this process's own of the S batches, as of `rows_to_embed`.
 
         Returns:
-          uint8[B, crop, crop, 3] on the host, or the whole batches of all processes, spread over
-          the devices.
+          uint8[B, crop, crop, 3] on the host, or the global batches, sharded over the devices.
         """
 
 
@@ -121,8 +120,8 @@ class Stream:
         )
         rows = block.rows[:, *self.share]
         clusters = block.clusters[:, self.share.clusters]
-        own = slice(block.skipped, None), *self.share
-        flat = tf.nest.map_structure(lambda x: x[own].reshape(-1, *x.shape[3:]), draws)
+        kept = slice(block.skipped, None), *self.share
+        flat = tf.nest.map_structure(lambda x: x[kept].reshape(-1, *x.shape[3:]), draws)
         size = math.prod(rows.shape[1:])
         pixels = self._batches(self._augmented, rows.reshape(-1), flat, batch_size=size)
         return (
@@ -215,7 +214,7 @@ def _in_turn(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Itera
 
 
 def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt.NDArray[np.int32]:
-    """Returns the rows of batches that are spread over devices, each of which takes its own rows.
+    """Returns the rows of batches that are sharded over devices.
 
     Each device has an equal part of all rows, in order, and of every batch as many as the others.
     The last row is repeated until the last batch is full.

@@ -31,7 +31,7 @@ def create_mesh(devices: Sequence[jax.Device] | None = None, *, cluster_parallel
     Args:
       devices: all of them if None.
       cluster_parallel: how many of a step's cluster batches lie side by side. With 1 every batch is
-        spread over all devices; with as many as there are devices, each has batches of its own.
+        sharded over all devices; with as many as there are devices, each has batches of its own.
 
     Raises:
       SettingError: if the devices, or those of one process, do not divide into so many parts.
@@ -57,22 +57,22 @@ def create_mesh(devices: Sequence[jax.Device] | None = None, *, cluster_parallel
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole."""
+    """Returns the sharding of arrays that are replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
     """Returns the shardings of a training batch: images and labels [C, B, ...], clusters [C]."""
-    whole = NamedSharding(mesh, PartitionSpec("cluster", "data"))
+    images = NamedSharding(mesh, PartitionSpec("cluster", "data"))
     return {
-        "image": whole,
-        "label": whole,
+        "image": images,
+        "label": images,
         "cluster": NamedSharding(mesh, PartitionSpec("cluster")),
     }
 
 
 def rows_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of rows spread over all devices, as of a batch to embed [batch, ...]."""
+    """Returns the sharding of rows over all devices, as of a batch to embed [batch, ...]."""
     return NamedSharding(mesh, PartitionSpec(("cluster", "data")))
 
 
@@ -86,19 +86,19 @@ def table_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
 
 
 def share_of_batch(
-    mesh: Mesh, num_batches: int, batch_size: int, own: Collection[jax.Device] | None = None
+    mesh: Mesh, num_batches: int, batch_size: int, local: Collection[jax.Device] | None = None
 ) -> Share:
-    """Returns which of a step's images [C, B] lie on these devices, None: on this process's."""
+    """Returns which of a step's images [C, B] lie on the local devices; None: this process's."""
     shape = (num_batches, batch_size)
-    own = mesh.local_devices if own is None else own
+    local = mesh.local_devices if local is None else local
     indices = batch_shardings(mesh)["image"].devices_indices_map(shape)
-    parts = [index for device, index in indices.items() if device in own]
+    parts = [index for device, index in indices.items() if device in local]
 
-    def hull(axis: int) -> slice:
+    def extent(axis: int) -> slice:
         bounds = [part[axis].indices(shape[axis]) for part in parts]
         return slice(min(start for start, _, _ in bounds), max(stop for _, stop, _ in bounds))
 
-    return Share(hull(0), hull(1))
+    return Share(extent(0), extent(1))
 
 
 def check_divides(name: str, number: int, parts: int, what: str, *, also: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, and what they tell each other."""
+"""The processes of a run: how they join, exchange small arrays and wait for each other."""
 
 import collections
 import itertools
@@ -17,10 +17,10 @@ from orbax.checkpoint import multihost
 
 from dcjax.core.errors import InputError, SettingError
 
-# What launchers tell of the number of processes that they start.
-_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
+# Variables in which launchers give the number of processes that they start.
+_COUNT_VARIABLES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE")
 _ADDRESS = re.compile(r"\S+:\d{1,5}")  # host:port
-_TOLD = 1000  # bytes of what a process tells the others
+_MESSAGE_BYTES = 1000  # of a text that a process sends to the others
 _WAIT_MILLISECONDS = 24 * 60 * 60 * 1000
 _WAITS: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
 
@@ -36,7 +36,7 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
       process_id: of this process, from 0 on, with a coordinator.
 
     Raises:
-      InputError: if others are wanted and not found.
+      InputError: if the other processes are required and cannot be joined.
     """
     by_hand = bool(coordinator), num_processes > 0, process_id >= 0
     if any(by_hand):
@@ -72,7 +72,9 @@ def join(mode: str, *, coordinator: str = "", num_processes: int = 0, process_id
 
 
 def _detect(mode: str) -> None:
-    told = {name: os.environ[name] for name in _COUNTS if os.environ.get(name, "1") != "1"}
+    counts = {
+        name: os.environ[name] for name in _COUNT_VARIABLES if os.environ.get(name, "1") != "1"
+    }
     try:
         jax.distributed.initialize()
         return
@@ -85,74 +87,75 @@ def _detect(mode: str) -> None:
             "JAX detects; start with one of them, or give --coordinator, --num_processes and "
             "--process_id."
         )
-    if told:
-        found = ", ".join(f"{name}={count}" for name, count in told.items())
+    if counts:
+        listed = ", ".join(f"{name}={count}" for name, count in counts.items())
         raise InputError(
-            f"Found {found}, but no cluster that JAX detects: every process would train the same "
+            f"Found {listed}, but no cluster that JAX detects: every process would train the same "
             "run by itself. Start with srun, give --coordinator, --num_processes and "
             "--process_id, or for one process --distributed=off."
         )
 
 
 def is_first() -> bool:
-    """Returns whether this is the process that clusters and writes what is not an array."""
+    """Returns whether this is process 0, which clusters and writes all files but arrays."""
     return jax.process_index() == 0
 
 
-def on_this_host() -> int:
-    """Returns how many processes of the run share this machine; all of them call it together."""
+def num_on_this_host() -> int:
+    """Returns how many processes of the run are on this machine; all processes call it together."""
     name = np.uint32(zlib.crc32(socket.gethostname().encode()))
-    return int(np.sum(from_all(name) == name))
+    return int(np.sum(all_gather(name) == name))
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until all processes are here.
+    """Waits until all processes have called this: a barrier.
 
-    On the host: a device that waits in a collective spins, and cannot do anything else. Another
-    thread may wait meanwhile under another name.
+    It waits on the host, since a device that waits in a collective spins and cannot do anything
+    else. Other threads may wait at the same time under other names.
     """
     wait = multihost.get_barrier_sync_fn()
     wait(key=f"{name}, {next(_WAITS[name])}", timeout_ms=_WAIT_MILLISECONDS)
 
 
-def from_first(tree: Any) -> Any:
-    """Returns the arrays of process 0 on all, where the others give arrays of the same shapes."""
+def broadcast(tree: Any) -> Any:
+    """Returns the arrays of process 0 on all processes; the others give arrays of these shapes."""
     if jax.process_count() == 1:
         return tree
     received = multihost_utils.broadcast_one_to_all(tree)
-    return jax.tree.map(lambda like, x: np.asarray(x, like.dtype), tree, received)
+    return jax.tree.map(lambda sent, x: np.asarray(x, sent.dtype), tree, received)
 
 
-def from_all(value: np.ndarray | np.generic) -> np.ndarray:
-    """Returns the arrays of all processes, which have one shape, on all: [P, ...]."""
+def all_gather(value: np.ndarray | np.generic) -> np.ndarray:
+    """Returns the arrays of all P processes, each of the same shape [...], on all: [P, ...]."""
     received = multihost_utils.process_allgather(value)
     return np.reshape(received, (jax.process_count(), *np.shape(value)))
 
 
-def first_of_all(text: str) -> str:
-    """Returns the first of the texts that processes give, each its own, that is not empty.
+def first_message(text: str) -> str:
+    """Returns on all processes the first text, by process number, that is not empty.
 
-    Of long ones only 1000 bytes.
+    Args:
+      text: of this process; of a longer one only 1000 bytes are sent.
     """
     if jax.process_count() == 1:
         return text
     encoded = text.encode(errors="backslashreplace")  # names of files may not be UTF-8
-    padded = np.frombuffer(encoded[:_TOLD].ljust(_TOLD, b"\0"), np.uint8)
-    wait_for_all("what each has to tell")
-    told = [bytes(row).rstrip(b"\0") for row in from_all(padded)]
-    return next((row.decode(errors="replace") for row in told if row), "")
+    padded = np.frombuffer(encoded[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+    wait_for_all("messages")
+    messages = [bytes(row).rstrip(b"\0") for row in all_gather(padded)]
+    return next((row.decode(errors="replace") for row in messages if row), "")
 
 
 def check_same(what: str, checksum: int) -> None:
-    """Checks that all processes hold the same, by a checksum of 32 bits.
+    """Checks that all processes hold the same value, by a checksum of 32 bits.
 
     Raises:
       InputError: on all processes, if they do not.
     """
-    checksums = from_all(np.uint32(checksum))
+    checksums = all_gather(np.uint32(checksum))
     if np.any(checksums != checksums[0]):
-        told = ", ".join(f"{x:08x} on process {i}" for i, x in enumerate(checksums[:8]))
+        listed = ", ".join(f"{x:08x} on process {i}" for i, x in enumerate(checksums[:8]))
         raise InputError(
-            f"All processes must have the same {what}, got checksums {told}; start all of them "
+            f"All processes must have the same {what}, got checksums {listed}; start all of them "
             "with the same code, settings and data, and they go on from the last checkpoint."
         )

@@ -1,4 +1,4 @@
-"""Embeddings whose rows are spread over devices: each holds as many as the others, in order."""
+"""Arrays sharded by rows: each device holds an equal, contiguous part."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dcjax.core.errors import InputError
 
-# Numbers that a device holds whole while rows go to a host: 16 MiB of float32.
+# Numbers of a block that is replicated on its way to a host: 16 MiB of float32.
 _NUMBERS_PER_BLOCK = 2**22
 
 
 class Rows(NamedTuple):
-    """The embeddings of N images, each device of a mesh holding a share of their rows.
+    """The embeddings of N images, sharded by rows over the devices of a mesh.
 
     Attributes:
       values: float32 [N', D], N' >= N and a multiple of the number of devices; the surplus is
@@ -31,17 +31,17 @@ class Rows(NamedTuple):
 
 
 def sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of rows that are spread over all devices of a mesh."""
+    """Returns the sharding of rows over all devices of a mesh."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def mesh_of(values: Array) -> Mesh:
-    """Returns the devices that rows have been spread over."""
+    """Returns the mesh that rows are sharded over."""
     return cast(Mesh, cast(NamedSharding, values.sharding).mesh)
 
 
 def place(rows: np.ndarray | Rows, mesh: Mesh) -> Rows:
-    """Spreads rows over the devices of a mesh; those that are spread so already stay.
+    """Shards rows over the devices of a mesh; rows that are sharded so already stay.
 
     Args:
       rows: [N, D] on the host, the same on every process; or on devices.
@@ -51,7 +51,7 @@ def place(rows: np.ndarray | Rows, mesh: Mesh) -> Rows:
       InputError: if rows on devices are fewer than said, or do not divide over those of the mesh.
     """
     if not isinstance(rows, Rows):
-        return Rows(spread(rows, mesh), len(rows))
+        return Rows(shard(rows, mesh), len(rows))
     size = len(rows.values)
     if size < rows.num or size % mesh.size:
         raise InputError(
@@ -61,69 +61,74 @@ def place(rows: np.ndarray | Rows, mesh: Mesh) -> Rows:
     return Rows(jax.device_put(rows.values, sharding(mesh)), rows.num)
 
 
-def spread(values: np.ndarray, mesh: Mesh) -> Array:
-    """Spreads rows [N, ...], zeros after the last; a process sends its own devices' rows alone."""
+def shard(values: np.ndarray, mesh: Mesh) -> Array:
+    """Shards rows [N, ...], padded with zeros; a process sends only the rows of its own devices."""
     size = math.ceil(len(values) / mesh.size)
 
-    def share(index: tuple[slice, ...] | None) -> np.ndarray:
+    def padded_share(index: tuple[slice, ...] | None) -> np.ndarray:
         rows = values[index]
         return np.pad(rows, [(0, size - len(rows)), *((0, 0) for _ in rows.shape[1:])])
 
     shape = (size * mesh.size, *values.shape[1:])
-    return jax.make_array_from_callback(shape, sharding(mesh), share, dtype=values.dtype)
+    return jax.make_array_from_callback(shape, sharding(mesh), padded_share, dtype=values.dtype)
 
 
-def side_by_side(parts: Sequence[Rows]) -> tuple[Array, np.ndarray]:
-    """Puts parts together; each row stays on its device.
+def concatenate(parts: Sequence[Rows]) -> tuple[Array, np.ndarray]:
+    """Concatenates sharded rows without moving any of them to another device.
 
     Returns:
-      [N', D], and where in it the rows of the parts are, those of the first one first, int [N].
+      The rows [N', D], and the position of each input row in it, int [N].
     """
     mesh = mesh_of(parts[0].values)
     sizes = [len(part.values) // mesh.size for part in parts]
-    places = []
+    positions = []
     for part, size, first in zip(parts, sizes, np.cumsum([0, *sizes[:-1]]), strict=True):
-        device, place = np.divmod(np.arange(part.num), size)
-        places.append(device * sum(sizes) + first + place)
-    return _joined([part.values for part in parts], mesh=mesh), np.concatenate(places)
+        device, row = np.divmod(np.arange(part.num), size)
+        positions.append(device * sum(sizes) + first + row)
+    return _concatenate([part.values for part in parts], mesh=mesh), np.concatenate(positions)
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _joined(parts: list[Array], *, mesh: Mesh) -> Array:
-    spread = PartitionSpec(mesh.axis_names)
-    return jax.shard_map(jnp.concatenate, mesh=mesh, in_specs=spread, out_specs=spread)(parts)
+def _concatenate(parts: list[Array], *, mesh: Mesh) -> Array:
+    rows = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(jnp.concatenate, mesh=mesh, in_specs=rows, out_specs=rows)(parts)
 
 
-def spread_each(make: Callable[[int], np.ndarray], size: int, mesh: Mesh) -> Array:
-    """Spreads a row [size] for each device, [n, size]; a process makes its own devices' alone."""
+def shard_per_device(make: Callable[[int], np.ndarray], size: int, mesh: Mesh) -> Array:
+    """Returns one row for each device, [n, size]; a process makes only those of its own devices."""
     where = sharding(mesh)
-    own = [
+    local = [
         jax.device_put(make(index[0].start or 0)[None], device)
         for device, index in where.addressable_devices_indices_map((mesh.size, size)).items()
         if index is not None
     ]
-    return jax.make_array_from_single_device_arrays((mesh.size, size), where, own)
+    return jax.make_array_from_single_device_arrays((mesh.size, size), where, local)
 
 
-def take(values: Array, rows: np.ndarray) -> Array:
-    """Returns rows [B] of what is spread, whole on every device, [B, D]; zeros beyond the last."""
-    return _take(values, rows.astype(np.int32), mesh=mesh_of(values))
+def gather(values: Array, rows: np.ndarray) -> Array:
+    """Returns rows [B] of sharded values, replicated, [B, D]; zeros for rows beyond the last."""
+    return _gather(values, rows.astype(np.int32), mesh=mesh_of(values))
 
 
-def fetch(values: Array, rows: np.ndarray, size: int) -> np.ndarray:
-    """Returns at most `size` rows of what is spread on the host, bit for bit, [B, D].
+def fetch_rows(values: Array, rows: np.ndarray, size: int) -> np.ndarray:
+    """Returns at most `size` rows of sharded values on the host, bit for bit, [B, D].
 
     All processes call it together. One compilation serves any number of rows.
     """
-    found = take(values, np.resize(rows, size) if len(rows) else np.zeros(size))
-    return np.asarray(found.addressable_data(0))[: len(rows)]
+    gathered = gather(values, np.resize(rows, size) if len(rows) else np.zeros(size))
+    return np.asarray(gathered.addressable_data(0))[: len(rows)]
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _take(values: Array, rows: Array, *, mesh: Mesh) -> Array:
-    spread, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
-    take = partial(taken, axes=mesh.axis_names)
-    return jax.shard_map(take, mesh=mesh, in_specs=(spread, whole), out_specs=whole)(values, rows)
+def _gather(values: Array, rows: Array, *, mesh: Mesh) -> Array:
+    sharded, replicated = PartitionSpec(mesh.axis_names), PartitionSpec()
+    gather_on_device = jax.shard_map(
+        partial(all_gather_rows, axes=mesh.axis_names),
+        mesh=mesh,
+        in_specs=(sharded, replicated),
+        out_specs=replicated,
+    )
+    return gather_on_device(values, rows)
 
 
 def first_row(share: Array, axes: tuple[str, ...]) -> Array:
@@ -131,35 +136,40 @@ def first_row(share: Array, axes: tuple[str, ...]) -> Array:
     return jax.lax.axis_index(axes) * len(share)
 
 
-def taken(share: Array, rows: Array, axes: tuple[str, ...]) -> Array:
-    """Returns rows [B] of what is spread over the devices, whole on each of them, [B, D].
+def all_gather_rows(share: Array, rows: Array, axes: tuple[str, ...]) -> Array:
+    """Returns rows [B] of an array sharded by rows, the same on every device, [B, D].
 
-    Called for each device, of which `share` is its own, within `jax.shard_map` over axes.
+    A collective, for use within `jax.shard_map` over axes.
+
+    Args:
+      share: the device's own part of the array.
+      rows: numbers of the rows in the whole array.
+      axes: of the mesh.
     """
-    place = rows - first_row(share, axes)
-    is_own = (place >= 0) & (place < len(share))
-    own = jnp.where(is_own[:, None], share[jnp.where(is_own, place, 0)], 0)
-    # As integers: a sum might take the smallest numbers for 0.
-    bits = jax.lax.bitcast_convert_type(own, f"uint{8 * own.dtype.itemsize}")
-    return jax.lax.bitcast_convert_type(jax.lax.psum(bits, axes), own.dtype)
+    index = rows - first_row(share, axes)
+    is_local = (index >= 0) & (index < len(share))
+    local = jnp.where(is_local[:, None], share[jnp.where(is_local, index, 0)], 0)
+    # Summed as integers: a sum of floats may flush subnormal numbers to 0.
+    bits = jax.lax.bitcast_convert_type(local, f"uint{8 * local.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(jax.lax.psum(bits, axes), local.dtype)
 
 
-def whole(rows: Rows, *, is_asked: bool = True) -> np.ndarray:
-    """Returns the rows on the host, [N, D]; no device ever holds more of them than a block.
+def fetch(rows: Rows, *, is_receiver: bool = True) -> np.ndarray:
+    """Returns all rows on the host, [N, D]; a device holds a block of the others' rows at most.
 
     All processes call it together.
 
     Args:
       rows: on the devices.
-      is_asked: whether this process gets them; else, if there are others, [0, D].
+      is_receiver: whether this process gets them; if not, it gets [0, D], unless it runs alone.
     """
     values, num = rows
     if values.is_fully_addressable:
         return np.asarray(values)[:num]
-    found = np.empty((num if is_asked else 0, values.shape[1]), values.dtype)
+    fetched = np.empty((num if is_receiver else 0, values.shape[1]), values.dtype)
     size = max(1, min(num, _NUMBERS_PER_BLOCK // values.shape[1]))
     for start in range(0, num, size):
-        block = take(values, np.arange(start, start + size))
-        if is_asked:
-            found[start : start + size] = np.asarray(block.addressable_data(0))[: num - start]
-    return found
+        block = gather(values, np.arange(start, start + size))
+        if is_receiver:
+            fetched[start : start + size] = np.asarray(block.addressable_data(0))[: num - start]
+    return fetched

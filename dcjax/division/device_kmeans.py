@@ -1,4 +1,4 @@
-"""K-means of points that are spread over devices, for sets too large for one host."""
+"""K-means of points that are sharded over devices, for sets too large for one host."""
 
 import math
 from functools import partial
@@ -42,8 +42,8 @@ def kmeans(
     result.
 
     Args:
-      x: points [N, F], used as float32: on the host, or rows spread over the devices of a mesh, as
-        by `spread`.
+      x: points [N, F], used as float32: on the host, or sharded by rows over the devices of a mesh,
+        as by `shard`.
       k: number of clusters, at most that of the rows.
       seed: chooses the points that the centroids start from, as that of `host_kmeans.kmeans`.
       num_iterations: largest number of iterations; fewer run only if no label changes any more.
@@ -61,11 +61,11 @@ def kmeans(
     check_sizes(k, num_iterations, num_points=len(rows))
     if rows[0] < 0 or rows[-1] >= len(x) or np.any(np.diff(rows) <= 0):
         raise InputError(f"rows must ascend within 0 to {len(x) - 1}, got {rows}.")
-    x = spread(x, mesh)
+    x = shard(x, mesh)
     is_counted = np.zeros(len(x), bool)
     is_counted[rows] = True
     mesh = sharded_rows.mesh_of(x)
-    counts = sharded_rows.spread(is_counted, mesh)
+    counts = sharded_rows.shard(is_counted, mesh)
     largest = float(_largest(x, counts))
     if not math.isfinite(largest):
         raise InputError("x must be finite as float32, got NaN or infinity.")
@@ -73,7 +73,7 @@ def kmeans(
     if exponent:
         start = np.ldexp(start, exponent) if start is not None and start.ndim == 2 else start
         labels, centroids = kmeans(
-            _scaled(x, 2.0**exponent, mesh=mesh),
+            _scale(x, 2.0**exponent, mesh=mesh),
             k,
             seed=seed,
             num_iterations=num_iterations,
@@ -86,23 +86,23 @@ def kmeans(
     return np.asarray(labels)[rows], np.asarray(centroids)
 
 
-def spread(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
-    """Spreads points [N, F] of the host over the devices of a mesh, the first alone if it is None.
+def shard(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
+    """Shards points [N, F] of the host over the devices of a mesh; None: places them on the first.
 
-    Zeros fill up the last rows. Points that are on a mesh stay as they are, and its axes must all
-    divide their rows.
+    The last rows are padded with zeros. Points that are on a mesh already stay as they are; they
+    must be sharded by rows over all of its axes.
     """
     if isinstance(x, Array) and isinstance(x.sharding, NamedSharding):
-        found = sharded_rows.mesh_of(x)
-        if not x.sharding.is_equivalent_to(sharded_rows.sharding(found), x.ndim):
+        current = sharded_rows.mesh_of(x)
+        if not x.sharding.is_equivalent_to(sharded_rows.sharding(current), x.ndim):
             raise InputError(
-                "The rows of x must be spread over all axes of its mesh, PartitionSpec("
-                f"{found.axis_names}), got {x.sharding.spec}."
+                "The rows of x must be sharded over all axes of its mesh, PartitionSpec("
+                f"{current.axis_names}), got {x.sharding.spec}."
             )
         return x
     if mesh is None:
         mesh = Mesh(np.array(jax.local_devices()[:1]), ("device",))
-    return sharded_rows.spread(np.asarray(x, np.float32), mesh)
+    return sharded_rows.shard(np.asarray(x, np.float32), mesh)
 
 
 def _first_centroids(
@@ -121,7 +121,7 @@ def _first_centroids(
                 f"start must be {k} of the row numbers or centroids of shape {(k, x.shape[1])}, "
                 f"got {numbers.dtype} of shape {numbers.shape}."
             )
-    return sharded_rows.take(x, numbers).astype(jnp.float32)
+    return sharded_rows.gather(x, numbers).astype(jnp.float32)
 
 
 @jax.jit
@@ -131,6 +131,6 @@ def _largest(x: Array, counts: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _scaled(x: Array, scale: Array, *, mesh: Mesh) -> Array:
-    scaled = x * jnp.asarray(scale, x.dtype)
-    return jax.lax.with_sharding_constraint(scaled, sharded_rows.sharding(mesh))
+def _scale(x: Array, scale: Array, *, mesh: Mesh) -> Array:
+    product = x * jnp.asarray(scale, x.dtype)
+    return jax.lax.with_sharding_constraint(product, sharded_rows.sharding(mesh))

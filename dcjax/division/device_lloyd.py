@@ -1,4 +1,4 @@
-"""Lloyd's algorithm for points that are spread over the devices of a mesh by rows.
+"""Lloyd's algorithm for points that are sharded by rows over the devices of a mesh.
 
 All distances are made, but a block at a time: each device compares its own points with all
 centroids, and only the sums of the clusters travel.
@@ -59,7 +59,7 @@ def lloyd(
       mesh: the devices.
 
     Returns:
-      labels int32 [N], k for a point that is not there, and centroids [k, F], whole on each device.
+      labels int32 [N], k for a point that is not there, and centroids [k, F], both replicated.
     """
     axes = mesh.axis_names
 
@@ -83,11 +83,11 @@ def lloyd(
         _, labels, centroids, _ = jax.lax.while_loop(goes_on, move, state)
         return labels, centroids + points.origin
 
-    rows, whole = PartitionSpec(axes), PartitionSpec()
-    found = jax.shard_map(
-        iterate, mesh=mesh, in_specs=(rows, rows, whole), out_specs=(rows, whole)
+    rows, replicated = PartitionSpec(axes), PartitionSpec()
+    outputs = jax.shard_map(
+        iterate, mesh=mesh, in_specs=(rows, rows, replicated), out_specs=(rows, replicated)
     )(x, counts, start)
-    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, whole))
+    return jax.lax.with_sharding_constraint(outputs, NamedSharding(mesh, replicated))
 
 
 def _nearest(points: _Points, centroids: Array) -> Array:
@@ -156,7 +156,8 @@ def _fill_empty(points: _Points, labels: Array, centroids: Array) -> tuple[Array
         here = numbers - own
         is_here = (empty < k) & (here >= 0) & (here < n)
         filled = (
-            sharded_rows.taken(points.x, numbers, points.axes).astype(jnp.float32) - points.origin
+            sharded_rows.all_gather_rows(points.x, numbers, points.axes).astype(jnp.float32)
+            - points.origin
         )
         return (
             labels.at[jnp.where(is_here, here, n)].set(empty, mode="drop"),

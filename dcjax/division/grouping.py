@@ -30,7 +30,7 @@ def by_kmeans(
 ) -> Partition:
     """Returns the function that clusters rows of features [N, F], on a mesh if there is one."""
     if mesh is not None:
-        points = device_kmeans.spread(features, mesh)
+        points = device_kmeans.shard(features, mesh)
         # The others stay where they are: parts of all sizes would each have to be compiled.
         cluster = partial(device_kmeans.kmeans, points, num_iterations=num_iterations)
         return lambda rows, k, which, trial: cluster(

@@ -38,7 +38,7 @@ def check_settings(settings: dict[str, Any] | None) -> None:
     if not settings:
         return
     of_each = np.array(list(map(_checksum, settings.values())), np.uint32)
-    received = processes.from_all(of_each)
+    received = processes.all_gather(of_each)
     is_same = np.all(received == received[0], axis=0)
     if differing := [name for name, same in zip(settings, is_same, strict=True) if not same]:
         raise InputError(

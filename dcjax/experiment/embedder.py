@@ -76,7 +76,7 @@ class Embedder:
             self._variables,
             batch_size=min(needed, self.config.eval.batch_size),
         )
-        return evaluation.whole(embeddings, len(image_set))
+        return evaluation.fetch(embeddings, len(image_set))
 
     def load_test(self) -> Splits:
         """Loads the test images of the run; prints how many are left out, and if they changed."""

@@ -100,7 +100,7 @@ class Planner:
         embedded = experiment.embed(reader, run.variables, output=dividing.features)
         if dividing.kmeans == "devices":
             return embedded
-        return evaluation.whole(embedded, len(reader.images), is_asked=processes.is_first())
+        return evaluation.fetch(embedded, len(reader.images), is_receiver=processes.is_first())
 
     def _divide(
         self,
@@ -154,5 +154,5 @@ def receive_from_first(
 ) -> division.Division:
     """Returns on all processes the division that the first one has found."""
     empty = np.zeros(num_images, np.int32), np.zeros(num_clusters, np.int32)
-    cluster, parents = processes.from_first((found.cluster, found.parents) if found else empty)
+    cluster, parents = processes.broadcast((found.cluster, found.parents) if found else empty)
     return division.Division(cluster, parents, period)

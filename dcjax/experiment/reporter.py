@@ -65,7 +65,7 @@ def check_new(config: ConfigDict, workdir: str) -> None:
                 "one with other settings, which a new run would overwrite; take another --workdir, "
                 "or move them out of there."
             )
-    if error := processes.first_of_all(error):
+    if error := processes.first_message(error):
         raise InputError(error)
 
 

@@ -31,7 +31,7 @@ def empty(size: int, dim: int, dtype: Any = jnp.float32) -> Memory:
     require_whole("dim", dim, 1)
     return {
         "embeddings": jnp.zeros((size, dim), dtype),
-        # Two arrays: a step that uses up its state cannot be given one twice.
+        # Two arrays: a step that donates its state cannot be given one buffer twice.
         "labels": jnp.full((size,), -1, jnp.int32),
         "clusters": jnp.full((size,), -1, jnp.int32),
         "count": jnp.zeros((), jnp.int32),

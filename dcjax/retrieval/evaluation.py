@@ -47,9 +47,9 @@ def embed(
     batch_size = -(-batch_size // sharding.num_devices) * sharding.num_devices
     num_images = len(reader.images)
     rows = pipeline.rows_to_embed(num_images, batch_size, sharding.num_devices)
-    own = reader.eval_batches(rows[:, _own_places(sharding, batch_size)])
-    outputs = (step(variables, batch)[output] for batch in devices.prefetch(own, sharding))
-    embeddings = _joined(outputs, sharding, num_rows=num_images, num_batches=len(rows))
+    batches = reader.eval_batches(rows[:, _local_places(sharding, batch_size)])
+    outputs = (step(variables, batch)[output] for batch in devices.prefetch(batches, sharding))
+    embeddings = _concatenate(outputs, sharding, num_rows=num_images, num_batches=len(rows))
     if not jax.device_get(_all_finite(embeddings)):
         raise DivergedError(
             f"The {output} of some images is not finite: training has diverged. Go back to an "
@@ -58,15 +58,15 @@ def embed(
     return embeddings
 
 
-def whole(embeddings: jax.Array, num_rows: int, *, is_asked: bool = True) -> np.ndarray:
-    """Returns what `embed` made of so many images, on the host; all processes call it together.
+def fetch(embeddings: jax.Array, num_rows: int, *, is_receiver: bool = True) -> np.ndarray:
+    """Returns the embeddings of N images on the host, [N, F]; all processes call it together.
 
     Args:
-      embeddings: [N', F].
+      embeddings: [N', F], as `embed` returns them.
       num_rows: N.
-      is_asked: whether this process gets them; else, if there are others, [0, F].
+      is_receiver: see `sharded_rows.fetch`.
     """
-    return sharded_rows.whole(sharded_rows.Rows(embeddings, num_rows), is_asked=is_asked)
+    return sharded_rows.fetch(sharded_rows.Rows(embeddings, num_rows), is_receiver=is_receiver)
 
 
 def pixels(reader: pipeline.Reader, *, sharding: NamedSharding, batch_size: int) -> jax.Array:
@@ -126,42 +126,42 @@ def evaluate(
 
 
 def _nmi(embeddings: Sequence[sharded_rows.Rows], labels: npt.NDArray, num_runs: int) -> float:
-    """Returns the mean NMI of K-means runs, which the first process makes for all."""
+    """Returns the mean NMI of K-means runs on the host of the first process, on all processes."""
     is_first = processes.is_first()
-    parts = [sharded_rows.whole(rows, is_asked=is_first) for rows in embeddings]
+    parts = [sharded_rows.fetch(rows, is_receiver=is_first) for rows in embeddings]
     mean = np.zeros(1)
     if is_first:
         points = np.concatenate(parts) if parts[1:] else parts[0]
         num_clusters = len(np.unique(labels))
-        found = (host_kmeans.kmeans(points, num_clusters, seed=i)[0] for i in range(num_runs))
-        mean[0] = np.mean([host_kmeans.nmi(labels, clusters) for clusters in found])
+        runs = (host_kmeans.kmeans(points, num_clusters, seed=i)[0] for i in range(num_runs))
+        mean[0] = np.mean([host_kmeans.nmi(labels, clusters) for clusters in runs])
     processes.wait_for_all("clusters of the test images")
-    # As whole numbers: a float64 would be sent as float32.
-    told = processes.from_first(mean.view(np.uint32))
-    return float(told.view(np.float64)[0])
+    # Sent as integers: JAX would send a float64 as float32.
+    received = processes.broadcast(mean.view(np.uint32))
+    return float(received.view(np.float64)[0])
 
 
 def _nmi_on_devices(
     embeddings: Sequence[sharded_rows.Rows], labels: npt.NDArray, num_runs: int
 ) -> float:
-    """Returns the mean NMI of K-means runs, which all devices make together."""
-    points, places = sharded_rows.side_by_side(embeddings)
+    """Returns the mean NMI of K-means runs on all devices."""
+    points, places = sharded_rows.concatenate(embeddings)
     order = np.argsort(places)
     cluster = partial(device_kmeans.kmeans, points, len(np.unique(labels)), rows=places[order])
-    found = (cluster(seed=i)[0] for i in range(num_runs))
-    return float(np.mean([host_kmeans.nmi(labels[order], clusters) for clusters in found]))
+    runs = (cluster(seed=i)[0] for i in range(num_runs))
+    return float(np.mean([host_kmeans.nmi(labels[order], clusters) for clusters in runs]))
 
 
-def _own_places(sharding: NamedSharding, batch_size: int) -> npt.NDArray:
-    """Returns the places in a batch whose images this process's devices take."""
-    own = sharding.addressable_devices_indices_map((batch_size,)).values()
-    return np.unique([np.arange(batch_size)[index] for index in own])
+def _local_places(sharding: NamedSharding, batch_size: int) -> npt.NDArray:
+    """Returns the places in a batch whose images lie on this process's devices."""
+    parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique([np.arange(batch_size)[index] for index in parts])
 
 
-def _joined(
+def _concatenate(
     outputs: Iterator[jax.Array], sharding: NamedSharding, *, num_rows: int, num_batches: int
 ) -> jax.Array:
-    """Returns the outputs [B, F] of all batches as rows, each device putting its own together."""
+    """Returns the outputs [B, F] of all batches as sharded rows; nothing moves between devices."""
     before = next(outputs)
     shape = (num_batches * len(before), before.shape[1])
     embeddings = jnp.zeros(shape, jnp.float32, device=sharding)
@@ -183,7 +183,7 @@ def _put(
     sharding: NamedSharding,
 ) -> jax.Array:
     """Puts the output [B, F] of a batch in its place; rows from num_rows on stay zeros."""
-    mesh, spread, same = sharding.mesh, sharding.spec, jax.sharding.PartitionSpec()
+    mesh, rows, replicated = sharding.mesh, sharding.spec, jax.sharding.PartitionSpec()
 
     def put(share: jax.Array, output: jax.Array, batch: jax.Array, num_rows: jax.Array) -> Any:
         start = batch * len(output)
@@ -191,8 +191,8 @@ def _put(
         kept = jnp.where(row[:, None] < num_rows, output, 0).astype(share.dtype)
         return jax.lax.dynamic_update_slice(share, kept, (start, 0))
 
-    specs = (spread, spread, same, same)
-    placed = jax.shard_map(put, mesh=mesh, in_specs=specs, out_specs=spread)
+    specs = (rows, rows, replicated, replicated)
+    placed = jax.shard_map(put, mesh=mesh, in_specs=specs, out_specs=rows)
     return placed(embeddings, output, batch, num_rows)
 
 

@@ -16,7 +16,7 @@ class Set(NamedTuple):
     """Images that search or are searched.
 
     Attributes:
-      embeddings: float32 [N', D], finite, spread over the devices as by `sharded_rows.place`.
+      embeddings: float32 [N', D], finite, sharded as by `sharded_rows.place`.
       rows: int32 [N], which of these rows the images are, rising.
       classes: int32 [N], from 0 on.
     """
@@ -31,7 +31,7 @@ class Set(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """What each of n devices searches, S rows, and where to find those of a class; spread.
+    """The S rows that each of n devices searches, and an index of them by class; all sharded.
 
     Attributes:
       embeddings: [n S, D].
@@ -61,7 +61,7 @@ def per_device(rows: np.ndarray, embeddings: Array) -> np.ndarray:
 def create(
     gallery: Set, query_classes: np.ndarray, num_classes: int, rows_per_device: int
 ) -> tuple[Gallery, int]:
-    """Spreads a gallery: nothing moves, each device searches those of its rows that are asked for.
+    """Creates the sharded gallery: each device searches those of its own rows that are part of it.
 
     Args:
       gallery: the images.
@@ -82,35 +82,35 @@ def create(
     size = held if is_prefix else max(int(counts.max()), rows_per_device)
     order = np.lexsort((classes, device))
 
-    def filled(values: np.ndarray) -> Array:
-        whole = np.zeros((mesh.size, size), np.int32)
-        whole[device, np.arange(len(rows)) - first[device]] = values
-        return sharded_rows.spread(whole.reshape(-1), mesh)
+    def shard_padded(values: np.ndarray) -> Array:
+        padded = np.zeros((mesh.size, size), np.int32)
+        padded[device, np.arange(len(rows)) - first[device]] = values
+        return sharded_rows.shard(padded.reshape(-1), mesh)
 
     def starts(device: int) -> np.ndarray:
-        own = classes[order[first[device] : first[device] + counts[device]]]
-        return np.searchsorted(own, np.arange(num_classes + 1)).astype(np.int32)
+        local_classes = classes[order[first[device] : first[device] + counts[device]]]
+        return np.searchsorted(local_classes, np.arange(num_classes + 1)).astype(np.int32)
 
     if not is_prefix:
-        embeddings = _part(embeddings, filled(rows - held * device), mesh=mesh)
+        embeddings = _part(embeddings, shard_padded(rows - held * device), mesh=mesh)
     keys, num_same = np.unique(device * num_classes + classes, return_counts=True)
     is_asked = np.isin(keys % num_classes, query_classes)
     return Gallery(
         embeddings,
-        _squared_norms(embeddings, sharded_rows.spread(counts.astype(np.int32), mesh), mesh=mesh),
-        classes=filled(classes),
-        by_class=filled(order - first[device]),
-        starts=sharded_rows.spread_each(starts, num_classes + 1, mesh),
-        first=sharded_rows.spread(first.astype(np.int32), mesh),
+        _squared_norms(embeddings, sharded_rows.shard(counts.astype(np.int32), mesh), mesh=mesh),
+        classes=shard_padded(classes),
+        by_class=shard_padded(order - first[device]),
+        starts=sharded_rows.shard_per_device(starts, num_classes + 1, mesh),
+        first=sharded_rows.shard(first.astype(np.int32), mesh),
     ), int(num_same[is_asked].max(initial=0))
 
 
 @partial(jax.jit, static_argnames="mesh")
 def _part(embeddings: Array, places: Array, *, mesh: Mesh) -> Array:
     """Returns the rows at these places of each device's share; nothing moves between devices."""
-    spread = PartitionSpec(mesh.axis_names)
+    by_rows = PartitionSpec(mesh.axis_names)
     part = jax.shard_map(
-        lambda share, place: share[place], mesh=mesh, in_specs=spread, out_specs=spread
+        lambda share, place: share[place], mesh=mesh, in_specs=by_rows, out_specs=by_rows
     )
     return part(embeddings, places)
 
@@ -118,13 +118,13 @@ def _part(embeddings: Array, places: Array, *, mesh: Mesh) -> Array:
 @partial(jax.jit, static_argnames="mesh")
 def _squared_norms(embeddings: Array, counts: Array, *, mesh: Mesh) -> Array:
     """Returns those of the first rows of each device's share [n], infinity for the others."""
-    spread = PartitionSpec(mesh.axis_names)
+    by_rows = PartitionSpec(mesh.axis_names)
     norms = jax.shard_map(
         lambda share, count: jnp.where(
             jnp.arange(len(share)) < count, jnp.sum(share * share, axis=1), jnp.inf
         ),
         mesh=mesh,
-        in_specs=spread,
-        out_specs=spread,
+        in_specs=by_rows,
+        out_specs=by_rows,
     )
     return norms(embeddings, counts)

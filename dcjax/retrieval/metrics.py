@@ -54,8 +54,8 @@ def score(
     several processes, all call this together and get the same.
 
     Args:
-      queries: embeddings [Q, D], used as float32; need not be normalised. An array that every
-        process has whole, or rows that are spread over the devices (`sharded_rows.Rows`).
+      queries: embeddings [Q, D], used as float32; need not be normalised. An array that is the
+        same on every process, or rows that are sharded over the devices (`sharded_rows.Rows`).
       query_labels: integer classes [Q].
       gallery: embeddings [G, D], like queries. None: the queries against each other, each without
         itself.

@@ -87,8 +87,8 @@ def settle_lists(lists: Lists, queries: Set, gallery: Set, num_positives: np.nda
         found = np.empty(len(rows))
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
-            x = sharded_rows.fetch(gallery.embeddings, gallery.rows[rows[part]], size)
-            y = sharded_rows.fetch(queries.embeddings, queries.rows[numbers[part]], size)
+            x = sharded_rows.fetch_rows(gallery.embeddings, gallery.rows[rows[part]], size)
+            y = sharded_rows.fetch_rows(queries.embeddings, queries.rows[numbers[part]], size)
             found[part] = squared_distances(x, y)
         return found
 
@@ -186,7 +186,7 @@ def _blocks(images: Set) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields the embeddings of images on the host, float32 [B, D], a block of rows at a time."""
     size = _rows_per_block(images)
     for start in range(0, len(images.rows), size):
-        block = sharded_rows.fetch(images.embeddings, images.rows[start : start + size], size)
+        block = sharded_rows.fetch_rows(images.embeddings, images.rows[start : start + size], size)
         yield slice(start, start + len(block)), block
 
 

@@ -1,7 +1,7 @@
 """Ranks a gallery for many queries as far as retrieval scores ask, exactly, on any devices.
 
-The gallery is spread over the devices: each searches its own share for the same block of
-queries, and what they find is merged. No row of all distances is sorted. The place of the nearest
+The gallery is sharded over the devices: each searches its own share for the same block of
+queries, and the results are merged. No row of all distances is sorted. The place of the nearest
 image of the query's class, which recall needs, is a count of the images before it; the few nearest
 images lie in few runs of the gallery.
 
@@ -47,7 +47,7 @@ class _Queries(NamedTuple):
     """Blocks of queries, the same for all devices.
 
     Attributes:
-      rows: which rows of what is spread they are, [..., B].
+      rows: which rows of the sharded embeddings they are, [..., B].
       classes: [..., B].
       own: the row of the gallery that is the query itself, negative if none is, [..., B].
     """
@@ -139,7 +139,7 @@ def rank(
     )
     calls_at_once = max(1, _LISTED_AT_ONCE // (calls[0].size * num_listed))
     first = 0
-    for certain, possible, lists in _joined(fetched(outputs), calls_at_once):
+    for certain, possible, lists in _concatenate(fetch(outputs), calls_at_once):
         numbers = np.arange(first, min(first + len(certain), num_queries))
         # Fewer than there are in the end: others fill up the last call.
         lists = Lists(*(values[: len(numbers)] for values in lists))
@@ -165,7 +165,7 @@ def rank(
 def move(queries: Set, gallery: Set) -> Moved:
     """Moves embeddings to where they can be compared; all processes call it together."""
     sample = rounding.sampled(gallery.rows)
-    sample = sharded_rows.fetch(gallery.embeddings, sample, len(sample))
+    sample = sharded_rows.fetch_rows(gallery.embeddings, sample, len(sample))
     is_same = queries.embeddings is gallery.embeddings
     others = [] if is_same else [queries.embeddings]
     frame = rounding.choose_frame(sample, [gallery.embeddings, *others])
@@ -179,8 +179,8 @@ def _largest_square(embeddings: Array, rows: np.ndarray) -> float:
     """Returns the largest squared norm of these rows."""
     is_one = np.zeros(len(embeddings), bool)
     is_one[rows] = True
-    spread = sharded_rows.spread(is_one, sharded_rows.mesh_of(embeddings))
-    return float(jax.device_get(rounding.largest_square(embeddings, spread)))
+    is_one_sharded = sharded_rows.shard(is_one, sharded_rows.mesh_of(embeddings))
+    return float(jax.device_get(rounding.largest_square(embeddings, is_one_sharded)))
 
 
 def _differ(certain: np.ndarray, possible: np.ndarray, ks: Sequence[int] | None) -> np.ndarray:
@@ -191,7 +191,7 @@ def _differ(certain: np.ndarray, possible: np.ndarray, ks: Sequence[int] | None)
     return np.searchsorted(limits, certain, "right") < np.searchsorted(limits, possible, "right")
 
 
-def _joined(outputs: Iterator[Any], size: int) -> Iterator[Any]:
+def _concatenate(outputs: Iterator[Any], size: int) -> Iterator[Any]:
     """Yields the outputs of so many calls at a time, their blocks [N, B, ...] as one, [Q, ...]."""
     while some := list(itertools.islice(outputs, size)):
         yield jax.tree.map(
@@ -219,7 +219,7 @@ def _calls(
     return np.resize(np.arange(num_queries), (num_calls, num_blocks, block))
 
 
-def fetched(outputs: Iterator[Any]) -> Iterator[Any]:
+def fetch(outputs: Iterator[Any]) -> Iterator[Any]:
     """Yields trees of arrays on the host, each after the next one has been dispatched."""
     waiting = next(outputs)
     for output in outputs:
@@ -243,8 +243,7 @@ def _rank(
 
     Returns:
       Rows that are certainly, and that are possibly, before the nearest positive, both [N, B], and
-      the nearest rows [N, B, num_listed], whole on every device, so that every process can read
-      them.
+      the nearest rows [N, B, num_listed], all replicated, so that every process can read them.
     """
     axes = mesh.axis_names
 
@@ -262,15 +261,15 @@ def _rank(
         )
         return jax.lax.map(rank_block, asking)
 
-    whole, spread = PartitionSpec(), PartitionSpec(axes)
+    by_rows, replicated = PartitionSpec(axes), PartitionSpec()
     ranked = jax.shard_map(
         rank_share,
         mesh=mesh,
-        in_specs=(whole, spread, spread, whole),
-        out_specs=(whole, whole, PartitionSpec(None, axes)),
+        in_specs=(replicated, by_rows, by_rows, replicated),
+        out_specs=(replicated, replicated, PartitionSpec(None, axes)),
     )
     outputs = ranked(asking, queries, asked, bound)
-    return jax.lax.with_sharding_constraint(outputs, NamedSharding(mesh, whole))
+    return jax.lax.with_sharding_constraint(outputs, NamedSharding(mesh, replicated))
 
 
 def _rank_block(
@@ -289,7 +288,7 @@ def _rank_block(
       The rows before the nearest positive, certainly and possibly, of all queries [B], and the
       lists of this device's share of them [B / n, num_listed].
     """
-    embeddings = sharded_rows.taken(queries, asking.rows, axes)
+    embeddings = sharded_rows.all_gather_rows(queries, asking.rows, axes)
     products = jnp.einsum(
         "gd,qd->gq", asked.embeddings, embeddings, precision=jax.lax.Precision.HIGHEST
     )
@@ -305,7 +304,7 @@ def _rank_block(
     hits = (asked.classes[rows] == asking.classes[:, None]) & (near < jnp.inf)
     lists = Lists(near, near + widths.of(rows.T).T, asked.first + rows, hits)
     num_before = _num_before(lower, widths, asked, asking.classes, num_positives, axes)
-    return *num_before, _merged(lists, num_listed, axes)
+    return *num_before, _merge(lists, num_listed, axes)
 
 
 def _widths(queries: Array, squared_norms: Array, bound: Bound) -> Widths:
@@ -350,7 +349,7 @@ def _num_before(
     return jax.lax.psum((certain, possible), axes)
 
 
-def _merged(lists: Lists, num_listed: int, axes: tuple[str, ...]) -> Lists:
+def _merge(lists: Lists, num_listed: int, axes: tuple[str, ...]) -> Lists:
     """Returns the nearest rows of all devices, for an equal part of the queries each.
 
     Args:

@@ -121,7 +121,7 @@ def _extent(x: Array) -> tuple[Array, Array]:
 
 
 def move(x: Array, frame: Frame) -> Array:
-    """Moves embeddings [N, D] that are spread over devices, each row where it is, to a frame."""
+    """Moves sharded embeddings [N, D] to a frame; each row stays on its device."""
     return _move(x, frame.origin, np.float32(frame.scale), mesh=sharded_rows.mesh_of(x))
 
 

@@ -35,7 +35,7 @@ def locked(workdir: str) -> Iterator[None]:
             lock = _lock(workdir)
         except FileError as refusal:
             error = str(refusal)
-    if error := processes.first_of_all(error):
+    if error := processes.first_message(error):
         raise FileError(error)
     try:
         yield
@@ -82,11 +82,11 @@ def check_shared(workdir: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    token = processes.from_first(np.int32(secrets.randbits(31)))
+    token = processes.broadcast(np.int32(secrets.randbits(31)))
     mark = workdirs.absolute(workdir) / f".seen-by-all-{int(token)}"
     reason = _write(mark) if processes.is_first() else ""
     processes.wait_for_all("the mark is written")
-    seen = processes.from_all(np.bool_(not reason and mark.exists()))
+    seen = processes.all_gather(np.bool_(not reason and mark.exists()))
     if processes.is_first() and not reason:
         mark.unlink(missing_ok=True)
     if not seen[0]:

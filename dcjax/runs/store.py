@@ -111,7 +111,7 @@ class Store:
         """
         self._saving, self._failure = number, ""
         try:
-            if error := processes.first_of_all(self._occupied(number)):
+            if error := processes.first_message(self._occupied(number)):
                 raise FileExistsError(error)
             # By force, so that no rule of Orbax drops it in silence.
             self.manager.save(number, args=items, metrics=scores, force=True)
@@ -156,7 +156,7 @@ class Store:
         except Exception as raised:  # whatever Orbax says of what it cannot read
             cause = raised
             error = self._unreadable(self._path / str(number), " ".join(str(raised).split())[:200])
-        if error := processes.first_of_all(error):
+        if error := processes.first_message(error):
             raise InputError(error) from cause
         return found
 
@@ -201,7 +201,7 @@ class Store:
             # One that a run under way has removed meanwhile is not damaged.
             if damage and not error and folder.exists():
                 error = f"Checkpoint {folder} is damaged: {damage}; {self._remedy(number, numbers)}"
-        if error := processes.first_of_all(error):
+        if error := processes.first_message(error):
             raise InputError(error)
 
     def _unreadable(self, folder: epath.Path, reason: str) -> str:

@@ -29,7 +29,7 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """Learns from C batches, each of one cluster, in the subspace of that cluster.
 
-    Written as if the whole batch sat on one device; the shardings of its arguments spread it.
+    Written as if the whole batch lay on one device; the shardings of its arguments distribute it.
 
     Args:
       state: current state.
@@ -110,8 +110,8 @@ def _losses_of_batches(loss: Loss, params: Params, *batches: Any) -> tuple[jax.A
 
     if "mask" not in loss.takes:
         return jax.vmap(of_batch)(*batches)
-    # What is masked, like proxies, may be spread over the devices, where `vmap` would gather it:
-    # each batch in turn meets every device's share.
+    # Proxies, which are masked, may be sharded over the devices; `vmap` would gather their masked
+    # copies for all batches. So the batches are taken one after the other.
     each = (jax.tree.map(operator.itemgetter(c), batches) for c in range(len(batches[0])))
     outputs = [of_batch(*batch) for batch in each]
     return jax.tree.map(lambda *x: jnp.stack(x), *outputs)

@@ -38,7 +38,7 @@ def _shares(num_processes: int, parallel: int, shape: tuple[int, int]) -> list[d
     mesh = devices.create_mesh(everyone, cluster_parallel=parallel)
     each = len(everyone) // num_processes
     return [
-        devices.share_of_batch(mesh, *shape, own=everyone[start : start + each])
+        devices.share_of_batch(mesh, *shape, local=everyone[start : start + each])
         for start in range(0, len(everyone), each)
     ]
 

@@ -21,8 +21,8 @@ if processes.is_first():
 for _ in range(2):  # a name may come again
     processes.wait_for_all("division 1")
 mine = np.arange(70_000, dtype=np.int32) * processes.is_first()
-assert processes.on_this_host() == 2
-labels, big = processes.from_first((mine, np.array([2**30], np.int32)))
+assert processes.num_on_this_host() == 2
+labels, big = processes.broadcast((mine, np.array([2**30], np.int32)))
 print(labels.dtype, labels.sum(dtype=np.int64), big)
 processes.check_same("division", 7)
 try:

@@ -168,7 +168,7 @@ def test_other_rows_count_as_nothing():
     rows = np.sort(_start(x, 131))
     options = {"seed": 5, "num_iterations": 20}
     surplus = np.full((24, 8), np.nan, np.float32)
-    padded = device_kmeans.spread(np.concatenate([x, surplus]), mesh)
+    padded = device_kmeans.shard(np.concatenate([x, surplus]), mesh)
     want, want_centroids = device_kmeans.kmeans(x[rows], 9, mesh=mesh, **options)
     assert jnp.isnan(padded[-1, -1])
     labels, centroids = device_kmeans.kmeans(padded, 9, rows=rows, **options)
@@ -195,7 +195,7 @@ def test_is_as_good_as_scikit_learn():
 
 def test_one_compilation_for_any_rows():
     x, mesh = _random(173, 4), _mesh(8)
-    points = device_kmeans.spread(x, mesh)
+    points = device_kmeans.shard(x, mesh)
     device_kmeans.kmeans(points, 3, seed=0)
     before = device_lloyd.lloyd._cache_size(), sharded_rows._take._cache_size()
     device_kmeans.kmeans(points, 3, seed=1, rows=np.arange(0, 170, 3), num_iterations=7)
@@ -228,7 +228,7 @@ def test_a_division_is_the_same_by_the_host_and_by_devices():
     mesh, options = _mesh(8), {"num_clusters": 4, "period": 1, "seed": 0}
     want = division.divide(x, labels, previous, **options)
     assert len(np.unique(want.cluster)) == 4
-    for features in (x, device_kmeans.spread(x, mesh)):
+    for features in (x, device_kmeans.shard(x, mesh)):
         found = division.divide(features, labels, previous, mesh=mesh, **options)
         np.testing.assert_array_equal(found.cluster, want.cluster)
     with pytest.raises(ValueError, match="104 and 101 rows"):

@@ -40,7 +40,7 @@ def embed(images: ImageSet, step: Any, variables: Any = None, **changes: Any) ->
         "batch_size": 8,
     }
     embedded = evaluation.embed(read(images), step, variables, **options | changes)
-    return evaluation.whole(embedded, len(images))
+    return evaluation.fetch(embedded, len(images))
 
 
 def sharded(*embeddings: np.ndarray) -> list[jax.Array]:
@@ -166,7 +166,7 @@ def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
     query = splits.query
     sharding = devices.rows_sharding(devices.create_mesh())
     pixels = evaluation.pixels(read(query), sharding=sharding, batch_size=128)
-    rows = evaluation.whole(pixels, len(query))
+    rows = evaluation.fetch(pixels, len(query))
     grey = query.images.reshape(len(query), 64).astype(np.float32) / 255
     np.testing.assert_allclose(rows, np.repeat(grey, 3, axis=1), rtol=1e-6)
     distances = ((grey[:, None] - grey[None]) ** 2).sum(axis=2)
@@ -223,8 +223,8 @@ def score_spread() -> tuple[dict[str, float], np.ndarray, set[int]]:
             kmeans=kmeans,
         ).items()
     }
-    kept = evaluation.whole(embeddings, 37, is_asked=processes.is_first())
-    whole = evaluation.whole(embeddings, 37)
+    kept = evaluation.fetch(embeddings, 37, is_receiver=processes.is_first())
+    whole = evaluation.fetch(embeddings, 37)
     np.testing.assert_array_equal(whole, pixels[:, 0, 0])
     np.testing.assert_array_equal(kept, whole[: len(kept)])
     return scores, kept, rows_read
