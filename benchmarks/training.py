@@ -96,7 +96,7 @@ def _model(
         width=width,
         batch_norm="frozen",
         convolution=convolution,
-        own={},
+        custom={},
         precision=precision,
         embedding_dim=_DIMENSION,
         max_clusters=1,

@@ -90,7 +90,7 @@ def get_config() -> ConfigDict:
     # resnet18, 34, 50, 101, or resnet_small for 8 to 64 pixels; or package.module:function, one of
     # your own, to which the settings of ResNets do not apply: stages, width, batch_norm, weights.
     model.backbone = "resnet50"
-    model.own = ConfigDict()  # options of a backbone of your own
+    model.custom = ConfigDict()  # options of a backbone of your own
     # A file (safetensors, torch.save or numpy.savez) in torchvision's, timm's or Hugging Face's
     # names; or a repository on the Hugging Face hub, timm/resnet50.tv_in1k; "": random weights.
     model.pretrained = ""
@@ -109,7 +109,7 @@ def get_config() -> ConfigDict:
     # images with each other; 0: none. A division empties the memory.
     loss.memory_size = 0
     loss.memory_from_epoch = 1  # counted from 0: embeddings move too fast at first
-    loss.own = ConfigDict()  # options of a loss of your own
+    loss.custom = ConfigDict()  # options of a loss of your own
     # Options of each loss: the keyword arguments of its function. A miner is given by its name.
     loss.margin = _defaults(pairwise.margin)  # Wu et al. 2017
     loss.triplet = _defaults(triplets.triplet)  # Schroff et al. 2015
@@ -133,7 +133,7 @@ def get_config() -> ConfigDict:
     # multi_similarity, nearest or semi_hard; or package.module:function, one of your own. They are
     # the keyword arguments of the functions in dcjax/losses/mining.py.
     config.mining = mining = ConfigDict()
-    mining.own = ConfigDict()  # options of a miner of your own
+    mining.custom = ConfigDict()  # options of a miner of your own
     for miner in MINERS.values():  # which share the options that they have in common
         mining.update(_defaults(miner))
 

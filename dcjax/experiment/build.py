@@ -326,7 +326,7 @@ def create_model(config: ConfigDict) -> masked_embedder.MaskedEmbedder:
         width=model.width,
         batch_norm=model.batch_norm,
         convolution=model.convolution,
-        own=model.own,
+        custom=model.custom,
         precision=model.precision,
         embedding_dim=model.embedding_dim,
         max_clusters=config.division.max_clusters,
@@ -341,7 +341,7 @@ def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
     """Builds the metric-learning loss."""
     name, options = config.loss.name, {}
     if plugins.is_custom(name) or name in losses.KNOWN:
-        options = dict(config.loss.own if plugins.is_custom(name) else config.loss[name])
+        options = dict(config.loss.custom if plugins.is_custom(name) else config.loss[name])
     if "miner" in options:
         options["miner"] = _create_miner(config.mining, options["miner"])
     loss = losses.create(
@@ -357,7 +357,7 @@ def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
 
 def _create_miner(options: ConfigDict, name: str) -> mining.Miner:
     if plugins.is_custom(name):
-        return mining.create(name, **options.own)
+        return mining.create(name, **options.custom)
     return mining.create(name, **{key: options[key] for key in mining.options_of(name)})
 
 

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import sys
 import types
 from typing import Any
@@ -31,7 +32,15 @@ def load(place: str) -> ConfigDict:
     module = run(file)
     if not callable(get_config := getattr(module, "get_config", None)):
         raise SettingError(f"{file} has no function get_config(), which returns the settings.")
-    config = call(get_config, [argument] if colon else [], file)
+    try:
+        config = call(get_config, [argument] if colon else [], file)
+    except AttributeError as error:
+        # A locked ConfigDict says '"Key "NAME" does not exist ...' or "'NAME'", without the group.
+        match = re.match(r"""['"]+(?:Key ")?(\w+)""", str(error))
+        if match and (names := versions.names_ending_in(match[1])):
+            renamed = ", ".join(f"{before} is {now} now" for before, now in names.items())
+            raise SettingError(f"{file} uses a setting that was renamed: {renamed}.") from error
+        raise
     if not isinstance(config, ConfigDict):
         raise SettingError(
             f"get_config of {file} must return a ConfigDict, got a {type(config).__name__}."

@@ -153,7 +153,7 @@ class Reporter:
             f"masks {model.masks}"
         )
         loss = config.loss
-        options = loss.own if plugins.is_custom(loss.name) else loss[loss.name]
+        options = loss.custom if plugins.is_custom(loss.name) else loss[loss.name]
         miner = f", miner {options['miner']}" if "miner" in options else ""
         kept = f", memory of {loss.memory_size} images" if loss.memory_size else ""
         line(f"loss      {loss.name}{miner}{kept}")

@@ -8,12 +8,12 @@ from ml_collections import ConfigDict
 
 from dcjax import losses
 from dcjax.core import naming, plugins
-from dcjax.core.errors import SettingError, nearest
+from dcjax.core.errors import SettingError
 from dcjax.core.ranges import COSINE, DISTANCE, SMALLEST
 from dcjax.data import crops, datasets, strategies
 from dcjax.data.datasets import vid
 from dcjax.division import division, grouping, masks, sampling
-from dcjax.experiment import same_run
+from dcjax.experiment import same_run, versions
 from dcjax.losses import mining, pairwise, proxies, triplets
 from dcjax.models import cpu_convolution, masked_embedder, resnet
 from dcjax.training import optimizers
@@ -272,8 +272,8 @@ RULES: Mapping[str, Rule] = {
     "checkpoint.keep_best": Whole(0, 10_000),
     "checkpoint.on_failure": OneOf(("stop", "go_on")),
 }
-# Groups with a group "own", options of a user's own part, about which nothing is known.
-_WITH_OWN = ("model", "loss", "mining")
+# Groups with a group "custom": options of a part of the user's own, which may be anything.
+_WITH_CUSTOM = ("model", "loss", "mining")
 
 
 def check(config: ConfigDict) -> None:
@@ -283,18 +283,18 @@ def check(config: ConfigDict) -> None:
       SettingError: naming the first setting that is unknown, missing, or not as required.
     """
     groups = config.to_dict()
-    found = same_run.flatten(groups)
-    for name in sorted(found.keys() - RULES.keys()):
-        if not name.startswith(tuple(f"{group}.own." for group in _WITH_OWN)):
-            raise SettingError(f"There is no setting {name}{nearest(name, RULES)}.")
-    missing = [name for name in RULES if name not in found]
-    missing += [f"{group}.own" for group in _WITH_OWN if "own" not in groups.get(group, {})]
+    values = same_run.flatten(groups)
+    for name in sorted(values.keys() - RULES.keys()):
+        if not name.startswith(tuple(f"{group}.custom." for group in _WITH_CUSTOM)):
+            raise SettingError(f"There is no setting {name}{versions.hint(name, RULES)}.")
+    missing = [name for name in RULES if name not in values]
+    missing += [f"{x}.custom" for x in _WITH_CUSTOM if "custom" not in groups.get(x, {})]
     if missing:
         raise SettingError(
             f"Require every setting of configs/default.py, got none for {', '.join(missing)}."
         )
     for name, rule in RULES.items():
-        if not rule.allows(value := found[name]):
+        if not rule.allows(value := values[name]):
             raise SettingError(f"{name} must be {rule}, got {_shown(value)}.")
 
 

@@ -8,10 +8,10 @@ import dataclasses
 import functools
 import json
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from dcjax.core.errors import InputError
+from dcjax.core.errors import InputError, nearest
 from dcjax.experiment import shipped_configs
 
 FORMAT = "format"  # key of the number in config.json, beside the settings
@@ -23,7 +23,7 @@ class Change:
 
     Attributes:
       added: new settings, by dotted name, each with the value that older runs behaved like.
-      renamed: names of settings before, each with the name now.
+      renamed: names of settings or groups before, each with the name now.
       removed: settings that are gone, each with the value that runs behave like now; a run that was
         saved with another value cannot be read.
     """
@@ -39,6 +39,11 @@ CHANGES: tuple[Change, ...] = (
     Change(
         added={
             "dataset.max_pixels": 0,
+        },
+        renamed={
+            "model.own": "model.custom",
+            "loss.own": "loss.custom",
+            "mining.own": "mining.custom",
         },
     ),
 )
@@ -93,6 +98,21 @@ def upgrade(
             "your config, give that."
         )
     return new
+
+
+def hint(name: str, known: Collection[str]) -> str:
+    """Returns "; it is X now" for a setting that was renamed, else what `errors.nearest` does."""
+    for change in CHANGES:
+        for before, now in change.renamed.items():
+            if f"{name}.".startswith(f"{before}."):
+                return f"; it is {now}{name.removeprefix(before)} now"
+    return nearest(name, known)
+
+
+def names_ending_in(key: str) -> dict[str, str]:
+    """Returns the renamed settings whose last name was this one, each with its name now."""
+    renamed = {before: now for change in CHANGES for before, now in change.renamed.items()}
+    return {before: now for before, now in renamed.items() if before.split(".")[-1] == key}
 
 
 def dump(settings: Mapping[str, Any]) -> str:

@@ -140,7 +140,7 @@ def _in_batches(rows: jax.Array, shape: tuple[int, ...], parallel: int) -> jax.A
 def create(
     name: str,
     *,
-    own: Mapping[str, Any],
+    custom: Mapping[str, Any],
     num_stages: int = 4,
     width: int = 64,
     batch_norm: str = "frozen",
@@ -155,9 +155,9 @@ def create(
 
     Args:
       name: one of `BACKBONES`; or "package.module:function", a function of your own that takes
-        the options `own` and `dtype`, the type of its activations, and returns a backbone as
+        the options `custom` and `dtype`, the type of its activations, and returns a backbone as
         `MaskedEmbedder` has it.
-      own: options of a backbone of your own, to which the next four do not apply.
+      custom: options of a backbone of your own, to which the next four do not apply.
       num_stages: stages that are kept; the rest is cut off.
       width: channels of the first stage; 64 is the published network.
       batch_norm: "frozen" (running statistics are used in training too and never change), as in
@@ -178,7 +178,7 @@ def create(
     require_known("model.precision", precision, sorted(PRECISIONS))
     activations = jnp.bfloat16 if precision == "bfloat16" else dtype
     if plugins.is_custom(name):
-        backbone = plugins.load(name, nn.Module)(dtype=activations, **own)
+        backbone = plugins.load(name, nn.Module)(dtype=activations, **custom)
     else:
         backbone = _resnet(name, num_stages, width, batch_norm, convolution, activations, dtype)
     return MaskedEmbedder(

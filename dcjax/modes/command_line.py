@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 import dcjax
 from dcjax.core import naming, programs
-from dcjax.core.errors import DcjaxError, SettingError, nearest
+from dcjax.core.errors import DcjaxError, SettingError
 from dcjax.distributed import machine
 from dcjax.experiment import config_files
 from dcjax.runs import error_log, output, workdirs
@@ -364,7 +364,7 @@ def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
 
 def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
     """Checks that settings are there to be changed."""
-    from dcjax.experiment import same_run
+    from dcjax.experiment import same_run, versions
 
     known = same_run.flatten(config.to_dict())
     for name in overrides:
@@ -375,5 +375,5 @@ def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
         if name not in known:
             raise flags.Error(
                 f"--config.{name}: there is no setting {name!r} in {_CONFIG.value or 'the run'}"
-                f"{nearest(name, known)}."
+                f"{versions.hint(name, known)}."
             )

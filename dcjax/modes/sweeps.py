@@ -21,7 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dcjax.core import programs, regular_files
-from dcjax.core.errors import InputError, SettingError, file_errors, nearest
+from dcjax.core.errors import InputError, SettingError, file_errors
 from dcjax.experiment import config_files, same_run, versions
 from dcjax.modes import tables
 from dcjax.runs import workdirs
@@ -242,15 +242,15 @@ def _run(
     if unknown := sorted(settings.keys() - known.keys()):
         raise SettingError(
             f"A row of {path} sets {unknown[0]}, which is no setting of its get_config()"
-            f"{nearest(unknown[0], known)}."
+            f"{versions.hint(unknown[0], known)}."
         )
     try:
         changed.update_from_flattened_dict(settings)
     except TypeError as error:
         raise SettingError(f"A row of {path} sets a value of another type: {error}") from error
-    own = folder / folder_name(known, same_run.flatten(changed.to_dict()))
+    workdir = folder / folder_name(known, same_run.flatten(changed.to_dict()))
     flags = _flags({**changes, **settings, "seed": changed.seed})
-    return Run(own, changed, (program, f"--config={path}", *flags, f"--workdir={own}"))
+    return Run(workdir, changed, (program, f"--config={path}", *flags, f"--workdir={workdir}"))
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:

@@ -193,7 +193,7 @@ def test_a_name_that_leads_nowhere_says_so(tmp_path, monkeypatch):
             width=0,
             batch_norm="",
             convolution="",
-            own={},
+            custom={},
             pooling="average",
         )
 

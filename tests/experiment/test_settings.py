@@ -137,7 +137,8 @@ def test_losses_take_whatever_their_rules_allow(name: str) -> None:
         ({"train.num_epoch": 3}, "no setting train.num_epoch; the nearest is train.num_epochs"),
         ({"sedd": 3}, "no setting sedd; the nearest is seed"),
         ({"train": 5}, "no setting train"),
-        ({"loss.own": 5}, "no setting loss.own"),
+        ({"loss.custom": 5}, "no setting loss.custom"),
+        ({"loss.own": 5}, "no setting loss.own; it is loss.custom now"),
     ],
 )
 def test_an_unknown_setting_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -148,7 +149,7 @@ def test_an_unknown_setting_is_refused(changes: dict[str, Any], message: str) ->
 def test_options_of_parts_of_ones_own_are_free() -> None:
     config = default.get_config()
     with config.unlocked():
-        config.loss.own = ConfigDict({"anything": None, "inner": {"x": [1]}})
+        config.loss.custom = ConfigDict({"anything": None, "inner": {"x": [1]}})
     settings.check(config)
 
 

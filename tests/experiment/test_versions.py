@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 import dcjax
 from configs import default, digits
-from dcjax.core.errors import InputError
-from dcjax.experiment import same_run, settings, versions
+from dcjax.core.errors import InputError, SettingError
+from dcjax.experiment import config_files, same_run, settings, versions
 from dcjax.experiment.versions import Change
 from dcjax.modes import command_line, evaluate, sweeps
 from dcjax.modes.train import train
@@ -164,6 +164,32 @@ def test_settings_follow_the_formats_in_turn(monkeypatch: pytest.MonkeyPatch) ->
         versions.upgrade(saved, 2, "a run")
 
 
+def test_saved_options_of_custom_parts_are_read_under_their_new_name() -> None:
+    for version in (1, versions.current()):
+        saved = default.get_config().to_dict()
+        for group, options in {"model": {"width": 3}, "loss": {}, "mining": {"t": 0.5}}.items():
+            del saved[group]["custom"]
+            saved[group]["own"] = options
+        upgraded = versions.upgrade(saved, version, "a run")
+        assert [upgraded[x]["custom"] for x in ("model", "loss", "mining")] == [
+            {"width": 3},
+            {},
+            {"t": 0.5},
+        ]
+        assert not any("own" in group for group in upgraded.values() if isinstance(group, dict))
+
+
+@pytest.mark.parametrize("use", ["config.loss.own = {}", "config.loss.own.alpha = 8.0"])
+def test_a_config_file_with_a_renamed_setting_is_told_its_new_name(
+    use: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    lines = ("from configs import digits", "def get_config():", "    config = digits.get_config()")
+    path.write_text("\n".join([*lines, f"    {use}", "    return config"]))
+    with pytest.raises(SettingError, match=r"mine.py uses .* loss.own is loss.custom now"):
+        config_files.load(str(path))
+
+
 def test_what_no_version_saves_is_refused() -> None:
     saved = default.get_config().to_dict()
     for version in (0, -1, True, "2", None, 1.0):
@@ -179,7 +205,7 @@ def test_what_no_version_saves_is_refused() -> None:
 
 def test_additions_of_a_users_config_are_no_newer_version() -> None:
     saved = default.get_config().to_dict()
-    saved["loss"]["own"] = {"anything": {"at": "all"}}
+    saved["loss"]["custom"] = {"anything": {"at": "all"}}
     saved["note"] = "mine"
     with pytest.raises(InputError, match=r"newer version saves them: note; .* give that"):
         versions.upgrade(saved, 1, "a run")

@@ -120,7 +120,7 @@ def _parts(num_classes: int, dim: int, dtype: Any) -> tuple[Any, losses.Loss]:
         width=4,
         batch_norm="train",
         convolution="auto",
-        own={},
+        custom={},
         embedding_dim=dim,
         max_clusters=2,
         pooling="average",

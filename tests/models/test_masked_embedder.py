@@ -19,7 +19,7 @@ def embedder(name: str = "resnet_small", **changes: Any) -> masked_embedder.Mask
         "width": 4,
         "batch_norm": "frozen",
         "convolution": "auto",
-        "own": {},
+        "custom": {},
         "embedding_dim": 6,
         "max_clusters": 4,
         "pooling": "average",

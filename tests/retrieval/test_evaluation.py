@@ -87,7 +87,7 @@ def test_a_models_rows_do_not_depend_on_the_batch_size() -> None:
         width=4,
         batch_norm="train",
         convolution="auto",
-        own={},
+        custom={},
         embedding_dim=6,
         max_clusters=2,
         pooling="average",

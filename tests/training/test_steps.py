@@ -29,7 +29,7 @@ def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainSta
         width=4,
         batch_norm="train",
         convolution="auto",
-        own={},
+        custom={},
         embedding_dim=8,
         max_clusters=4,
         pooling="average",
