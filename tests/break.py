@@ -193,8 +193,8 @@ BREAKS = (
     Break(
         "K-means keeps labels that its bounds cannot vouch for",
         "dcjax/division/host_kmeans.py",
-        "rest = np.flatnonzero(known.at_most >= others)",
-        "rest = np.flatnonzero(known.at_most >= 2 * others)",
+        "rest = np.flatnonzero(bounds.upper >= lower)",
+        "rest = np.flatnonzero(bounds.upper >= 2 * lower)",
         "division/test_host_kmeans.py",
     ),
     Break(

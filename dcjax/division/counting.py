@@ -1,4 +1,4 @@
-"""Sorts and counts small integers in linear time, without wide copies of many of them."""
+"""Counting sorts and counts of small integers, in linear time and without int64 copies of all."""
 
 from collections.abc import Iterator
 
@@ -7,22 +7,23 @@ from scipy import sparse
 
 
 def groups(codes: np.ndarray, num_groups: int) -> list[np.ndarray]:
-    """Returns the ascending places, int32, at which each code 0 .. num_groups - 1 stands in [N].
+    """Returns for each code 0 .. num_groups - 1 its places in codes [N], ascending, int32.
 
     Codes of -1 are in no group.
     """
-    order, first = grouped(codes + 1, num_groups + 1)
+    order, first = sort(codes + 1, num_groups + 1)
     return np.split(order, first[1:-1])[1:]
 
 
-def grouped(codes: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorts codes [N], which are 0 .. num_groups - 1; equal ones keep their order.
+def sort(codes: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts codes [N], which are 0 .. num_groups - 1, stably.
 
     Returns:
-      The place of each sorted code, int32 [N], and among them the first of each group,
-      int32 [num_groups + 1].
+      The places of the sorted codes, int32 [N], and the start of each group among them, int32
+      [num_groups + 1].
     """
-    # A table of one entry per row, stored by columns instead: a counting sort, in C.
+    # SciPy's conversion from rows to columns is a counting sort, in C. The sparse matrix
+    # [N, num_groups] has one entry in each row, in the column of its code.
     n = len(codes)
     parts = (np.ones(n, bool), codes.astype(np.int32, copy=False), np.arange(n + 1, dtype=np.int32))
     by_column = sparse.csr_array(parts, shape=(n, num_groups)).tocsc()
@@ -49,7 +50,8 @@ def table(first: np.ndarray, second: np.ndarray, num_groups: int) -> np.ndarray:
 
 
 def _parts(n: int, num_counts: int) -> Iterator[slice]:
-    # NumPy counts in int64: some at a time, but not so few that adding up takes longer.
+    # np.bincount makes int64 copies, so it counts parts. They are at least as long as the result,
+    # so that adding up the counts takes no longer than counting.
     at_once = max(2**20, num_counts)
     return (slice(start, start + at_once) for start in range(0, n, at_once))
 

@@ -29,17 +29,16 @@ def kmeans(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides points into k clusters by Lloyd's algorithm, on all devices of a mesh.
 
-    As `host_kmeans.kmeans`: the same seed starts at the same random points, a cluster that has lost
-    all its points takes the point farthest from its own centroid, and of equals the first is taken.
-    Sums are float32, of each device and then of all: their last digits depend on the number of
-    devices, and with them the labels of points about as near to two centroids.
+    It is the algorithm of `host_kmeans.kmeans`: the same seed starts at the same random points, a
+    cluster that has lost all its points takes the point farthest from its centroid, and of equal
+    distances the first counts. Sums are float32, of each device and then of all, so their last
+    digits depend on the number of devices, as do labels of points about as near to two centroids.
 
-    Points times a power of two get the same labels, but numbers below 2^-126 may be taken for 0. A
-    device holds its share of the points, a second time where their squares would underflow or
-    overflow, and blocks of 16 MiB, never all distances. One compilation serves all calls with
-    points of one shape and one k, whatever rows are clustered. If there are several processes, each
-    must call this at the same point of its program, with the same arguments; each gets the whole
-    result.
+    Labels are the same for points that are multiplied by a power of two, but numbers below 2^-126
+    may be flushed to 0. A device holds its share of the points, twice if their squares would
+    underflow or overflow, and blocks of 16 MiB, never all distances. One compilation serves all
+    calls with points of one shape and one k, whatever rows are clustered. All processes must call
+    this together, with the same arguments; each gets the complete result.
 
     Args:
       x: points [N, F], used as float32: on the host, or sharded by rows over the devices of a mesh,
@@ -48,9 +47,9 @@ def kmeans(
       seed: chooses the points that the centroids start from, as that of `host_kmeans.kmeans`.
       num_iterations: largest number of iterations; fewer run only if no label changes any more.
       start: row numbers [k], or centroids [k, F]; None: random points.
-      rows: ascending numbers of the rows that are clustered [n], as if there were no others, which
-        may hold anything; None: all.
-      mesh: devices that share points of the host; None: the first one alone.
+      rows: ascending numbers of the rows that are clustered [n]; the others are ignored and may
+        hold anything. None: all.
+      mesh: devices that points of the host are sharded over; None: the first device.
 
     Returns:
       labels int32 [n] and centroids float32 [k, F].
@@ -126,7 +125,7 @@ def _first_centroids(
 
 @jax.jit
 def _largest(x: Array, counts: Array) -> Array:
-    """Returns the largest absolute value of the points that are counted, NaN if there is one."""
+    """Returns the largest absolute coordinate of the points that are counted, NaN if one is NaN."""
     return jnp.max(jnp.where(counts[:, None], jnp.abs(x.astype(jnp.float32)), 0))
 
 

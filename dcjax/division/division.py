@@ -1,7 +1,7 @@
 """The division stage (Sanakoyeu et al., CVPR 2019, section 3; PAMI 2021, eq. 3).
 
-At every division the training set is clustered, the new clusters take the places of the old ones
-they resemble, and, while there are fewer clusters than wanted in the end, each is bisected.
+At every division the training set is clustered, the new clusters get the numbers of the old ones
+that they resemble most, and each is bisected while there are fewer than K_max.
 """
 
 import functools
@@ -44,7 +44,7 @@ class Division:
 
     @property
     def checksum(self) -> int:
-        """A number of 32 bits that tells it from other divisions."""
+        """A checksum of 32 bits of clusters, parents and period."""
         parents, cluster = map(np.ascontiguousarray, (self.parents, self.cluster))
         return zlib.crc32(parents.data, zlib.crc32(cluster.data, self.period))
 
@@ -75,7 +75,7 @@ def num_clusters_at(
 
 
 def check_options(*, max_clusters: int, hierarchy: str) -> None:
-    """Raises InputError unless there are divisions of some images into max_clusters."""
+    """Raises InputError unless some images can be divided into max_clusters."""
     require_known("hierarchy", hierarchy, HIERARCHIES)
     if max_clusters < 1 or (hierarchy == "progressive" and max_clusters & (max_clusters - 1)):
         raise SettingError(
@@ -105,11 +105,11 @@ def check(
     grouping.check(labels, super_classes, max_clusters=max_clusters, smaller=smaller)
 
 
-def undivided(labels: np.ndarray, *, period: int) -> Division:
-    """Returns all images [N] as one cluster, without the classes of a single image."""
+def single_cluster(labels: np.ndarray, *, period: int) -> Division:
+    """Returns a division of all images [N] as one cluster, without classes of a single image."""
     labels = np.asarray(require_integers("labels", labels))
     cluster = np.zeros(len(labels), np.int32)
-    return _division(cluster, labels, None, 1, period)
+    return _create(cluster, labels, None, 1, period)
 
 
 def divide(
@@ -128,19 +128,19 @@ def divide(
     """Divides the training set by K-means or at random, keeping the order of previous clusters.
 
     Args:
-      features: [N, F], what K-means clusters, on devices with any surplus of rows; None: images are
-        shuffled and dealt out instead.
+      features: [N, F], what K-means clusters; on devices, they may have more rows at the end. None:
+        images are grouped at random instead.
       labels: [N], the classes.
       previous: the division in force so far; None for the first, which is not matched to anything.
-      num_clusters: clusters wanted; with a previous division its number or twice that. Twice
-        bisects cluster c into 2c and 2c + 1.
+      num_clusters: clusters wanted; with a previous division, as many as it has or twice as many.
+        Twice as many bisect cluster c into 2c and 2c + 1.
       period: number of the new period.
-      seed: seed of the run; each grouping of each period has draws that no other has.
-      matching: how alike two clusters are, "iou" (P21 eq. 3) or "overlap"; see match.
-      num_trials: trials until every cluster holds two classes with two images each. The last one
-        stands whatever it is. 30 in P21's code.
+      seed: seed of the run; each grouping of each period has random numbers of its own.
+      matching: the similarity of two clusters, "iou" (P21 eq. 3) or "overlap"; see match.
+      num_trials: trials, at most, until every cluster holds two classes with two images each. The
+        last one is taken in any case. 30 in P21's code.
       num_iterations: iterations of each K-means.
-      mesh: devices that run K-means; None: the host does.
+      mesh: the devices that run K-means; None: it runs on the host.
 
     Returns:
       The division. An image that is the only one of its class in its cluster belongs to none.
@@ -151,13 +151,17 @@ def divide(
     require_whole("num_trials", num_trials, 1)
     require_whole("num_iterations", num_iterations, 0)
     if features is None:
-        partition = grouping.at_random(seed=seed, period=period)
+        partition = grouping.random_partition(seed=seed, period=period)
     else:
         surplus = len(features) - len(labels)
         if surplus < 0 or (surplus and isinstance(features, np.ndarray)):
-            found = f"{len(features)} and {len(labels)} rows"
-            raise InputError(f"features and labels must hold one row per image, got {found}.")
-        partition = grouping.by_kmeans(features, num_iterations, mesh, seed=seed, period=period)
+            raise InputError(
+                "features and labels must hold one row per image, got "
+                f"{len(features)} and {len(labels)} rows."
+            )
+        partition = grouping.kmeans_partition(
+            features, num_iterations, mesh, seed=seed, period=period
+        )
     group = functools.partial(grouping.group, partition, labels, num_trials)
     everything = np.arange(len(labels), dtype=np.int32)
     if previous is None:
@@ -167,10 +171,10 @@ def divide(
         cluster = match(group(everything, current, 0), previous.cluster, current, score=matching)
         if num_clusters == 2 * current:
             cluster = _bisect(group, cluster)
-    return _division(cluster, labels, previous, num_clusters, period)
+    return _create(cluster, labels, previous, num_clusters, period)
 
 
-def by_super_class(
+def divide_by_super_class(
     super_classes: np.ndarray,
     labels: np.ndarray,
     previous: Division | None,
@@ -178,15 +182,15 @@ def by_super_class(
     num_clusters: int,
     period: int,
 ) -> Division:
-    """Divides by whole super-classes, given for each image [N], as `grouping.by_super_class`.
+    """Divides by whole super-classes of images [N], as `grouping.group_by_super_class` does.
 
-    Such clusters stay in order and are bisected by themselves: nothing has to be matched.
+    Such clusters keep their order, and twice as many bisect them, so nothing has to be matched.
     """
     labels = np.asarray(require_integers("labels", labels))
     super_classes = require_integers("super_classes", super_classes, len(labels), 0)
     _check_previous(previous, len(labels), num_clusters)
-    cluster = grouping.by_super_class(super_classes, num_clusters)
-    return _division(cluster, labels, previous, num_clusters, period)
+    cluster = grouping.group_by_super_class(super_classes, num_clusters)
+    return _create(cluster, labels, previous, num_clusters, period)
 
 
 def match(current: np.ndarray, previous: np.ndarray, num_clusters: int, score: str) -> np.ndarray:
@@ -214,7 +218,7 @@ def match(current: np.ndarray, previous: np.ndarray, num_clusters: int, score: s
         sizes, sizes_before = counts[1:].sum(axis=1), counts[:, 1:].sum(axis=0)
         table = overlap / np.maximum(sizes[:, None] + sizes_before - overlap, 1)
     _, renamed = linear_sum_assignment(table, maximize=True)
-    # Behind the names is that of no cluster, which -1 looks up.
+    # -1 looks up the last entry, -1.
     return np.append(renamed, -1).astype(np.int32)[current]
 
 
@@ -226,14 +230,14 @@ def agreement(division: Division, previous: Division) -> float:
     return host_kmeans.nmi(previous.cluster[both], division.cluster[both])
 
 
-def _division(
+def _create(
     cluster: np.ndarray,
     labels: np.ndarray,
     previous: Division | None,
     num_clusters: int,
     period: int,
 ) -> Division:
-    """Returns the division into these clusters [N], without the images alone of their class."""
+    """Creates the division into these clusters [N], without images alone of their class."""
     require_whole("period", period, 0)
     before = 1 if previous is None else previous.num_clusters
     parents = np.arange(num_clusters) * before // num_clusters

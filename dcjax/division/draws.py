@@ -1,43 +1,45 @@
-"""Walks through the images of a cluster, in batches without end (`sampling` says which and when).
+"""Infinite streams of batches drawn from one cluster; `sampling` decides when each is used.
 
-A walk is made some thousands of images at a time, whoever asks for how many: what it yields is a
-function of its generator alone. No step of Python is taken per batch or per class.
+A stream draws some thousands of images at a time, however many are asked for, so its batches are a
+function of its random generator alone. It is vectorised: no Python loop over batches or classes.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-# Images made at once, and in walks through a small cluster, most of which may never be asked for.
-# Either changes what is drawn.
-_IMAGES_AT_ONCE, _IMAGES_OF_WALKS = 2**16, 2**13
+# Images drawn at once, and fewer for a small cluster, most of which may never be used. What is
+# drawn depends on both numbers.
+_IMAGES_AT_ONCE, _IMAGES_AT_ONCE_SMALL = 2**16, 2**13
 
 
 class Batches:
-    """The batches [., B] that a walk yields in parts, taken from the front."""
+    """Takes batches from a stream that yields them in parts [., B]."""
 
     def __init__(self, parts: Iterator[np.ndarray]) -> None:
-        """Draws nothing yet."""
+        """Takes the stream; draws nothing yet."""
         self._parts = parts
         self._rest: np.ndarray | None = None
 
     def take(self, count: int) -> np.ndarray:
         """Returns the next count batches [count, B]."""
-        taken, missing = [], count
+        batches, missing = [], count
         while missing:
             part = next(self._parts) if self._rest is None else self._rest
-            taken.append(part[:missing])
+            batches.append(part[:missing])
             self._rest = part[missing:] if len(part) > missing else None
-            missing -= len(taken[-1])
-        return np.concatenate(taken)
+            missing -= len(batches[-1])
+        return np.concatenate(batches)
 
 
-def uniform(rng: np.random.Generator, members: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yields batches [., B] of a cluster's images in random order, drawn anew at the end.
+def uniform_batches(
+    rng: np.random.Generator, members: np.ndarray, batch_size: int
+) -> Iterator[np.ndarray]:
+    """Yields batches [., B] of a cluster's images in random order, shuffled again after each pass.
 
-    All images are drawn equally often, whatever their classes are: a batch of a single class stays,
-    though it has no negatives. Without such batches, the images of small classes would fill the
-    others: 2 beside 5,000 of one class would be in each.
+    All images are drawn equally often, whatever their classes are. A batch of a single class, which
+    has no negatives, is kept: without such batches, images of small classes would be drawn far more
+    often, as 2 beside 5,000 of one class would be in every batch.
 
     Args:
       rng: the source of all draws.
@@ -45,20 +47,21 @@ def uniform(rng: np.random.Generator, members: np.ndarray, batch_size: int) -> I
       batch_size: images in a batch, B.
     """
     n = len(members)
-    # A cluster smaller than a batch: as many turns of its images as fill one.
+    # A pass is one permutation of the images, or as many as fill a batch. Its last images, which do
+    # not fill another batch, are dropped.
     turns = -(-batch_size // n)
-    whole = turns * n // batch_size * batch_size
-    # Walks through a small cluster are drawn many at once.
-    walks = np.tile(members, (max(1, _IMAGES_OF_WALKS // (turns * n)) * turns, 1))
+    num_used = turns * n // batch_size * batch_size
+    # Many passes through a small cluster are drawn at once: [passes * turns, n].
+    passes = np.tile(members, (max(1, _IMAGES_AT_ONCE_SMALL // (turns * n)) * turns, 1))
     batches_at_once = -(-_IMAGES_AT_ONCE // batch_size)
     while True:
-        rng.permuted(walks, axis=1, out=walks)
-        batches = walks.reshape(-1, turns * n)[:, :whole].reshape(-1, batch_size)
+        rng.permuted(passes, axis=1, out=passes)
+        batches = passes.reshape(-1, turns * n)[:, :num_used].reshape(-1, batch_size)
         for start in range(0, len(batches), batches_at_once):
             yield batches[start : start + batches_at_once].copy()
 
 
-def balanced(
+def balanced_batches(
     rng: np.random.Generator,
     members: np.ndarray,
     labels: np.ndarray,
@@ -68,9 +71,9 @@ def balanced(
 ) -> Iterator[np.ndarray]:
     """Yields batches [., B] of a cluster's images with m of each of B / m classes.
 
-    A class's images are walked through in shuffled order, which is drawn anew when fewer are left
-    than a batch takes. With fewer than B / m classes each gives more, and the first of the drawn
-    ones what is left over.
+    The images of a class are used in shuffled order, and shuffled again when fewer are left than a
+    batch needs. In a cluster of fewer than B / m classes, each gives more than m images; if B does
+    not divide evenly, the first classes of the batch give one more than the others.
 
     Args:
       rng: the source of all draws.
@@ -82,128 +85,148 @@ def balanced(
         batch yet, or the same ones, "repeat".
     """
     classes = labels[members]
-    sizes = np.diff(_begins(classes), append=len(members))
+    sizes = np.diff(_run_starts(classes), append=len(members))  # images of each class
+    # Each batch has s classes; its j-th class gives quotas[j] images, the first quotas of a slot
+    # [s, q] with q = quotas[0].
     num_chosen = min(batch_size // images_per_class, len(sizes))
     share, rest = divmod(batch_size, num_chosen)
     quotas = share + (np.arange(num_chosen) < rest)
-    image = np.arange(quotas[0])
-    wanted = image < quotas[:, None]
+    slot = np.arange(quotas[0])
+    is_used = slot < quotas[:, None]
     shuffles = _Shuffles(rng, sizes, quotas[0])
     num_batches = max(1, min(_IMAGES_AT_ONCE, len(members)) // batch_size)
     shape = (num_batches, batch_size)
     while True:
-        chosen = _completed(rng, len(sizes), np.full((num_batches, num_chosen), -1, np.int32))
-        places = shuffles.draw(chosen)[:, wanted].reshape(shape)
+        # The classes of each batch [V, s], and places in `members` [V, s, q], cut to [V, B].
+        chosen = _fill_distinct(rng, len(sizes), np.full((num_batches, num_chosen), -1, np.int32))
+        places = shuffles.draw(chosen)[:, is_used].reshape(shape)
         if small_class == "other":
-            lacking = (image >= sizes[chosen][..., None])[:, wanted].reshape(shape)
-            short = lacking.any(axis=1)
-            known = np.where(lacking[short], -1, places[short])
-            places[short] = _completed(rng, len(members), known)
+            # Slots beyond the images of a class are filled from the rest of the cluster.
+            is_missing = (slot >= sizes[chosen][..., None])[:, is_used].reshape(shape)
+            is_short = is_missing.any(axis=1)
+            present = np.where(is_missing[is_short], -1, places[is_short])
+            places[is_short] = _fill_distinct(rng, len(members), present)
         yield members[places]
 
 
 class _Shuffles:
-    """Every class's images in shuffled order, walked through and then shuffled anew."""
+    """Draws images of classes without replacement, each class shuffled again when exhausted."""
 
     def __init__(self, rng: np.random.Generator, sizes: np.ndarray, stride: int) -> None:
-        """Begins with no class drawn yet.
+        """Shuffles nothing yet.
 
         Args:
           rng: the source of all draws.
-          sizes: images of each class; their places are in the order of the classes.
-          stride: images that a draw takes, if the class has so many.
+          sizes: images of each class; class c has the places from sizes[:c].sum() on.
+          stride: images of a draw, q, if the class has that many.
         """
-        self._rng, self._sizes, self._most = rng, sizes, stride
-        self._first = np.cumsum(sizes) - sizes
+        self._rng, self._sizes, self._max_draw = rng, sizes, stride
+        self._class_start = np.cumsum(sizes) - sizes
         self._strides = np.minimum(stride, sizes)
-        self._num_draws = sizes // self._strides  # from one order
-        self._order = np.zeros(sizes.sum(), np.int32)  # the last one of each class
-        self._drawn = np.zeros(len(sizes), np.int64)
+        self._draws_per_order = sizes // self._strides
+        self._order = np.zeros(sizes.sum(), np.int32)  # the current order of each class
+        self._num_drawn = np.zeros(len(sizes), np.int64)  # draws of each class so far
 
     def draw(self, chosen: np.ndarray) -> np.ndarray:
-        """Returns the places of images of classes [V, s], drawn in this order, int32 [V, s, q].
+        """Returns the places of images for draws of classes [V, s], in this order, int32 [V, s, q].
 
-        A class of fewer than q images gives all of them, and again from the front.
+        The n-th draw of a class takes images d q to (d + 1) q of its t-th order, with (t, d) the
+        quotient and rest of n by the draws that an order allows. A class of fewer than q images
+        gives all of them, repeated from the first on.
         """
-        # Class by class, the draws of each in their order.
+        # Sort the V s draws by class; the draws of one class stay in their order.
         by_class = np.argsort(chosen, axis=None, kind="stable")
         c = chosen.ravel()[by_class]
-        begins = _begins(c)
-        counts = np.diff(begins, append=len(c))
-        nth = np.arange(len(c)) + np.repeat(self._drawn[c[begins]] - begins, counts)
-        self._drawn[c[begins]] += counts
-        turn, draw = np.divmod(nth, self._num_draws[c])
+        starts = _run_starts(c)
+        counts = np.diff(starts, append=len(c))
+        # Of each draw: its number within its class, its order of the class, and its place in that.
+        nth = np.arange(len(c)) + np.repeat(self._num_drawn[c[starts]] - starts, counts)
+        self._num_drawn[c[starts]] += counts
+        turn, draw = np.divmod(nth, self._draws_per_order[c])
         stride = self._strides[c]
-        within = (draw * stride)[:, None] + np.arange(self._most) % stride[:, None]
-        found = self._order[self._first[c][:, None] + within]
+        within = (draw * stride)[:, None] + np.arange(self._max_draw) % stride[:, None]
+        # First as if no order was new: images from the current orders.
+        images = self._order[self._class_start[c][:, None] + within]
 
-        # An order is drawn with its first draw; all that begin here at once.
-        begins = _begins(c, turn)
-        is_new = draw[begins] == 0
-        start = np.zeros(len(begins), np.int64)
-        shuffled, start[is_new] = self._begin(c[begins[is_new]])
-        num_drawn = np.diff(begins, append=len(c))
-        start, in_new = np.repeat(start, num_drawn), np.repeat(is_new, num_drawn)
-        found[in_new] = shuffled[start[in_new][:, None] + within[in_new]]
+        # A run of draws from one order; the order is new if its first draw is in this call. All new
+        # orders are shuffled at once, and their draws take images from there.
+        starts = _run_starts(c, turn)
+        is_new = draw[starts] == 0
+        order_start = np.zeros(len(starts), np.int64)
+        shuffled, order_start[is_new] = self._shuffle(c[starts[is_new]])
+        run_lengths = np.diff(starts, append=len(c))
+        order_start, in_new = np.repeat(order_start, run_lengths), np.repeat(is_new, run_lengths)
+        images[in_new] = shuffled[order_start[in_new][:, None] + within[in_new]]
 
-        places = np.empty_like(found)
-        places[by_class] = found
+        # Back to the order in which the draws were asked for.
+        places = np.empty_like(images)
+        places[by_class] = images
         return places.reshape(*chosen.shape, -1)
 
-    def _begin(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draws new orders of classes [n], ascending, and keeps the last one of each.
+    def _shuffle(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draws an order for each of the classes [n], which ascend and may repeat.
+
+        The last order of each class becomes its current one.
 
         Returns:
-          The orders one behind the other, int32, and where each begins, int64 [n].
+          The orders, concatenated, int32, and the start of each, int64 [n].
         """
         sizes = self._sizes[classes]
         start = np.cumsum(sizes) - sizes
         which = np.repeat(np.arange(len(classes)), sizes)
-        place = (np.arange(len(which)) + (self._first[classes] - start)[which]).astype(np.int32)
+        place = np.arange(len(which)) + (self._class_start[classes] - start)[which]
+        place = place.astype(np.int32)
+        # A random key in [i, i + 1) for each image of order i: sorting them shuffles within orders.
         shuffled = place[np.argsort(which + self._rng.random(len(which)))]
         is_last = np.append(classes[1:] != classes[:-1], np.ones(min(1, len(classes)), bool))[which]
         self._order[place[is_last]] = shuffled[is_last]
         return shuffled, start
 
 
-def _begins(*columns: np.ndarray) -> np.ndarray:
-    """Returns where a run of equal rows of the columns [n] begins."""
+def _run_starts(*columns: np.ndarray) -> np.ndarray:
+    """Returns the starts of runs of equal rows, of which the columns [n] are given."""
     changes = [column[1:] != column[:-1] for column in columns]
     return np.flatnonzero(np.concatenate([[True], np.any(changes, axis=0)]))
 
 
-def _completed(rng: np.random.Generator, n: int, rows: np.ndarray) -> np.ndarray:
-    """Fills up rows [V, B] where they are -1 with random numbers below n.
+def _fill_distinct(rng: np.random.Generator, n: int, rows: np.ndarray) -> np.ndarray:
+    """Replaces each -1 in rows [V, B] by a random number below n that its row does not have yet.
 
-    No number is twice in a row; if n < B, none again before all others are.
+    If n < B, a number is repeated only when the row has all others.
     """
-    lacking = rows < 0
+    is_missing = rows < 0
     if n < 2 * rows.shape[1]:
-        # All numbers in random order, those that the row has already behind.
+        # Sort the n numbers by random keys, with those that a row has already at the end.
         keys = rng.random((len(rows), n))
-        row, column = np.nonzero(~lacking)
+        row, column = np.nonzero(~is_missing)
         keys[row, rows[row, column]] += 1
-        turn = (np.cumsum(lacking, axis=1) - 1) % n
-        return np.where(lacking, np.take_along_axis(np.argsort(keys, axis=1), turn, axis=1), rows)
-    # What is drawn twice is drawn again: as likely as not at most, so that few are soon left.
-    rows, left, again = rows.copy(), np.arange(len(rows)), lacking
+        turn = (np.cumsum(is_missing, axis=1) - 1) % n
+        filled = np.take_along_axis(np.argsort(keys, axis=1), turn, axis=1)
+        return np.where(is_missing, filled, rows)
+    # Rejection: draw with replacement, and draw repeated numbers again. As n >= 2 B, each draw is
+    # rejected with a probability of at most 1/2.
+    rows, left, is_rejected = rows.copy(), np.arange(len(rows)), is_missing
     while len(left):
         part = rows[left]
-        part[again] = rng.integers(n, size=np.count_nonzero(again))
+        part[is_rejected] = rng.integers(n, size=np.count_nonzero(is_rejected))
         rows[left] = part
         ascending = np.sort(part, axis=1)
-        some = np.any(ascending[:, 1:] == ascending[:, :-1], axis=1)
-        left = left[some]
-        again = _repeated(part[some], lacking[left])
+        has_repeats = np.any(ascending[:, 1:] == ascending[:, :-1], axis=1)
+        left = left[has_repeats]
+        is_rejected = _find_repeats(part[has_repeats], is_missing[left])
     return rows
 
 
-def _repeated(rows: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Returns where a number was drawn that its row [V, B] has before, or that was not drawn."""
-    keys = 2 * rows.astype(np.int64) + drawn
+def _find_repeats(rows: np.ndarray, is_drawn: np.ndarray) -> np.ndarray:
+    """Returns which numbers of rows [V, B] to draw again, bool [V, B].
+
+    Of equal numbers in a row all but one are: the one that was given, or the first that was drawn.
+    """
+    # Sorted by number; of equal ones, those that were given come first.
+    keys = 2 * rows.astype(np.int64) + is_drawn
     order = np.argsort(keys, axis=1, kind="stable")
     ascending = np.take_along_axis(keys, order, axis=1) // 2
-    repeated = np.zeros(rows.shape, bool)
-    same = ascending[:, 1:] == ascending[:, :-1]
-    np.put_along_axis(repeated, order[:, 1:], same, axis=1)
-    return repeated
+    is_repeat = np.zeros(rows.shape, bool)
+    is_same = ascending[:, 1:] == ascending[:, :-1]
+    np.put_along_axis(is_repeat, order[:, 1:], is_same, axis=1)
+    return is_repeat

@@ -1,4 +1,4 @@
-"""How images are grouped: by K-means (P21 section 3), at random or by super-classes (Table I)."""
+"""Groups images by K-means (P21 section 3), at random or by super-classes (P21 Table I)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,12 +15,12 @@ from dcjax.division import counting, device_kmeans, host_kmeans
 GROUPINGS = ("kmeans", "random", "labels")
 KMEANS = ("host", "devices")
 
-# From ascending rows [n], the number of clusters K, which group the rows are and the number of the
-# trial, to the cluster of each row, int32 [n].
+# Function (ascending rows [n], number of clusters K, number of the group that the rows are, number
+# of the trial) -> cluster of each row, int32 [n].
 Partition = Callable[[np.ndarray, int, int, int], np.ndarray]
 
 
-def by_kmeans(
+def kmeans_partition(
     features: np.ndarray | jax.Array,
     num_iterations: int,
     mesh: Mesh | None = None,
@@ -28,10 +28,10 @@ def by_kmeans(
     seed: int,
     period: int,
 ) -> Partition:
-    """Returns the function that clusters rows of features [N, F], on a mesh if there is one."""
+    """Returns the function that clusters rows of features [N, F] by K-means, on a mesh if given."""
     if mesh is not None:
         points = device_kmeans.shard(features, mesh)
-        # The others stay where they are: parts of all sizes would each have to be compiled.
+        # Rows of other groups stay in the array: each size of a part would have to be compiled.
         cluster = partial(device_kmeans.kmeans, points, num_iterations=num_iterations)
         return lambda rows, k, which, trial: cluster(
             k, seed=(seed, Stream.DIVISION, period, which, trial), rows=rows
@@ -41,7 +41,7 @@ def by_kmeans(
         raise InputError("features must be finite, got NaN or infinity.")
 
     def partition(rows: np.ndarray, k: int, which: int, trial: int) -> np.ndarray:
-        # All rows are taken as they are: a copy may take gigabytes.
+        # All rows are used without a copy, which may take gigabytes.
         chosen = features if len(rows) == len(features) else features[rows]
         key = (seed, Stream.DIVISION, period, which, trial)
         return host_kmeans.kmeans(chosen, k, seed=key, num_iterations=num_iterations)[0]
@@ -49,8 +49,8 @@ def by_kmeans(
     return partition
 
 
-def at_random(*, seed: int, period: int) -> Partition:
-    """Returns the function that shuffles rows and deals them out evenly, anew in every period."""
+def random_partition(*, seed: int, period: int) -> Partition:
+    """Returns the function that assigns rows to clusters of equal size at random."""
 
     def partition(rows: np.ndarray, k: int, which: int, trial: int) -> np.ndarray:
         generator = streams.generator(seed, Stream.RANDOM_GROUPS, period, which, trial)
@@ -59,8 +59,8 @@ def at_random(*, seed: int, period: int) -> Partition:
     return partition
 
 
-def by_super_class(super_classes: np.ndarray, num_clusters: int) -> np.ndarray:
-    """Groups whole super-classes, in their order, into clusters of about as many images.
+def group_by_super_class(super_classes: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Groups whole super-classes, in their order, into clusters of about equal size.
 
     A super-class whose middle is at t in [0, 1) of all images, ordered by super-class, is in
     cluster floor(K t). So cluster c of K is divided into 2c and 2c + 1 of 2K.
@@ -86,12 +86,12 @@ def group(
     num_clusters: int,
     which: int,
 ) -> np.ndarray:
-    """Groups images, anew in every trial until each cluster can be trained on.
+    """Groups images, in several trials if needed, until each cluster can be trained on.
 
     Args:
-      partition: `by_kmeans` or `at_random`.
+      partition: of `kmeans_partition` or `random_partition`.
       labels: the classes of all images [N].
-      num_trials: trials at most. The last one stands whatever it is.
+      num_trials: trials at most. The last one is taken in any case.
       rows: the images to group, ascending [n].
       num_clusters: K.
       which: number of these rows among those that are grouped in the same period, the `group` of
@@ -101,18 +101,18 @@ def group(
       The cluster of each row, int32 [n].
     """
     cluster = np.zeros(len(rows), np.int32)
-    # Fewer images than clusters cannot be divided: they stay in the first and leave others empty.
+    # Fewer images than clusters are not divided: all go to the first cluster.
     if num_clusters == 1 or len(rows) < num_clusters:
         return cluster
     for trial in range(num_trials):
         cluster = partition(rows, num_clusters, which, trial)
-        if _can_be_trained(cluster, labels[rows], num_clusters).all():
+        if _is_trainable(cluster, labels[rows], num_clusters).all():
             break
     return cluster
 
 
 def drop_singletons(cluster: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Sets to -1 the images [N] that are alone of their class in their cluster: no positive."""
+    """Sets to -1 the clusters [N] of images without another of their class in their cluster."""
     kept = cluster.astype(np.int32)
     for rows in counting.groups(cluster, int(cluster.max()) + 1):
         _, classes, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
@@ -147,12 +147,12 @@ def check(
     if super_classes is None:
         return
 
-    def lacking(k: int) -> int:
-        trained = _can_be_trained(by_super_class(super_classes, k), labels, k)
-        return int(np.sum(~trained))
+    def num_untrainable(k: int) -> int:
+        is_trainable = _is_trainable(group_by_super_class(super_classes, k), labels, k)
+        return int(np.sum(~is_trainable))
 
-    if number := lacking(max_clusters):
-        choice = next((k for k in smaller if not lacking(k)), None)
+    if number := num_untrainable(max_clusters):
+        choice = next((k for k in smaller if not num_untrainable(k)), None)
         raise InputError(
             "Every cluster of whole super-classes needs two classes with two images each: of "
             f"max_clusters={max_clusters} made of {len(np.unique(super_classes))} super-classes "
@@ -162,7 +162,7 @@ def check(
         )
 
 
-def _can_be_trained(cluster: np.ndarray, labels: np.ndarray, num_clusters: int) -> np.ndarray:
+def _is_trainable(cluster: np.ndarray, labels: np.ndarray, num_clusters: int) -> np.ndarray:
     """Returns which clusters have two classes with at least two images each, bool [K]."""
     counts = (
         np.unique_counts(labels[rows]).counts for rows in counting.groups(cluster, num_clusters)

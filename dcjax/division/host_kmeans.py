@@ -1,7 +1,8 @@
 """K-means and the agreement of two labellings (Sanakoyeu et al., CVPR 2019, sections 3 and 4).
 
-K-means is Lloyd's, exactly, but leaves out distances that cannot change a label. In NumPy: the
-shapes differ from iteration to iteration, and each would have to be compiled.
+K-means is Lloyd's algorithm, exactly, with the bounds of Hamerly (Making k-means even faster, SDM
+2010): distances that cannot change a label are not computed. It is in NumPy because the shapes
+differ from iteration to iteration; JAX would compile each of them.
 """
 
 import math
@@ -20,22 +21,23 @@ from dcjax.core.arrays import require_integers
 from dcjax.core.errors import InputError
 from dcjax.core.ranges import require_whole
 
-# Points and centroids whose distances one thread holds at a time: 8 MiB of float32.
+# Sides of a block of distances, of which a thread holds one at a time: 8 MiB of float32.
 _POINTS_PER_BLOCK, _CENTROIDS_PER_BLOCK = 1024, 2048
-# Reading a point costs about as much as its distances to so many centroids.
+# The cost of reading a point, in distances of it to a centroid.
 _COST_OF_A_POINT = 32
-# Rounding, relative to what is added: so much times the square root of how many there are.
+# Relative rounding error of a float32 sum, divided by the square root of its number of terms.
 _ROUNDING = 2e-7
-# Exponents of numbers whose squares float32 holds, many of them added up and their last bits too.
+# Range of exponents of numbers whose sums of squares neither overflow nor underflow in float32.
 _SQUARABLE = -32, 50
 NUM_ITERATIONS = 100  # at most, as in the papers' code
-_BLAS = threading.Lock()  # which is limited to one thread for the whole process
+_BLAS = threading.Lock()  # its number of threads is a setting of the whole process
 
 
 class _Centroids(NamedTuple):
-    """Centroids c as distances need them: |x - c|^2 = |x - o|^2 + slope . (x - o) + offset.
+    """Centroids c in a form for distances: |x - c|^2 = |x - o|^2 + slope . (x - o) + offset.
 
-    The origin o lies amid the points, so that far from zero the terms do not cancel one another.
+    The origin o is the mean of the first centroids: with o = 0, the terms would cancel for points
+    far from zero.
 
     Attributes:
       slope: float32 [K, F], -2 (c - o).
@@ -50,23 +52,24 @@ class _Centroids(NamedTuple):
         return _Centroids(self.slope[which], self.offset[which])
 
 
-class _Nearest(NamedTuple):
-    """The nearest of some centroids to each point [n], and bounds that rounding cannot break.
+class _Bounds(NamedTuple):
+    """The nearest centroid of each point [n], with Hamerly's bounds, widened by rounding errors.
 
     Attributes:
       label: number of the nearest centroid, ties to the lower number.
-      at_most: upper bound of its distance.
-      at_least: lower bound of its distance, when it was looked for.
-      others: lower bound of the distances of all other centroids.
+      upper: upper bound of the distance to it (Hamerly's u).
+      nearest_lower: lower bound of the distance to it, as of the last search.
+      lower: lower bound of the distances to all other centroids (Hamerly's l).
     """
 
     label: np.ndarray
-    at_most: np.ndarray
-    at_least: np.ndarray
-    others: np.ndarray
+    upper: np.ndarray
+    nearest_lower: np.ndarray
+    lower: np.ndarray
 
 
-Search = Callable[[np.ndarray | None, _Centroids], _Nearest]
+# From rows (None: all) and centroids to the bounds of these rows.
+Search = Callable[[np.ndarray | None, _Centroids], _Bounds]
 
 
 def kmeans(
@@ -74,10 +77,9 @@ def kmeans(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divides points into k clusters by Lloyd's algorithm, started at k random points.
 
-    The same input gives the same bits on every run on a machine, and the same input times a power
-    of two the same labels. Memory is twice that of the points, which are moved to an origin amid
-    them once; three times for points so small or large that their squares would underflow or
-    overflow.
+    The result is bit for bit the same on every run on a machine, and the labels are the same for
+    points that are multiplied by a power of two. Memory is twice that of the points, for a shifted
+    copy; three times if they are so small or large that their squares would underflow or overflow.
 
     Args:
       x: points [N, F], used as float32.
@@ -89,7 +91,7 @@ def kmeans(
     Returns:
       labels int32 [N] and centroids float32 [k, F].
     """
-    with np.errstate(over="ignore"):  # said below
+    with np.errstate(over="ignore"):  # an overflow is reported below
         x = np.asarray(x, dtype=np.float32)
     if x.ndim != 2:
         raise InputError(f"x must be points of shape [N, F], got shape {x.shape}.")
@@ -129,38 +131,41 @@ def lloyd(
         points = (np.ldexp(values, exponent) for values in (x, start))
         labels, centroids = lloyd(*points, num_iterations=num_iterations)
         return labels, np.ldexp(centroids, -exponent)
-    # Every thread works on points of its own: the bits do not depend on how many there are or on
-    # which is first, as they might if BLAS split one product among several.
+    # BLAS runs in one thread, and each thread of the pool has blocks of points of its own. So the
+    # result does not depend on the number of threads, as it might if BLAS split one product.
     one_thread = partial(threadpool_limits, limits=1, user_api="blas")
     with _BLAS, one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
         origin = start.mean(axis=0)
-        search = _searcher(x, origin, pool.map)
-        centroids, at = start.copy(), _prepare(start, origin)
-        known = search(None, at)
+        search = _create_search(x, origin, pool.map)
+        centroids, shifted = start.copy(), _shift(start, origin)
+        bounds = search(None, shifted)
+        # The label by which each point is part of `sums`, the float64 sums of the clusters [k, F].
         counted = np.full(len(x), -1)
         sums, steps = np.zeros(start.shape), np.zeros(len(start))
         for _ in range(num_iterations):
-            _fill_empty(x, known, centroids)
-            changed = _add(sums, x, counted, known.label)
-            counted = known.label.copy()
+            _fill_empty(x, bounds, centroids)
+            changed = _update_sums(sums, x, counted, bounds.label)
+            counted = bounds.label.copy()
             sizes = np.bincount(counted, minlength=len(start))
             changed = changed[sizes[changed] > 0]
             means = (sums[changed] / sizes[changed, None]).astype(np.float32)
             steps[:] = 0
             steps[changed] = np.linalg.norm(means - centroids[changed], axis=1)
             centroids[changed] = means
-            at.slope[changed], at.offset[changed] = _prepare(means, origin)
-            _assign(search, at, steps, known)
-            if np.array_equal(known.label, counted):
+            shifted.slope[changed], shifted.offset[changed] = _shift(means, origin)
+            _assign(search, shifted, steps, bounds)
+            if np.array_equal(bounds.label, counted):
                 break
-    return known.label.astype(np.int32), centroids
+    return bounds.label.astype(np.int32), centroids
 
 
 def scale_exponent(largest: float) -> int:
-    """Returns which power of two brings points near 1, 0 if they can be squared as they are.
+    """Returns the exponent of the power of two that scales points to about 1.
+
+    It is 0 if they can be squared as they are.
 
     Args:
-      largest: absolute value of their coordinates.
+      largest: the largest absolute value of their coordinates.
     """
     _, exponent = math.frexp(largest)
     low, high = _SQUARABLE
@@ -169,44 +174,51 @@ def scale_exponent(largest: float) -> int:
 
 def nmi(labels: np.ndarray, clusters: np.ndarray) -> float:
     """Returns the normalised mutual information 2 I(Y; C) / (H(Y) + H(C)) of two labellings [N]."""
-    from sklearn.metrics import normalized_mutual_info_score  # takes seconds, as configs need not
+    from sklearn.metrics import normalized_mutual_info_score  # its import takes seconds
 
     labels = require_integers("labels", labels)
     clusters = require_integers("clusters", clusters, len(labels))
     return float(normalized_mutual_info_score(labels, clusters, average_method="arithmetic"))
 
 
-def _assign(search: Search, at: _Centroids, steps: np.ndarray, known: _Nearest) -> None:
-    """Corrects what is known of all points [N] after the k centroids have moved by steps [k].
+def _assign(search: Search, centroids: _Centroids, steps: np.ndarray, bounds: _Bounds) -> None:
+    """Updates, in place, the bounds of all points [N] after the k centroids moved by steps [k].
 
-    Either of two ways leaves few points to be compared with all centroids. The first costs nothing
-    before that, and is good when all centroids move a little (few clusters): a point's bounds give
-    way by what its own and the farthest other centroid moved, and still part. The second compares
-    all points with the centroids that moved, and is good when most stand still (many clusters):
-    what stood still is no nearer than it was.
+    A point can keep its label without a search while its upper bound is below its lower bound. Of
+    two ways to tell, the cheaper one by the number of distances is taken:
+
+    * Hamerly's update, which computes no distance: `upper` grows by the step of the point's own
+      centroid, `lower` shrinks by the largest step of another one. It leaves few points if all
+      centroids move a little, as they do if there are few.
+    * A search among the centroids that moved. All others are as far away as before. It leaves few
+      points if most centroids stand still, as they do if there are many.
+
+    The points that are left are compared with all centroids.
     """
     moved = np.flatnonzero(steps)
-    drop = _largest_other(steps)[known.label]
-    own_moved = steps[known.label] > 0
-    known.at_most[:] = (known.at_most + steps[known.label]) * (1 + _ROUNDING)
-    others = (known.others - drop) * (1 - _ROUNDING)
-    rest = np.flatnonzero(known.at_most >= others)
+    own_step = steps[bounds.label]
+    bounds.upper[:] = (bounds.upper + own_step) * (1 + _ROUNDING)
+    lower = (bounds.lower - _largest_other(steps)[bounds.label]) * (1 - _ROUNDING)
+    rest = np.flatnonzero(bounds.upper >= lower)
+    num_points = len(own_step)
     cost = len(rest) * (len(steps) + _COST_OF_A_POINT)
-    if cost <= len(drop) * (len(moved) + _COST_OF_A_POINT):
-        known.others[:] = others
+    if cost <= num_points * (len(moved) + _COST_OF_A_POINT):
+        bounds.lower[:] = lower
     else:
-        found = search(None, at.pick(moved))
-        stays = ~own_moved & (found.at_least > known.at_most)
-        # The point's own is among those it was compared with: the nearest of them is the nearest
-        # of all if no other was nearer before.
-        goes = own_moved & (found.at_most < known.others)
-        known.label[goes] = moved[found.label[goes]]
-        known.at_most[goes] = found.at_most[goes]
-        nearest_other = np.where(goes, found.others, found.at_least)
-        np.minimum(known.others, nearest_other, out=known.others)
+        among_moved = search(None, centroids.pick(moved))
+        own_moved = own_step > 0
+        # The point's centroid stood still, and all that moved are farther.
+        stays = ~own_moved & (among_moved.nearest_lower > bounds.upper)
+        # The point's centroid moved, so it was searched too. The nearest of those that moved is the
+        # nearest of all, since those that stood still are at least `lower` away.
+        goes = own_moved & (among_moved.upper < bounds.lower)
+        bounds.label[goes] = moved[among_moved.label[goes]]
+        bounds.upper[goes] = among_moved.upper[goes]
+        nearest_other = np.where(goes, among_moved.lower, among_moved.nearest_lower)
+        np.minimum(bounds.lower, nearest_other, out=bounds.lower)
         rest = np.flatnonzero(~stays & ~goes)
-    found = search(rest, at)
-    for column, values in zip(known, found, strict=True):
+    searched = search(rest, centroids)
+    for column, values in zip(bounds, searched, strict=True):
         column[rest] = values
 
 
@@ -217,47 +229,55 @@ def _largest_other(steps: np.ndarray) -> np.ndarray:
     return np.where(np.arange(len(steps)) == farthest, rest.max(initial=0), steps[farthest])
 
 
-def _prepare(centroids: np.ndarray, origin: np.ndarray) -> _Centroids:
+def _shift(centroids: np.ndarray, origin: np.ndarray) -> _Centroids:
     shifted = centroids - origin
     return _Centroids(-2 * shifted, np.einsum("kf,kf->k", shifted, shifted))
 
 
-def _searcher(
-    x: np.ndarray, origin: np.ndarray, in_turn: Callable[..., Iterable[_Nearest]]
+def _create_search(
+    x: np.ndarray, origin: np.ndarray, map_blocks: Callable[..., Iterable[_Bounds]]
 ) -> Search:
-    """Returns a function that finds the nearest centroids of points x[rows], or of all (None)."""
+    """Returns a function that searches the nearest centroids of points x[rows]; None: of all."""
     shifted, relative = x - origin, _ROUNDING * math.sqrt(x.shape[1])
     squares = np.einsum("nf,nf->n", shifted, shifted)
     norms = np.sqrt(squares)
 
-    def search(rows: np.ndarray | None, at: _Centroids) -> _Nearest:
+    def search(rows: np.ndarray | None, centroids: _Centroids) -> _Bounds:
         count = len(x) if rows is None else len(rows)
-        farthest = math.sqrt(np.max(at.offset, initial=0))
+        farthest = math.sqrt(np.max(centroids.offset, initial=0))
 
-        def look(start: int) -> _Nearest:
+        def search_block(start: int) -> _Bounds:
             block: slice | np.ndarray = slice(start, start + _POINTS_PER_BLOCK)
             block = block if rows is None else rows[block]
             rounding = relative * (norms[block] + farthest) ** 2
-            return _look(shifted[block], squares[block], rounding, at)
+            return _search_block(shifted[block], squares[block], rounding, centroids)
 
-        parts = list(in_turn(look, range(0, max(count, 1), _POINTS_PER_BLOCK)))
-        return _Nearest(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        parts = list(map_blocks(search_block, range(0, max(count, 1), _POINTS_PER_BLOCK)))
+        return _Bounds(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     return search
 
 
-def _look(x: np.ndarray, squares: np.ndarray, rounding: np.ndarray, at: _Centroids) -> _Nearest:
-    """Compares a block of points [n, F], from the origin, with parts of the centroids [K].
+def _search_block(
+    x: np.ndarray, squares: np.ndarray, rounding: np.ndarray, centroids: _Centroids
+) -> _Bounds:
+    """Compares a block of points with the centroids [K], a part of them at a time.
 
-    With the points come their squared norms, and the rounding of a squared distance.
+    `first` and `second` are the two smallest |x - c|^2 - |x|^2 so far, [n].
+
+    Args:
+      x: points less the origin [n, F].
+      squares: |x|^2 [n].
+      rounding: bounds of the rounding error of a squared distance [n].
+      centroids: to compare with.
     """
     every = np.arange(len(x))
     label = np.zeros(len(x), np.int64)
     first, second = np.full((2, len(x)), np.inf, np.float32)
-    for start in range(0, len(at.offset), _CENTROIDS_PER_BLOCK):
+    for start in range(0, len(centroids.offset), _CENTROIDS_PER_BLOCK):
         part = slice(start, start + _CENTROIDS_PER_BLOCK)
-        distances = x @ at.slope[part].T
-        distances += at.offset[part]
+        distances = x @ centroids.slope[part].T
+        distances += centroids.offset[part]
         here = np.argmin(distances, axis=1)
         first_here = distances[every, here]
         distances[every, here] = np.inf
@@ -266,32 +286,44 @@ def _look(x: np.ndarray, squares: np.ndarray, rounding: np.ndarray, at: _Centroi
         label = np.where(first_here < first, here + start, label)
         first = np.minimum(first, first_here)
     bounds = (first + rounding, first - rounding, second - rounding)
-    return _Nearest(label, *(np.sqrt(np.maximum(squares + bound, 0)) for bound in bounds))
+    return _Bounds(label, *(np.sqrt(np.maximum(squares + bound, 0)) for bound in bounds))
 
 
-def _add(sums: np.ndarray, x: np.ndarray, before: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """Moves points x [N, F] between sums [k, F]; returns the numbers of the sums that changed."""
+def _update_sums(
+    sums: np.ndarray, x: np.ndarray, before: np.ndarray, now: np.ndarray
+) -> np.ndarray:
+    """Moves points x [N, F] between the sums of clusters [k, F], in place.
+
+    Args:
+      sums: float64 [k, F].
+      x: points float32 [N, F].
+      before: clusters of the points that the sums are of [N]; -1: in none.
+      now: clusters that the sums will be of [N].
+
+    Returns:
+      The numbers of the clusters whose sum changed.
+    """
     changed = np.flatnonzero(before != now)
     for sign, cluster in ((-1, before[changed]), (1, now[changed])):
         order = np.argsort(cluster, kind="stable")
         names, first = np.unique(cluster[order], return_index=True)
         for name, rows in zip(names, np.split(changed[order], first[1:]), strict=False):
-            if name >= 0:  # -1: not counted anywhere yet
+            if name >= 0:
                 sums[name] += sign * np.sum(x[rows], axis=0, dtype=np.float64)
     names = np.unique([before[changed], now[changed]])
     return names[names >= 0]
 
 
-def _fill_empty(x: np.ndarray, known: _Nearest, centroids: np.ndarray) -> None:
-    """Gives each empty cluster the point farthest from its centroid, if any is off its own."""
-    empty = np.flatnonzero(np.bincount(known.label, minlength=len(centroids)) == 0)
+def _fill_empty(x: np.ndarray, bounds: _Bounds, centroids: np.ndarray) -> None:
+    """Gives each empty cluster the point farthest from its centroid, if that distance is not 0."""
+    empty = np.flatnonzero(np.bincount(bounds.label, minlength=len(centroids)) == 0)
     if not empty.size:
         return
     parts = np.array_split(np.arange(len(x)), -(-len(x) // _POINTS_PER_BLOCK))
-    away = [np.linalg.norm(x[rows] - centroids[known.label[rows]], axis=1) for rows in parts]
+    away = [np.linalg.norm(x[rows] - centroids[bounds.label[rows]], axis=1) for rows in parts]
     distances = np.concatenate(away)
     farthest = np.argsort(-distances, kind="stable")[: len(empty)]
     farthest = farthest[distances[farthest] > 0]
-    known.label[farthest] = empty[: len(farthest)]
-    # Nothing is known of these points until they are looked at again.
-    known.at_most[farthest], known.others[farthest] = np.inf, 0
+    bounds.label[farthest] = empty[: len(farthest)]
+    # Bounds that force a search for these points.
+    bounds.upper[farthest], bounds.lower[farthest] = np.inf, 0

@@ -37,7 +37,7 @@ def inherit(masks: Array, parents: Array, kind: str) -> Array:
     parents = jnp.asarray(require_integers("parents", parents, len(masks), -1, len(masks) - 1))
     exists = parents >= 0
     children = jnp.where(exists[:, None], masks[jnp.where(exists, parents, 0)], 0)
-    return _keep_own_block(children, parents) if kind == "fixed" else children
+    return _keep_block(children, parents) if kind == "fixed" else children
 
 
 def split(masks: Array, num_clusters: int | Array, kind: str) -> Array:
@@ -100,13 +100,13 @@ def combine(masks: Array, kind: str = "sum") -> Array:
     return jnp.ones_like(active[0])
 
 
-def of_clusters(masks: Array, clusters: Array, full_embedding: Array | bool, kind: str) -> Array:
+def training_masks(masks: Array, clusters: Array, full_embedding: Array | bool, kind: str) -> Array:
     """Returns the mask that each cluster batch is trained with [..., D], not negative.
 
     Args:
       masks: [K_max, D].
       clusters: int [...], the cluster of each batch.
-      full_embedding: whether the combined mask takes the place of all (P21 section 3.4).
+      full_embedding: whether the combined mask replaces those of all clusters (P21 section 3.4).
       kind: how it is combined, see `combine`.
     """
     return jnp.where(full_embedding, combine(masks, kind), jax.nn.relu(masks[clusters]))
@@ -133,8 +133,8 @@ def orthogonality(masks: Array, num_clusters: int | Array) -> Array:
     return jnp.sum(jnp.where(rows[:, None] != rows[None, :], cosines, 0)) / num_pairs
 
 
-def _keep_own_block(children: Array, parents: Array) -> Array:
-    """Returns children[K_max, D] with the support that siblings have in common shared out."""
+def _keep_block(children: Array, parents: Array) -> Array:
+    """Returns children[K_max, D], of which each keeps an equal block of the siblings' support."""
     sibling = parents[:, None] == parents[None, :]
     num_siblings = jnp.sum(sibling, axis=1, keepdims=True)
     rank = jnp.sum(jnp.tril(sibling, -1), axis=1, keepdims=True)

@@ -1,8 +1,8 @@
 """Plans the batches of an epoch (Sanakoyeu et al., CVPR 2019, section 3).
 
-Which images, in which batch, of which cluster: a batch holds images of one cluster only. All
-clusters get the same number of batches, so that each has the same weight, and small ones start
-again from the front.
+A plan says which images are in which batch. A batch holds images of one cluster only. All clusters
+get the same number of batches, so each has the same weight, and images of small clusters are
+repeated.
 """
 
 import functools
@@ -24,7 +24,7 @@ SAMPLERS = ("balanced", "uniform")
 SMALL_CLASSES = ("other", "repeat")
 CLUSTER_ORDERS = ("round_robin", "shuffled", "uniform")
 ROUNDS = ("max", "mean", "min")
-LEAST_IMAGES = 4  # of a batch: fewer cannot be two positive pairs
+LEAST_IMAGES = 4  # of a batch: two positive pairs
 
 
 class Block(NamedTuple):
@@ -55,7 +55,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The batches of an epoch; the images of a block of steps are drawn when it is asked for.
+    """The batches of an epoch; the images of each block of steps are drawn when it is needed.
 
     Attributes:
       clusters: int32 [S, C], the cluster that each cluster batch of each step comes from. All
@@ -89,37 +89,37 @@ class Plan:
         return np.concatenate([block.rows for block in self.blocks()])
 
     def blocks(self, first_step: int = 0) -> Iterator[Block]:
-        """Yields the steps from the first on; the first block takes the longest: it sorts images.
+        """Yields the steps from `first_step` on; the first block takes longest: it sorts images.
 
-        Steps before the first are drawn and dropped: their draws are those that it follows.
+        Earlier steps are drawn and dropped, so that the later ones are the same.
         """
-        walks = self._walks()
+        batch_streams = self._batch_streams()
         steps_at_once = max(1, self.images_at_once // (self.clusters.shape[1] * self.batch_size))
         for number, start in enumerate(range(0, self.num_steps, steps_at_once)):
             clusters = self.clusters[start : start + steps_at_once]
-            block = Block(_take(walks, clusters, self.batch_size), clusters, number)
+            block = Block(_take(batch_streams, clusters, self.batch_size), clusters, number)
             if start + len(clusters) > first_step:
                 yield block.skip(max(first_step - start, 0))
 
-    def _walks(self) -> dict[int, draws.Batches]:
-        """Returns the batches of each cluster that has steps, from the first on."""
+    def _batch_streams(self) -> dict[int, draws.Batches]:
+        """Returns the stream of batches of each cluster that has steps, at its start."""
         division, labels, size = self.division, self.labels, self.batch_size
         if self.sampler == "uniform":
             members = counting.groups(division.cluster, division.num_clusters)
         else:
-            members = _class_by_class(division, labels)
-        walks = {}
+            members = _group_by_class(division, labels)
+        batch_streams = {}
         for cluster in np.unique(self.clusters).tolist():
             key = (division.period, self.epoch, cluster)
             rng, images = streams.generator(self.seed, Stream.IMAGE_ORDER, *key), members[cluster]
             if self.sampler == "uniform":
-                batches = draws.uniform(rng, images, size)
+                batches = draws.uniform_batches(rng, images, size)
             else:
-                batches = draws.balanced(
+                batches = draws.balanced_batches(
                     rng, images, labels, size, self.images_per_class, self.small_class
                 )
-            walks[cluster] = draws.Batches(batches)
-        return walks
+            batch_streams[cluster] = draws.Batches(batches)
+        return batch_streams
 
 
 def check_options(
@@ -132,7 +132,7 @@ def check_options(
     rounds: str,
     clusters_per_step: int,
 ) -> None:
-    """Raises InputError unless epochs of some images can be planned by these options."""
+    """Raises InputError unless an epoch can be planned with these options for some images."""
     for setting, value, known in (
         ("sampler", sampler, SAMPLERS),
         ("small_class", small_class, SMALL_CLASSES),
@@ -161,7 +161,7 @@ def check_options(
 
 
 def check(labels: np.ndarray, **given: Any) -> None:
-    """Raises InputError unless epochs of images with these labels [N] can be planned like this.
+    """Raises InputError unless an epoch of images with these labels [N] can be planned.
 
     Args:
       labels: the classes [N].
@@ -203,22 +203,23 @@ def plan_epoch(
       labels: integer classes [N].
       seed: seed of the run.
       epoch: number of the epoch.
-      sampler: "uniform" walks through a cluster in random order and shows all of its images equally
-        often; "balanced" draws B / m classes for each batch, all classes equally often. This and
-        the next two are those of P21's recipe for Stanford Online Products.
+      sampler: "uniform" draws all images of a cluster equally often, in random order; "balanced"
+        draws B / m classes for each batch, all classes equally often. This and the next two are
+        those of P21's recipe for Stanford Online Products.
       batch_size: images in a batch of one cluster, B.
       images_per_class: images of a class in a batch, m, which divides B ("balanced" only).
       small_class: what fills up a class of fewer than m images: "other" images of the cluster that
         are not in the batch yet, as in P21's code, or the same ones, "repeat" ("balanced" only).
-      cluster_order: order of the clusters within a round: "shuffled", always the same, going on
-        where the epoch before ended ("round_robin"), or each batch from a cluster drawn at random,
-        without rounds ("uniform").
+      cluster_order: order of the clusters within a round: "shuffled"; "round_robin", always the
+        same, continued from where the epoch before ended; or "uniform", without rounds: each batch
+        is of a cluster drawn at random.
       rounds: the number of rounds is the "max" (as in P21's code), "min" or "mean" over clusters
-        of whole batches in the cluster, but at least 1. What a cluster has more is left out, other
-        images in each epoch.
-      clusters_per_step: cluster batches in a step, C. The last batches are left out, or if there
-        are fewer than C the first visits repeated, so that every step is full.
-      images_at_once: images in a block, about; changes no image, but crops, drawn for a block.
+        of full batches in the cluster, but at least 1. Further images of a cluster are left out,
+        others in each epoch.
+      clusters_per_step: cluster batches in a step, C. Batches that do not fill a last step are left
+        out; if there are fewer than C in all, the first are repeated.
+      images_at_once: about how many images a block has. It changes no image, but the crops, which
+        are drawn for a block.
 
     Returns:
       The plan, whose images are not drawn yet.
@@ -245,10 +246,10 @@ def plan_epoch(
     num_steps = max(1, num_rounds * len(filled) // clusters_per_step)
     num_batches = num_steps * clusters_per_step
     if cluster_order == "round_robin":
-        # From where the epoch before ended: each would leave out the same clusters.
+        # Starts where the epoch before ended; else every epoch would leave out the same clusters.
         order = filled[(epoch * num_batches + np.arange(num_batches)) % len(filled)]
     else:
-        order = np.resize(_drawn_order(rng, filled, num_rounds, cluster_order), num_batches)
+        order = np.resize(_draw_order(rng, filled, num_rounds, cluster_order), num_batches)
     return Plan(
         clusters=order.reshape(num_steps, clusters_per_step).astype(np.int32),
         division=division,
@@ -266,16 +267,16 @@ def plan_epoch(
 def one_class_shares(
     division: Division, labels: np.ndarray, *, batch_size: int, sampler: str
 ) -> np.ndarray:
-    """Returns the share of each cluster's batches [K] that is expected to be of a single class.
+    """Returns the expected share of batches of a single class, of each cluster [K].
 
-    They have no negatives. Of n images in random order, the first B are all of a class of c with
-    the probability C(c, B) / C(n, B).
+    Such batches have no negatives. Of n images in random order, the first B are all of a class of c
+    with the probability C(c, B) / C(n, B).
 
     Args:
       division: the clusters.
       labels: integer classes [N].
       batch_size: images in a batch, B.
-      sampler: as in `plan_epoch`; "balanced" draws several classes wherever there are any.
+      sampler: as in `plan_epoch`; "balanced" draws several classes if the cluster has them.
     """
     labels = np.asarray(require_integers("labels", labels, len(division.cluster)))
     shares = np.zeros(division.num_clusters)
@@ -290,24 +291,24 @@ def one_class_shares(
     return shares
 
 
-def _class_by_class(division: Division, labels: np.ndarray) -> list[np.ndarray]:
-    """Returns the images of each cluster, int32, those of one class behind one another."""
-    # Two counting sorts, of which the second keeps what the first has done.
+def _group_by_class(division: Division, labels: np.ndarray) -> list[np.ndarray]:
+    """Returns the images of each cluster, int32, sorted by class."""
+    # Two counting sorts, by class and then by cluster; the second is stable.
     if labels.min() < 0 or labels.max() >= len(labels):
         labels = np.unique(labels, return_inverse=True)[1]
-    by_class, _ = counting.grouped(labels, int(labels.max()) + 1)
+    by_class, _ = counting.sort(labels, int(labels.max()) + 1)
     places = counting.groups(division.cluster[by_class], division.num_clusters)
     return [by_class[members] for members in places]
 
 
-def _take(walks: dict[int, draws.Batches], clusters: np.ndarray, batch_size: int) -> np.ndarray:
-    """Takes the next batches of each of the clusters [s, C], int32 [s, C, B]."""
+def _take(batches: dict[int, draws.Batches], clusters: np.ndarray, batch_size: int) -> np.ndarray:
+    """Takes the next batch of each of the clusters [s, C] from its stream, int32 [s, C, B]."""
     rows = np.empty((clusters.size, batch_size), np.int32)
     order = np.argsort(clusters, axis=None, kind="stable")
     names, counts = np.unique(clusters, return_counts=True)
     parts = np.split(order, np.cumsum(counts)[:-1])
     for cluster, places in zip(names.tolist(), parts, strict=True):
-        rows[places] = walks[cluster].take(len(places))
+        rows[places] = batches[cluster].take(len(places))
     return rows.reshape(*clusters.shape, batch_size)
 
 
@@ -317,7 +318,7 @@ def _num_rounds(sizes: np.ndarray, batch_size: int, rounds: str) -> int:
     return max(1, round(float(wanted)))
 
 
-def _drawn_order(
+def _draw_order(
     rng: np.random.Generator, clusters: np.ndarray, num_rounds: int, cluster_order: str
 ) -> np.ndarray:
     """Returns the cluster of every batch, [num_rounds * number of clusters]."""

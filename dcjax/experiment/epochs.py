@@ -114,9 +114,9 @@ class Planner:
         num_clusters = experiment.schedule.num_clusters(epoch)
         period = experiment.schedule.period(epoch)
         if num_clusters == 1:
-            return division.undivided(images.labels, period=period)
+            return division.single_cluster(images.labels, period=period)
         if dividing.grouping == "labels":
-            return division.by_super_class(
+            return division.divide_by_super_class(
                 images.super_class_labels,
                 images.labels,
                 previous,

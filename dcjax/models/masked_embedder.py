@@ -101,7 +101,7 @@ class MaskedEmbedder(nn.Module):
         if clusters is None:
             chosen = masks.combine(mask, self.test_masks)
         else:
-            trained = masks.of_clusters(mask, clusters, full_embedding, self.test_masks)
+            trained = masks.training_masks(mask, clusters, full_embedding, self.test_masks)
             chosen = trained[..., None, :]
             outputs |= {"unmasked": masks.l2_normalize(embedding), "mask": trained}
         return outputs | {"embedding": masks.apply(embedding, chosen)}

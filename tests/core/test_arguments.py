@@ -82,7 +82,7 @@ TAKE_LABELS: dict[str, Callable[[Any], Any]] = {
         CLUSTERS, labels, batch_size=4, sampler="uniform"
     ),
     "by_super_class": lambda labels: (
-        division.by_super_class(labels, LABELS, None, num_clusters=2, period=0).cluster
+        division.divide_by_super_class(labels, LABELS, None, num_clusters=2, period=0).cluster
     ),
     "match": lambda labels: division.match(labels, LABELS, 4, "iou"),
     "match with": lambda labels: division.match(LABELS, labels, 4, "iou"),

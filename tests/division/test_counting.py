@@ -17,7 +17,7 @@ def test_groups_are_the_places_of_each_code_in_order():
 
 def test_grouped_is_a_stable_sort():
     codes = np.random.default_rng(0).integers(0, 50, 1000)
-    order, first = counting.grouped(codes, 60)
+    order, first = counting.sort(codes, 60)
     np.testing.assert_array_equal(order, np.argsort(codes, kind="stable"))
     np.testing.assert_array_equal(first, np.searchsorted(np.sort(codes), np.arange(61)))
 

@@ -197,10 +197,10 @@ def test_one_compilation_for_any_rows():
     x, mesh = _random(173, 4), _mesh(8)
     points = device_kmeans.shard(x, mesh)
     device_kmeans.kmeans(points, 3, seed=0)
-    before = device_lloyd.lloyd._cache_size(), sharded_rows._take._cache_size()
+    before = device_lloyd.lloyd._cache_size(), sharded_rows._gather._cache_size()
     device_kmeans.kmeans(points, 3, seed=1, rows=np.arange(0, 170, 3), num_iterations=7)
     device_kmeans.kmeans(x, 3, seed=2, rows=np.arange(5), mesh=mesh)
-    assert (device_lloyd.lloyd._cache_size(), sharded_rows._take._cache_size()) == before
+    assert (device_lloyd.lloyd._cache_size(), sharded_rows._gather._cache_size()) == before
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])

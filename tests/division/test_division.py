@@ -90,7 +90,7 @@ def test_iou_and_overlap_differ():
 def test_divide_bisects_inside_the_parents():
     features, labels = _images()
     features += 100 * (labels % 2)[:, None]
-    first = division.undivided(labels, period=0)
+    first = division.single_cluster(labels, period=0)
     second = division.divide(features, labels, first, num_clusters=2, period=1, seed=0)
     third = division.divide(features, labels, second, num_clusters=4, period=2, seed=0)
     again = division.divide(features, labels, second, num_clusters=2, period=2, seed=0)
@@ -117,7 +117,7 @@ def test_divide_again_keeps_the_order_of_the_clusters():
 
 def test_divide_repeats():
     features, labels = _images()
-    previous = division.undivided(labels, period=0)
+    previous = division.single_cluster(labels, period=0)
     first, second = (
         division.divide(features, labels, previous, num_clusters=2, period=1, seed=3)
         for _ in range(2)
@@ -137,7 +137,7 @@ def test_singletons_belong_to_no_cluster():
 
 
 def test_undivided_leaves_out_classes_of_one_image():
-    result = division.undivided(np.array([0, 1, 1, 2, 2, 2]), period=4)
+    result = division.single_cluster(np.array([0, 1, 1, 2, 2, 2]), period=4)
     np.testing.assert_array_equal(result.cluster, [-1, 0, 0, 0, 0, 0])
     assert (result.num_clusters, result.period) == (1, 4)
 
@@ -210,7 +210,7 @@ def test_check_offers_a_number_of_clusters_that_the_hierarchy_allows(hierarchy, 
 
 def test_random_groups_are_matched_and_bisected_as_those_of_kmeans():
     labels = np.repeat(np.arange(4), 200)
-    previous, sizes = division.undivided(labels, period=0), []
+    previous, sizes = division.single_cluster(labels, period=0), []
     for period, num_clusters in enumerate((2, 4, 4), start=1):
         options = {"num_clusters": num_clusters, "period": period, "seed": 0}
         found = division.divide(None, labels, previous, **options)
@@ -234,7 +234,7 @@ def test_super_classes_are_divided_inside_their_parents(start):
     labels = 2 * super_classes + rng.integers(2, size=len(super_classes))
 
     def divide(previous: Division | None, num_clusters: int) -> Division:
-        return division.by_super_class(
+        return division.divide_by_super_class(
             super_classes, labels, previous, num_clusters=num_clusters, period=num_clusters
         )
 
@@ -250,13 +250,13 @@ def test_super_classes_are_divided_inside_their_parents(start):
 
 def test_images_alone_in_a_cluster_of_super_classes_belong_to_none():
     labels, super_classes = np.array([0, 0, 1, 2, 2, 3]), np.array([0, 0, 0, 1, 1, 1])
-    found = division.by_super_class(super_classes, labels, None, num_clusters=2, period=0)
+    found = division.divide_by_super_class(super_classes, labels, None, num_clusters=2, period=0)
     np.testing.assert_array_equal(found.cluster, [0, 0, -1, 1, 1, -1])
 
 
 def test_errors_name_the_value():
     features, labels = _images()
-    previous = division.undivided(labels, period=0)
+    previous = division.single_cluster(labels, period=0)
     with pytest.raises(ValueError, match="1 or 2, got num_clusters=4"):
         division.divide(features, labels, previous, num_clusters=4, period=1, seed=0)
     with pytest.raises(ValueError, match="Unknown matching 'jaccard'; known are iou, over"):
@@ -266,4 +266,4 @@ def test_errors_name_the_value():
     with pytest.raises(ValueError, match="got 3 and 144 rows"):
         division.divide(features[:3], labels, None, num_clusters=2, period=0, seed=0)
     with pytest.raises(ValueError, match="1 or 2, got num_clusters=3"):
-        division.by_super_class(labels, labels, previous, num_clusters=3, period=1)
+        division.divide_by_super_class(labels, labels, previous, num_clusters=3, period=1)

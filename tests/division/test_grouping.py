@@ -21,7 +21,7 @@ SUPER_CLASSES = np.array([2, 0, 3, 2, 1, 0, 3, 2])
     ],
 )
 def test_super_classes_fall_where_their_middle_is(num_clusters, expected):
-    found = grouping.by_super_class(SUPER_CLASSES, num_clusters)
+    found = grouping.group_by_super_class(SUPER_CLASSES, num_clusters)
     np.testing.assert_array_equal(found, np.array(expected)[SUPER_CLASSES])
     assert found.dtype == np.int32
 
@@ -30,8 +30,8 @@ def test_super_classes_fall_where_their_middle_is(num_clusters, expected):
 def test_a_cluster_of_super_classes_is_bisected_by_twice_the_clusters(num_clusters):
     rng = np.random.default_rng(num_clusters)
     super_classes = rng.permutation(np.repeat(np.arange(20), rng.integers(0, 30, 20)))
-    whole = grouping.by_super_class(super_classes, num_clusters)
-    halves = grouping.by_super_class(super_classes, 2 * num_clusters)
+    whole = grouping.group_by_super_class(super_classes, num_clusters)
+    halves = grouping.group_by_super_class(super_classes, 2 * num_clusters)
     np.testing.assert_array_equal(halves // 2, whole)
     assert 0 <= whole.min() <= whole.max() < num_clusters
     assert np.all(np.diff(whole[np.argsort(super_classes)]) >= 0)
@@ -39,7 +39,7 @@ def test_a_cluster_of_super_classes_is_bisected_by_twice_the_clusters(num_cluste
 
 @pytest.mark.parametrize(("num_images", "num_clusters"), [(40, 2), (41, 3), (103, 4)])
 def test_at_random_deals_images_out_evenly(num_images, num_clusters):
-    found = grouping.at_random(seed=0, period=0)(np.arange(num_images), num_clusters, 0, 0)
+    found = grouping.random_partition(seed=0, period=0)(np.arange(num_images), num_clusters, 0, 0)
     sizes = np.bincount(found, minlength=num_clusters)
     assert len(sizes) == num_clusters
     assert sizes.max() - sizes.min() <= 1
@@ -48,7 +48,9 @@ def test_at_random_deals_images_out_evenly(num_images, num_clusters):
 
 def test_random_groups_are_independent_of_each_other_and_repeat():
     def draw(seed: int = 0, period: int = 0, which: int = 0, trial: int = 0) -> np.ndarray:
-        return grouping.at_random(seed=seed, period=period)(np.arange(16000), 4, which, trial)
+        return grouping.random_partition(seed=seed, period=period)(
+            np.arange(16000), 4, which, trial
+        )
 
     first = draw()
     np.testing.assert_array_equal(draw(), first)
@@ -62,7 +64,7 @@ def test_random_groups_are_independent_of_each_other_and_repeat():
 @pytest.mark.parametrize("seed", [3, 6])
 def test_images_are_grouped_anew_until_every_cluster_can_be_trained_on(seed):
     labels = np.repeat(np.arange(5), 4)
-    rows, partition = np.arange(20), grouping.at_random(seed=seed, period=0)
+    rows, partition = np.arange(20), grouping.random_partition(seed=seed, period=0)
 
     def slowly_trainable(cluster: np.ndarray) -> bool:
         pairs = [(c, k) for c in range(5) for k in range(3)]

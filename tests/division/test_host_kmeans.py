@@ -128,13 +128,13 @@ def test_lloyd_equals_the_plain_one_where_clusters_were_empty(k):
 def test_bounds_hold_in_spite_of_rounding(place):
     x = (place + np.random.default_rng(0).normal(size=(3000, 24))).astype(np.float32)
     centroids, origin = _start(x, 50), x.mean(axis=0)
-    found = host_kmeans._searcher(x, origin, map)(None, host_kmeans._prepare(centroids, origin))
+    found = host_kmeans._create_search(x, origin, map)(None, host_kmeans._shift(centroids, origin))
     away = x[:, None].astype(np.float64) - centroids
     nearest, second = np.sort(np.linalg.norm(away, axis=2), axis=1)[:, :2].T
-    assert np.all(found.at_least <= nearest)
-    assert np.all(nearest <= found.at_most)
-    assert np.all(found.others <= second)
-    np.testing.assert_allclose(found.others, second, rtol=1e-5 if place == 0 else 1e-2)
+    assert np.all(found.nearest_lower <= nearest)
+    assert np.all(nearest <= found.upper)
+    assert np.all(found.lower <= second)
+    np.testing.assert_allclose(found.lower, second, rtol=1e-5 if place == 0 else 1e-2)
 
 
 @pytest.mark.parametrize("dim", [512, 4096])
@@ -171,7 +171,7 @@ def test_one_k_means_at_a_time_limits_blas():
 @pytest.mark.parametrize(("k", "dim", "part"), [(16, 64, 0.75), (700, 32, 0.5)])
 def test_most_distances_are_left_out(k, dim, part, monkeypatch):
     x = _embeddings(4000, 4 * k, dim)
-    look, looks, rounds = host_kmeans._look, [], []
+    look, looks, rounds = host_kmeans._search_block, [], []
     assign = host_kmeans._assign
 
     def counting_look(x, squares, rounding, at):
@@ -182,7 +182,7 @@ def test_most_distances_are_left_out(k, dim, part, monkeypatch):
         rounds.append(1)
         return assign(*args)
 
-    monkeypatch.setattr(host_kmeans, "_look", counting_look)
+    monkeypatch.setattr(host_kmeans, "_search_block", counting_look)
     monkeypatch.setattr(host_kmeans, "_assign", counting_assign)
     host_kmeans.lloyd(x, _start(x, k), num_iterations=100)
     assert sum(looks) < part * (len(rounds) + 1) * len(x) * k
@@ -252,14 +252,14 @@ def test_bounds_hold_after_a_point_has_filled_a_cluster():
     x = _embeddings(200, 40, 8)
     start = np.resize(_start(x, 10), (20, 8))
     origin = x.mean(axis=0)
-    known = host_kmeans._searcher(x, origin, map)(None, host_kmeans._prepare(start, origin))
+    known = host_kmeans._create_search(x, origin, map)(None, host_kmeans._shift(start, origin))
     host_kmeans._fill_empty(x, known, start)
     assert len(np.unique(known.label)) == 20
     away = np.sqrt(np.maximum(_squared_distances(x.astype(np.float64), start), 0))
     own = away[np.arange(200), known.label]
     away[np.arange(200), known.label] = np.inf
-    assert np.all(own <= known.at_most + 1e-6)
-    assert np.all(known.others <= away.min(axis=1) + 1e-6)
+    assert np.all(own <= known.upper + 1e-6)
+    assert np.all(known.lower <= away.min(axis=1) + 1e-6)
 
 
 def test_an_empty_cluster_takes_the_farthest_point():
