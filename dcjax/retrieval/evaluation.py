@@ -35,11 +35,11 @@ def embed(
       variables: the model's.
       output: "embedding" or "backbone", the features that are wanted.
       sharding: of a batch of images, `devices.rows_sharding`.
-      batch_size: images embedded at a time, rounded up to a multiple of the devices.
+      batch_size: images of a batch, rounded up to a multiple of the number of devices.
 
     Returns:
-      float32 [N', D or F], rows L2-normalised, sharded as a batch is: each device holds an equal
-      part of them, in order. N' is N or, for the last batch to be full, more by rows of zeros.
+      float32 [N', D or F], rows L2-normalised, sharded by rows in order. N' >= N, since the last
+      batch is padded; rows beyond N are zeros.
 
     Raises:
       DivergedError: if a value is not finite.
@@ -93,16 +93,16 @@ def evaluate(
     """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
 
     Args:
-      embeddings: of the query, as `embed` returns them, and of the gallery if there is one; else
-        the query searches itself.
+      embeddings: of the query images, as `embed` returns them, and of the gallery if there is one;
+        without one, each query searches all others.
       labels: of each, [N].
       ks: of recall at k.
       nmi_runs: K-means runs, with as many clusters as classes and the seeds 0, 1, ..., whose mean
         NMI is "nmi"; 0: none.
-      gallery_draws: for a query that searches itself, how often a random image of each class is the
-        gallery of all others (`retrieval.score_one_per_class`); 0: each image searches all others.
-      kmeans: where images are clustered for "nmi": "host", that of the first process, which then
-        holds all embeddings; or "devices", each of which keeps its share.
+      gallery_draws: without a gallery, the number of random galleries of one image per class, see
+        `metrics.score_one_per_class`; 0: each image searches all others.
+      kmeans: where images are clustered for "nmi": on the "host" of the first process, which then
+        holds all embeddings, or on the "devices", each of which keeps its share.
 
     Returns:
       Score by name.
@@ -167,7 +167,7 @@ def _concatenate(
     embeddings = jnp.zeros(shape, jnp.float32, device=sharding)
     for i, output in enumerate(itertools.chain([before], outputs)):
         embeddings = _put(embeddings, output, i, num_rows, sharding=sharding)
-        # The host is one batch ahead: more would fill the devices' memory.
+        # The host is one batch ahead; more batches would fill the devices' memory.
         jax.block_until_ready(before)
         before = output
     return embeddings

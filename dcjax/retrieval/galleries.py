@@ -1,4 +1,4 @@
-"""A gallery as it lies on the devices: each has a share of it, and knows where to find a class."""
+"""A gallery sharded over devices, each with an index of its share by class."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ from dcjax.distributed import sharded_rows
 
 
 class Set(NamedTuple):
-    """Images that search or are searched.
+    """Images that are queries or a gallery.
 
     Attributes:
       embeddings: float32 [N', D], finite, sharded as by `sharded_rows.place`.
-      rows: int32 [N], which of these rows the images are, rising.
+      rows: int32 [N], which of these rows the images are, ascending.
       classes: int32 [N], from 0 on.
     """
 
@@ -26,7 +26,7 @@ class Set(NamedTuple):
     classes: np.ndarray
 
     def part(self, places: np.ndarray) -> "Set":
-        """Returns those of the images at these places, which rise."""
+        """Returns the images at these ascending places."""
         return self._replace(rows=self.rows[places], classes=self.classes[places])
 
 
@@ -35,13 +35,13 @@ class Gallery(NamedTuple):
 
     Attributes:
       embeddings: [n S, D].
-      squared_norms: [n S], infinite for a row that is not searched: they fill up the shares.
+      squared_norms: [n S], infinite for padding.
       classes: [n S].
       by_class: of each device, its rows in the order of their classes and, in a class, of their
         indices, [n S].
-      starts: of each device, where in its by_class each class starts and, last, where the last
-        one ends, [n, C + 1].
-      first: the row of the gallery that is the first of each device, [n].
+      starts: of each device, the start of each class in its by_class and the end of the last one,
+        [n, C + 1].
+      first: of each device, the number of its first row in the gallery, [n].
     """
 
     embeddings: Any
@@ -52,7 +52,7 @@ class Gallery(NamedTuple):
     first: Any
 
 
-def per_device(rows: np.ndarray, embeddings: Array) -> np.ndarray:
+def count_per_device(rows: np.ndarray, embeddings: Array) -> np.ndarray:
     """Returns how many of these rows each device holds, [n]."""
     num_devices = sharded_rows.mesh_of(embeddings).size
     return np.bincount(rows // (len(embeddings) // num_devices), minlength=num_devices)
@@ -67,14 +67,14 @@ def create(
       gallery: the images.
       query_classes: int32 [Q].
       num_classes: C.
-      rows_per_device: rows, at least, that shares of a part of the embeddings are filled up to.
+      rows_per_device: rows, at least, to which shares of a part of the embeddings are padded.
 
     Returns:
-      The gallery of the devices, and the most positives that a query has on one of them.
+      The sharded gallery, and the largest number of positives that a query has on one device.
     """
     embeddings, rows, classes = gallery
     mesh = sharded_rows.mesh_of(embeddings)
-    counts = per_device(rows, embeddings)
+    counts = count_per_device(rows, embeddings)
     first = np.cumsum(counts) - counts
     device = np.repeat(np.arange(mesh.size), counts)
     is_prefix = np.array_equal(rows, np.arange(len(rows)))
@@ -117,7 +117,7 @@ def _part(embeddings: Array, places: Array, *, mesh: Mesh) -> Array:
 
 @partial(jax.jit, static_argnames="mesh")
 def _squared_norms(embeddings: Array, counts: Array, *, mesh: Mesh) -> Array:
-    """Returns those of the first rows of each device's share [n], infinity for the others."""
+    """Returns the squared norms of the first rows of each share, counts[n]; infinity for others."""
     by_rows = PartitionSpec(mesh.axis_names)
     norms = jax.shard_map(
         lambda share, count: jnp.where(

@@ -1,7 +1,7 @@
 """Retrieval scores (PAMI 2021, section 4; MAP@R of Musgrave et al., ECCV 2020, section 4).
 
-Exact for any number of images, wherever their embeddings lie (`ranking.rank` says by which
-numbers): the queries pass in blocks, so no array of all pairs ever exists.
+Exact for any number of images on any devices, in the sense of `ranking.rank`. Queries are processed
+in blocks, so that no array of all pairs ever exists.
 """
 
 from collections.abc import Sequence
@@ -48,21 +48,20 @@ def score(
     Recall is the mean over all queries: one with no image of its class in the gallery counts as
     missed. The others, undefined for R = 0, are means over the queries that have one (0 if none
     has). Each device holds its share of the embeddings twice, one block of queries and their
-    distances to its share of the gallery; the time is little more than that of the Q G D products,
-    which the devices divide among them. It is more where float32 can tell few distances apart, as
-    where embeddings crowd in several narrow places: then hosts compute them again in float64. On
-    several processes, all call this together and get the same.
+    distances to its share of the gallery. The time is little more than that of the Q G D products,
+    divided over the devices. It is more if float32 cannot tell many distances apart, as for
+    embeddings in a few narrow clusters: hosts then compute them in float64. All processes call this
+    together and get the same.
 
     Args:
       queries: embeddings [Q, D], used as float32; need not be normalised. An array that is the
         same on every process, or rows that are sharded over the devices (`sharded_rows.Rows`).
       query_labels: integer classes [Q].
-      gallery: embeddings [G, D], like queries. None: the queries against each other, each without
-        itself.
-      gallery_labels: integer classes [G]; given exactly if the gallery is.
+      gallery: embeddings [G, D], like queries. None: each query searches all others.
+      gallery_labels: integer classes [G]; required with a gallery, and only then.
       ks: the numbers of neighbours that recall is reported at; large ones cost no more.
       block: number of queries that are ranked at a time; None chooses one that fits memory.
-      mesh: the devices that share the gallery; None: the first one alone.
+      mesh: the devices that the gallery is sharded over; None: the first device.
 
     Returns:
       recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
@@ -81,7 +80,7 @@ def score(
             "queries and gallery must have the same embedding size, "
             f"got {queries.values.shape[1]} and {gallery.values.shape[1]}."
         )
-    # Class numbers instead of labels: any integer label, however large, becomes an exact int32.
+    # Numbers of classes, which fit int32, in place of labels, which may be any integers.
     _, classes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
     query_classes, gallery_classes = np.split(classes, [queries.num])
     return _score(
@@ -107,11 +106,11 @@ def score_one_per_class(
     The protocol of vehicle re-identification (Liu et al., CVPR 2016): a random image of
     each class is the gallery, all others are queries; the scores (`score`) are means over draws. A
     query has one image to find, R = 1, so that all scores but recall_at_k equal recall_at_1. The
-    image of a class that has no other is in every gallery, and nothing searches it.
+    only image of a class is in every gallery and is never a query.
 
     The galleries are a function of the labels alone, so that all embeddings are scored on the same
-    ones: in draw i the classes, in sorted order, take images number `generator.integers(counts)` of
-    their own, where `counts` are their sizes and the generator is NumPy's Philox, seeded by
+    ones. In draw i the gallery has image number `generator.integers(counts)` of each class, with
+    the classes in sorted order, `counts` their sizes, and the generator NumPy's Philox, seeded by
     (0, 6, i).
 
     Args:
@@ -134,15 +133,15 @@ def score_one_per_class(
             f"got num_draws={num_draws} and {max(counts)} images in the largest class."
         )
     _, classes = np.unique(labels, return_inverse=True)
-    drawn = []
+    gallery_rows = []
     for draw in range(num_draws):
         generator = streams.generator(0, Stream.GALLERIES, draw)
-        drawn.append(np.sort(by_class[starts + generator.integers(counts)]))
-    most = max(galleries.per_device(rows, embeddings.values).max() for rows in drawn)
+        gallery_rows.append(np.sort(by_class[starts + generator.integers(counts)]))
+    most = max(galleries.count_per_device(rows, embeddings.values).max() for rows in gallery_rows)
     everything = _whole_set(embeddings, classes)
     moved = ranking.move(everything, everything)
     draws = []
-    for rows in drawn:
+    for rows in gallery_rows:
         others = np.delete(everything.rows, rows)
         queries, gallery = (everything.part(part) for part in (others, rows))
         draws.append(
@@ -169,7 +168,7 @@ def _score(
     rows_per_device: int = 0,
     moved: ranking.Moved | None = None,
 ) -> dict[str, float]:
-    """Does what `score` does, for images that are placed; see `ranking.rank`."""
+    """Implements `score` for sharded embeddings; see `ranking.rank` for the arguments."""
     ks = _check_sizes(ks, block, num_candidates=len(gallery.rows) - exclude_self)
     most = 1 + max(queries.classes.max(), gallery.classes.max())
     num_relevant = np.bincount(gallery.classes, minlength=most)[queries.classes] - exclude_self
@@ -212,7 +211,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _mesh(mesh: Mesh | None) -> Mesh:
-    """Returns the devices of a mesh, of which it does not matter what else they are used for."""
+    """Returns a mesh of the same devices with default axis types; None: of the first device."""
     if mesh is None:
         return Mesh(np.array(jax.local_devices()[:1]), ("device",))
     return Mesh(mesh.devices, mesh.axis_names)
@@ -229,13 +228,13 @@ def _as_set(
 ) -> tuple[Rows, np.ndarray]:
     """Places embeddings [N, D] as float32; returns them and labels [N], or raises InputError."""
     if not isinstance(embeddings, Rows):
-        with np.errstate(over="ignore"):  # said below
+        with np.errstate(over="ignore"):  # an overflow is reported below
             embeddings = np.asarray(embeddings, dtype=np.float32)
         if embeddings.ndim != 2 or embeddings.size == 0:
             raise InputError(f"{name} must be of shape [N, D], not empty, got {embeddings.shape}.")
     rows = sharded_rows.place(embeddings, mesh)
     labels = np.asarray(require_integers(f"Labels of {name}", labels, rows.num))
-    num_broken, first = jax.device_get(_broken(rows.values))
+    num_broken, first = jax.device_get(_count_not_finite(rows.values))
     if num_broken:
         raise InputError(
             f"{name} must be finite as float32, got NaN or infinity in {num_broken} rows, "
@@ -245,20 +244,20 @@ def _as_set(
 
 
 @jax.jit
-def _broken(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _count_not_finite(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns how many rows are not finite, and the first of them."""
-    is_broken = ~jnp.all(jnp.isfinite(embeddings), axis=1)
-    return jnp.sum(is_broken), jnp.argmax(is_broken)
+    is_not_finite = ~jnp.all(jnp.isfinite(embeddings), axis=1)
+    return jnp.sum(is_not_finite), jnp.argmax(is_not_finite)
 
 
 def _check_sizes(ks: Sequence[int], block: int | None, *, num_candidates: int) -> tuple[int, ...]:
     """Returns the ks as ints, or raises InputError."""
-    found = tuple(ks) if np.iterable(ks) else ()
-    numbers = tuple(require_whole("every k of ks", k, 0) for k in found)
+    given = tuple(ks) if np.iterable(ks) else ()
+    numbers = tuple(require_whole("every k of ks", k, 0) for k in given)
     if not numbers or min(numbers) < 1 or max(numbers) > num_candidates:
         raise InputError(
             f"Require 1 <= k <= {num_candidates}, the images that a query can retrieve, "
-            f"for every k of ks, got ks={found}."
+            f"for every k of ks, got ks={given}."
         )
     if block is not None and require_whole("block", block, 0) < 1:
         raise InputError(f"Require block >= 1, got block={block}.")

@@ -1,11 +1,10 @@
-"""Settles in float64, on the host, which images are nearer where bounds leave it open.
+"""Orders images in float64, on the host, where the bounds of float32 leave their order open.
 
-What counts is which of the nearest images are of the query's class (positives), so that the order
-of images alike in that does not matter. Sorted by their lower bounds, images fall into groups: a
-new one begins where a lower bound is no smaller than all upper bounds before it, since from there
-on all images are farther. Only within groups of both kinds is the order open. Their images are
-sorted by the sum of squared differences as NumPy computes it in float64, and of equal ones by
-index.
+Scores depend only on which of the nearest images are of the query's class (hits), so the order of
+two hits, or of two misses, does not matter. Images sorted by their lower bounds fall into groups: a
+new group begins where a lower bound is no smaller than all upper bounds before it, so that all
+further images are farther. The order is open only within groups of hits and misses. Their images
+are sorted by the sum of squared differences as NumPy computes it in float64, equal ones by index.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,17 +16,17 @@ import numpy as np
 from dcjax.distributed import sharded_rows
 from dcjax.retrieval.galleries import Set
 
-# Distances that the host holds at a time, and coordinates: 16 and 8 MiB of float64.
+# Distances, and coordinates, that the host holds at a time: 16 and 8 MiB of float64.
 _DISTANCES_PER_BLOCK = 2**21
 _NUMBERS_PER_BLOCK = 2**20
 
 
 class Lists(NamedTuple):
-    """The nearest images to each query, K, in the order of their lower bounds and then indices.
+    """The K nearest images to each query, in the order of their lower bounds and then indices.
 
     Attributes:
-      lower: bounds of distances, infinite for what is not searched, [Q, K].
-      upper: no smaller; equal where distances are exact.
+      lower: lower bounds of distances, infinite for padding, [Q, K].
+      upper: upper bounds.
       rows: of the gallery.
       hits: whether they are of the query's class.
     """
@@ -38,7 +37,7 @@ class Lists(NamedTuple):
     hits: Any
 
 
-# Numbers of queries [n] and rows [n] of the gallery -> their squared distances float64 [n].
+# From numbers of queries [n] and rows of the gallery [n] to their squared distances, float64 [n].
 Distances = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -51,74 +50,76 @@ def settle(lists: Lists, num_positives: np.ndarray, distances: Distances) -> np.
       distances: computes those of pairs.
 
     Returns:
-      How many hits of each list are sure, [Q]: images that are not in it may belong to its last
-      group.
+      How many leading entries of `hits` are sure in each list, [Q]. Those of its last group are not
+      if images that are not listed may belong to that group.
     """
     lower, upper, rows, hits = lists
     num_listed = lower.shape[1]
     farthest = np.maximum.accumulate(upper, axis=1)
     begins = np.ones(lower.shape, bool)
     begins[:, 1:] = lower[:, 1:] >= farthest[:, :-1]
-    # From here on places count through all lists, one after the other. Groups lie in one list, as
-    # each list begins with a new one.
+    # Groups, by places in the flattened lists. Each list begins with a new group.
     starts = np.flatnonzero(begins)
     sizes = np.diff(starts, append=begins.size)
     num_hits = np.add.reduceat(hits.ravel(), starts, dtype=np.int64)
     is_mixed = (num_hits > 0) & (num_hits < sizes)
-    in_doubt = np.flatnonzero(np.repeat(is_mixed, sizes))
-    # A group keeps its places, and sorts its images there.
+    is_open = np.flatnonzero(np.repeat(is_mixed, sizes))
+    # Images are sorted within the places of their group.
     group = np.repeat(np.flatnonzero(is_mixed), sizes[is_mixed])
-    index = rows.take(in_doubt)
-    order = np.lexsort((index, distances(in_doubt // num_listed, index), group))
-    hits.put(in_doubt, hits.take(in_doubt[order]))
-    # Images that are not listed have lower bounds no smaller than the last one that is.
+    index = rows.take(is_open)
+    order = np.lexsort((index, distances(is_open // num_listed, index), group))
+    hits.put(is_open, hits.take(is_open[order]))
+    # The last group is closed if it ends before all images that are not listed, whose lower bounds
+    # are no smaller than the last one of the list.
     last = np.append(np.flatnonzero(starts % num_listed == 0)[1:], len(starts)) - 1
     is_closed = farthest[:, -1] <= lower[:, -1]
-    # Where all positives are listed, others cannot change a group that has none of them.
+    # It is also sure if it has no hit and all positives are listed: the rest are misses.
     is_closed |= (num_hits[last] == 0) & (hits.sum(axis=1) == num_positives)
     return np.where(is_closed, num_listed, starts[last] % num_listed)
 
 
 def settle_lists(lists: Lists, queries: Set, gallery: Set, num_positives: np.ndarray) -> np.ndarray:
-    """Does what `settle` does for lists of the queries; all processes call it together."""
+    """Applies `settle` to lists of the queries; all processes call it together."""
     size = _rows_per_block(gallery)
 
     def distances(numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        found = np.empty(len(rows))
+        squared = np.empty(len(rows))
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
             x = sharded_rows.fetch_rows(gallery.embeddings, gallery.rows[rows[part]], size)
             y = sharded_rows.fetch_rows(queries.embeddings, queries.rows[numbers[part]], size)
-            found[part] = squared_distances(x, y)
-        return found
+            squared[part] = squared_distances(x, y)
+        return squared
 
     return settle(lists, num_positives, distances)
 
 
 def rank(
-    queries: Set, gallery: Set, own: np.ndarray, origin: np.ndarray, num_nearest: int
+    queries: Set, gallery: Set, self_row: np.ndarray, origin: np.ndarray, num_nearest: int
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Ranks the gallery for a few queries in float64, for lists that are too short to be settled.
+    """Ranks the gallery for a few queries in float64, whose lists were too short to be settled.
 
-    All processes call this together. The gallery passes by in blocks, twice for each block of
-    queries: for bounds, as on devices, and for what they leave open.
+    All processes call this together. The gallery is read in blocks, twice for each block of
+    queries: for bounds, as on devices, and for the distances whose order they leave open.
 
     Args:
       queries: Q images.
       gallery: G images.
-      own: the row of the gallery that is the query itself, negative if none is, [Q].
-      origin: amid the gallery, float32 [D].
+      self_row: the row of the gallery that is the query itself, negative if none is, [Q].
+      origin: of the frame in which distances are bounded, float32 [D].
       num_nearest: k.
 
     Yields:
-      The queries, a block at a time: which they are; how many rows come before the nearest one of
-      a query's class, G if there is none, [B]; and which of the k nearest are of its class, [B, k].
+      The queries, a block at a time: which they are; the rank of the nearest row of the query's
+      class, from 0, or G if there is none, [B]; and which of the k nearest are of its class, [B,
+      k].
     """
     size = max(1, _DISTANCES_PER_BLOCK // len(gallery.rows))
     for start in range(0, len(queries.rows), size):
         block = queries.part(np.arange(start, min(start + size, len(queries.rows))))
         x = np.concatenate([part for _, part in _blocks(block)])
-        lists = _candidates(x, block, gallery, own[start : start + size], origin, num_nearest)
+        rows = self_row[start : start + size]
+        lists = _candidates(x, block, gallery, rows, origin, num_nearest)
         settle(lists, np.zeros(len(x)), partial(_distances, x, gallery))
         hits = lists.hits
         before = np.where(hits.any(axis=1), hits.argmax(axis=1), len(gallery.rows))
@@ -129,15 +130,15 @@ def _candidates(
     x: np.ndarray,
     queries: Set,
     gallery: Set,
-    own: np.ndarray,
+    self_row: np.ndarray,
     origin: np.ndarray,
     num_nearest: int,
 ) -> Lists:
-    """Lists the images that may be among the nearest, or before the nearest of a query's class."""
+    """Lists the images that may be among the k nearest, or before the nearest of a query's class."""
     x = x.astype(np.float64) - origin
     norms = np.linalg.norm(x, axis=1)
-    # The bound of `rounding` with u = 2^-53 for these distances and for those to be compared with,
-    # both no larger than so much times (|q| + |g|)^2. Nothing of float32 underflows in float64.
+    # The bound of `rounding` with u = 2^-53, for the errors of these distances and of the reference
+    # together, relative to (|q| + |g|)^2. No square of a float32 underflows in float64.
     relative = 2 * (1.1 * x.shape[1] + 16) * 2**-53
     lower, upper = np.empty((2, len(x), len(gallery.rows)))
     for part, block in _blocks(gallery):
@@ -146,15 +147,15 @@ def _candidates(
         distances = squares - 2 * x @ y.T
         rounding = relative * np.square(np.sqrt(squares) + norms[:, None])
         lower[:, part], upper[:, part] = distances - rounding, distances + rounding
-    itself = np.flatnonzero(own >= 0)
-    lower[itself, own[itself]] = upper[itself, own[itself]] = np.inf
+    itself = np.flatnonzero(self_row >= 0)
+    lower[itself, self_row[itself]] = upper[itself, self_row[itself]] = np.inf
     hits = (queries.classes[:, None] == gallery.classes) & (lower < np.inf)
     nearest_hit = np.min(upper, axis=1, where=hits, initial=np.inf)
     farthest = np.partition(upper, num_nearest - 1, axis=1)[:, num_nearest - 1]
     farthest = np.where(hits.any(axis=1), np.maximum(nearest_hit, farthest), farthest)
     num_listed = np.max(np.sum(lower <= farthest[:, None], axis=1))
     rows = np.argpartition(lower, num_listed - 1, axis=1)[:, :num_listed]
-    # By index, for those of equal bounds: where nothing is rounded, these are the distances.
+    # Images of equal bounds are sorted by index, as equal distances are.
     rows.sort(axis=1)
     order = np.argsort(np.take_along_axis(lower, rows, axis=1), axis=1, kind="stable")
     rows = np.take_along_axis(rows, order, axis=1)
@@ -169,21 +170,21 @@ def _candidates(
 def _distances(x: np.ndarray, gallery: Set, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Returns the squared distances [n] of queries x[numbers] and rows of the gallery [n].
 
-    It always reads the whole gallery: processes whose bounds differ in a bit, and so what is left
-    open, still make the same transfers.
+    It always reads the whole gallery, so that all processes make the same transfers even if their
+    bounds differ in a bit.
     """
-    found = np.empty(len(rows))
+    squared = np.empty(len(rows))
     order = np.argsort(rows, kind="stable")
     for part, block in _blocks(gallery):
         first, last = np.searchsorted(rows, (part.start, part.stop), sorter=order)
         for start in range(first, last, len(block)):
             pairs = order[start : min(start + len(block), last)]
-            found[pairs] = squared_distances(block[rows[pairs] - part.start], x[numbers[pairs]])
-    return found
+            squared[pairs] = squared_distances(block[rows[pairs] - part.start], x[numbers[pairs]])
+    return squared
 
 
 def _blocks(images: Set) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields the embeddings of images on the host, float32 [B, D], a block of rows at a time."""
+    """Yields the embeddings of images on the host, float32 [B, D], block by block."""
     size = _rows_per_block(images)
     for start in range(0, len(images.rows), size):
         block = sharded_rows.fetch_rows(images.embeddings, images.rows[start : start + size], size)
