@@ -81,7 +81,7 @@ def host_cached(folder: pathlib.Path, number: int, crop: str, on_disk: bool) -> 
 
     reader, steps = stream(folder, number, crop)
     (decoded,) = host_cache.create([reader], str(folder / "cache") if on_disk else None)
-    reader, steps = stream(folder, number, crop, host_cache.source(decoded))
+    reader, steps = stream(folder, number, crop, host_cache.create_source(decoded))
     return lambda: look_at_all(x["image"] for x in reader.train_batches([steps], epoch=0))
 
 

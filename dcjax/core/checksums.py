@@ -29,7 +29,7 @@ def write(folder: epath.Path) -> None:
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda name: _measure(folder / name), inner)
         files = dict(zip(inner, found, strict=True))
-    (folder / NAME).write_text(json.dumps({"files": files, "checksum": _of_table(files)}))
+    (folder / NAME).write_text(json.dumps({"files": files, "checksum": _table_checksum(files)}))
 
 
 def damage(folder: epath.Path, items: Container[str], *, part: int, num_parts: int) -> str:
@@ -46,7 +46,7 @@ def damage(folder: epath.Path, items: Container[str], *, part: int, num_parts: i
     try:
         saved = json.loads((folder / NAME).read_bytes())
         files = saved["files"]
-        intact = saved["checksum"] == _of_table(files)
+        intact = saved["checksum"] == _table_checksum(files)
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -84,5 +84,5 @@ def _measure(path: epath.Path) -> list[int]:
     return [size, checksum]
 
 
-def _of_table(files: dict[str, Any]) -> int:
+def _table_checksum(files: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(files, sort_keys=True).encode())

@@ -15,7 +15,7 @@ from dcjax.core.errors import InputError
 _IGNORED = re.compile(r"[\s\ufe00-\ufe0f]")  # white space, and which form a character is drawn in
 
 
-def for_file_system(text: str) -> str:
+def as_file_name(text: str) -> str:
     """Returns the name of a file as `os` gives it, for text from elsewhere.
 
     A setting or table may hold a name that the encoding of the file system, ASCII in the locale
@@ -24,7 +24,7 @@ def for_file_system(text: str) -> str:
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
-        return os.fsdecode(in_bytes(text))
+        return os.fsdecode(encode(text))
     return text
 
 
@@ -32,17 +32,17 @@ def expand(path: str) -> str:
     """Returns the path that a setting names, with the home folder for a `~` at its start."""
     if "\0" in path:
         raise InputError(f"Require a path without a null character, got {path!r}.")
-    return os.path.expanduser(for_file_system(path))
+    return os.path.expanduser(as_file_name(path))
 
 
-def printable(name: str) -> str:
+def escape(name: str) -> str:
     """Returns a name for a line of text: line breaks, invisible and broken characters escaped."""
     if name.isprintable():
         return name
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in name)
 
 
-def in_bytes(name: str) -> bytes:
+def encode(name: str) -> bytes:
     """Returns a name as bytes, by which names have the same order in every locale.
 
     For names in UTF-8 this is the order of their characters.
@@ -52,10 +52,10 @@ def in_bytes(name: str) -> bytes:
 
 def checksum(names: Iterable[str]) -> int:
     """Returns a checksum of names in their order."""
-    return zlib.crc32(in_bytes("\0".join(names)))
+    return zlib.crc32(encode("\0".join(names)))
 
 
-def simplified(name: str) -> str:
+def simplify(name: str) -> str:
     """Returns a name without spaces and invisible characters, in one letter case and Unicode form.
 
     See the Unicode Standard, section 3.13, D146: compatibility caseless matching.

@@ -76,7 +76,7 @@ def _extract_missing(
     for name in sizes:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise InputError(f"{path} must not be extracted: {name!r} is outside of its folder.")
-    lacking = _top_names(sizes) - _whole(sizes, folder)
+    lacking = _top_names(sizes) - _complete_names(sizes, folder)
     for name in sorted(lacking):
         if os.path.lexists(folder / name):
             raise FileError(
@@ -101,7 +101,7 @@ def _top_names(names: Mapping[str, int | None]) -> set[str]:
     return {PurePosixPath(name).parts[0] for name in names if PurePosixPath(name).parts}
 
 
-def _whole(sizes: Mapping[str, int | None], folder: Path) -> set[str]:
+def _complete_names(sizes: Mapping[str, int | None], folder: Path) -> set[str]:
     """Returns the top names of the archive below which nothing is missing from the folder."""
     missing = {name: None for name, size in sizes.items() if not _is_there(folder / name, size)}
     return _top_names(sizes) - _top_names(missing)

@@ -54,7 +54,7 @@ def create(augmentation: crops.Augmentation) -> Augment:
     def augment(image: tf.Tensor, draws: Draws) -> tf.Tensor:
         corner, sides = _box(augmentation, image, draws["crop"])
         if "shift_rotate" in steps[:first]:
-            image = _turned_box(image, draws["shift_rotate"], corner, sides)
+            image = _cut_turned(image, draws["shift_rotate"], corner, sides)
         else:
             image = cut(image, corner, sides)
         if augmentation.crop != "resize_then_random":
@@ -70,7 +70,7 @@ def _apply_step(step: str, image: tf.Tensor, draws: Any) -> tf.Tensor:
     return tf.cond(draws.applied, lambda: _STEPS[step](image, draws), lambda: image)
 
 
-def _turned_box(
+def _cut_turned(
     image: tf.Tensor, draws: strategies.ShiftRotate, corner: tf.Tensor, sides: tf.Tensor
 ) -> tf.Tensor:
     # Of a turned image only what its crop shows is made.

@@ -39,7 +39,7 @@ def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
         return read_bytes(images.images[row])
 
     # TensorFlow has no operation that reads a part of a file, or that detects a pipe.
-    in_python = functools.partial(_python, read, kind=tf.string)
+    in_python = functools.partial(_call_python, read, kind=tf.string)
     if images.images.dtype.names is not None:
         return in_python
     # As bytes: TensorFlow encodes text as UTF-8, which not every name is.
@@ -64,10 +64,10 @@ def decode(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
         none.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
-    orientation = _checked_orientation(encoded, max_pixels)
+    orientation = _check_and_read_orientation(encoded, max_pixels)
     with tf.control_dependencies([orientation]):
         image = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded), lambda: _decode_other(encoded))
-    upright = tf.cond(orientation == 1, lambda: image, lambda: _turned(image, orientation))
+    upright = tf.cond(orientation == 1, lambda: image, lambda: _turn_upright(image, orientation))
     return tf.ensure_shape(upright, (None, None, 3))
 
 
@@ -76,7 +76,7 @@ def size(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
 
     def jpeg_size() -> tf.Tensor:
         stored = tf.io.extract_jpeg_shape(encoded)[:2]
-        on_its_side = _checked_orientation(encoded, max_pixels) >= _ON_ITS_SIDE
+        on_its_side = _check_and_read_orientation(encoded, max_pixels) >= _ON_ITS_SIDE
         return tf.where(on_its_side, stored[::-1], stored)
 
     def other_size() -> tf.Tensor:
@@ -85,7 +85,7 @@ def size(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
     return tf.cond(tf.io.is_jpeg(encoded), jpeg_size, other_size)
 
 
-def _checked_orientation(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
+def _check_and_read_orientation(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """Returns the Exif orientation, int32[]; an error for what must not be decoded."""
 
     def look(content: bytes) -> np.int32:
@@ -96,7 +96,7 @@ def _checked_orientation(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     # A call of Python takes 0.2 ms, a tenth of decoding 500 x 375 pixels. So Python sees a JPEG or
     # PNG only if the keys of an orientation are somewhere in its bytes. To search these, which are
     # in memory, for a literal takes a hundredth of the time of decoding them.
-    is_whole_png = _starts(encoded, _PNG_START) & (tf.strings.length(encoded) >= _PNG_HEADER)
+    is_whole_png = _starts_with(encoded, _PNG_START) & (tf.strings.length(encoded) >= _PNG_HEADER)
     is_plain = tf.case(
         [
             (tf.io.is_jpeg(encoded), lambda: _is_plain_jpeg(encoded, max_pixels)),
@@ -104,20 +104,20 @@ def _checked_orientation(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
         ],
         default=lambda: tf.constant(False),
     )
-    return tf.cond(is_plain, lambda: tf.constant(1), lambda: _python(look, encoded, tf.int32))
+    return tf.cond(is_plain, lambda: tf.constant(1), lambda: _call_python(look, encoded, tf.int32))
 
 
 def _is_plain_jpeg(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """Returns whether a JPEG is certainly upright, and within the limit on pixels."""
     sides = tf.io.extract_jpeg_shape(encoded)[:2]
-    return _is_small(sides, max_pixels) & ~_holds(encoded, _JPEG_KEYS)
+    return _is_small(sides, max_pixels) & ~_contains(encoded, _JPEG_KEYS)
 
 
 def _is_plain_png(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """Returns whether a PNG is certainly upright, and within the limit on pixels."""
     stored = tf.strings.substr(encoded, _PNG_HEADER - 8, 8)
     sides = tf.io.decode_raw(stored, tf.int32, little_endian=False)
-    return _is_small(sides, max_pixels) & ~_holds(encoded, _PNG_KEYS)
+    return _is_small(sides, max_pixels) & ~_contains(encoded, _PNG_KEYS)
 
 
 def _is_small(sides: tf.Tensor, max_pixels: int) -> tf.Tensor:
@@ -125,11 +125,11 @@ def _is_small(sides: tf.Tensor, max_pixels: int) -> tf.Tensor:
     return tf.logical_or(max_pixels == 0, pixels <= max_pixels)
 
 
-def _starts(encoded: tf.Tensor, start: bytes) -> tf.Tensor:
+def _starts_with(encoded: tf.Tensor, start: bytes) -> tf.Tensor:
     return tf.strings.substr(encoded, 0, len(start)) == start
 
 
-def _holds(encoded: tf.Tensor, keys: Sequence[str]) -> tf.Tensor:
+def _contains(encoded: tf.Tensor, keys: Sequence[str]) -> tf.Tensor:
     """Returns whether one of these literals, as regular expressions, is in the bytes."""
     # TensorFlow searches by replacing only, and is fast for one literal, not for one of several.
     length = tf.strings.length(encoded)
@@ -148,7 +148,7 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
-def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns an image upright by its Exif orientation."""
     # Not by tf.image.rot90: its many nodes take time in every image, also where none is turned.
     axes = tf.where(orientation < _ON_ITS_SIDE, (0, 1, 2), (1, 0, 2))
@@ -159,12 +159,12 @@ def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
     return tf.case(
         [
-            (_starts(encoded, _PNG_START), lambda: _decode_rgb(encoded)),
+            (_starts_with(encoded, _PNG_START), lambda: _decode_rgb(encoded)),
             (
-                _starts(encoded, b"GIF8"),
-                lambda: _decode_rgb(_python(gifs.first, encoded, tf.string)),
+                _starts_with(encoded, b"GIF8"),
+                lambda: _decode_rgb(_call_python(gifs.first, encoded, tf.string)),
             ),
-            (_starts(encoded, b"BM"), lambda: _decode_bitmap(encoded)),
+            (_starts_with(encoded, b"BM"), lambda: _decode_bitmap(encoded)),
         ],
         default=lambda: _decode_as_stored(encoded),
     )
@@ -175,7 +175,7 @@ def _decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_bitmap(encoded: tf.Tensor) -> tf.Tensor:
-    return _python(bitmaps.decode, encoded, tf.uint8, shape=[None, None, 3])
+    return _call_python(bitmaps.decode, encoded, tf.uint8, shape=[None, None, 3])
 
 
 def _decode_as_stored(encoded: tf.Tensor) -> tf.Tensor:
@@ -184,7 +184,7 @@ def _decode_as_stored(encoded: tf.Tensor) -> tf.Tensor:
     return tf.gather(image, tf.where(tf.shape(image)[2] < 3, [0, 0, 0], [0, 1, 2]), axis=2)
 
 
-def _python(
+def _call_python(
     function: Callable[[Any], Any],
     argument: tf.Tensor,
     kind: tf.DType,
@@ -198,7 +198,7 @@ def _python(
     return tf.ensure_shape(tf.numpy_function(apply, [argument], kind, stateful=False), shape)
 
 
-def readable(
+def select_readable(
     images: ImageSet, *, skip_unreadable: bool, max_pixels: int = 0
 ) -> tuple[ImageSet, int]:
     """Checks that files can be read, and returns the images that can and how many cannot.
@@ -214,7 +214,7 @@ def readable(
         return images, 0
     if not skip_unreadable:
         shown = [
-            f"{naming.printable(images.name(row))}: "
+            f"{naming.escape(images.name(row))}: "
             f"{unreadable_reason(images, row, max_pixels=max_pixels)}"
             for row in bad[:_SHOWN]
         ]
@@ -223,10 +223,10 @@ def readable(
             "dataset.skip_unreadable=True; --mode=check_data lists all. The first are\n  "
             + "\n  ".join(shown)
         )
-    return without(images, bad), len(bad)
+    return drop_images(images, bad), len(bad)
 
 
-def without(images: ImageSet, bad: Sequence[int]) -> ImageSet:
+def drop_images(images: ImageSet, bad: Sequence[int]) -> ImageSet:
     """Returns the images but for the bad ones; labels stay as they are.
 
     Raises:
@@ -254,13 +254,13 @@ def find_unreadable(images: ImageSet, *, thorough: bool, max_pixels: int = 0) ->
     if images.in_memory:
         return []
     if thorough:
-        return _undecodable(images, np.arange(len(images)), max_pixels)
+        return _find_undecodable(images, np.arange(len(images)), max_pixels)
     looks_good = functools.partial(_looks_good, max_pixels=max_pixels)
     files = np.flatnonzero(~images.is_no_file)  # to open a pipe could take for ever
     good = np.zeros(len(images), bool)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         good[files] = list(pool.map(looks_good, images.images[files]))
-    return _undecodable(images, np.flatnonzero(~good), max_pixels)
+    return _find_undecodable(images, np.flatnonzero(~good), max_pixels)
 
 
 def unreadable_reason(images: ImageSet, row: int, *, max_pixels: int = 0) -> str | None:
@@ -278,7 +278,7 @@ def unreadable_reason(images: ImageSet, row: int, *, max_pixels: int = 0) -> str
     return None
 
 
-def _undecodable(images: ImageSet, rows: npt.NDArray, max_pixels: int) -> list[int]:
+def _find_undecodable(images: ImageSet, rows: npt.NDArray, max_pixels: int) -> list[int]:
     if not len(rows):
         return []
     read = contents(images)

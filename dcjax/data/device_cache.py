@@ -64,7 +64,7 @@ class Cache:
             }
             for block in blocks
             for places, rows, clusters in zip(
-                self._places_of_crops(block, epoch), block.rows, block.clusters, strict=True
+                self._crop_places(block, epoch), block.rows, block.clusters, strict=True
             )
         )
 
@@ -76,7 +76,7 @@ class Cache:
         batches = (jax.make_array_from_process_local_data(sharding, local) for local in places)
         return (self._crop_eval(self.lines, batch) for batch in batches)
 
-    def _places_of_crops(self, block: Block, epoch: int) -> npt.NDArray[np.int32]:
+    def _crop_places(self, block: Block, epoch: int) -> npt.NDArray[np.int32]:
         """Returns `_places` of a block's steps, [s, C, B, 6]."""
         augmentation, seed = self._stream.augmentation, self._stream.seed
         draws = crops.draw(augmentation, block.shape, seed=seed, epoch=epoch, block=block.number)
@@ -163,7 +163,7 @@ def _jit(
     first = jax.jit(share, in_shardings=(replicated, sharding), out_shardings=sharding)
     # Compiled apart: in one, XLA for CPUs makes every pixel anew for each of the two directions,
     # far from the last one in memory, which took 15 times as long.
-    second = jax.jit(_upright, in_shardings=(sharding, sharding), out_shardings=sharding)
+    second = jax.jit(_turn_upright, in_shardings=(sharding, sharding), out_shardings=sharding)
 
     def crop(lines: jax.Array, places: jax.Array) -> jax.Array:
         return second(first(lines, places), places)
@@ -193,7 +193,7 @@ def _cut(lines: jax.Array, places: jax.Array, *, size: int, num_taps: int) -> ja
     return jnp.round(both).astype(jnp.uint8).reshape(*places.shape[:-1], size, size, 3)
 
 
-def _upright(pixels: jax.Array, places: jax.Array) -> jax.Array:
+def _turn_upright(pixels: jax.Array, places: jax.Array) -> jax.Array:
     """Returns the images as they were: the columns of a turned one are its lines already."""
     turned = places[..., 4].astype(bool)[..., None, None, None]
     return jnp.where(turned, pixels, pixels.swapaxes(-3, -2))

@@ -82,12 +82,12 @@ def blur(image: tf.Tensor, draws: strategies.Blur) -> tf.Tensor:
 
 def brightness_contrast(image: tf.Tensor, draws: strategies.BrightnessContrast) -> tf.Tensor:
     """Multiplies and adds; fractions are cut off, as all below, not rounded."""
-    return _bytes(tf.cast(image, tf.float32) * draws.factor + draws.offset)
+    return _to_uint8(tf.cast(image, tf.float32) * draws.factor + draws.offset)
 
 
 def color_jitter(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
     """Changes brightness, contrast, saturation and hue, in the order that was drawn."""
-    changes = (_brightness, _contrast, _saturation, _hue)
+    changes = (_adjust_brightness, _adjust_contrast, _adjust_saturation, _adjust_hue)
     for one in tf.unstack(draws.order):
         choices = [functools.partial(change, image, draws) for change in changes]
         image = tf.switch_case(one, choices)
@@ -99,21 +99,21 @@ def grey(image: tf.Tensor, draws: strategies.Switch) -> tf.Tensor:
     return tf.repeat(tf.cast(_luma(image), tf.uint8), 3, axis=2)
 
 
-def _brightness(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
-    return _blended(0.0, image, draws.brightness)
+def _adjust_brightness(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
+    return _blend(0.0, image, draws.brightness)
 
 
-def _contrast(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
+def _adjust_contrast(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
     # In float64, in which the sum is exact.
     mean = tf.floor(tf.reduce_mean(tf.cast(_luma(image), tf.float64)) + 0.5)
-    return _blended(tf.cast(mean, tf.float32), image, draws.contrast)
+    return _blend(tf.cast(mean, tf.float32), image, draws.contrast)
 
 
-def _saturation(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
-    return _blended(_luma(image), image, draws.saturation)
+def _adjust_saturation(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
+    return _blend(_luma(image), image, draws.saturation)
 
 
-def _hue(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
+def _adjust_hue(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
     # Not tf.image.adjust_hue: PIL has bytes for hue and saturation, and that shows. The hue of
     # tf.image.rgb_to_hsv is PIL's byte but for 0.3 % of all colours, where it is the next one.
     hsv = tf.image.rgb_to_hsv(tf.cast(image, tf.float32))
@@ -133,12 +133,12 @@ def _luma(image: tf.Tensor) -> tf.Tensor:
     return tf.floor(sums / 2**16 + 0.5)[..., None]
 
 
-def _blended(other: tf.Tensor | float, image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+def _blend(other: tf.Tensor | float, image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     """Returns the mixture in which `share`, which may be above 1, is the image's."""
-    return _bytes(other + share * (tf.cast(image, tf.float32) - other))
+    return _to_uint8(other + share * (tf.cast(image, tf.float32) - other))
 
 
-def _bytes(pixels: tf.Tensor) -> tf.Tensor:
+def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(pixels, 0, 255), tf.uint8)
 
 

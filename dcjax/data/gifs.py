@@ -23,7 +23,7 @@ class Picture(NamedTuple):
 
 def size(gif: bytes) -> tuple[int, int]:
     """Returns height and width of the first picture, (0, 0) if there is none."""
-    if (picture := _first(gif)) is None:
+    if (picture := _find_first(gif)) is None:
         return 0, 0
     width, height = (
         int.from_bytes(gif[place : place + 2], "little")
@@ -38,29 +38,29 @@ def first(gif: bytes) -> bytes:
     A picture that is transparent in places has a colour there too, which is taken as of other
     formats. A file without a whole picture is returned as it is: the decoder says what it lacks.
     """
-    picture = _first(gif)
+    picture = _find_first(gif)
     if picture is None or picture.end > len(gif):
         return gif
     tables, start, end = picture
     return b"".join([gif[:tables], b",", bytes(4), gif[start + 5 : end], b";"])
 
 
-def _first(gif: bytes) -> Picture | None:
-    place = tables = 13 + _table(gif[10:11])
+def _find_first(gif: bytes) -> Picture | None:
+    place = tables = 13 + _palette_bytes(gif[10:11])
     while (kind := gif[place : place + 1]) in (b"!", b","):
         if kind == b",":
-            data = place + 10 + _table(gif[place + 9 : place + 10]) + 1
-            return Picture(tables, place, _after_blocks(gif, data))
-        place = _after_blocks(gif, place + 2)
+            data = place + 10 + _palette_bytes(gif[place + 9 : place + 10]) + 1
+            return Picture(tables, place, _skip_blocks(gif, data))
+        place = _skip_blocks(gif, place + 2)
     return None
 
 
-def _table(flags: bytes) -> int:
+def _palette_bytes(flags: bytes) -> int:
     """Returns the bytes of the palette that these flags announce."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
-def _after_blocks(gif: bytes, place: int) -> int:
+def _skip_blocks(gif: bytes, place: int) -> int:
     """Returns the place behind the blocks that begin here, or beyond the end of a cut file."""
     while place < len(gif) and (length := gif[place]):
         place += length + 1

@@ -47,7 +47,7 @@ class Decoded(NamedTuple):
         return self.pixels[start : start + 3 * height * width].reshape(height, width, 3)
 
 
-def source(decoded: Decoded) -> pipeline.Source:
+def create_source(decoded: Decoded) -> pipeline.Source:
     """Returns the source of the images for a stream."""
 
     def read(row: np.int32) -> npt.NDArray[np.uint8]:
@@ -69,10 +69,10 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
       InputError: before an image is decoded, if they do not fit.
     """
     if folder is not None:
-        return [_on_disk(stream, folder) for stream in streams]
+        return [_map_file(stream, folder) for stream in streams]
     sizes = [stream.resized_sizes() for stream in streams]
     sharing = processes.num_on_this_host()
-    needed = sharing * sum(map(_total, sizes))
+    needed = sharing * sum(map(_total_bytes, sizes))
     if needed > (available := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
         each = f" in each of {sharing} processes" if sharing > 1 else ""
         raise InputError(
@@ -81,10 +81,10 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
             f"{available / 2**20:,.0f} MiB; set dataset.cache=disk or none, or a smaller "
             "dataset.resize."
         )
-    return [_in_memory(stream, size) for stream, size in zip(streams, sizes, strict=True)]
+    return [_decode_into_memory(stream, size) for stream, size in zip(streams, sizes, strict=True)]
 
 
-def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
+def _map_file(stream: pipeline.Stream, folder: str) -> Decoded:
     """Maps the file of all images of a stream, and writes it if there is none yet.
 
     It is written under another name, so that an interrupted run leaves none that looks whole. Every
@@ -103,7 +103,7 @@ def _on_disk(stream: pipeline.Stream, folder: str) -> Decoded:
                         _say(f"{place} is damaged and made again: {reason}")
                     _write(stream, place)
         data = place / _DATA
-        return _arranged(np.memmap(data / _PIXELS, np.uint8, "r"), np.load(data / _SIZES))
+        return _arrange(np.memmap(data / _PIXELS, np.uint8, "r"), np.load(data / _SIZES))
 
 
 def _damage(place: pathlib.Path) -> str:
@@ -123,7 +123,7 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
     unfinished = place.with_name(f"{place.name}.unfinished")
     for leftover in (unfinished, place):  # of a run that was killed, or damaged since
         shutil.rmtree(leftover, ignore_errors=True)
-    needed, free = _total(sizes), shutil.disk_usage(place.parent).free
+    needed, free = _total_bytes(sizes), shutil.disk_usage(place.parent).free
     if needed > free:
         raise InputError(
             f"dataset.cache=disk needs {needed / 2**20:,.0f} MiB in {place.parent} for "
@@ -137,7 +137,7 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
         (data / _KEY).write_text(place.name)
         np.save(data / _SIZES, sizes)
         with open(data / _PIXELS, "wb") as file:
-            for image in _announced(stream, str(place)):
+            for image in _decode_images(stream, str(place)):
                 file.write(image.tobytes())
         checksums.write(epath.Path(unfinished))
         # On the disk before it has its name, so that a power cut leaves none that looks whole.
@@ -158,14 +158,14 @@ def _flush(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def _in_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded:
-    decoded = _arranged(np.empty(_total(sizes), np.uint8), sizes)
-    for row, image in enumerate(_announced(stream, "memory")):
+def _decode_into_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded:
+    decoded = _arrange(np.empty(_total_bytes(sizes), np.uint8), sizes)
+    for row, image in enumerate(_decode_images(stream, "memory")):
         decoded.image(row)[...] = image
     return decoded
 
 
-def _announced(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
+def _decode_images(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
     """Yields all resized images, and says so."""
     total = len(stream.images)
     console = _say(f"decodes {total:,} images into {where}")
@@ -182,12 +182,12 @@ def _say(text: str) -> Console:
     return console
 
 
-def _arranged(pixels: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int32]) -> Decoded:
+def _arrange(pixels: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int32]) -> Decoded:
     lengths = pipeline.num_bytes(sizes)
     return Decoded(pixels, np.cumsum(lengths) - lengths, sizes)
 
 
-def _total(sizes: npt.NDArray[np.int32]) -> int:
+def _total_bytes(sizes: npt.NDArray[np.int32]) -> int:
     return int(pipeline.num_bytes(sizes).sum())
 
 

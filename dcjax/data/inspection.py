@@ -78,14 +78,14 @@ def _look_at_files(
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
     contents = decoding.contents(images)
 
-    def stored(encoded: bytes) -> npt.NDArray[np.int32]:
+    def read_header(encoded: bytes) -> npt.NDArray[np.int32]:
         header = headers.read(encoded)
         return np.array([_FORMATS.index(header.format), header.channels, header.bits], np.int32)
 
     def look(row: tf.Tensor) -> tuple[tf.Tensor, ...]:
         encoded = contents(row)
         image = decoding.decode(encoded, max_pixels=max_pixels)
-        header = tf.ensure_shape(tf.numpy_function(stored, [encoded], tf.int32), [3])
+        header = tf.ensure_shape(tf.numpy_function(read_header, [encoded], tf.int32), [3])
         return row, tf.concat([tf.shape(image)[:2], header], 0), _fingerprint(image)
 
     return look

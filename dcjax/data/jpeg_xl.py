@@ -12,7 +12,7 @@ _LENGTHS = (9, 13, 18, 30)  # bits of a side
 
 def size(encoded: bytes) -> tuple[int, int]:
     """Returns height and width as stored, (0, 0) if the bytes do not say them."""
-    codestream = encoded if encoded.startswith(CODESTREAM) else _unpacked(encoded)
+    codestream = encoded if encoded.startswith(CODESTREAM) else _unpack(encoded)
     if not codestream.startswith(CODESTREAM):
         return 0, 0
     bits = int.from_bytes(codestream[2:18], "little")
@@ -30,7 +30,7 @@ def size(encoded: bytes) -> tuple[int, int]:
     return height, side() if ratio == 0 else int(height * _RATIOS[ratio - 1])
 
 
-def _unpacked(container: bytes) -> bytes:
+def _unpack(container: bytes) -> bytes:
     """Returns the codestream, or its first part, out of a container's boxes."""
     place = 0
     while len(head := container[place : place + 16]) >= 8:

@@ -92,29 +92,30 @@ class Stream:
         self.share = share
         self._num_threads = num_threads
         self._max_pixels = max_pixels
-        read, apply = _source(images, max_pixels), augment.create(augmentation)
+        read, apply = _create_source(images, max_pixels), augment.create(augmentation)
 
         def resize(row: tf.Tensor) -> tf.Tensor:
             return augment.resize_shorter_side(read(row), augmentation.resize)
 
-        small = resized or resize
+        load_resized = resized or resize
 
-        def augmented(row: tf.Tensor, draws: augment.Draws) -> tf.Tensor:
-            return apply(small(row) if augmentation.crops_resized else read(row), draws)
+        def load_augmented(row: tf.Tensor, draws: augment.Draws) -> tf.Tensor:
+            return apply(load_resized(row) if augmentation.crops_resized else read(row), draws)
 
-        def centered(row: tf.Tensor) -> tf.Tensor:
-            return augment.center_crop(small(row), augmentation.size)
+        def load_centered(row: tf.Tensor) -> tf.Tensor:
+            return augment.center_crop(load_resized(row), augmentation.size)
 
         self._augmented, self._resized, self._centered = (
-            tf.function(load, autograph=False) for load in (augmented, small, centered)
+            tf.function(load, autograph=False)
+            for load in (load_augmented, load_resized, load_centered)
         )
 
     def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[Batch]:
         """Returns the batches of these steps of an epoch, on the host."""
-        parts = (self._of_block(block, epoch) for block in blocks)
-        return _in_turn(next(parts, iter(())), parts)
+        parts = (self._read_block(block, epoch) for block in blocks)
+        return _chain(next(parts, iter(())), parts)
 
-    def _of_block(self, block: Block, epoch: int) -> Iterator[Batch]:
+    def _read_block(self, block: Block, epoch: int) -> Iterator[Batch]:
         draws = augment.draw(
             self.augmentation, block.shape, seed=self.seed, epoch=epoch, block=block.number
         )
@@ -172,9 +173,9 @@ class Stream:
         dataset = tf.data.Dataset.from_tensor_slices((rows.astype(np.int32), *draws))
         dataset = dataset.map(load, num_parallel_calls=calls, deterministic=True)
         dataset = dataset.batch(batch_size).prefetch(_BATCHES_AHEAD).with_options(options)
-        return self._checked(dataset.as_numpy_iterator(), rows, batch_size)
+        return self._check_batches(dataset.as_numpy_iterator(), rows, batch_size)
 
-    def _checked(
+    def _check_batches(
         self, batches: Iterator[npt.NDArray], rows: npt.NDArray, batch_size: int
     ) -> Iterator[npt.NDArray]:
         for start in range(0, len(rows), batch_size):
@@ -182,19 +183,19 @@ class Stream:
                 batch = next(batches)
             # UnicodeDecodeError: TensorFlow fails at its own message, with a name not in UTF-8.
             except (tf.errors.OpError, UnicodeDecodeError):
-                if reason := self._unreadable(rows[start : start + batch_size]):
+                if reason := self._unreadable_reason(rows[start : start + batch_size]):
                     raise InputError(reason) from None
                 raise  # no file's fault
             yield batch
 
-    def _unreadable(self, rows: npt.NDArray) -> str:
+    def _unreadable_reason(self, rows: npt.NDArray) -> str:
         """Returns which of these images cannot be read and why, "" if all can."""
         # TensorFlow does not say which file it was.
         for row in [] if self.images.in_memory else rows:
             reason = decoding.unreadable_reason(self.images, row, max_pixels=self._max_pixels)
             if reason:
                 return (
-                    f"Cannot read image {naming.printable(self.images.name(row))}: {reason} "
+                    f"Cannot read image {naming.escape(self.images.name(row))}: {reason} "
                     "Replace or remove it, or set dataset.skip_unreadable=True."
                 )
         return ""
@@ -205,7 +206,7 @@ def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     return 3 * np.prod(sizes, axis=1, dtype=np.int64)
 
 
-def _in_turn(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Iterator[Batch]:
+def _chain(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Iterator[Batch]:
     batches: Iterator[Batch] | None = first
     while batches is not None:
         upcoming = next(others, None)  # begins to be read before its turn
@@ -233,7 +234,7 @@ def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt
     return by_device.swapaxes(0, 1).reshape(num_batches, batch_size)
 
 
-def _source(images: ImageSet, max_pixels: int) -> Source:
+def _create_source(images: ImageSet, max_pixels: int) -> Source:
     if not images.in_memory:
         contents = decoding.contents(images)
         return lambda row: decoding.decode(contents(row), max_pixels=max_pixels)

@@ -134,20 +134,24 @@ def draw(
     """
     generator = streams.generator(seed, Stream.AUGMENTATION, epoch, block)
     steps = [step for step in STRATEGIES[strategy] if step in _DRAWS]
-    return {step: _DRAWS[step](_applied(step, generator, shape), generator, size) for step in steps}
+    return {
+        step: _DRAWS[step](_draw_applied(step, generator, shape), generator, size) for step in steps
+    }
 
 
-def _applied(step: str, generator: Generator, shape: Shape) -> npt.NDArray[np.bool_]:
+def _draw_applied(step: str, generator: Generator, shape: Shape) -> npt.NDArray[np.bool_]:
     return generator.random(shape, np.float32) < _PROBABILITIES[step]
 
 
-def _shift_rotate(applied: npt.NDArray[np.bool_], generator: Generator, size: int) -> ShiftRotate:
+def _draw_shift_rotate(
+    applied: npt.NDArray[np.bool_], generator: Generator, size: int
+) -> ShiftRotate:
     angle = np.deg2rad(generator.uniform(-_ROTATION, _ROTATION, applied.shape))
     shift = generator.uniform(-_SHIFT, _SHIFT, (*applied.shape, 2))
     return ShiftRotate(applied, angle.astype(np.float32), shift.astype(np.float32))
 
 
-def _holes(applied: npt.NDArray[np.bool_], generator: Generator, size: int) -> Holes:
+def _draw_holes(applied: npt.NDArray[np.bool_], generator: Generator, size: int) -> Holes:
     side = round(_HOLE_SIDE * size)
     number = generator.integers(1, _MOST_HOLES + 1, applied.shape)
     corner = generator.integers(0, size - side + 1, (*applied.shape, _MOST_HOLES, 2))
@@ -156,11 +160,11 @@ def _holes(applied: npt.NDArray[np.bool_], generator: Generator, size: int) -> H
     return Holes(applied, np.concatenate([corner, sides], axis=-1).astype(np.int32))
 
 
-def _blur(applied: npt.NDArray[np.bool_], generator: Generator, size: int) -> Blur:
+def _draw_blur(applied: npt.NDArray[np.bool_], generator: Generator, size: int) -> Blur:
     return Blur(applied, generator.integers(0, len(BLUR_KERNELS), applied.shape, np.int32))
 
 
-def _brightness_contrast(
+def _draw_brightness_contrast(
     applied: npt.NDArray[np.bool_], generator: Generator, size: int
 ) -> BrightnessContrast:
     most = _BRIGHTNESS_CONTRAST
@@ -169,7 +173,9 @@ def _brightness_contrast(
     return BrightnessContrast(applied, factor.astype(np.float32), offset.astype(np.float32))
 
 
-def _color_jitter(applied: npt.NDArray[np.bool_], generator: Generator, size: int) -> ColorJitter:
+def _draw_color_jitter(
+    applied: npt.NDArray[np.bool_], generator: Generator, size: int
+) -> ColorJitter:
     factors = generator.uniform(1 - _JITTER, 1 + _JITTER, (3, *applied.shape))
     brightness, contrast, saturation = factors.astype(np.float32)
     # As torchvision: whole steps, cut off towards zero; backwards is round the circle.
@@ -178,15 +184,15 @@ def _color_jitter(applied: npt.NDArray[np.bool_], generator: Generator, size: in
     return ColorJitter(applied, brightness, contrast, saturation, hue, order)
 
 
-def _grey(applied: npt.NDArray[np.bool_], generator: Generator, size: int) -> Switch:
+def _draw_grey(applied: npt.NDArray[np.bool_], generator: Generator, size: int) -> Switch:
     return Switch(applied)
 
 
 _DRAWS: dict[str, Callable[[npt.NDArray[np.bool_], Generator, int], Any]] = {
-    "shift_rotate": _shift_rotate,
-    "holes": _holes,
-    "blur": _blur,
-    "brightness_contrast": _brightness_contrast,
-    "color_jitter": _color_jitter,
-    "grey": _grey,
+    "shift_rotate": _draw_shift_rotate,
+    "holes": _draw_holes,
+    "blur": _draw_blur,
+    "brightness_contrast": _draw_brightness_contrast,
+    "color_jitter": _draw_color_jitter,
+    "grey": _draw_grey,
 }

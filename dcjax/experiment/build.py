@@ -293,7 +293,7 @@ class Experiment(Network):
             return list(device_cache.create(files, self.mesh))
         folder = dataset.cache_dir if dataset.cache == "disk" else None
         return [
-            self.stream(images, host_cache.source(decoded), share=share)
+            self.stream(images, host_cache.create_source(decoded), share=share)
             for images, decoded in zip(sets, host_cache.create(files, folder), strict=True)
         ]
 

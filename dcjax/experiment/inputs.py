@@ -30,7 +30,7 @@ def load_splits(
     splits = datasets.load(**_options(dataset), with_train=with_train, saved_test=saved_test)
     sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
     read = {
-        name: decoding.readable(
+        name: decoding.select_readable(
             images, skip_unreadable=dataset.skip_unreadable, max_pixels=dataset.max_pixels
         )
         for name, images in sets.items()

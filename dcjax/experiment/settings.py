@@ -103,7 +103,7 @@ class Text:
         if not isinstance(value, str) or "\0" in value:
             return False
         try:
-            naming.in_bytes(value)
+            naming.encode(value)
         except UnicodeEncodeError:  # half a character, which no file has in its name
             return False
         return True

@@ -7,7 +7,7 @@ from dcjax.core import options, plugins
 from dcjax.core.errors import InputError
 from dcjax.core.ranges import require_whole
 from dcjax.losses import contrasts, mining, pairwise, proxies, ranks, soft_triple, triplets
-from dcjax.losses.loss import Loss, Params, checked, with_argument_checks
+from dcjax.losses.loss import Loss, Params, with_argument_checks, with_output_checks
 from dcjax.losses.pairs import pairwise_distances
 from dcjax.losses.pairwise import margin_loss
 
@@ -54,8 +54,9 @@ def create(name: str, *, num_classes: int, embedding_dim: int, **given: Any) -> 
         if "miner" in given:
             given["miner"] = mining.as_miner(given["miner"])
         make = plugins.load(name, Loss)
-        own = checked(name, make(num_classes=num_classes, embedding_dim=embedding_dim, **given))
-        return with_argument_checks(own, num_classes, embedding_dim)
+        loss = make(num_classes=num_classes, embedding_dim=embedding_dim, **given)
+        loss = with_output_checks(name, loss)
+        return with_argument_checks(loss, num_classes, embedding_dim)
     if name not in KNOWN:
         raise InputError(
             f"Unknown loss {name!r}; known losses are {', '.join(KNOWN)}, and "

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax.core.ranges import POSITIVE, require_range
-from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
+from dcjax.losses.loss import Loss, Output, Params, from_comparisons, mean_distances
 from dcjax.losses.pairs import Comparisons
 
 
@@ -46,14 +46,14 @@ def n_pairs(
     require_range("alpha", alpha, *POSITIVE)
 
     def init(key: Array) -> Params:
-        del key  # alpha starts as told
+        del key  # alpha starts at its given value
         return {"alpha": jnp.asarray(alpha, float)} if learn_alpha else {}
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
         scale = params.get("alpha", jnp.asarray(alpha, compared.similarities.dtype))
         return _softmax(compared, scale, {"alpha": scale})
 
-    return comparing(compute, init)
+    return from_comparisons(compute, init)
 
 
 def supervised_contrastive(
@@ -73,7 +73,7 @@ def supervised_contrastive(
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
         return _softmax(compared, 1 / temperature, {})
 
-    return comparing(compute)
+    return from_comparisons(compute)
 
 
 def _softmax(compared: Comparisons, scale: float | Array, stats: dict[str, Array]) -> Output:

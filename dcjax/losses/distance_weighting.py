@@ -12,7 +12,7 @@ from dcjax.losses.pairs import Triplets, smallest
 
 # Weights relative to the likeliest negative of the anchor (1.0): no negative is impossible, and one
 # beyond the upper cutoff, whose margin loss is zero, is likelier than one of vanishing density.
-_FLOOR = 1e-9
+_MIN_WEIGHT = 1e-9
 _BEYOND_UPPER = 1e-6
 
 
@@ -44,7 +44,7 @@ def log_weights(
     weights = (2 - dim) * jnp.log(d) - (dim - 3) / 2 * jnp.log(1 - d**2 / 4)
     weights = jnp.where(ordinary, weights, 0.0)
     weights -= jnp.max(weights, axis=1, keepdims=True)
-    weights = jnp.logaddexp(weights, jnp.log(_FLOOR))
+    weights = jnp.logaddexp(weights, jnp.log(_MIN_WEIGHT))
     weights = jnp.where(distances > upper, jnp.log(_BEYOND_UPPER), weights)
     # Last, so that a positive beyond the upper cutoff is never drawn as a negative.
     return jnp.where(negatives, weights, -jnp.inf)

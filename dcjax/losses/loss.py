@@ -82,12 +82,12 @@ def no_params(key: Array) -> Params:
     return {}
 
 
-def checked(name: str, loss: Loss) -> Loss:
-    """Returns a user's own loss, that says so if it is not what a loss has to be.
+def with_output_checks(name: str, loss: Loss) -> Loss:
+    """Returns a custom loss with checks of what it takes and returns.
 
     Raises:
-      InputError: if it takes what there is not; and when it is applied, if it returns another thing
-        than a scalar and a dict of scalars with names of their own.
+      InputError: if it takes an unknown keyword; and when it is applied, if it does not return a
+        scalar and a dict of scalars whose names are not reserved.
     """
     if not set(loss.takes) <= set(_TAKES):
         raise InputError(f"{name} may take {' and '.join(_TAKES)} besides, got {loss.takes}.")
@@ -100,18 +100,18 @@ def checked(name: str, loss: Loss) -> Loss:
             raise InputError(
                 f"{name} must return a scalar and a dict of scalars, got the shapes {found}."
             )
-        if taken := sorted(set(output[1]) & set(_RESERVED)):
-            raise InputError(f"{name} must not call a scalar {taken[0]!r}: every step has one.")
+        if reserved := sorted(set(output[1]) & set(_RESERVED)):
+            raise InputError(f"{name} must not call a scalar {reserved[0]!r}: every step has one.")
         return output
 
     return loss._replace(apply=apply)
 
 
-def comparing(
+def from_comparisons(
     compute: Callable[[Params, Comparisons, Array, Array], Output],
     init: Callable[[Array], Params] = no_params,
 ) -> Loss:
-    """Makes a loss of what compares embeddings with each other, and with a memory.
+    """Creates a loss that compares embeddings with each other, and with a memory.
 
     Args:
       compute: function (params, comparisons, labels[B], key) -> loss, scalars to log.

@@ -128,15 +128,16 @@ def as_pairs(mined: Pairs | Triplets, compared: Comparisons) -> Pairs:
     return Pairs(*(none.at[rows, columns].add(mined.valid) for columns in mined[:2]))
 
 
-def fold_positives(step: Callable[[Any, Array], Any], start: Any, positives: Array) -> Any:
-    """Returns what steps make of start: one for each anchor's first positive, one for the second...
+def fold_positives(step: Callable[[Any, Array], Any], initial: Any, positives: Array) -> Any:
+    """Folds `step` over each anchor's positives, starting from `initial`.
 
-    There are as many steps as any anchor has positives, which are few beside its references.
+    Step t takes the t-th positive of every anchor. There are as many steps as the largest number of
+    positives of an anchor, which is small beside the number of references.
 
     Args:
       step: function (carried, bool [B, R], where each anchor's positive is) -> carried. An anchor
         with fewer positives has none in its row.
-      start: carried into the first step.
+      initial: carried into the first step.
       positives: bool [B, R].
     """
 
@@ -147,7 +148,7 @@ def fold_positives(step: Callable[[Any, Array], Any], start: Any, positives: Arr
         is_first = column == first
         return remaining & ~is_first, step(carried, is_first)
 
-    return jax.lax.while_loop(lambda state: jnp.any(state[0]), take, (positives, start))[1]
+    return jax.lax.while_loop(lambda state: jnp.any(state[0]), take, (positives, initial))[1]
 
 
 def smallest(values: Array, number: Array) -> Array:

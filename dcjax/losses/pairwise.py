@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from dcjax.core.arrays import require_floats
 from dcjax.core.errors import InputError
 from dcjax.core.ranges import COSINE, DISTANCE, POSITIVE, require_known, require_range
-from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
+from dcjax.losses.loss import Loss, Output, Params, from_comparisons, mean_distances
 from dcjax.losses.mining import Miner, as_miner
 from dcjax.losses.pairs import Comparisons, Pairs, as_pairs
 from dcjax.losses.reductions import log_one_plus_sum_exp, weighted_mean
@@ -131,7 +131,7 @@ def margin(
     mine = as_miner(miner)
 
     def init(key: Array) -> Params:
-        del key  # beta starts as told
+        del key  # beta starts at its given value
         shapes = {"shared": (), "per_class": (num_classes,)}
         if learn_beta == "none":
             return {}
@@ -147,7 +147,7 @@ def margin(
         loss = margin_loss(compared.distances, *pairs, beta=boundary, margin=margin, nu=nu)
         return loss, mean_distances(compared, pairs) | {"beta": jnp.mean(boundary)}
 
-    return comparing(compute, init)
+    return from_comparisons(compute, init)
 
 
 def contrastive(
@@ -188,7 +188,7 @@ def contrastive(
         )
         return loss, mean_distances(compared, pairs)
 
-    return comparing(compute)
+    return from_comparisons(compute)
 
 
 def multi_similarity(
@@ -226,4 +226,4 @@ def multi_similarity(
         )
         return loss, mean_distances(compared, pairs)
 
-    return comparing(compute)
+    return from_comparisons(compute)

@@ -94,7 +94,7 @@ def with_centers(
         rows = jnp.arange(to_all.shape[1])
         other = (rows != labels[:, None]) & (rows < num_classes)
         similarities = Similarities(own, jnp.where(other, to_all, -jnp.inf))
-        return compute(similarities, labels, centers), _to_log(similarities)
+        return compute(similarities, labels, centers), _metrics(similarities)
 
     return Loss(init, apply, takes=("mask",))
 
@@ -132,7 +132,7 @@ def cross_entropy(own_logits: Array, others_log_sum: Array) -> Array:
     return jnp.mean(jax.nn.softplus(others_log_sum - own_logits))
 
 
-def _to_log(similarities: Similarities) -> dict[str, Array]:
+def _metrics(similarities: Similarities) -> dict[str, Array]:
     """Returns the mean similarities to the own class and to the nearest other."""
     own, others = jax.lax.stop_gradient(similarities)
     return {

@@ -9,7 +9,7 @@ from jax import Array
 
 from dcjax.core.errors import InputError
 from dcjax.core.ranges import POSITIVE, require_range, require_whole
-from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
+from dcjax.losses.loss import Loss, Output, Params, from_comparisons, mean_distances
 from dcjax.losses.pairs import Comparisons
 from dcjax.losses.reductions import Rows, sum_over_positives
 
@@ -103,7 +103,7 @@ def smooth_ap(num_classes: int, embedding_dim: int, *, temperature: float = 0.01
         )
         return loss, mean_distances(compared)
 
-    return comparing(compute)
+    return from_comparisons(compute)
 
 
 def recall_at_k(
@@ -145,4 +145,4 @@ def recall_at_k(
         )
         return loss, mean_distances(compared)
 
-    return comparing(compute)
+    return from_comparisons(compute)

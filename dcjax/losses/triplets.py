@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax.core.ranges import require_known, require_range
-from dcjax.losses.loss import Loss, Output, Params, comparing, mean_distances
+from dcjax.losses.loss import Loss, Output, Params, from_comparisons, mean_distances
 from dcjax.losses.mining import Miner, as_miner
 from dcjax.losses.pairs import Comparisons, Pairs, Triplets, as_pairs
 from dcjax.losses.reductions import Rows, sum_over_positives, weighted_mean
@@ -95,7 +95,7 @@ def triplet(
         loss = triplet_loss(distances, mined, margin=margin, average=average)
         return loss, mean_distances(compared, as_pairs(mined, compared))
 
-    return comparing(compute)
+    return from_comparisons(compute)
 
 
 def soft_triplet(num_classes: int, embedding_dim: int, *, miner: str | Miner = "semi_hard") -> Loss:
@@ -115,4 +115,4 @@ def soft_triplet(num_classes: int, embedding_dim: int, *, miner: str | Miner = "
         loss = soft_triplet_loss(compared.distances, mined)
         return loss, mean_distances(compared, as_pairs(mined, compared))
 
-    return comparing(compute)
+    return from_comparisons(compute)

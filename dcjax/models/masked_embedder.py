@@ -83,11 +83,11 @@ class MaskedEmbedder(nn.Module):
         mask = self.variable(
             "masks", "masks", masks.initial, self.max_clusters, self.embedding_dim
         ).value.astype(self.dtype)
-        pixels = _in_one_row(images, self.cluster_parallel).astype(self.dtype) / 255
+        pixels = _flatten_batches(images, self.cluster_parallel).astype(self.dtype) / 255
         pixels = (pixels - jnp.asarray(IMAGE_MEAN, self.dtype)) / jnp.asarray(IMAGE_STD, self.dtype)
         feature_map = self.backbone(pixels, train=train).astype(self.dtype)
         pooled = POOLINGS[self.pooling](feature_map, axis=(1, 2))
-        pooled = _in_batches(pooled, images.shape[:-3], self.cluster_parallel)
+        pooled = _unflatten_batches(pooled, images.shape[:-3], self.cluster_parallel)
         init = torch_linear(pooled.shape[-1])
         embedding = nn.Dense(
             self.embedding_dim,
@@ -117,11 +117,11 @@ def split_variables(variables: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return variables["params"], variables["masks"]["masks"], variables.get("batch_stats", {})
 
 
-def _in_one_row(images: jax.Array, parallel: int) -> jax.Array:
+def _flatten_batches(images: jax.Array, parallel: int) -> jax.Array:
     """Returns images [batch, ...] as they are, and [C, B, ...] as [C * B, ...].
 
-    Of C batches, `parallel` lie side by side on the devices: in this order, the images that a
-    device holds stay neighbours. In any other, XLA gathers all of them on every device.
+    Of C batches, `parallel` lie side by side on the devices. In the order chosen here, the images
+    of a device stay adjacent; in any other, XLA would gather all images on every device.
     """
     if images.ndim == 4:
         return images
@@ -129,8 +129,8 @@ def _in_one_row(images: jax.Array, parallel: int) -> jax.Array:
     return split.swapaxes(1, 2).reshape(-1, *images.shape[2:])
 
 
-def _in_batches(rows: jax.Array, shape: tuple[int, ...], parallel: int) -> jax.Array:
-    """Returns what was made of each image of `_in_one_row` in the shape before it, [*shape, F]."""
+def _unflatten_batches(rows: jax.Array, shape: tuple[int, ...], parallel: int) -> jax.Array:
+    """Restores the shape before `_flatten_batches` of values of each image, [*shape, F]."""
     if len(shape) == 1:
         return rows
     split = rows.reshape(parallel, shape[1], -1, rows.shape[-1])

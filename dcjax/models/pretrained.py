@@ -79,10 +79,10 @@ def load(
     split = {name: _split(name) for name in tensors}
     prefix = _prefix(path, [around for around, new in split.values() if new in names.values()])
     found, left_over, elsewhere = _match(split, prefix, names.values())
-    taken_off = {_taken_off(name, prefix) for same in found.values() for name in same}
-    if any(taken_off) and say:
-        before = " or ".join(map(repr, sorted(taken_off)))
-        rest = f"; left out: {weight_files.listed(elsewhere)}" if elsewhere else ""
+    removed = {_removed_prefix(name, prefix) for same in found.values() for name in same}
+    if any(removed) and say:
+        before = " or ".join(map(repr, sorted(removed)))
+        rest = f"; left out: {weight_files.join_names(elsewhere)}" if elsewhere else ""
         say(f"weights   by their names without {before}{rest}")
     given = {leaf: [tensors[name] for name in found[new]] for leaf, new in names.items()}
     filled = {
@@ -110,9 +110,13 @@ def load(
         ],
     }
     if any(problems.values()):
-        told = [f"{what}: {weight_files.listed(sorted(x))}." for what, x in problems.items() if x]
+        lines = [
+            f"{what}: {weight_files.join_names(sorted(x))}." for what, x in problems.items() if x
+        ]
         behind = f" behind {prefix!r}" if prefix else ""
-        raise InputError(f"The weights{behind} in {path} do not fit the backbone. {' '.join(told)}")
+        raise InputError(
+            f"The weights{behind} in {path} do not fit the backbone. {' '.join(lines)}"
+        )
     arrays = {leaf: jnp.asarray(x) for leaf, x in filled.items()}
     filled_tree = flax.traverse_util.unflatten_dict(arrays)
     return filled_tree["params"], filled_tree.get("batch_stats", {})
@@ -163,7 +167,7 @@ def _match(
             elsewhere.append(name)
         elif around == prefix and new in found:
             found[new].append(name)
-        elif around != prefix or not _passed_over(new, stages):
+        elif around != prefix or not _is_ignored(new, stages):
             left_over.append(name)
     return found, left_over, elsewhere
 
@@ -208,7 +212,7 @@ def _split(name: str) -> tuple[str, str]:
     return match["around"], f"{layer}.{match['rest']}"
 
 
-def _taken_off(name: str, prefix: str) -> str:
+def _removed_prefix(name: str, prefix: str) -> str:
     """Returns the start of a name that is left out: a prefix, and what wrappers have put there."""
     kept = _WRAPPERS.sub("", name)[len(prefix) :]
     return name.removesuffix(kept) if name.endswith(kept) else prefix
@@ -236,7 +240,7 @@ def _as_leaf(value: np.ndarray, leaf: Any) -> np.ndarray:
         return ordered.astype(leaf.dtype)
 
 
-def _passed_over(name: str, stages: set[str]) -> bool:
+def _is_ignored(name: str, stages: set[str]) -> bool:
     if name.startswith("fc.") or name.rsplit(".", 1)[-1] in _COUNTERS:
         return True
     return re.match(r"layer\d\.", name) is not None and name.split(".")[0] not in stages

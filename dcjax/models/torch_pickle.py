@@ -99,7 +99,7 @@ class Unpickler(pickle._Unpickler):
     def __init__(self, stream: IO[bytes]) -> None:
         """Takes the pickle at a stream's position and moves the stream to its end."""
         # Python 2 wrote bytes as strings; latin1 has a character for each.
-        super().__init__(io.BytesIO(_scanned(stream)), encoding="latin1")
+        super().__init__(io.BytesIO(_read_checked(stream)), encoding="latin1")
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -109,7 +109,7 @@ class Unpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage | Opaque:
         """Returns the storage ("storage", class, key, device, size[, None | (_, offset, size)])."""
-        if isinstance(_short(pid)[1], Opaque):  # of a quantized tensor; or a module
+        if isinstance(_require_short_tuple(pid)[1], Opaque):  # of a quantized tensor; or a module
             return pid[1]
         kind, dtype, key, _, size, *view = pid
         is_typed = kind == "storage" and isinstance(dtype, np.dtype)
@@ -126,7 +126,7 @@ class Unpickler(pickle._Unpickler):
         self.append(Opaque("frozenset"))
 
     def _load_reduce(self) -> None:
-        arguments, function = _short(self.stack.pop()), self.stack.pop()
+        arguments, function = _require_short_tuple(self.stack.pop()), self.stack.pop()
         is_opaque = len(arguments) > 0 and isinstance(arguments[0], Opaque)
         self.append(arguments[0] if is_opaque else function(*arguments))
 
@@ -145,7 +145,7 @@ class Unpickler(pickle._Unpickler):
     }
 
 
-def _scanned(stream: IO[bytes]) -> bytes:
+def _read_checked(stream: IO[bytes]) -> bytes:
     """Returns the pickle at a stream's position after checking its instructions and lengths."""
     start = stream.tell()
     for count, (opcode, _, _) in enumerate(pickletools.genops(stream)):
@@ -163,7 +163,7 @@ def is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _short(value: Any) -> tuple[Any, ...]:
+def _require_short_tuple(value: Any) -> tuple[Any, ...]:
     if type(value) is not tuple or len(value) > _MAX_ARGUMENTS:
         raise InputError(
             f"require a tuple of at most {_MAX_ARGUMENTS} values, got {type(value).__name__}"
@@ -181,7 +181,7 @@ def _ordered_dict(pairs: Any = ()) -> Dict:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    return Tensor(storage, offset, _short(shape), _short(strides))
+    return Tensor(storage, offset, _require_short_tuple(shape), _require_short_tuple(strides))
 
 
 def _first(value: Any, *_: Any) -> Any:

@@ -142,7 +142,7 @@ def _read_legacy(data: bytes, say: Say | None) -> Tensors:
 def _state_dict(value: Any, say: Say | None) -> dict[str, Tensor]:
     """Returns the state dict in the value of a file: its tensors by their names."""
     if isinstance(value, Opaque):
-        raise InputError(f"it {_not_run(value)}")
+        raise InputError(f"it {_refusal(value)}")
     if not isinstance(value, Dict) or not value:
         raise InputError("it holds no state dict")
     dicts = {name: x for name, x in value.items() if isinstance(name, str) and isinstance(x, Dict)}
@@ -151,37 +151,37 @@ def _state_dict(value: Any, say: Say | None) -> dict[str, Tensor]:
     if chosen is None and not value.has_tensors:
         if len(inner) > 1:
             raise InputError(
-                f"it holds several state dicts, {listed(inner)}, and none of the names "
+                f"it holds several state dicts, {join_names(inner)}, and none of the names "
                 f"{', '.join(_NESTED)}; save one of them alone, as "
                 "torch.save(model.state_dict(), PATH)"
             )
         chosen = next(iter(inner), None)
     if chosen is not None and len(inner) > 1 and say:
         left_out = [name for name in inner if name != chosen]
-        say(f"weights   of {chosen}, not of {listed(left_out)}")
+        say(f"weights   of {chosen}, not of {join_names(left_out)}")
     found = value if chosen is None else dicts[chosen]
     for name, x in found.items():
         if isinstance(name, Opaque):
-            raise InputError(f"a key must be a string, got {listed([name.name])}")
+            raise InputError(f"a key must be a string, got {join_names([name.name])}")
         if isinstance(x, Opaque):
-            raise InputError(f"{listed([name])} {_not_run(x)}")
+            raise InputError(f"{join_names([name])} {_refusal(x)}")
     others = [name for name, x in found.items() if not isinstance(x, Tensor)]
     if others:
         raise InputError(
             f"require names of tensors, at the top or in one of {', '.join(_NESTED)}, got "
-            f"{listed(others)}"
+            f"{join_names(others)}"
         )
     return found
 
 
-def _not_run(opaque: Opaque) -> str:
+def _refusal(opaque: Opaque) -> str:
     return (
         f"names {opaque.name[:80]!r}, which no dict of tensors needs and which is not run; save "
         "the weights alone, as torch.save(model.state_dict(), PATH)"
     )
 
 
-def listed(names: Sequence[Any]) -> str:
+def join_names(names: Sequence[Any]) -> str:
     """Returns the first of some names, each cut short, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     shown = (str(name)[:_LONGEST] for name in names[:_SHOWN])

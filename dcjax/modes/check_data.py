@@ -256,7 +256,7 @@ def _refusal(
     """Returns why training would refuse the images that can be read, "" if it would not."""
     try:
         kept = {
-            name: decoding.without(images, list(found[name].reasons))
+            name: decoding.drop_images(images, list(found[name].reasons))
             for name, images in sets.items()
         }
         checks.check_data(config, Splits(**kept))
@@ -276,7 +276,7 @@ def _tell(console: Console, kind: Kind, problems: list[Problem], severity: str) 
     for problem in problems[:_SHOWN]:
         place = f"{problem.image} ({problem.split}, {problem.label})" if problem.image else ""
         told = ": ".join(text for text in (place, problem.detail) if text)
-        console.line(f"          {naming.printable(told)}")
+        console.line(f"          {naming.escape(told)}")
     if len(problems) > _SHOWN:
         console.line(f"          ... and {len(problems) - _SHOWN:,} more")
 

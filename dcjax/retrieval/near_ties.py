@@ -134,7 +134,7 @@ def _candidates(
     origin: np.ndarray,
     num_nearest: int,
 ) -> Lists:
-    """Lists the images that may be among the k nearest, or before the nearest of a query's class."""
+    """Lists images that may be among the k nearest, or before the nearest of the query's class."""
     x = x.astype(np.float64) - origin
     norms = np.linalg.norm(x, axis=1)
     # The bound of `rounding` with u = 2^-53, for the errors of these distances and of the reference

@@ -75,7 +75,7 @@ def create(
         step=jnp.zeros((), jnp.int32),
         params=params,
         masks=masks,
-        loss_params=jax.tree.map(_strongly_typed, loss.init(loss_key)),
+        loss_params=jax.tree.map(_with_strong_type, loss.init(loss_key)),
         memory=memory.empty(
             memory_size, model.embedding_dim, jnp.promote_types(model.dtype, jnp.float32)
         ),
@@ -86,7 +86,7 @@ def create(
     return state.replace(opt_state=optimizer.init(state.trainable))
 
 
-def _strongly_typed(x: Any) -> jax.Array:
+def _with_strong_type(x: Any) -> jax.Array:
     """Returns an array that a step does not compile anew for: updates have a type of their own."""
     array = jnp.asarray(x)
     return jax.lax.convert_element_type(array, array.dtype)

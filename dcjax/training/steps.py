@@ -104,16 +104,16 @@ def train_step(
 def _losses_of_batches(loss: Loss, params: Params, *batches: Any) -> tuple[jax.Array, Metrics]:
     """Returns the loss and metrics [C] of C batches: embeddings, labels, keys and what it takes."""
 
-    def of_batch(*batch: Any) -> tuple[jax.Array, Metrics]:
+    def apply_to(*batch: Any) -> tuple[jax.Array, Metrics]:
         *arguments, more = batch
         return loss.apply(params, *arguments, **more)
 
     if "mask" not in loss.takes:
-        return jax.vmap(of_batch)(*batches)
+        return jax.vmap(apply_to)(*batches)
     # Proxies, which are masked, may be sharded over the devices; `vmap` would gather their masked
     # copies for all batches. So the batches are taken one after the other.
     each = (jax.tree.map(operator.itemgetter(c), batches) for c in range(len(batches[0])))
-    outputs = [of_batch(*batch) for batch in each]
+    outputs = [apply_to(*batch) for batch in each]
     return jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 

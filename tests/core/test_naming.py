@@ -59,13 +59,13 @@ def test_a_path_without_a_place_is_an_error() -> None:
     ],
 )
 def test_every_character_of_a_name_is_visible(name: str, shown: str) -> None:
-    assert naming.printable(name) == shown
+    assert naming.escape(name) == shown
 
 
 def test_text_is_a_name_of_the_file_system_in_any_locale(monkeypatch) -> None:
-    assert naming.for_file_system("caf\u00e9\udcff") == "caf\u00e9\udcff"
+    assert naming.as_file_name("caf\u00e9\udcff") == "caf\u00e9\udcff"
     monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
     monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("ascii", "surrogateescape"))
     escaped = "caf\udcc3\udca9\udcff"
-    assert naming.for_file_system("caf\u00e9\udcff") == escaped
-    assert naming.for_file_system(escaped) == escaped
+    assert naming.as_file_name("caf\u00e9\udcff") == escaped
+    assert naming.as_file_name(escaped) == escaped

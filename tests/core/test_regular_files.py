@@ -52,11 +52,11 @@ def test_they_are_unreadable_images(others, thorough):
     images = from_classes(list(others.values()), [0] * len(others))
     found = decoding.find_unreadable(images, thorough=thorough)
     assert [list(others)[row] for row in found] == list(KINDS)
-    kept, num_bad = decoding.readable(images, skip_unreadable=True)
+    kept, num_bad = decoding.select_readable(images, skip_unreadable=True)
     assert kept.images.tolist() == [others["good"], others["better"]]
     assert num_bad == len(KINDS)
     with pytest.raises(ValueError, match=r"(?s)6 of 8 images.*pipe.png is a named pipe"):
-        decoding.readable(images, skip_unreadable=False)
+        decoding.select_readable(images, skip_unreadable=False)
 
 
 def test_a_check_of_the_data_names_them(others):

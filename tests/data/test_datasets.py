@@ -339,7 +339,7 @@ def test_real_lists_have_the_papers_counts(real_lists):
     assert (names[1], names[196]) == ("AM General Hummer SUV 2000", "smart fortwo Convertible 2012")
     for test_list, file in {"small": "800", "medium": "1600", "large": "2400"}.items():
         path = real_lists / "vehicleid" / f"test_list_{file}.from_json.txt"
-        check_counts(vid.published(test_list).counts, query=vid.read_list(path)[1])
+        check_counts(vid.create_dataset(test_list).counts, query=vid.read_list(path)[1])
     assert len(sop.read_list(real_lists / "sop_like" / "Ebay_test.txt")[0]) == 9091
 
 

@@ -167,7 +167,7 @@ def test_parts_of_a_file_are_images_like_files(pictures, odd_files, tmp_path):
     assert decoding.find_unreadable(bad, thorough=True) == [1]
     place = f"{tmp_path}/bad, byte {Path(good[0]).stat().st_size}"
     with pytest.raises(ValueError, match=rf"{place}: jpeg"):
-        decoding.readable(bad, skip_unreadable=False)
+        decoding.select_readable(bad, skip_unreadable=False)
     (tmp_path / "bad").unlink()
     assert decoding.find_unreadable(bad, thorough=True) == [0, 1, 2]
     assert "No such file" in str(decoding.unreadable_reason(bad, 0))
@@ -191,11 +191,11 @@ def cut(path: str) -> None:
 
 
 def test_readable_names_bad_files_or_skips_and_counts_them(pictures):
-    assert decoding.readable(pictures, skip_unreadable=False) == (pictures, 0)
+    assert decoding.select_readable(pictures, skip_unreadable=False) == (pictures, 0)
     cut(pictures.images[5])
     with pytest.raises(ValueError, match=r"(?s)1 of 12 images.*skip_unreadable=True.*/5.jpg: jpeg"):
-        decoding.readable(pictures, skip_unreadable=False)
-    kept, num_bad = decoding.readable(pictures, skip_unreadable=True)
+        decoding.select_readable(pictures, skip_unreadable=False)
+    kept, num_bad = decoding.select_readable(pictures, skip_unreadable=True)
     assert num_bad == 1
     assert kept.images.tolist() == pictures.images[[0, 1, 2, 3, 4, *range(6, 12)]].tolist()
     assert kept.labels.tolist() == [0, 1, 2, 3, 0, 2, 3, 0, 1, 2, 3]
@@ -221,7 +221,7 @@ def test_a_load_asks_for_the_state_of_each_file_once(
     monkeypatch.setattr(os, "stat", count)
     splits = datasets.load("manifest", root="", manifest=str(tmp_path / "table.csv"))
     for images in (splits.train, splits.query):
-        kept, _ = decoding.readable(images, skip_unreadable=skip_unreadable)
+        kept, _ = decoding.select_readable(images, skip_unreadable=skip_unreadable)
         same_run.fingerprint(kept)
         decoding.contents(kept)
     assert [asked[path] for path in paths] == [1] * len(paths)
@@ -231,7 +231,7 @@ def test_a_class_must_keep_a_readable_image(pictures):
     for i in (1, 5, 9):
         cut(pictures.images[i])
     with pytest.raises(ValueError, match=r"none in 1 classes, the first is '1'"):
-        decoding.readable(pictures, skip_unreadable=True)
+        decoding.select_readable(pictures, skip_unreadable=True)
 
 
 def huge(form: str) -> bytes:
@@ -268,7 +268,7 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path, form):
     for thorough in (False, True):
         assert decoding.find_unreadable(images, thorough=thorough, max_pixels=10**8) == [0]
     with pytest.raises(ValueError, match=reason):
-        decoding.readable(images, skip_unreadable=False, max_pixels=10**8)
+        decoding.select_readable(images, skip_unreadable=False, max_pixels=10**8)
     with pytest.raises(ValueError, match=reason):
         decoding.size(tf.constant(content), max_pixels=10**8)
     assert reason not in headers.refusal(content, max_pixels=18_000**2)
@@ -330,4 +330,4 @@ def test_colours_are_those_of_pillow():
 
 def test_images_in_memory_are_always_readable():
     images = from_classes(np.zeros((2, 4, 4, 1), np.uint8), [0, 1])
-    assert decoding.readable(images, skip_unreadable=True) == (images, 0)
+    assert decoding.select_readable(images, skip_unreadable=True) == (images, 0)

@@ -45,7 +45,7 @@ def stream(images: ImageSet, resized: pipeline.Source | None = None, **changes) 
 def cached(images: ImageSet, folder: Path | None, **changes) -> pipeline.Stream:
     where = None if folder is None else str(folder)
     (decoded,) = host_cache.create([stream(images, **changes)], where)
-    return stream(images, host_cache.source(decoded), **changes)
+    return stream(images, host_cache.create_source(decoded), **changes)
 
 
 def assert_same(reader: pipeline.Stream, other: pipeline.Stream) -> None:
@@ -270,6 +270,6 @@ def test_what_does_not_fit_is_an_error_before_anything_is_decoded(
 def test_what_is_read_may_be_worked_on_in_place(pictures):
     (decoded,) = host_cache.create([stream(pictures)], None)
     before = decoded.pixels.copy()
-    read = host_cache.source(decoded)
+    read = host_cache.create_source(decoded)
     read(np.int32(3)).numpy()[...] = 0
     np.testing.assert_array_equal(decoded.pixels, before)

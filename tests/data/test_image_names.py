@@ -125,7 +125,7 @@ def test_names_survive_in_the_table_of_a_look_at_the_data(moved, tmp_path, capsy
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     gone = from_classes([str(tmp_path / os.fsdecode(b"caf\xe9\n.png"))], [0])
     with pytest.raises(ValueError, match=r"caf\\udce9\\n.png: No such file or directory."):
-        decoding.readable(gone, skip_unreadable=False)
+        decoding.select_readable(gone, skip_unreadable=False)
     reader = build.Network(digits.get_config(), devices.create_mesh()).stream(gone)
     with pytest.raises(ValueError, match=r"read image .*caf\\udce9\\n.png: No such file or dire"):
         list(reader.eval_batches(np.zeros((1, 1), np.int32)))

@@ -105,12 +105,12 @@ def test_the_newest_prepared_version_is_taken(
         (folder / "dataset_info.json").touch()
     read: list[Path] = []
 
-    def refuse(folder: Path) -> sources.Found:
+    def refuse(folder: Path) -> sources.Index:
         read.append(folder)
         raise ValueError("read")
 
-    layouts: dict[str, Callable[[Path], sources.Found]] = {"never": refuse}
-    birds = sources.Published("birds", "", {}, (), layouts, "birds", refuse)
+    layouts: dict[str, Callable[[Path], sources.Index]] = {"never": refuse}
+    birds = sources.PublishedDataset("birds", "", {}, (), layouts, "birds", refuse)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for root in (str(tmp_path), ""):
         with pytest.raises(ValueError, match="read"):

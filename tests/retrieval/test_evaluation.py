@@ -201,7 +201,7 @@ def score_spread() -> tuple[dict[str, float], np.ndarray, set[int]]:
 
     pixels = images.images // 64  # a few levels, so that many distances are equal
     sizes = np.full((37, 2), 8, np.int32)
-    source = host_cache.source(Counted(pixels.reshape(-1), np.arange(37) * 192, sizes))
+    source = host_cache.create_source(Counted(pixels.reshape(-1), np.arange(37) * 192, sizes))
     step = jax.jit(lambda _, batch: {"embedding": batch[:, 0, 0].astype(jnp.float32)})
     embeddings = evaluation.embed(
         pipeline.Stream(images, read(images).augmentation, seed=0, num_threads=1, resized=source),

@@ -15,7 +15,7 @@ from dcjax.core.errors import MissingFileError
 from dcjax.data.datasets.files import order_by_content
 from dcjax.data.datasets.image_set import ImageArray, Splits
 from dcjax.data.datasets.request import Request
-from dcjax.data.datasets.sources import Found, Published, cut
+from dcjax.data.datasets.sources import Index, PublishedDataset, cut
 from dcjax.data.datasets.sources import load as load_published
 from dcjax.data.downloads import Archive
 
@@ -75,15 +75,17 @@ def _mat(path: Path) -> dict[str, np.ndarray]:
     return loadmat(str(path))
 
 
-def _from_car_ims(folder: Path) -> Found:
+def _from_car_ims(folder: Path) -> Index:
     """Reads the archive car_ims.tgz and its list cars_annos.mat."""
     annotations = folder.parent / "cars_annos.mat"
     paths, classes = read_annotations(annotations)
     images = [str(folder.parent / path) for path in paths]
-    return _found(np.array(images, np.str_), classes, read_class_names(annotations), annotations)
+    return _cut_splits(
+        np.array(images, np.str_), classes, read_class_names(annotations), annotations
+    )
 
 
-def _from_devkit(devkit: Path) -> Found:
+def _from_devkit(devkit: Path) -> Index:
     """Reads the folders of the classification split, whose lists are in devkit/ or beside it."""
     top, images, classes = devkit.parent, [], []
     for name, annotations in _PARTS.items():
@@ -93,18 +95,20 @@ def _from_devkit(devkit: Path) -> Found:
         images += [str(below / path) for path in paths]
         classes.append(ids)
     names = read_class_names(devkit / "cars_meta.mat")
-    return _found(np.array(images, np.str_), np.concatenate(classes), names, devkit)
+    return _cut_splits(np.array(images, np.str_), np.concatenate(classes), names, devkit)
 
 
-def _from_records(folder: Path) -> Found:
+def _from_records(folder: Path) -> Index:
     from dcjax.data.datasets import prepared
 
     images, features = prepared.read(folder, ("train", "test"), ["label"])
     names = dict(enumerate(prepared.class_names(folder, "label"), start=1))
-    return _found(images, features["label"] + 1, names, folder)
+    return _cut_splits(images, features["label"] + 1, names, folder)
 
 
-def _found(images: ImageArray, classes: np.ndarray, names: dict[int, str], where: Path) -> Found:
+def _cut_splits(
+    images: ImageArray, classes: np.ndarray, names: dict[int, str], where: Path
+) -> Index:
     return cut(
         images,
         classes,
@@ -116,7 +120,7 @@ def _found(images: ImageArray, classes: np.ndarray, names: dict[int, str], where
     )
 
 
-CARS = Published(
+CARS = PublishedDataset(
     "cars",
     home="https://github.com/pytorch/vision/issues/7545",
     counts={"train": (8054, 98), "query": (8131, 98)},

@@ -14,7 +14,7 @@ from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import read_table
 from dcjax.data.datasets.image_set import ImageArray, Splits
 from dcjax.data.datasets.request import Request
-from dcjax.data.datasets.sources import Found, Published, cut
+from dcjax.data.datasets.sources import Index, PublishedDataset, cut
 from dcjax.data.datasets.sources import load as load_published
 from dcjax.data.downloads import Archive
 
@@ -56,30 +56,32 @@ def super_class(name: str) -> str:
     return re.split("[._-]", name)[-1]
 
 
-def _from_lists(images_txt: Path) -> Found:
+def _from_lists(images_txt: Path) -> Index:
     paths, classes = read_lists(images_txt)
     images = [str(images_txt.parent / "images" / path) for path in paths]
-    return _found(np.array(images, np.str_), paths, classes, images_txt)
+    return _cut_splits(np.array(images, np.str_), paths, classes, images_txt)
 
 
-def _from_class_folders(folder: Path) -> Found:
+def _from_class_folders(folder: Path) -> Index:
     """Reads images/NNN.Name/*.jpg without lists; the class is the number NNN."""
     files = sorted(path for path in folder.glob("[0-9][0-9][0-9].*/*.jpg") if path.name[0] != ".")
     paths = [f"{path.parent.name}/{path.name}" for path in files]
     classes = np.array([int(path[:3]) for path in paths])
-    return _found(np.array(list(map(str, files)), np.str_), paths, classes, folder)
+    return _cut_splits(np.array(list(map(str, files)), np.str_), paths, classes, folder)
 
 
-def _from_records(folder: Path) -> Found:
+def _from_records(folder: Path) -> Index:
     from dcjax.data.datasets import prepared
 
     wanted = ("label", "image/filename")
     images, features = prepared.read(folder, ("train", "test"), wanted)
     paths = ["/".join(name.split("/")[-2:]) for name in features["image/filename"]]
-    return _found(images, paths, features["label"] + 1, folder)
+    return _cut_splits(images, paths, features["label"] + 1, folder)
 
 
-def _found(images: ImageArray, paths: Sequence[str], classes: np.ndarray, where: Path) -> Found:
+def _cut_splits(
+    images: ImageArray, paths: Sequence[str], classes: np.ndarray, where: Path
+) -> Index:
     names = {int(i): path.split("/")[0] for i, path in zip(classes, paths, strict=True)}
     return cut(
         images,
@@ -92,7 +94,7 @@ def _found(images: ImageArray, paths: Sequence[str], classes: np.ndarray, where:
     )
 
 
-CUB = Published(
+CUB = PublishedDataset(
     "cub",
     home="https://www.vision.caltech.edu/datasets/cub_200_2011/",
     counts={"train": (5864, 100), "query": (5924, 100)},

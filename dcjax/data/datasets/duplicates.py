@@ -73,7 +73,7 @@ def similar_classes(splits: Splits) -> list[tuple[Place, Place]]:
     places = [Place(name, i) for name, x in sets.items() for i in range(x.num_classes)]
     by_name: dict[str, list[Place]] = {}
     for place in places:
-        by_name.setdefault(naming.simplified(class_name(splits, place)), []).append(place)
+        by_name.setdefault(naming.simplify(class_name(splits, place)), []).append(place)
     return [
         (again, first)
         for first, *others in by_name.values()
@@ -98,7 +98,7 @@ def class_name(splits: Splits, place: Place) -> str:
 def _describe(splits: Splits, place: Place) -> str:
     images: ImageSet = getattr(splits, place.split)
     label = images.class_names[images.labels[place.number]]
-    return naming.printable(f"{images.name(place.number)} ({place.split}, class {label})")
+    return naming.escape(f"{images.name(place.number)} ({place.split}, class {label})")
 
 
 def _sets(splits: Splits) -> dict[str, ImageSet]:

@@ -30,18 +30,18 @@ def load(request: Request, *, test_classes: float) -> Splits:
     with_train = request.with_train
     parts = ["train"] if with_train else ["train", "test", "query"]
     if any(_subfolders(top / part) for part in parts):
-        return _given_splits(top, with_train)
+        return _load_given_splits(top, with_train)
     if not 0 < test_classes < 1:
         raise InputError(f"Require 0 < test_classes < 1, got test_classes={test_classes}.")
     names = _subfolders(top)
-    held_out = _num_held_out(names, test_classes, request.saved_test)
+    held_out = _num_test_classes(names, test_classes, request.saved_test)
     if not 0 < held_out < len(names) + (not with_train):
         raise InputError(f"Require at least two class folders in {top}, got {len(names)}.")
-    train = from_classes(*_list(top, names[:-held_out])) if with_train else no_images()
-    return Splits(train, query=from_classes(*_list(top, names[-held_out:])))
+    train = from_classes(*_list_images(top, names[:-held_out])) if with_train else no_images()
+    return Splits(train, query=from_classes(*_list_images(top, names[-held_out:])))
 
 
-def _num_held_out(
+def _num_test_classes(
     names: Sequence[str], test_classes: float, saved_test: Mapping[str, int] | None
 ) -> int:
     if saved_test:
@@ -51,32 +51,32 @@ def _num_held_out(
     return min(max(math.floor(test_classes * len(names) + 0.5), 1), len(names) - 1)
 
 
-def _given_splits(top: Path, with_train: bool) -> Splits:
-    train = from_classes(*_list(top / "train")) if with_train else no_images()
+def _load_given_splits(top: Path, with_train: bool) -> Splits:
+    train = from_classes(*_list_images(top / "train")) if with_train else no_images()
     if (top / "test").is_dir():
-        return require_unseen(Splits(train, from_classes(*_list(top / "test"))), top)
+        return require_unseen(Splits(train, from_classes(*_list_images(top / "test"))), top)
     for name in ("query", "gallery"):
         if not (top / name).is_dir():
             raise MissingFileError(
                 f"{top} has folders of splits with class folders in them, so it must have test/, "
                 f"or query/ and gallery/; there is no {top / name}."
             )
-    query, gallery = _list(top / "query"), _list(top / "gallery")
+    query, gallery = _list_images(top / "query"), _list_images(top / "gallery")
     among = query[1] + gallery[1]
     tested = (from_classes(*listed, among=among) for listed in (query, gallery))
     return require_unseen(Splits(train, *tested), top)
 
 
-def _list(top: Path, names: list[str] | None = None) -> tuple[list[str], list[str]]:
+def _list_images(top: Path, names: list[str] | None = None) -> tuple[list[str], list[str]]:
     paths: list[str] = []
     classes: list[str] = []
     for name in _subfolders(top) if names is None else names:
         images = filter(_is_image, os.listdir(top / name))
-        found = sorted(images, key=naming.in_bytes)
+        found = sorted(images, key=naming.encode)
         if not found:
             raise InputError(
                 f"Require an image ({', '.join(FORMATS)}) in every class folder, got none in "
-                f"{naming.printable(str(top / name))}; add images or remove the folder."
+                f"{naming.escape(str(top / name))}; add images or remove the folder."
             )
         paths.extend(str(top / name / f) for f in found)
         classes.extend([name] * len(found))
@@ -92,4 +92,4 @@ def _subfolders(top: Path) -> list[str]:
         return []
     with os.scandir(top) as entries:
         names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    return sorted(names, key=naming.in_bytes)
+    return sorted(names, key=naming.encode)

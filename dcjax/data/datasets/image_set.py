@@ -81,7 +81,7 @@ class ImageSet:
                 "its images in a table with a column super_class (dataset.name=manifest), or take "
                 "division.grouping=kmeans or random."
             )
-        ordered = sorted(set(self.super_classes), key=naming.in_bytes)
+        ordered = sorted(set(self.super_classes), key=naming.encode)
         numbers = {name: number for number, name in enumerate(ordered)}
         return np.array([numbers[name] for name in self.super_classes], np.int64)[self.labels]
 
@@ -191,13 +191,13 @@ def from_classes(
     ids = np.unique(np.asarray(classes if among is None else among))
     labels = np.searchsorted(ids, np.asarray(classes)).astype(np.int32)
     if ids.dtype.kind == "U":
-        encoded = [naming.in_bytes(name) for name in ids.tolist()]
+        encoded = [naming.encode(name) for name in ids.tolist()]
         order = sorted(range(len(ids)), key=encoded.__getitem__)
         ids, labels = ids[order], np.argsort(order).astype(np.int32)[labels]
     class_names = tuple((names or {}).get(i, str(i)) for i in ids.tolist())
     array = images if isinstance(images, np.ndarray) else np.array(images, dtype=np.str_)
     if array.dtype.kind == "U" and sys.getfilesystemencoding() != "utf-8":
-        array = np.array([naming.for_file_system(path) for path in array.tolist()], np.str_)
+        array = np.array([naming.as_file_name(path) for path in array.tolist()], np.str_)
     above = None if super_classes is None else tuple(super_classes[i] for i in ids.tolist())
     return ImageSet(array, labels, class_names, above)
 

@@ -17,7 +17,7 @@ from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import read_table, read_text
 from dcjax.data.datasets.image_set import ImageArray, ImageSet, Splits, from_classes
 from dcjax.data.datasets.request import Request
-from dcjax.data.datasets.sources import Found, Published
+from dcjax.data.datasets.sources import Index, PublishedDataset
 from dcjax.data.datasets.sources import load as load_published
 
 PARTS = ("train", "query", "gallery")
@@ -62,13 +62,13 @@ def locate(list_path: Path, paths: list[str]) -> list[str]:
     return [str(base / path) for path in paths]
 
 
-def _from_list(path: Path) -> Found:
+def _from_list(path: Path) -> Index:
     paths, items, parts = read_list(path)
     images = np.array(locate(path, paths), np.str_)
-    return _found(images, items, parts, np.array(read_categories(paths)), path)
+    return _create_index(images, items, parts, np.array(read_categories(paths)), path)
 
 
-def _from_records(folder: Path, parts: Sequence[str] = PARTS) -> Found:
+def _from_records(folder: Path, parts: Sequence[str] = PARTS) -> Index:
     from dcjax.data.datasets import prepared
 
     read = {part: prepared.read(folder, [part], ["item", "category"]) for part in parts}
@@ -76,7 +76,7 @@ def _from_records(folder: Path, parts: Sequence[str] = PARTS) -> Found:
         np.concatenate([features[name] for _, features in read.values()])
         for name in ("item", "category")
     )
-    return _found(
+    return _create_index(
         np.concatenate([images for images, _ in read.values()]),
         items,
         np.repeat(parts, [len(images) for images, _ in read.values()]),
@@ -102,9 +102,9 @@ def _read_rows(folder: Path) -> dict[str, list[dict[str, str]]]:
     return rows
 
 
-def _found(
+def _create_index(
     images: ImageArray, items: np.ndarray, parts: np.ndarray, categories: np.ndarray, where: Path
-) -> Found:
+) -> Index:
     is_train, above = parts == "train", _super_classes(items, categories)
 
     def take(part: str) -> ImageSet:
@@ -112,7 +112,7 @@ def _found(
         rows = parts == part
         return from_classes(images[rows], items[rows], among=among, super_classes=above)
 
-    return Found(Splits(**{part: take(part) for part in PARTS}), dict.fromkeys(PARTS, where))
+    return Index(Splits(**{part: take(part) for part in PARTS}), dict.fromkeys(PARTS, where))
 
 
 def _super_classes(items: np.ndarray, categories: np.ndarray) -> dict[str, str]:
@@ -122,7 +122,7 @@ def _super_classes(items: np.ndarray, categories: np.ndarray) -> dict[str, str]:
     return {item: category for (item, category), _ in reversed(pairs.most_common())}
 
 
-INSHOP = Published(
+INSHOP = PublishedDataset(
     "inshop",
     home="http://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
     counts={"train": (25882, 3997), "query": (14218, 3985), "gallery": (12612, 3985)},

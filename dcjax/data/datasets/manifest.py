@@ -97,7 +97,7 @@ def _read_text(path: Path, delimiter: str) -> _Table:
     start = 1
     try:
         header = [name.strip() for name in next(lines, [])]
-        wanted = _wanted(header, path, delimiter)
+        wanted = _select_columns(header, path, delimiter)
         start = lines.line_num + 1
         for row in lines:
             if row and len(row) != len(header):
@@ -124,15 +124,15 @@ def _read_parquet(path: Path) -> _Table:
             table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"Cannot read the table {path}: {str(error).splitlines()[0]}") from None
-    wanted = _wanted(table.column_names, path)
-    columns = {name: _texts(path, name, table[name]) for name in wanted}
+    wanted = _select_columns(table.column_names, path)
+    columns = {name: _read_cells(path, name, table[name]) for name in wanted}
     return _Table(columns, [f"image {row}" for row in range(1, table.num_rows + 1)])
 
 
-def _wanted(header: Sequence[str], path: Path, delimiter: str = "") -> list[str]:
+def _select_columns(header: Sequence[str], path: Path, delimiter: str = "") -> list[str]:
     """Returns the names of the columns that count, each of which is there once."""
     if missing := [name for name in _COLUMNS if name not in header]:
-        found = ", ".join(map(naming.printable, header)) or "none"
+        found = ", ".join(map(naming.escape, header)) or "none"
         others = [x for x in ",;\t|" if x != delimiter and len(header) == 1 and x in header[0]]
         hint = f"; separate them by {delimiter!r}, not {others[0]!r}" if others else ""
         raise InputError(
@@ -146,7 +146,7 @@ def _wanted(header: Sequence[str], path: Path, delimiter: str = "") -> list[str]
     return wanted
 
 
-def _texts(path: Path, name: str, column: pyarrow.ChunkedArray) -> list[str]:
+def _read_cells(path: Path, name: str, column: pyarrow.ChunkedArray) -> list[str]:
     """Returns the cells of a column, "" for an empty one; bytes that are not UTF-8 are kept."""
     kind = column.type
     if pyarrow.types.is_dictionary(kind):
@@ -173,7 +173,7 @@ def _check_encoding(table: _Table, path: Path, folder: Path) -> None:
         pass
     for row, place in enumerate(table.places):
         broken = [name for name, values in table.columns.items() if not _is_utf8(values[row])]
-        image = naming.for_file_system(str(folder / table.columns["path"][row]))
+        image = naming.as_file_name(str(folder / table.columns["path"][row]))
         if not broken or ("path" in broken and os.path.exists(image)):
             continue
         raise InputError(

@@ -14,7 +14,7 @@ from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import order_by_content, read_table
 from dcjax.data.datasets.image_set import ImageArray, ImageSet, Splits, from_classes, no_images
 from dcjax.data.datasets.request import Request
-from dcjax.data.datasets.sources import Found, Published
+from dcjax.data.datasets.sources import Index, PublishedDataset
 from dcjax.data.datasets.sources import load as load_published
 from dcjax.data.downloads import Archive
 
@@ -33,7 +33,7 @@ _ZIP = Archive(
 
 def load(request: Request, *, source: str, complete: bool, download: bool) -> Splits:
     """Loads Stanford Online Products from its folder, or from tensorflow-datasets."""
-    data = SOP if request.with_train else published(("query",))
+    data = SOP if request.with_train else create_dataset(("query",))
     return load_published(data, request, source=source, complete=complete, download=download)
 
 
@@ -49,7 +49,7 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     return [row[3] for row in rows], classes, above
 
 
-def _from_lists(first: Path, splits: Sequence[str]) -> Found:
+def _from_lists(first: Path, splits: Sequence[str]) -> Index:
     """Reads the lists beside the images, or in Info_Files/ with the images in images/."""
     lists = {split: first.parent / _LISTS[split] for split in splits}
     top = first.parent
@@ -59,10 +59,10 @@ def _from_lists(first: Path, splits: Sequence[str]) -> Found:
         paths, classes, above = read_list(path)
         images = np.array([str(below / image) for image in paths], np.str_)
         sets[split] = _image_set(images, classes, above)
-    return Found(Splits(**sets), lists)
+    return Index(Splits(**sets), lists)
 
 
-def _from_records(folder: Path, splits: Sequence[str]) -> Found:
+def _from_records(folder: Path, splits: Sequence[str]) -> Index:
     from dcjax.data.datasets import prepared
 
     sets = {"train": no_images()}
@@ -70,7 +70,7 @@ def _from_records(folder: Path, splits: Sequence[str]) -> Found:
         part = {"train": "train", "query": "test"}[split]
         images, features = prepared.read(folder, [part], ["class_id", "super_class_id"])
         sets[split] = _image_set(images, features["class_id"] + 1, features["super_class_id"] + 1)
-    return Found(Splits(**sets), dict.fromkeys(_LISTS, folder))
+    return Index(Splits(**sets), dict.fromkeys(_LISTS, folder))
 
 
 def _image_set(images: ImageArray, classes: np.ndarray, above: np.ndarray) -> ImageSet:
@@ -81,10 +81,10 @@ def _image_set(images: ImageArray, classes: np.ndarray, above: np.ndarray) -> Im
     return from_classes(images[order], classes[order], super_classes=names)
 
 
-def published(splits: Sequence[str]) -> Published:
+def create_dataset(splits: Sequence[str]) -> PublishedDataset:
     """Returns where these splits of Stanford Online Products come from."""
     read, first = functools.partial(_from_lists, splits=splits), _LISTS[splits[0]]
-    return Published(
+    return PublishedDataset(
         "sop",
         home="https://cvgl.stanford.edu/projects/lifted_struct/",
         counts={"train": (59551, 11318), "query": (60502, 11316)},
@@ -96,4 +96,4 @@ def published(splits: Sequence[str]) -> Published:
     )
 
 
-SOP = published(tuple(_LISTS))
+SOP = create_dataset(tuple(_LISTS))

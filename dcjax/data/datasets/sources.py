@@ -24,15 +24,15 @@ SOURCES = ("auto", "folder", "tfds")
 Counts = Mapping[str, tuple[int, int]]  # images and classes of each split
 
 
-class Found(NamedTuple):
-    """A data set, and the file or folder that says what is in each split."""
+class Index(NamedTuple):
+    """The splits of a data set, and the file or folder that lists each of them."""
 
     splits: Splits
     lists: Mapping[str, Path]
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class PublishedDataset:
     """A published data set.
 
     Attributes:
@@ -40,29 +40,29 @@ class Published:
       home: page where it is described, or can be asked for.
       counts: what its splits hold.
       archives: those that make its folder.
-      layouts: by a path below the folder, which shows that a layout is there (a pattern as of
-        `Path.glob`): the function from that path to what is found.
+      layouts: by the pattern (of `Path.glob`) of a path below the folder that shows a layout: the
+        function from that path to the index.
       builder: name in tensorflow-datasets.
       create_builder: makes the builder, from the keyword data_dir; None: tensorflow-datasets has
         it.
-      read_prepared: function from the folder of what was prepared to what is found.
-      prepare_with: Python packages that preparing takes, by the name that pip knows.
-      prepare_from: archives that preparing takes, in downloads/manual of the data folder; None:
-        it takes what they hold, in one of the layouts.
+      read_prepared: function from the folder of a prepared version to the index.
+      prepare_with: names for pip of Python packages that preparing needs, by the name to import.
+      prepare_from: archives that preparing needs, in downloads/manual of the data folder; None:
+        it needs their content, in one of the layouts.
     """
 
     name: str
     home: str
     counts: Counts
     archives: tuple[downloads.Archive, ...]
-    layouts: Mapping[str, Callable[[Path], Found]]
+    layouts: Mapping[str, Callable[[Path], Index]]
     builder: str
-    read_prepared: Callable[[Path], Found]
+    read_prepared: Callable[[Path], Index]
     prepare_with: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepare_from: tuple[downloads.Archive, ...] | None = None
     create_builder: Callable[..., Any] | None = None
 
-    def find(self, folder: Path) -> tuple[Path, Callable[[Path], Found]] | None:
+    def find(self, folder: Path) -> tuple[Path, Callable[[Path], Index]] | None:
         """Returns the path that shows the first layout in a folder, and the function from it."""
         for pattern, read in self.layouts.items():
             for place in sorted(folder.glob(pattern))[:1]:
@@ -86,8 +86,8 @@ def cut(
     names: Mapping[int, str],
     super_classes: Mapping[int, str],
     where: Path,
-) -> Found:
-    """Cuts images by their class ids: up to one they train, the others test.
+) -> Index:
+    """Splits images by their class ids: those up to `last_train_class` train, the others test.
 
     Args:
       images: [N].
@@ -96,18 +96,18 @@ def cut(
       last_train_class: the greatest id to train on.
       names: of the ids.
       super_classes: names of the super-classes of the ids.
-      where: the file or folder that says all this.
+      where: the file or folder that lists the images.
     """
     classes = classes[order]
     is_train = classes <= last_train_class
     splits = split_by_class(
         images[order], classes, is_train, names=names, super_classes=super_classes
     )
-    return Found(splits, {"train": where, "query": where})
+    return Index(splits, {"train": where, "query": where})
 
 
 def load(
-    data: Published, request: Request, *, source: str, complete: bool, download: bool
+    data: PublishedDataset, request: Request, *, source: str, complete: bool, download: bool
 ) -> Splits:
     """Loads a published data set from where it is.
 
@@ -115,7 +115,7 @@ def load(
       data: which one.
       request: its root is the folder of the extracted archive, or the data folder of
         tensorflow-datasets; "": the folder that tensorflow-datasets takes by default.
-      source: "folder", "tfds", or "auto" for whatever is there, a folder first.
+      source: "folder", "tfds", or "auto" for the first of these that is there.
       complete: whether the splits must hold what was published.
       download: whether what is missing may be downloaded.
 
@@ -125,30 +125,30 @@ def load(
     """
     require_known("source", source, SOURCES)
     root = request.root
-    found = _find(data, root, source)
-    if found is None and _can_get(data, root, source, download):
+    index = _find(data, root, source)
+    if index is None and _can_get(data, root, source, download):
         top = _data_dir(root)
         top.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(top / f"{data.name}.lock"):  # a run beside this one waits for it
             _get(data, root, source, download)
-        found = _find(data, root, source)
-    if found is None:
-        raise MissingFileError(_absent(data, root, source, download))
+        index = _find(data, root, source)
+    if index is None:
+        raise MissingFileError(_missing_message(data, root, source, download))
     if complete:
-        _check_counts(data, found, with_train=request.with_train)
-    return found.splits
+        _check_counts(data, index, with_train=request.with_train)
+    return index.splits
 
 
-def _find(data: Published, root: str, source: str) -> Found | None:
+def _find(data: PublishedDataset, root: str, source: str) -> Index | None:
     if source != "tfds" and root and (layout := data.find(Path(root))):
         place, read = layout
         return _read(data.name, read, place)
-    if source != "folder" and (folder := _prepared(data, root)):
+    if source != "folder" and (folder := _find_prepared(data, root)):
         return _read(data.name, data.read_prepared, folder)
     return None
 
 
-def _read(name: str, read: Callable[[Path], Found], place: Path) -> Found:
+def _read(name: str, read: Callable[[Path], Index], place: Path) -> Index:
     try:
         return read(place)
     except (DcjaxError, OSError):
@@ -160,12 +160,12 @@ def _read(name: str, read: Callable[[Path], Found], place: Path) -> Found:
         ) from error
 
 
-def _prepared(data: Published, root: str) -> Path | None:
+def _find_prepared(data: PublishedDataset, root: str) -> Path | None:
     """Returns the folder of the newest version that tensorflow-datasets prepared."""
-    found = [path.parent for path in _data_dir(root).glob(f"{data.builder}/*/dataset_info.json")]
+    folders = [path.parent for path in _data_dir(root).glob(f"{data.builder}/*/dataset_info.json")]
     versions = {
         tuple(map(int, folder.name.split("."))): folder
-        for folder in found
+        for folder in folders
         if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)  # not one that was left half prepared
     }
     return versions[max(versions)] if versions else None
@@ -176,9 +176,9 @@ def _data_dir(root: str) -> Path:
     return Path(naming.expand(given))
 
 
-def _can_get(data: Published, root: str, source: str, download: bool) -> bool:
-    """Returns whether what is missing can be downloaded, or made of what is there."""
-    published, folder = _sought(data, root, source)
+def _can_get(data: PublishedDataset, root: str, source: str, download: bool) -> bool:
+    """Returns whether a missing data set can be downloaded, or prepared from local files."""
+    published, folder = _required_archives(data, root, source)
     if source == "tfds" and data.prepare_from is None:
         return data.find(folder) is not None
     if source != "tfds" and not (root and download and published):
@@ -188,12 +188,12 @@ def _can_get(data: Published, root: str, source: str, download: bool) -> bool:
     )
 
 
-def _get(data: Published, root: str, source: str, download: bool) -> None:
-    """Prepares what is missing, or extracts it, downloaded if that is allowed.
+def _get(data: PublishedDataset, root: str, source: str, download: bool) -> None:
+    """Prepares or extracts a missing data set, after downloading it if that is allowed.
 
-    Does nothing that is done already.
+    Steps that are done already are skipped.
     """
-    published, folder = _sought(data, root, source)
+    published, folder = _required_archives(data, root, source)
     if source == "tfds":
         _require_packages(data)
     say = Console().line
@@ -208,14 +208,16 @@ def _get(data: Published, root: str, source: str, download: bool) -> None:
             archives.extract(path, folder)
 
 
-def _sought(data: Published, root: str, source: str) -> tuple[tuple[downloads.Archive, ...], Path]:
-    """Returns the archives that a source takes, and the folder that they belong into."""
+def _required_archives(
+    data: PublishedDataset, root: str, source: str
+) -> tuple[tuple[downloads.Archive, ...], Path]:
+    """Returns the archives that a source needs, and the folder to put them into."""
     if source == "tfds":
         return data.prepare_from or (), _data_dir(root) / "downloads" / "manual"
     return data.archives, Path(root or "FOLDER")
 
 
-def _require_packages(data: Published) -> None:
+def _require_packages(data: PublishedDataset) -> None:
     lacking = [pip for name, pip in data.prepare_with.items() if not find_spec(name)]
     if lacking:
         raise InputError(
@@ -224,7 +226,7 @@ def _require_packages(data: Published) -> None:
         )
 
 
-def _absent(data: Published, root: str, source: str, download: bool) -> str:
+def _missing_message(data: PublishedDataset, root: str, source: str, download: bool) -> str:
     looked = []
     if source != "tfds":
         where = root or "dataset.root, which is empty"
@@ -235,7 +237,7 @@ def _absent(data: Published, root: str, source: str, download: bool) -> str:
         )
     if source != "folder":
         looked.append(f"tensorflow-datasets has prepared no {data.builder} in {_data_dir(root)}")
-    published, folder = _sought(data, root, source)
+    published, folder = _required_archives(data, root, source)
     extracted = source != "tfds" or data.prepare_from is None
     advice = downloads.how_to_get(published, home=data.home, folder=folder, extracted=extracted)
     if not root and source != "tfds":
@@ -246,15 +248,15 @@ def _absent(data: Published, root: str, source: str, download: bool) -> str:
     return f"Dataset {data.name!r} is not there: {'; '.join(looked)}. {advice}"
 
 
-def _check_counts(data: Published, found: Found, *, with_train: bool) -> None:
+def _check_counts(data: PublishedDataset, index: Index, *, with_train: bool) -> None:
     for split, expected in data.counts.items():
         if split == "train" and not with_train:
             continue
-        images: ImageSet = getattr(found.splits, split)
+        images: ImageSet = getattr(index.splits, split)
         got = len(images), len(np.unique(images.labels))
         if got != expected:
             raise InputError(
-                f"{found.lists[split]}: {data.name} has {expected[0]:,} images of {expected[1]:,} "
+                f"{index.lists[split]}: {data.name} has {expected[0]:,} images of {expected[1]:,} "
                 f"classes in its split {split!r}, found {got[0]:,} of {got[1]:,}; get the whole "
                 "data set, or set dataset.complete=False to work with a part of it."
             )

@@ -11,7 +11,7 @@ from dcjax.core.ranges import require_known
 from dcjax.data.datasets.files import read_table
 from dcjax.data.datasets.image_set import ImageSet, Splits, from_classes, no_images
 from dcjax.data.datasets.request import Request
-from dcjax.data.datasets.sources import Found, Published
+from dcjax.data.datasets.sources import Index, PublishedDataset
 from dcjax.data.datasets.sources import load as load_published
 
 # As the files are distributed; both papers name other numbers.
@@ -34,7 +34,7 @@ def load(
       download: see `sources.load`.
     """
     require_known("test_list", test_list, _TESTS)
-    data = published(test_list, with_train=request.with_train)
+    data = create_dataset(test_list, with_train=request.with_train)
     return load_published(data, request, source=source, complete=complete, download=download)
 
 
@@ -49,16 +49,16 @@ def locate(list_path: Path, names: list[str]) -> list[str]:
     return [str(list_path.parent.parent / "image" / f"{name}.jpg") for name in names]
 
 
-def _from_lists(first: Path, lists: Mapping[str, str]) -> Found:
+def _from_lists(first: Path, lists: Mapping[str, str]) -> Index:
     paths = {split: first.parent / name for split, name in lists.items()}
     sets: dict[str, ImageSet] = {"train": no_images()}
     for split, path in paths.items():
         names, vehicles = read_list(path)
         sets[split] = from_classes(locate(path, names), vehicles)
-    return Found(Splits(**sets), paths)
+    return Index(Splits(**sets), paths)
 
 
-def _from_records(folder: Path, test_list: str, with_train: bool) -> Found:
+def _from_records(folder: Path, test_list: str, with_train: bool) -> Index:
     from dcjax.data.datasets import prepared
 
     train = no_images()
@@ -66,10 +66,10 @@ def _from_records(folder: Path, test_list: str, with_train: bool) -> Found:
         images, features = prepared.read(folder, ["train"], ["vehicle"])
         train = from_classes(images, features["vehicle"])
     images, features = prepared.read(folder, ["test"], ["vehicle", test_list])
-    listed = np.flatnonzero(features[test_list] >= 0)
-    order = listed[np.argsort(features[test_list][listed])]
+    in_list = np.flatnonzero(features[test_list] >= 0)
+    order = in_list[np.argsort(features[test_list][in_list])]
     query = from_classes(images[order], features["vehicle"][order])
-    return Found(Splits(train, query), {"train": folder, "query": folder})
+    return Index(Splits(train, query), {"train": folder, "query": folder})
 
 
 def _create_builder(**options: Any) -> Any:
@@ -80,29 +80,29 @@ def _create_builder(**options: Any) -> Any:
 
 def _read_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Returns what is to be prepared of each split: vehicles, and places in the test lists."""
-    first = published("large").require(folder)
+    first = create_dataset("large").require(folder)
     nowhere = dict.fromkeys(TEST_LISTS, -1)
     tested: dict[str, dict[str, Any]] = {}
     for name, file in TEST_LISTS.items():
-        for place, (image, vehicle) in enumerate(_listed(first.parent / file)):
+        for place, (image, vehicle) in enumerate(_read_images(first.parent / file)):
             row = {"image": image, "vehicle": vehicle, **nowhere}
             tested.setdefault(image, row)[name] = place
-    trained = [{"image": x, "vehicle": vehicle, **nowhere} for x, vehicle in _listed(first)]
+    trained = [{"image": x, "vehicle": vehicle, **nowhere} for x, vehicle in _read_images(first)]
     return {"train": trained, "test": list(tested.values())}
 
 
-def _listed(path: Path) -> list[tuple[str, int]]:
+def _read_images(path: Path) -> list[tuple[str, int]]:
     """Returns the path and the vehicle of each image of a list."""
     names, vehicles = read_list(path)
     return list(zip(locate(path, names), vehicles.tolist(), strict=True))
 
 
-def published(test_list: str, *, with_train: bool = True) -> Published:
+def create_dataset(test_list: str, *, with_train: bool = True) -> PublishedDataset:
     """Returns where VehicleID with this test list comes from."""
     lists = ({"train": TRAIN_LIST} if with_train else {}) | {"query": TEST_LISTS[test_list]}
     read, first = functools.partial(_from_lists, lists=lists), next(iter(lists.values()))
     folders = ("", "VehicleID_V1.0/", "VehicleID/")
-    return Published(
+    return PublishedDataset(
         "vid",
         home="https://www.pkuml.org/resources/pku-vehicleid.html",
         counts={"train": _TRAIN, "query": _TESTS[test_list]},
