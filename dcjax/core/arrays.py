@@ -1,4 +1,4 @@
-"""Checks of arrays that users hand in."""
+"""Checks of arrays that users pass."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from dcjax.core.errors import InputError
 
 
 def is_known(x: Any) -> bool:
-    """Returns whether the values of x can be looked at here: they are neither traced nor remote."""
+    """Returns whether the values of x can be read here: they are neither traced nor remote."""
     return not isinstance(x, jax.Array) or (
         not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
     )
@@ -20,7 +20,7 @@ def is_known(x: Any) -> bool:
 def require_integers(
     what: str, values: Any, num: int | None = None, low: int = -(2**63), high: int = 2**63 - 1
 ) -> Any:
-    """Returns labels or the like as an array; raises InputError unless they are as required.
+    """Returns integers, such as labels, as an array; raises InputError unless they are as required.
 
     Args:
       what: their name in the message.
@@ -33,14 +33,14 @@ def require_integers(
       The values [N], of their type: JAX's arrays as they are, others in NumPy.
     """
     values = _as_array(what, values)
-    found = f"got an array of {values.dtype} of shape {values.shape}"
+    given = f"got an array of {values.dtype} of shape {values.shape}"
     if values.ndim != 1 or not values.size or not jnp.issubdtype(values.dtype, jnp.integer):
-        raise InputError(f"{what} must be integers of shape [N], not empty, {found}.")
+        raise InputError(f"{what} must be integers of shape [N], not empty, {given}.")
     if num is not None and len(values) != num:
-        raise InputError(f"{what} must be {num} integers, one for each row, {found}.")
+        raise InputError(f"{what} must be {num} integers, one for each row, {given}.")
     if is_known(values):
-        known = np.asarray(values)  # while another function is traced, JAX would trace min, too
-        least, greatest = int(known.min()), int(known.max())
+        host_values = np.asarray(values)  # JAX would trace min, while another function is traced
+        least, greatest = int(host_values.min()), int(host_values.max())
         if least < low or greatest > high:
             raise InputError(f"{what} must lie in {low}..{high}, got {least}..{greatest}.")
     return values

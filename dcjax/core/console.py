@@ -17,19 +17,19 @@ class Console:
     """The terminal."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """Prints to stdout, or if it is quiet nothing."""
+        """Prints to stdout; nothing if quiet."""
         self._console = rich.console.Console(
             markup=False, emoji=False, highlight=False, quiet=quiet
         )
         if not self._console.is_terminal:
             self._console.width = _WIDTH_OF_FILES
 
-    def line(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Prints one line, however long."""
         self._console.print(self._encodable(text), soft_wrap=True)
 
-    def table(self, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-        """Prints scores by name, one row for each entry."""
+    def print_scores(self, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+        """Prints a table of scores by name, one row for each entry."""
         headed = {
             label: {
                 _HEADINGS.get(name, name.replace("recall_at_", "R@")): f"{score:.4f}"
@@ -37,10 +37,10 @@ class Console:
             }
             for label, row in rows.items()
         }
-        self.facts(title, headed)
+        self.print_table(title, headed)
 
-    def facts(self, title: str, rows: Mapping[str, Mapping[str, str]]) -> None:
-        """Prints texts by heading, one row for each entry; labels wrap, texts never."""
+    def print_table(self, title: str, rows: Mapping[str, Mapping[str, str]]) -> None:
+        """Prints a table of texts by heading, one row for each entry; labels wrap, texts do not."""
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.add_column(self._encodable(title), overflow="fold")
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -54,7 +54,7 @@ class Console:
         self._console.print(table, width=width, crop=False)
 
     def _encodable(self, text: str) -> str:
-        """Returns a text with what the terminal has no characters for as escapes."""
+        """Returns a text in which characters that the terminal's encoding lacks are escaped."""
         encoding = self._console.encoding
         return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -63,7 +63,7 @@ class Console:
         """Shows a bar with the time left while the block runs, on a terminal only.
 
         Yields:
-          A function (text, steps=1) that moves the bar on by so many steps and shows a text.
+          A function (text, steps=1) that advances the bar and shows a text.
         """
         bar = rich.progress.Progress(
             "{task.description}",

@@ -1,6 +1,6 @@
-"""Errors that a user can mend, or the machine's administrator: one line says all about them.
+"""Errors that a user or an administrator can correct; each is shown in one line.
 
-Every other exception is a bug, of dcjax or of a part of the user's own, and shows its traceback.
+Any other exception is a bug of dcjax or of the user's code, and is shown with its traceback.
 """
 
 import contextlib
@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 
 
 class DcjaxError(Exception):
-    """An error whose message is complete: the requirement, what was found, what to do.
+    """An error whose message says what is required, what was found and what to do.
 
     Attributes:
-      exit_code: of a command that ends by it: 1 for data, files, runs and machines.
+      exit_code: of a command that fails with it: 1 for data, files, runs and machines.
     """
 
     exit_code = 1
@@ -23,7 +23,7 @@ class InputError(DcjaxError, ValueError):
 
 
 class SettingError(InputError):
-    """A setting or a flag is not as required, whatever the data are."""
+    """A setting or a flag is not as required, independently of the data."""
 
     exit_code = 2
 
@@ -42,9 +42,9 @@ class DivergedError(DcjaxError, FloatingPointError):
 
 @contextlib.contextmanager
 def file_errors(what: str, *, advice: str = "") -> Iterator[None]:
-    """Turns what the operating system raises in a block into an error that names what failed.
+    """Turns an OSError of the block into a FileError that names what failed.
 
-    For blocks that run no code of a user's own, whose errors are theirs to see with their place.
+    For blocks that run no code of the user, whose errors need a traceback.
 
     Args:
       what: failed, such as "Cannot read the table".
@@ -63,12 +63,12 @@ def file_errors(what: str, *, advice: str = "") -> Iterator[None]:
 
 
 def reason(error: OSError) -> str:
-    """Returns what the system says of an error, and of which path."""
+    """Returns the system's message of an error, with its paths."""
     paths = [repr(path) for path in (error.filename, error.filename2) if path is not None]
     return ": ".join([error.strerror or str(error) or type(error).__name__, *paths])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns "; the nearest is X" for a mistyped name, "" if no known one is near."""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"; the nearest is {found[0]}" if found else ""
+    """Returns "; the nearest is X" for a mistyped name, "" if no known name is near."""
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f"; the nearest is {matches[0]}" if matches else ""

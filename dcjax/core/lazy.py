@@ -1,4 +1,4 @@
-"""Names of a package that are loaded when they are first used (PEP 562)."""
+"""Lazy exports: names of a package that are imported when they are first used (PEP 562)."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -10,14 +10,14 @@ def exports(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
       package: its name, for the message.
-      places: of each name, "package.module" for a module, "package.module:name" for what is in it.
+      places: by name, "package.module" for a module, "package.module:name" for a name in it.
     """
 
     def get(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, _, attribute = places[name].partition(":")
-        found = importlib.import_module(module)
-        return getattr(found, attribute) if attribute else found
+        loaded = importlib.import_module(module)
+        return getattr(loaded, attribute) if attribute else loaded
 
     return get

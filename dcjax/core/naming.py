@@ -1,7 +1,7 @@
-r"""Names of files and classes, which may hold any bytes: how they are read, compared and shown.
+r"""Names of files and classes, which may hold any bytes: reading, comparing and printing them.
 
-Bytes that are not text in the encoding of the file system are what Python makes of them, surrogate
-escapes: b"caf\xe9" is "caf\udce9" where that encoding is UTF-8.
+Bytes that are not valid in the encoding of the file system are surrogate escapes, as everywhere in
+Python: b"caf\xe9" is "caf\udce9" where that encoding is UTF-8.
 """
 
 import os
@@ -16,10 +16,10 @@ _IGNORED = re.compile(r"[\s\ufe00-\ufe0f]")  # white space, and which form a cha
 
 
 def as_file_name(text: str) -> str:
-    """Returns the name of a file as `os` gives it, for text from elsewhere.
+    """Returns the name of a file, as `os` gives it, for text from a setting or a table.
 
-    A setting or table may hold a name that the encoding of the file system, ASCII in the locale
-    POSIX, does not have. The file is then the one whose name is this text in UTF-8.
+    If the encoding of the file system cannot encode the text, as ASCII in the locale POSIX, the
+    file is the one whose name is the text in UTF-8.
     """
     try:
         os.fsencode(text)
@@ -29,29 +29,26 @@ def as_file_name(text: str) -> str:
 
 
 def expand(path: str) -> str:
-    """Returns the path that a setting names, with the home folder for a `~` at its start."""
+    """Returns the path that a setting names, with `~` expanded."""
     if "\0" in path:
         raise InputError(f"Require a path without a null character, got {path!r}.")
     return os.path.expanduser(as_file_name(path))
 
 
 def escape(name: str) -> str:
-    """Returns a name for a line of text: line breaks, invisible and broken characters escaped."""
+    """Returns a name with line breaks, invisible and invalid characters escaped, for printing."""
     if name.isprintable():
         return name
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in name)
 
 
 def encode(name: str) -> bytes:
-    """Returns a name as bytes, by which names have the same order in every locale.
-
-    For names in UTF-8 this is the order of their characters.
-    """
+    """Returns a name as UTF-8 bytes, whose order is the same in every locale."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def checksum(names: Iterable[str]) -> int:
-    """Returns a checksum of names in their order."""
+    """Returns a checksum of names and their order."""
     return zlib.crc32(encode("\0".join(names)))
 
 

@@ -1,6 +1,6 @@
-"""The options of a part: names and defaults, from the signature of the function that makes it.
+"""The options of a part: names and defaults, from the signature of the function that creates it.
 
-A default stands once, in that signature: library users get it by leaving the option out, and
+A default is written once, in that signature: library users get it by leaving the option out, and
 `configs/default.py` reads it from there.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from dcjax.core.errors import InputError, nearest
 
-REQUIRED = inspect.Parameter.empty  # stands where an option has no default
+REQUIRED = inspect.Parameter.empty  # in place of a default
 
 
 def of(part: Callable[..., Any]) -> dict[str, Any]:

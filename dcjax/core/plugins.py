@@ -1,8 +1,8 @@
-"""Parts of a user's own, named as "package.module:function".
+"""Custom parts of a user, given as "package.module:function".
 
-Importing a module runs it, so a name that somebody else has written, as in a saved run, is imported
-with the user's consent only. And only what is made to be a part is called, not any function that a
-name can reach: numpy:memmap would empty the file that its options name.
+Importing a module runs it, so a name from a saved run of somebody else is imported only with the
+user's consent. Only functions that are meant to be parts are called, not any function that a name
+can reach: numpy:memmap would empty the file that its options name.
 """
 
 import collections.abc
@@ -22,15 +22,15 @@ _LIBRARY = pathlib.Path(sysconfig.get_path("stdlib")).resolve()
 
 
 def is_custom(name: str) -> bool:
-    """Returns whether a name is that of a part of the user's own."""
+    """Returns whether a name is that of a custom part."""
     return ":" in name
 
 
 def check_consent(name: str, workdir: str, *, trust_custom_code: bool) -> None:
-    """Checks that the name of a part, which a saved run gives, may be imported.
+    """Checks that a part which a saved run names may be imported.
 
     Raises:
-      InputError: if it is a part of somebody's own, and the caller has not consented.
+      InputError: if it is a custom part and the caller has not consented.
     """
     if is_custom(name) and not trust_custom_code:
         raise InputError(
@@ -58,7 +58,7 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
-        # What goes wrong within the user's module is theirs to see, with its place.
+        # Errors within the user's module keep their traceback.
         if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise SettingError(
@@ -91,7 +91,7 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
 
 
 def _is_part(function: Callable[..., Any], returns: Any) -> bool:
-    """Returns whether this is made to give such a part, as far as can be seen without a call."""
+    """Returns whether a function is meant to return such a part, without calling it."""
     inner = inspect.unwrap(function)  # of a decorator, as functools.cache
     if isinstance(inner, type):
         # Any class whose instances can be called derives from Callable.
@@ -103,7 +103,7 @@ def _is_part(function: Callable[..., Any], returns: Any) -> bool:
 
 
 def _is_in_own_file(function: type | types.FunctionType) -> bool:
-    """Returns whether it is of a file that is not of Python's library or an installed package."""
+    """Returns whether it is defined in a file outside Python's library and installed packages."""
     try:
         path = pathlib.Path(inspect.getfile(function)).resolve()
     except (TypeError, OSError):  # it is built in

@@ -1,4 +1,4 @@
-"""Whether options are in their range."""
+"""Checks that options are in their ranges."""
 
 import math
 import operator
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from dcjax.core.errors import InputError
 
-SMALLEST = 1e-6  # of what must not be 0
+SMALLEST = 1e-6  # lower bound of values that must be positive
 
 
 class Bounds(NamedTuple):

@@ -1,4 +1,4 @@
-"""Tells files from pipes, sockets and devices, which may block for ever or never end."""
+"""Distinguishes regular files from pipes, sockets and devices, which may block or never end."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ _KINDS = {
 
 
 def other_kind(path: str | os.PathLike[str]) -> str:
-    """Returns what is at a path in place of a file, "" for a file and where there is nothing.
+    """Returns what kind of thing is at a path, "" for a regular file and for a missing one.
 
     Symbolic links are followed.
     """
@@ -27,6 +27,6 @@ def other_kind(path: str | os.PathLike[str]) -> str:
 
 
 def require(path: str | os.PathLike[str]) -> None:
-    """Raises FileError, before a path is opened, if something else than a file is there."""
+    """Raises FileError if something other than a regular file is at a path."""
     if kind := other_kind(path):
         raise FileError(f"{os.fspath(path)} is {kind}; give a file.")

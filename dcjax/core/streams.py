@@ -1,8 +1,8 @@
-"""Streams of random numbers, one for each purpose, so that no two draws share their numbers.
+"""Independent streams of random numbers, one for each purpose.
 
-A stream is a function of the seed, of its number below and of what tells its draws from one
-another, as the epoch. On the host it is a generator of NumPy, seeded by these whole numbers; on
-devices it is a key of JAX, into which they are folded. Nothing else makes a generator or a key.
+A stream is a function of the seed, its number below, and numbers that distinguish its draws, such
+as the epoch. On the host it is a NumPy generator seeded by these integers; on devices it is a JAX
+key into which they are folded. All generators and keys are made here.
 """
 
 import enum
@@ -15,35 +15,35 @@ from jax.typing import ArrayLike
 from dcjax.core.errors import InputError
 from dcjax.core.ranges import require_whole
 
-# (seed, stream, the numbers of that stream): all that a draw on the host depends on.
+# (seed, stream, the numbers of that stream): what a draw on the host depends on.
 Key = tuple[int, ...]
 
-# SeedSequence would split what is larger in two: (2^32 + 5, 1) is (5, 1, 1).
+# SeedSequence splits larger integers in two: (2^32 + 5, 1) is (5, 1, 1).
 _LARGEST = 2**32 - 1
 
 
 class Stream(enum.IntEnum):
-    """What draws on the host, and the names of the numbers that tell its draws apart.
+    """Streams on the host, with the names of the numbers that distinguish their draws.
 
-    How many numbers a stream has is fixed, since SeedSequence fills up with zeros: (4, 1) would be
+    A stream has a fixed number of numbers, since SeedSequence pads with zeros: (4, 1) would equal
     (4, 1, 0, 0). `group` is 0 for all images, and 1 + c for those of cluster c when it is bisected.
 
     Attributes:
-      KMEANS: the start of a K-means outside a division, as for NMI, which has the seeds 0, 1, ...
-        in all runs.
+      KMEANS: the start of a K-means outside a division, as for NMI, with the seeds 0, 1, ... in all
+        runs.
       CLUSTER_ORDER: the order of the clusters in an epoch.
       IMAGE_ORDER: the images in a cluster's batches in an epoch.
       CROPS: crops and flips of a block of an epoch's plan.
       AUGMENTATION: the other random steps of such a block.
       RANDOM_GROUPS: a trial to divide images at random.
-      GALLERIES: a gallery of one image a class; of seed 0, to be the same for all runs.
+      GALLERIES: a gallery of one image per class; with seed 0, so that it is the same in all runs.
       DIVISION: the start of a trial to divide images by K-means.
     """
 
     numbers: tuple[str, ...]
 
     def __new__(cls, value: int, *numbers: str) -> "Stream":
-        """Makes a stream that has these numbers."""
+        """Creates a stream with these numbers."""
         stream = int.__new__(cls, value)
         stream._value_ = value
         stream.numbers = numbers
@@ -60,7 +60,7 @@ class Stream(enum.IntEnum):
 
 
 class DeviceStream(enum.IntEnum):
-    """What draws on devices.
+    """Streams on devices.
 
     Attributes:
       INITIALIZATION: the first weights of the network and of the loss.
@@ -83,13 +83,13 @@ def generator(seed: int, stream: int, *numbers: int) -> np.random.Generator:
     for name, number in zip(("seed", *names), (seed, *numbers), strict=True):
         require_whole(name, number, 0, _LARGEST)
     sequence = np.random.SeedSequence([int(number) for number in (seed, stream, *numbers)])
-    # Of a seed alone, and so of (seed, 0), a K-means starts where NumPy's default generator says.
+    # PCG64 of (seed, 0), which equals PCG64 of the seed, is NumPy's default generator.
     bits = np.random.PCG64 if stream == Stream.KMEANS else np.random.Philox
     return np.random.Generator(bits(sequence))
 
 
 def kmeans_key(seed: int | Key) -> Key:
-    """Returns the key of a K-means: that of a seed by itself, or the one that is given."""
+    """Returns the key of a K-means: that of a seed, or the key that is given."""
     return seed if isinstance(seed, tuple) else (seed, Stream.KMEANS)
 
 

@@ -178,7 +178,7 @@ def _decode_images(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[
 def _say(text: str) -> Console:
     """Prints a line about the cache, once for all processes."""
     console = Console(quiet=not processes.is_first())
-    console.line(f"cache     {text}")
+    console.print_line(f"cache     {text}")
     return console
 
 

@@ -1,4 +1,4 @@
-"""Where arrays live: the device mesh, placement and prefetch."""
+"""The device mesh, shardings of arrays, and transfers to the devices."""
 
 import collections
 import contextlib
@@ -38,7 +38,7 @@ def create_mesh(devices: Sequence[jax.Device] | None = None, *, cluster_parallel
     """
     devices = jax.devices() if devices is None else devices
     ordered = sorted(devices, key=lambda d: (d.process_index, d.id))
-    # Those of a process are a part of one row, or whole rows.
+    # The devices of a process must be a part of one row of the mesh, or complete rows.
     per_process = len(ordered) // len({device.process_index for device in ordered})
 
     def fits(parallel: int) -> bool:
@@ -79,7 +79,7 @@ def rows_sharding(mesh: Mesh) -> NamedSharding:
 def table_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     """Returns the sharding of an array of this shape that may have a row for each class.
 
-    From 1,024 rows on that divide over the devices, each device holds its share of them.
+    It is sharded by rows if it has at least 1,024 rows and they divide over the devices.
     """
     is_large = len(shape) >= 2 and shape[0] >= _MANY_ROWS and shape[0] % mesh.size == 0
     return rows_sharding(mesh) if is_large else replicated(mesh)
@@ -107,9 +107,9 @@ def check_divides(name: str, number: int, parts: int, what: str, *, also: int = 
     Args:
       name: of the setting.
       number: its value.
-      parts: into which it is split.
-      what: they are.
-      also: of which numbers that would do are a multiple too.
+      parts: the number of parts.
+      what: the parts, in the message.
+      also: another divisor of the numbers that the message offers.
 
     Raises:
       SettingError: if it does not; names the nearest numbers that do.
@@ -125,16 +125,16 @@ def check_divides(name: str, number: int, parts: int, what: str, *, also: int = 
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Puts host arrays, which are the same on every process, on the devices.
+    """Transfers host arrays, which are the same on every process, to the devices.
 
     Args:
       tree: the arrays.
-      shardings: of each, or one for all.
+      shardings: a tree of shardings, or one for all arrays.
     """
 
     def put(x: Any, sharding: NamedSharding) -> jax.Array:
         x = np.asarray(x)
-        with _explicitly():
+        with _allow_transfers():
             return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     if isinstance(shardings, NamedSharding):
@@ -143,17 +143,17 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def prefetch(batches: Iterable[Any], shardings: Any, size: int = 2) -> Iterator[Any]:
-    """Yields batches already on the devices; `size` of them are under way at any time.
+    """Yields batches on the devices, transferring `size` of them ahead.
 
-    Each process gives its own share of a batch (`share_of_batch`), or an array on the devices.
+    Each process gives its share of a batch (`share_of_batch`), or an array on the devices.
     """
 
     def put(x: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(x, jax.Array):
             return x
-        if sharding.is_fully_addressable:  # the same, in half the time
+        if sharding.is_fully_addressable:  # equivalent, in half the time
             return jax.device_put(x, sharding)
-        with _explicitly():
+        with _allow_transfers():
             return jax.make_array_from_process_local_data(sharding, x)
 
     queue: collections.deque[Any] = collections.deque()
@@ -164,6 +164,6 @@ def prefetch(batches: Iterable[Any], shardings: Any, size: int = 2) -> Iterator[
     yield from queue
 
 
-def _explicitly() -> contextlib.AbstractContextManager[None]:
-    """Allows transfers that are asked for, which JAX allows by itself in `device_put` only."""
+def _allow_transfers() -> contextlib.AbstractContextManager[None]:
+    """Allows explicit transfers, which a transfer guard allows by itself in `device_put` only."""
     return jax.transfer_guard_host_to_device("allow")

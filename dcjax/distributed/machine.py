@@ -1,7 +1,6 @@
-"""What JAX and TensorFlow have to know of this machine before they are imported.
+"""Process-wide settings that must be made before JAX or TensorFlow is imported.
 
-It holds for the whole process, so it is for a program to decide: `launch.py` calls this, the
-package never does.
+Only a program may make them, so `launch.py` does, and the library never.
 """
 
 import glob
@@ -14,9 +13,9 @@ _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*"
 
 
 def use_utf8() -> None:
-    """Starts the program anew in Python's UTF-8 mode, if the locale knows ASCII alone.
+    """Restarts the program in Python's UTF-8 mode if the encoding of the locale is ASCII.
 
-    Names of files, which are UTF-8 for TensorFlow and Orbax, could else not hold other letters.
+    TensorFlow and Orbax use UTF-8 for names of files; Python would refuse letters beyond ASCII.
     """
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         environment = os.environ | {"PYTHONUTF8": "1"}
@@ -29,18 +28,18 @@ def accelerators() -> list[str]:
 
 
 def choose_platform(virtual_devices: int) -> None:
-    """Computes on the CPU where nothing else is, or where virtual devices are asked for."""
+    """Selects the CPU if there is no accelerator, or if virtual devices are wanted."""
     if virtual_devices:
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ["JAX_NUM_CPU_DEVICES"] = str(virtual_devices)
-    elif not accelerators():  # for which jax[cuda] would look loudly
+    elif not accelerators():  # jax[cuda] would warn that there is no GPU
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def keep_quiet() -> None:
-    """Keeps libraries from greeting, and from logging errors that are raised, or counted, anyway.
+    """Silences start-up messages of libraries, and logged errors that are raised or counted anyway.
 
-    TensorFlow greets at length where it has oneDNN.
+    TensorFlow prints a long message if it uses oneDNN.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX would set it when it is imported
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -48,12 +47,12 @@ def keep_quiet() -> None:
 
 
 def is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Returns whether a line of the log is not Orbax's, which raises what it logs as errors."""
+    """Returns whether a log record is not of Orbax, which also raises the errors that it logs."""
     return "orbax" not in pathlib.PurePath(record.pathname).parts
 
 
 def keep_compilations() -> None:
-    """Takes what XLA has compiled in an earlier run from a cache on disk."""
+    """Enables JAX's compilation cache on disk, for later runs."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(caches):  # not so for a user without a home
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "dcjax"))

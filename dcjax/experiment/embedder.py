@@ -80,7 +80,7 @@ class Embedder:
 
     def load_test(self) -> Splits:
         """Loads the test images of the run; prints how many are left out, and if they changed."""
-        say = Console(quiet=not processes.is_first()).line
+        say = Console(quiet=not processes.is_first()).print_line
         return inputs.load_test(self.config.dataset, self._data, say)
 
     def evaluate(self, splits: Splits | None = None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a person sees of a run, in words, tables and curves."""
+"""Reports a run: lines, tables and a progress bar on the terminal, curves and scores in files."""
 
 import contextlib
 import json
@@ -28,27 +28,27 @@ from dcjax.runs.profiling import Profile
 from dcjax.runs.progress import Progress, Scores, StepLog
 from dcjax.training.state import TrainState
 
-_SHOWN_SIZES = 16  # clusters whose sizes fit a line
-_SHOWN_SHARE = 0.001  # of batches of a single class, from which on they are reported
+_SHOWN_SIZES = 16  # clusters whose sizes fit into a line
+_SHOWN_SHARE = 0.001  # least share of single-class batches that is reported
 _SHOWN_CLASSES = 3
 _CONFIG, _SCORES = "config.json", "scores.json"
 _CURVES = ("metrics.jsonl", "tensorboard", "profile")
 
 
 def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_by: str) -> None:
-    """Prints rows of scores, the one that selects first and NMI next."""
+    """Prints rows of scores: first the one that selects the best epoch, then NMI and the others."""
 
-    def ordered(scores: Scores) -> Scores:
+    def order(scores: Scores) -> Scores:
         leading = [name for name in (best_by, "nmi") if name in scores]
         return {name: scores[name] for name in dict.fromkeys([*leading, *scores])}
 
-    console.table(title, {name: ordered(scores) for name, scores in rows.items()})
+    console.print_scores(title, {name: order(scores) for name, scores in rows.items()})
 
 
 def check_new(config: ConfigDict, workdir: str) -> None:
     """Checks that a run that starts from the beginning overwrites no file of another one.
 
-    What the same run has left, killed before its first checkpoint, is known by its config.json.
+    Files of the same run, killed before its first checkpoint, are recognised by its config.json.
 
     Raises:
       InputError: on all processes, naming the files.
@@ -80,17 +80,17 @@ def _has_settings(path: epath.Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def show_not_begun(reason: str) -> None:
-    """Says that a run was stopped before it did anything."""
-    Console(quiet=not processes.is_first()).line(
+def show_early_stop(reason: str) -> None:
+    """Prints that a run was stopped before it trained a step."""
+    Console(quiet=not processes.is_first()).print_line(
         f"Stopped by {reason} before it trained a step; the same command starts again."
     )
 
 
 class Reporter:
-    """Tells of one run: to the terminal, `config.json`, `metrics.jsonl`, `scores.json`.
+    """Reports one run to the terminal, `config.json`, `metrics.jsonl` and `scores.json`.
 
-    Of many processes the first one tells.
+    Of many processes, only the first one reports.
     """
 
     def __init__(self, config: ConfigDict, workdir: str, step: int, progress: Progress) -> None:
@@ -99,14 +99,14 @@ class Reporter:
         self._workdir = workdirs.as_path(workdir)
         self._is_first = processes.is_first()
         self._console = Console(quiet=not self._is_first)
-        self._started = time.monotonic()
-        self._spent: dict[str, float] = {}
+        self._start_time = time.monotonic()
+        self._seconds: dict[str, float] = {}
         if self._is_first and progress.epoch < config.train.num_epochs:
-            # Before all other files: by it a run that was killed early is known, see `check_new`.
+            # Before all other files: it identifies a run that was killed early, see `check_new`.
             workdirs.write(self._workdir / _CONFIG, versions.dump(config.to_dict()))
-        self._curves_lack = False
-        self._num_steps = -1  # of the epoch that was trained last
-        # What grows line by line cannot lie in a bucket.
+        self._curves_failed = False
+        self._num_steps = -1  # of the last epoch
+        # Files that grow line by line cannot lie in a bucket.
         self._curves = workdirs.on_disk(workdir)
         self._scalars = Scalars(
             self._curves if self._is_first else None,
@@ -124,11 +124,13 @@ class Reporter:
         """Closes the files."""
         self._scalars.close()
 
-    def start(self, splits: Splits, num_skipped: int, run: TrainState, progress: Progress) -> None:
-        """Says what will happen: data, model, devices, schedule."""
-        config, line = self._config, self._console.line
+    def show_start(
+        self, splits: Splits, num_skipped: int, run: TrainState, progress: Progress
+    ) -> None:
+        """Prints the data, model, loss, devices and schedule."""
+        config, line = self._config, self._console.print_line
         sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
-        summary = ", ".join(_summary(name, images) for name, images in sets.items() if images)
+        summary = ", ".join(_summarize(name, images) for name, images in sets.items() if images)
         dataset = config.dataset
         is_part = "complete" in datasets.known_options(dataset.name) and not dataset.complete
         part = " (may be a part of it: dataset.complete=False)" if is_part else ""
@@ -199,20 +201,20 @@ class Reporter:
         grouping = "" if config.division.grouping == "kmeans" else f" by {config.division.grouping}"
         return f"clusters{grouping}: {steps}, divided anew every {every_epochs} epochs"
 
-    def before_training(self, rows: Mapping[str, Scores]) -> None:
+    def show_untrained(self, rows: Mapping[str, Scores]) -> None:
         """Shows the scores of the untrained network."""
         for name, scores in rows.items():
             self._scalars.write(0, scores, group=name.replace(" ", "_"))
-        self._table("Unseen classes before training", rows)
+        self._show_table("Unseen classes before training", rows)
 
-    def division(
+    def show_division(
         self,
         step: int,
         clusters: division.Division,
         previous: division.Division | None,
         labels: np.ndarray,
     ) -> None:
-        """Tells of a division of images of these classes [N]: K, sizes, how much stays."""
+        """Prints a division of images with labels [N]: K, sizes, NMI with the previous one."""
         sizes = clusters.sizes
         left_out = int(np.sum(clusters.cluster < 0))
         values: dict[str, float] = {
@@ -221,14 +223,14 @@ class Reporter:
             "largest": int(sizes.max()),
             "left_out": left_out,
         }
-        told = ", ".join(map(str, sizes[:_SHOWN_SIZES])) + (
+        listed = ", ".join(map(str, sizes[:_SHOWN_SIZES])) + (
             ", ..." if len(sizes) > _SHOWN_SIZES else ""
         )
-        text = f"division  K = {clusters.num_clusters}, images {told}; left out {left_out}"
+        text = f"division  K = {clusters.num_clusters}, images {listed}; left out {left_out}"
         if previous is not None and previous.num_clusters > 1:  # with one, NMI is always 0
             values["agreement"] = division.agreement(clusters, previous)
             text += f"; NMI with the previous division {values['agreement']:.3f}"
-        self._console.line(text)
+        self._console.print_line(text)
         sampled = self._config.sampling
         shares = sampling.one_class_shares(
             clusters, labels, batch_size=sampled.batch_size, sampler=sampled.sampler
@@ -236,35 +238,36 @@ class Reporter:
         share, most = float(shares[sizes > 0].mean()), int(shares.argmax())
         if share >= _SHOWN_SHARE:
             values["one_class_batches"] = share
-            self._console.line(
+            self._console.print_line(
                 f"          {share:.1%} of the batches will hold a single class, and so no "
                 f"negatives; of cluster {most} {shares[most]:.1%}"
             )
         self._scalars.write(step, values, group="division")
 
     @contextlib.contextmanager
-    def spending(self, on: str) -> Iterator[None]:
-        """Counts the time spent on something, for the account at the end."""
-        started = time.monotonic()
+    def measure(self, activity: str) -> Iterator[None]:
+        """Measures the time that the block takes, for the summary at the end."""
+        start_time = time.monotonic()
         try:
             yield
         finally:
-            self._spent[on] = self._spent.get(on, 0.0) + time.monotonic() - started
+            seconds = time.monotonic() - start_time
+            self._seconds[activity] = self._seconds.get(activity, 0.0) + seconds
 
     @contextlib.contextmanager
-    def epoch(self, epoch: int, plan: Plan, *, done: int) -> Iterator[StepLog]:
-        """Follows the steps of an epoch with a bar, and sums them up in a line."""
+    def show_epoch(self, epoch: int, plan: Plan, *, done: int) -> Iterator[StepLog]:
+        """Shows the steps of an epoch in a progress bar, and their mean loss in a line."""
         num_epochs = self._config.train.num_epochs
         label = f"epoch {epoch + 1}/{num_epochs}"
         per_step = math.prod(plan.shape[1:])
         self._num_steps = plan.num_steps
-        started = time.monotonic()
+        start_time = time.monotonic()
 
         def rate() -> float:
-            return len(log.losses) * per_step / (time.monotonic() - started)
+            return len(log.losses) * per_step / (time.monotonic() - start_time)
 
         with (
-            self.spending("training steps"),
+            self.measure("training steps"),
             self._console.progress(label, total=plan.num_steps, done=done) as move,
         ):
             log = StepLog(
@@ -275,49 +278,51 @@ class Reporter:
             )
             yield log
             log.finish()
-        self._say_what_curves_lack()
+        self._show_curve_failure()
         if log.losses and log.done == plan.num_steps:
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - start_time
             left = (num_epochs - epoch - 1) * seconds / 60
-            self._console.line(
+            self._console.print_line(
                 f"{label}  loss {np.mean(log.losses):.4f}  {rate():.0f} images/s  "
                 f"{left:.0f} min of training left"
             )
 
-    def evaluation(self, step: int, progress: Progress) -> None:
+    def show_evaluation(self, step: int, progress: Progress) -> None:
         """Shows the scores after an epoch."""
         self._scalars.write(step, progress.scores, group="eval")
         rows = {f"epoch {progress.epoch}": progress.scores}
-        self._table("Unseen classes", rows)
+        self._show_table("Unseen classes", rows)
 
-    def _say_what_curves_lack(self) -> None:
-        """Says once why points are left out, if they may be."""
-        if self._scalars.failure and not self._curves_lack:
-            self._console.line(f"curves    {self._scalars.failure}; the run goes on without them.")
-        self._curves_lack = bool(self._scalars.failure)
+    def _show_curve_failure(self) -> None:
+        """Prints once why points of the curves are missing."""
+        if self._scalars.failure and not self._curves_failed:
+            self._console.print_line(
+                f"curves    {self._scalars.failure}; the run goes on without them."
+            )
+        self._curves_failed = bool(self._scalars.failure)
 
-    def not_saved(self, failure: str) -> None:
-        """Says that the run goes on without a checkpoint."""
-        self._console.line(f"not saved {failure} The run goes on.")
+    def show_save_failure(self, failure: str) -> None:
+        """Prints that the run goes on without a checkpoint."""
+        self._console.print_line(f"not saved {failure} The run goes on.")
 
-    def stopped(self, reason: str, progress: Progress) -> None:
-        """Says that the run was stopped, and how it goes on."""
+    def show_stop(self, reason: str, progress: Progress) -> None:
+        """Prints that the run was stopped, and how to continue it."""
         epoch, steps, rest = progress.epoch, progress.epoch_step, ""
         if steps == self._num_steps:
             epoch, steps, rest = epoch + 1, 0, ", which is still to be evaluated"
-        self._console.line(
+        self._console.print_line(
             f"Stopped by {reason} and saved after epoch {epoch} and {steps} steps{rest}; the same "
             "command continues from there."
         )
 
-    def finished(self, progress: Progress) -> None:
-        """Shows the result, and where everything is."""
+    def show_result(self, progress: Progress) -> None:
+        """Shows the result, and where its files are; writes `scores.json`."""
         rows = {
             f"last epoch ({progress.epoch})": progress.scores,
             f"best epoch ({progress.best_epoch}), chosen on these classes": progress.best_scores,
         }
-        self._table("Result on unseen classes", rows)
-        self._account()
+        self._show_table("Result on unseen classes", rows)
+        self._show_times()
         result = {
             "last": {"epoch": progress.epoch, **progress.scores},
             "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
@@ -325,31 +330,31 @@ class Reporter:
         if self._is_first:
             workdirs.write(self._workdir / _SCORES, json.dumps(result, indent=1) + "\n")
         for name in ("checkpoints", _SCORES):
-            self._console.line(f"wrote     {self._workdir / name}")
+            self._console.print_line(f"wrote     {self._workdir / name}")
         for name in ("metrics.jsonl", "tensorboard"):
-            self._console.line(f"wrote     {self._curves / name}")
+            self._console.print_line(f"wrote     {self._curves / name}")
 
-    def _account(self) -> None:
-        total = time.monotonic() - self._started
-        spent = {**self._spent, "other": total - sum(self._spent.values())}
-        told = ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in spent.items())
-        self._console.line(f"time      {total:.0f} s: {told}")
+    def _show_times(self) -> None:
+        total = time.monotonic() - self._start_time
+        times = {**self._seconds, "other": total - sum(self._seconds.values())}
+        shares = ", ".join(f"{name} {seconds / total:.1%}" for name, seconds in times.items())
+        self._console.print_line(f"time      {total:.0f} s: {shares}")
 
-    def profile(self, profile: Profile) -> None:
-        """Says how long the devices idled, if a trace was wanted."""
+    def show_profile(self, profile: Profile) -> None:
+        """Prints the share of time in which the devices idled, if a trace was wanted."""
         if profile.num_steps:
             share = profile.idle_share()
             idle = "(share not found in the trace)" if share is None else f"{share:.1%}"
-            self._console.line(
+            self._console.print_line(
                 f"profile   devices idle {idle} of {profile.num_steps} steps and of what lay "
                 f"between them; trace in {profile.folder}"
             )
         elif profile.folder:
-            self._console.line("profile   none, the run ended too early")
+            self._console.print_line("profile   none, the run ended too early")
 
-    def _table(self, title: str, rows: Mapping[str, Scores]) -> None:
+    def _show_table(self, title: str, rows: Mapping[str, Scores]) -> None:
         show_scores(self._console, title, rows, self._config.eval.best_by)
 
 
-def _summary(name: str, images: ImageSet) -> str:
+def _summarize(name: str, images: ImageSet) -> str:
     return f"{name} {len(images)} images of {len(np.unique(images.labels))} classes"

@@ -13,7 +13,7 @@ from dcjax.experiment import agreement, reporter, same_run, versions
 from dcjax.experiment.build import Experiment
 from dcjax.runs import shared_workdirs
 from dcjax.runs.checkpoints import Checkpoints
-from dcjax.runs.progress import Progress, Scores, not_finite
+from dcjax.runs.progress import Progress, Scores, divergence_message
 from dcjax.training import steps
 from dcjax.training.state import TrainState
 
@@ -112,7 +112,7 @@ class Run:
         self.progress, self.scores = self.progress.after_epoch(), scores
         if scores is not None:
             best_by = self._experiment.config.eval.best_by
-            self.progress = self.progress.evaluated(scores, best_by)
+            self.progress = self.progress.with_scores(scores, best_by)
 
     def save(self, *, curves_size: int) -> str:
         """Starts to save a checkpoint.
@@ -128,7 +128,7 @@ class Run:
           FileError: if it could not be saved, and the run has to stop for it.
         """
         if not self._all_finite(self.state):
-            raise DivergedError(not_finite(f"The network after step {self.step}"))
+            raise DivergedError(divergence_message(f"The network after step {self.step}"))
         if self.division is None:
             raise RuntimeError("A run without a division has nothing to save.")
         self.progress = dataclasses.replace(self.progress, curves_size=curves_size)
@@ -161,7 +161,7 @@ class Run:
 
     def _start(self, workdir: str) -> None:
         reporter.check_new(self._experiment.config, workdir)
-        say = Console(quiet=not processes.is_first()).line
+        say = Console(quiet=not processes.is_first()).print_line
         weights = self._experiment.load_pretrained(say)
         agreement.check_arrays("published weights", weights)
         self.state = self._experiment.create_state(weights)

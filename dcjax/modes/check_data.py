@@ -102,23 +102,27 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
             for name, images in sets.items()
         }
     seconds = time.monotonic() - started
-    console.line(
+    console.print_line(
         f"looked    at {total:,} images in {seconds:.0f} s, {total / seconds:.0f} a second"
     )
-    console.facts(config.dataset.name, {name: _facts(sets[name], found[name]) for name in sets})
+    console.print_table(
+        config.dataset.name, {name: _facts(sets[name], found[name]) for name in sets}
+    )
     problems = list(_problems(splits, sets, found, config.dataset.crop))
     fatal = {_SAME_FILE} if config.dataset.skip_unreadable else {_SAME_FILE, _UNREADABLE}
     for kind, alike in itertools.groupby(problems, key=lambda problem: problem.kind):
         _tell(console, kind, list(alike), _severity(kind, fatal))
     if reason := _refusal(config, sets, found):
-        console.line(f"error     {reason}")
+        console.print_line(f"error     {reason}")
     if weights := checks.missing_weights(config.model, download=config.dataset.download):
-        console.line(f"missing   {weights}")
-    console.line(f"wrote     {_write(problems, fatal, workdir)}")
+        console.print_line(f"missing   {weights}")
+    console.print_line(f"wrote     {_write(problems, fatal, workdir)}")
     fails = bool(reason) or any(problem.kind in fatal for problem in problems)
     needed = ", once the weights are there" if weights else ""
     well = "" if problems or reason or weights else "; all is well"
-    console.line(f"result    training {'would fail' if fails else f'can begin{needed}'}{well}")
+    console.print_line(
+        f"result    training {'would fail' if fails else f'can begin{needed}'}{well}"
+    )
     return not fails
 
 
@@ -272,13 +276,13 @@ def _severity(kind: Kind, fatal: set[Kind]) -> str:
 def _tell(console: Console, kind: Kind, problems: list[Problem], severity: str) -> None:
     one, many = ("class", "classes") if kind.of_classes else ("image", "images")
     number = f"{len(problems):,} {one if len(problems) == 1 else many}"
-    console.line(f"{severity:9} {number}: {kind.what}; {kind.remedy}")
+    console.print_line(f"{severity:9} {number}: {kind.what}; {kind.remedy}")
     for problem in problems[:_SHOWN]:
         place = f"{problem.image} ({problem.split}, {problem.label})" if problem.image else ""
         told = ": ".join(text for text in (place, problem.detail) if text)
-        console.line(f"          {naming.escape(told)}")
+        console.print_line(f"          {naming.escape(told)}")
     if len(problems) > _SHOWN:
-        console.line(f"          ... and {len(problems) - _SHOWN:,} more")
+        console.print_line(f"          ... and {len(problems) - _SHOWN:,} more")
 
 
 def _write(problems: list[Problem], fatal: set[Kind], workdir: str) -> pathlib.Path:

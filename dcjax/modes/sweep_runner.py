@@ -48,7 +48,7 @@ class _Runner:
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._line = Console().line
+        self._line = Console().print_line
         self._minutes: list[float] = []
         self._failed: list[pathlib.Path] = []
         self._stopped = ""

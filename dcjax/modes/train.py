@@ -1,4 +1,4 @@
-"""Trains by progressive division (P21 section 3); reads from top to bottom."""
+"""The training loop with progressive division (P21 section 3)."""
 
 import dataclasses
 from contextlib import ExitStack, closing
@@ -28,7 +28,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
       profiled: whether to trace some steps into `workdir`, see `profiling.Profile`.
 
     Returns:
-      The scores after the last epoch; None if the run was asked to stop before.
+      The scores after the last epoch; None if the run was stopped before.
 
     Raises:
       InputError: before anything compiles, if config, data or workdir do not allow the run.
@@ -38,7 +38,7 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     with StopRequest() as stop:
         try:
             stop.allow()
-            # All that can be checked before anything is written.
+            # All checks that are possible before anything is written.
             mesh = checks.check_training(config)
             workdirs.check(workdir, saving=True)
             if not is_there(workdir):
@@ -46,42 +46,47 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
             splits, num_skipped = inputs.load_splits(config.dataset)
             checks.check_data(config, splits)
             experiment = Experiment(config, mesh, splits)
-            with shared_workdirs.locked(workdir), ExitStack() as stack:
+            with shared_workdirs.lock(workdir), ExitStack() as stack:
                 run = Run(experiment, workdir)
                 stack.callback(run.close)
                 report = Reporter(config, workdir, run.step, run.progress)
                 stack.callback(report.close)
-                report.start(splits, num_skipped, run.state, run.progress)
+                report.show_start(splits, num_skipped, run.state, run.progress)
                 profile = Profile.of_run(workdir, is_wanted=profiled)
                 stack.callback(profile.close)
                 return _train(experiment, run, report, profile, stop)
         except Stopped:
             stop.defer()
-            reporter.show_not_begun(stop.requested)
+            reporter.show_early_stop(stop.requested)
             return None
 
 
 def _train(
     experiment: Experiment, run: Run, report: Reporter, profile: Profile, stop: StopRequest
 ) -> Scores | None:
-    """Trains in a folder that no other run has; raises `Stopped` if there is nothing to save."""
+    """Trains in a locked folder; raises `Stopped` if there is nothing to save yet."""
     config, schedule = experiment.config, experiment.schedule
     with closing(Planner(experiment)) as planner:
         try:
             if not run.is_finished:
                 _prepare(experiment, run, report, planner)
             for epoch in range(run.progress.epoch, config.train.num_epochs):
-                with report.spending("division"):
+                with report.measure("division"):
                     division, plan, batches = planner.finish()
-                stop.defer()  # a step is not interrupted: what is saved comes after a complete one
+                stop.defer()  # from here on a stop waits until a step is complete
                 previous = run.division
                 if run.enter(division):
-                    report.division(run.step, division, previous, experiment.splits.train.labels)
+                    report.show_division(
+                        run.step, division, previous, experiment.splits.train.labels
+                    )
 
                 controls = devices.place(schedule.controls(epoch), experiment.replicated)
-                # No step may wait for an array to go to the devices or to come from them unasked.
-                waitless = jax.transfer_guard("disallow")
-                with report.epoch(epoch, plan, done=run.progress.epoch_step) as log, waitless:
+                # Implicit transfers would make a step wait.
+                no_transfers = jax.transfer_guard("disallow")
+                with (
+                    report.show_epoch(epoch, plan, done=run.progress.epoch_step) as log,
+                    no_transfers,
+                ):
                     for batch in devices.prefetch(batches, experiment.batch_shardings):
                         metrics = run.train_step(batch, controls)
                         log.add(run.step, metrics)
@@ -94,19 +99,19 @@ def _train(
 
                 saves = schedule.saves_after(epoch)
                 if saves and jax.process_count() > 1 and not run.is_saved:
-                    _save(run, report)  # what follows may take longer than a job's notice to stop
+                    _save(run, report)  # evaluation may take longer than a job's grace period
                 stop.allow()
                 if epoch + 1 < config.train.num_epochs:
-                    with report.spending("division"):
+                    with report.measure("division"):
                         planner.begin(run.progress.after_epoch(), run.division, run.state)
                 scores = None
                 if schedule.evaluates_after(epoch):
-                    with report.spending("evaluation"):
+                    with report.measure("evaluation"):
                         scores = run.evaluate(epoch)
                 stop.defer()
                 run.finish_epoch(scores)
                 if scores is not None:
-                    report.evaluation(run.step, run.progress)
+                    report.show_evaluation(run.step, run.progress)
                 if saves or run.is_best:
                     _save(run, report)
                 if not run.is_finished:
@@ -115,30 +120,30 @@ def _train(
                     stop.allow()
         except Stopped:
             stop.defer()
-            if run.division is None:  # no step is trained
+            if run.division is None:  # no step was trained
                 raise
             if not run.is_saved:
                 _save(run, report)
             run.wait()
-            report.stopped(stop.requested, run.progress)
+            report.show_stop(stop.requested, run.progress)
             return None
     run.wait()
     profile.close()
-    report.finished(run.progress)
-    report.profile(profile)
+    report.show_result(run.progress)
+    report.show_profile(profile)
     return run.progress.scores
 
 
 def _prepare(experiment: Experiment, run: Run, report: Reporter, planner: Planner) -> None:
     """Begins to prepare the first epoch, and scores the untrained network if that is wanted."""
-    with report.spending("division"):
+    with report.measure("division"):
         planner.begin(run.progress, run.division, run.state)
     if run.step == 0 and experiment.config.eval.at_start:
-        with report.spending("evaluation"):
+        with report.measure("evaluation"):
             untrained = experiment.score_untrained(experiment.test_readers, run.state.variables)
-        report.before_training(untrained)
+        report.show_untrained(untrained)
 
 
 def _save(run: Run, report: Reporter) -> None:
     if failure := run.save(curves_size=report.curves_size):
-        report.not_saved(failure)
+        report.show_save_failure(failure)

@@ -1,4 +1,4 @@
-"""Saves a run, and restores it to be evaluated or continued."""
+"""Saving and restoring checkpoints."""
 
 import math
 from typing import Any
@@ -25,8 +25,8 @@ class Checkpoints:
 
     A checkpoint is written in the background and becomes visible when it is complete, with the
     checksums of its files, so a run that is killed at any moment leaves the one before. Its number
-    is that of the training step, or the latest checkpoint's plus 1 where that is higher, as when a
-    step that is saved is saved again with its scores: no number is saved twice.
+    is the training step, or the number of the latest checkpoint plus 1 if that is higher, as when a
+    step is saved again with its scores: no number is saved twice.
 
     Its items: "model" (all that embedding needs), "train", "division" and "meta" (JSON, with the
     whole config). Where several processes train, all of them call every method, at the same steps.
@@ -49,8 +49,8 @@ class Checkpoints:
           keep_latest: newest checkpoints that are kept.
           keep_best: checkpoints with the highest score that are kept besides.
           best_by: name of that score.
-          on_failure: of a save: "stop" by an error, or "go_on", to try again at the next one.
-          read_only: whether the folder must be there and stays as it is.
+          on_failure: of a save: "stop" raises an error, "go_on" tries again at the next save.
+          read_only: whether the folder must exist and is not changed.
 
         Raises:
           MissingFileError: if `read_only` and there is no checkpoint.
@@ -127,14 +127,14 @@ class Checkpoints:
 
         Returns:
           With `on_failure` "go_on": which checkpoint could not be saved, this one or the one
-          before, and why; "" if nothing is known to have failed.
+          before, and why; "" if no failure is known.
 
         Raises:
-          FileError: with that text, if a failure is to stop the run, as it always does one of many
-            processes: they could not agree on what is there.
+          FileError: with that text, if a failure is to stop the run. It always stops a run of many
+            processes, which could not agree on what is saved.
         """
         before = self._store.finish()
-        self._stop_for(before)
+        self._raise_if_fatal(before)
         items = ocp.args.Composite(
             model=ocp.args.StandardSave({name: getattr(state, name) for name in _MODEL}),
             train=ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN}),
@@ -143,10 +143,10 @@ class Checkpoints:
         )
         number = max(int(state.step), 1 + (self.latest or 0))
         now = self._store.save(number, items, scores)
-        self._stop_for(now)
+        self._raise_if_fatal(now)
         return now or before
 
-    def _stop_for(self, failure: str) -> None:
+    def _raise_if_fatal(self, failure: str) -> None:
         if failure and (self._on_failure == "stop" or jax.process_count() > 1):
             raise FileError(f"{failure} When that is mended, the same command goes on from there.")
 
@@ -201,7 +201,7 @@ class Checkpoints:
         """Waits until everything is written, and closes the folder.
 
         Raises:
-          FileError: if something could not be written, which nobody has been told yet.
+          FileError: if something could not be written and no error was raised for it yet.
         """
         failure = self._store.finish()
         self._store.close()

@@ -1,4 +1,4 @@
-"""What a run tells: lines, tables and a progress bar to the terminal, scalars to files."""
+"""The curves of a run: scalars by step, in a JSON-lines file and TensorBoard's event files."""
 
 import contextlib
 import json
@@ -20,8 +20,8 @@ from dcjax.core.errors import FileError
 class Scalars:
     """Curves of a run: `metrics.jsonl`, one object a line, and TensorBoard's event files.
 
-    Both are written by the caller's thread, so that a failure is one of `write`: a thread of its
-    own, as TensorBoard's writers have, would die of a full disk, and its queue block the run.
+    Both are written by the caller's thread, so that `write` raises its failures. A thread of its
+    own, as TensorBoard's writers have, would die of a full disk, and its queue would block the run.
 
     Attributes:
       failure: why points could not be written, the last time that happened; "" if all were.
@@ -32,13 +32,13 @@ class Scalars:
     def __init__(
         self, folder: pathlib.Path | None, *, step: int, size: int, lossy: bool = False
     ) -> None:
-        """Opens both, and forgets what a killed run wrote after its last checkpoint.
+        """Opens both, and drops what a killed run wrote after its last checkpoint.
 
         Args:
           folder: where they are; None: nowhere.
           step: of the checkpoint that the run continues from, 0 if it starts.
           size: of `metrics.jsonl` in bytes when that checkpoint was saved.
-          lossy: whether what cannot be written is left out, and not an error.
+          lossy: whether points that cannot be written are dropped without an error.
 
         Raises:
           FileError: if they cannot be written, unless `lossy`.
@@ -51,7 +51,7 @@ class Scalars:
         if folder is None:
             return
         lines = _Records(folder / "metrics.jsonl")
-        with self._failing(lines):
+        with self._record_failure(lines):
             self.lost = size - lines.cut(size)
             self._lines = lines
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
@@ -74,7 +74,7 @@ class Scalars:
             for name, value in values.items()
         }
         if self._lines:
-            with self._failing(self._lines):
+            with self._record_failure(self._lines):
                 self._lines.append(json.dumps({"step": step, **finite}).encode() + b"\n")
         self._write_events(
             [
@@ -91,7 +91,7 @@ class Scalars:
           FileError: if something could not be written, unless that may be left out.
         """
         for records in filter(None, (self._lines, self._events)):
-            with self._failing(records):
+            with self._record_failure(records):
                 records.close()
         if self.failure and not self._lossy:
             raise FileError(self._message())
@@ -111,12 +111,12 @@ class Scalars:
         now = time.time()
         for event in events:
             event.wall_time = now
-        with self._failing(self._events):
+        with self._record_failure(self._events):
             self._events.append(b"".join(map(_tf_record, events)))
 
     @contextlib.contextmanager
-    def _failing(self, records: "_Records") -> Iterator[None]:
-        """Turns an error of the block into `failure`, and unless this is lossy raises it."""
+    def _record_failure(self, records: "_Records") -> Iterator[None]:
+        """Stores an error of the block as `failure`, and raises it unless the curves are lossy."""
         try:
             yield
         except OSError as error:
@@ -132,10 +132,10 @@ class Scalars:
 
 
 class _Records:
-    """A file that grows by whole records: nothing of one is left that could not be written."""
+    """A file that grows by complete records: a record that cannot be written leaves nothing."""
 
     def __init__(self, path: pathlib.Path) -> None:
-        """Names the file, which is made when there is something to write."""
+        """Takes the path; the file is created by the first record."""
         self.path = path
         self.size = 0
         self._descriptor: int | None = None
@@ -156,7 +156,7 @@ class _Records:
         return self.size
 
     def append(self, record: bytes) -> None:
-        """Writes a record behind the others, where a failed one may have left a part of it."""
+        """Writes a record after the others, over what a failed write may have left there."""
         descriptor, end = self._open(), self.size
         try:
             while record:

@@ -1,4 +1,4 @@
-"""What has ended a run and nobody has foreseen, kept beside the run."""
+"""A log of the unexpected errors that ended a run, in the run's folder."""
 
 import datetime
 import pathlib
@@ -17,14 +17,14 @@ def append(
 ) -> str:
     """Adds a traceback to a folder's log, with the date, the versions and the command.
 
-    Never raises: what has ended the run must be shown, whatever is wrong with the folder.
+    Never raises, so that the error which ended the run is shown even if the folder is not usable.
 
     Args:
       folder: of the run; made if it is not there.
       text: the traceback.
       command: that has failed.
       version: of dcjax.
-      process: number among those of the run, of which each has a file.
+      process: number of the process; each of a run has its own file.
 
     Returns:
       A line that says where the log is, or why there is none.

@@ -1,4 +1,4 @@
-"""Locks of folders that end with the process that holds them, however it ends."""
+"""Locks of folders, which the system releases when the process that holds them ends."""
 
 import contextlib
 import fcntl
@@ -10,10 +10,10 @@ import time
 from dcjax.core import regular_files
 
 _NAME = "run.lock"
-_NUM_TRIES = 3  # since `is_held` may have the lock for a moment
+_NUM_TRIES = 3  # since `is_held` takes the lock for a moment
 _SECONDS_BETWEEN = 0.1
 
-_held: set[int] = set()  # descriptors of the lock files of this process
+_descriptors: set[int] = set()  # descriptors of the lock files of this process
 
 
 class HeldError(Exception):
@@ -21,15 +21,15 @@ class HeldError(Exception):
 
 
 def hold(folder: pathlib.Path) -> int:
-    """Locks a folder, and writes down in it who holds it.
+    """Locks a folder, and writes the holder into its lock file.
 
     Returns:
-      What `release` takes.
+      The file descriptor, for `release`.
 
     Raises:
       FileError: if something else than a file has the name of the lock file.
       HeldError: if another process holds the lock.
-      OSError: if there can be none: nothing can be written, or the file system has no locks.
+      OSError: if the folder cannot be locked: it is not writable, or its file system has no locks.
     """
     regular_files.require(folder / _NAME)
     descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o666)
@@ -42,7 +42,7 @@ def hold(folder: pathlib.Path) -> int:
     except OSError:
         os.close(descriptor)
         raise
-    _held.add(descriptor)
+    _descriptors.add(descriptor)
     with contextlib.suppress(OSError):  # on a full disk the holder has no name
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -51,8 +51,8 @@ def hold(folder: pathlib.Path) -> int:
 
 def release(descriptor: int) -> None:
     """Ends a lock of this process."""
-    if descriptor in _held:
-        _held.remove(descriptor)
+    if descriptor in _descriptors:
+        _descriptors.remove(descriptor)
         os.close(descriptor)
 
 
@@ -81,10 +81,10 @@ def _acquire(descriptor: int) -> None:
 
 
 def _forget() -> None:
-    """Closes the lock files in a forked child, which would hold the locks longer than this one."""
-    for descriptor in _held:
+    """Closes the lock files in a forked child, which would keep the locks after its parent ends."""
+    for descriptor in _descriptors:
         os.close(descriptor)
-    _held.clear()
+    _descriptors.clear()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -1,4 +1,4 @@
-"""The output of a program, which goes on if nobody reads it and shows any text."""
+"""Output to stdout and stderr that survives a closed pipe, a full disk and unencodable text."""
 
 import io
 import os
@@ -8,7 +8,7 @@ _OUTPUT, _ERRORS = 1, 2  # file descriptors
 
 
 class _Stream(io.FileIO):
-    """An output that drops what it is given once it cannot be written, instead of failing."""
+    """An output that drops data instead of failing once it cannot be written."""
 
     def __init__(self, descriptor: int, notice: str) -> None:
         """Takes a file descriptor, and what to say on stderr when it begins to drop."""
@@ -28,10 +28,10 @@ class _Stream(io.FileIO):
 
 
 def protect(notice: str = "") -> None:
-    r"""Makes stdout and stderr go on where they cannot be written, or cannot show a character.
+    r"""Makes stdout and stderr drop what they cannot write, and escape characters they cannot show.
 
-    A reader that has ended, as `head` does, or a full disk ends no run: what cannot be written is
-    dropped. What the encoding of a terminal lacks is shown as \xNN or \uNNNN.
+    So neither a reader that has ended, as `head` does, nor a full disk ends a run. Characters that
+    the encoding of a terminal lacks are shown as \xNN or \uNNNN.
 
     Args:
       notice: line on stderr when stdout begins to drop, with "{reason}" in it; "": none.
@@ -57,7 +57,7 @@ def protect(notice: str = "") -> None:
 
 
 def _discard(descriptor: int) -> None:
-    """Sends what is written to a file descriptor nowhere."""
+    """Redirects a file descriptor to the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)

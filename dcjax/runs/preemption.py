@@ -1,12 +1,11 @@
-"""Ends a run when it is asked to, with nothing lost.
+"""Stops a run on SIGTERM, SIGINT or SIGHUP without losing progress.
 
-The training loop says which of two things a notice (SIGTERM, SIGINT or SIGHUP) is. While steps are
-trained or a checkpoint is saved it is deferred: a request, which the loop looks for after every
-step. Where the run reads, embeds, clusters, divides or evaluates, which may take hours and changes
-nothing that a checkpoint holds, it raises `Stopped` in the main thread, wherever that is. The loop
-then saves what is there: the finished epoch, whose evaluation and division are made when the run
-goes on. Python calls a handler between its own instructions, and so a compilation or a computation
-on the devices that the main thread waits for is finished first.
+The training loop chooses how a signal is handled. While it trains steps or saves a checkpoint, the
+signal is deferred: it becomes a request that the loop checks after every step. While it reads,
+embeds, clusters or evaluates, which may take hours and changes nothing that a checkpoint holds, the
+signal raises `Stopped` in the main thread. The loop then saves the finished epoch; its evaluation
+and division are repeated when the run continues. Python calls signal handlers between its own
+instructions, so a compilation or a computation that the main thread waits for is finished first.
 """
 
 import itertools
@@ -17,41 +16,41 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-# JAX stops all processes at one more than the largest number that any has asked for. It counts from
-# 0, and so the numbers of a run that goes on cannot be its steps'.
-_ASKED = itertools.count(1)
+# Numbers of the sync points: JAX stops all processes at the largest number that any has reached
+# plus one. It counts from 0, so the steps of a continued run cannot be these numbers.
+_SYNC_POINTS = itertools.count(1)
 
 
 class Stopped(BaseException):
-    """The run is asked to stop; no error, so that nothing on the way takes it for one."""
+    """The run is asked to stop. Not an Exception, so that no handler of errors catches it."""
 
 
 class StopRequest:
-    """Turns SIGTERM, SIGHUP and Ctrl-C into a request that the loop sees, or into `Stopped`.
+    """Turns SIGTERM, SIGHUP and Ctrl-C into a request that the loop checks, or into `Stopped`.
 
-    Schedulers repeat SIGTERM: from the second on it is ignored, so that the run can save. Ctrl-C
-    acts at once when there is a request already. A signal that is ignored when this starts to
-    listen, as SIGHUP is under nohup, stays ignored.
+    Further SIGTERMs, which schedulers send, are ignored, so that the run can save. Ctrl-C after a
+    request interrupts at once. A signal that is ignored before, as SIGHUP is under nohup, stays
+    ignored.
 
-    Of several processes that `jax.distributed` has joined, one that gets SIGTERM or SIGHUP is
-    enough: JAX, which listens to SIGTERM there, makes all of them stop after the same step. None
-    can leave an evaluation or a division alone, so nothing is raised; Ctrl-C is left as it is.
+    In a run of several processes, SIGTERM or SIGHUP to one of them makes JAX stop all after the
+    same step. There, nothing is raised, since no process can leave an evaluation or a division
+    alone, and Ctrl-C is not handled.
 
     Attributes:
       requested: name of the signal, "" as long as there is no request.
     """
 
     def __init__(self) -> None:
-        """Starts without a request, and defers one that comes."""
+        """Starts without a request, deferring signals."""
         self.requested = ""
         self._raises = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        """Listens from here on; in a thread that Python calls no handlers in, to nothing."""
+        """Installs the handlers; none outside the main thread, where Python calls no handlers."""
         jax = sys.modules.get("jax")  # a sweep, which computes nothing itself, has not loaded it
-        joined = jax is not None and jax.distributed.is_initialized()
-        self._several = jax is not None and joined and jax.process_count() > 1
+        is_distributed = jax is not None and jax.distributed.is_initialized()
+        self._several = jax is not None and is_distributed and jax.process_count() > 1
         handlers: dict[signal.Signals, Callable[[int, types.FrameType | None], None]]
         handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._request)
         if self._several:
@@ -65,21 +64,21 @@ class StopRequest:
         return self
 
     def allow(self) -> None:
-        """Lets a notice raise `Stopped` from here on, and one that is there at once."""
+        """Lets signals raise `Stopped` from now on; raises it at once if there is a request."""
         self._raises = not self._several
         if self.requested and self._raises:
             raise Stopped
 
     def defer(self) -> None:
-        """Lets no notice raise anything from here on."""
+        """Defers signals from now on."""
         self._raises = False
 
     def asks_to_stop(self) -> bool:
-        """Returns whether the run has to stop now; all processes ask at the same places."""
+        """Returns whether the run has to stop now; all processes call this at the same places."""
         if self._several:
             from jax.experimental import multihost_utils
 
-            if multihost_utils.reached_preemption_sync_point(next(_ASKED)):
+            if multihost_utils.reached_preemption_sync_point(next(_SYNC_POINTS)):
                 self.requested = signal.SIGTERM.name
         return bool(self.requested)
 
@@ -92,13 +91,13 @@ class StopRequest:
             raise Stopped
 
     def __exit__(self, *exception: object) -> None:
-        """Stops listening."""
+        """Restores the handlers that were there before."""
         for number, handler in self._before.items():
-            # None stands for one that is not Python's, as JAX's: it cannot be put back.
+            # None stands for a handler that is not Python's, as JAX's, which cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _pass_on(number: int, frame: types.FrameType | None) -> None:
-    """Makes SIGTERM, which JAX listens to, of another signal."""
+    """Raises SIGTERM, which JAX handles, in place of another signal."""
     del number, frame
     signal.raise_signal(signal.SIGTERM)

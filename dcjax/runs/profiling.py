@@ -1,4 +1,4 @@
-"""How busy the devices are: a trace of some steps, and the share of it in which they idle."""
+"""Traces some training steps, and computes the share of time in which the devices idle."""
 
 import collections
 import gzip
@@ -35,9 +35,9 @@ class Profile:
 
     @classmethod
     def of_run(cls, workdir: str, *, is_wanted: bool) -> Self:
-        """Returns the profile of a run, which the first process makes if it is wanted."""
-        is_made = is_wanted and processes.is_first()
-        return cls(workdirs.on_disk(workdir) / "profile" if is_made else None)
+        """Returns the profile of a run; only process 0 makes a trace, and only if it is wanted."""
+        traces = is_wanted and processes.is_first()
+        return cls(workdirs.on_disk(workdir) / "profile" if traces else None)
 
     def step(self, output: Any) -> None:
         """Counts a step that has been dispatched, and starts or ends the trace.
@@ -66,9 +66,9 @@ class Profile:
             self._tracing = False
 
     def idle_share(self) -> float | None:
-        """Returns the share of the traced time in which a device ran nothing, their mean.
+        """Returns the share of the traced time in which a device is idle, averaged over devices.
 
-        None if the trace names nothing that is known to be a device's work.
+        None if the trace has no event that is known to be work of a device.
         """
         # The profiler writes each trace twice. jax.profiler.ProfileData, which reads the other
         # form, ends the process with some releases of jaxlib.
@@ -97,7 +97,7 @@ def idle_share(intervals: Sequence[Interval]) -> float:
 
 
 def _executions(events: Sequence[Mapping[str, Any]]) -> dict[Any, list[Interval]]:
-    """Returns when each device ran something.
+    """Returns the intervals in which each device ran something.
 
     Args:
       events: of a trace in the format of Chrome's trace viewer, where a device is a process whose
@@ -108,7 +108,7 @@ def _executions(events: Sequence[Mapping[str, Any]]) -> dict[Any, list[Interval]
         for event in events
         if event.get("ph") == "M" and event["name"] in ("process_name", "thread_name")
     }
-    found = collections.defaultdict(list)
+    intervals = collections.defaultdict(list)
     for event in events:
         if event.get("ph") != "X":  # it has no duration
             continue
@@ -117,7 +117,7 @@ def _executions(events: Sequence[Mapping[str, Any]]) -> dict[Any, list[Interval]
         interval = event["ts"], event["ts"] + event.get("dur", 0.0)
         if process.startswith("/device:"):
             if thread.startswith(_KERNEL_THREADS):
-                found[process].append(interval)
+                intervals[process].append(interval)
         elif event["name"].startswith(_CPU_EXECUTION):
-            found[event.get("args", {}).get("device_ordinal", "0")].append(interval)
-    return found
+            intervals[event.get("args", {}).get("device_ordinal", "0")].append(interval)
+    return intervals

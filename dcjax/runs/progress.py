@@ -13,7 +13,7 @@ from dcjax.runs.curves import Scalars
 Scores = dict[str, float]
 
 
-def not_finite(what: str) -> str:
+def divergence_message(what: str) -> str:
     """Returns the message of a run that has diverged."""
     return (
         f"{what} is not finite; the run stops, and its last checkpoint is kept. Lower "
@@ -23,10 +23,10 @@ def not_finite(what: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is: what it does next, and what it has reached.
+    """Training progress: epoch, step and best scores.
 
     Attributes:
-      epoch: finished epochs, and so the next one, counted from 0.
+      epoch: number of finished epochs, and so of the next one, counted from 0.
       epoch_step: steps of that next epoch that are done.
       scores: of the last evaluation.
       best_epoch: finished epochs when the score `eval.best_by` was highest.
@@ -45,10 +45,10 @@ class Progress:
         """Returns the progress when all steps of the next epoch are done."""
         return dataclasses.replace(self, epoch=self.epoch + 1, epoch_step=0)
 
-    def evaluated(self, scores: Scores, best_by: str) -> "Progress":
+    def with_scores(self, scores: Scores, best_by: str) -> "Progress":
         """Returns the progress after an evaluation at the end of an epoch."""
         new = dataclasses.replace(self, scores=scores)
-        # The later one of equals, as the checkpoints keep it.
+        # Of equal scores the later one, as the checkpoints keep it.
         if scores[best_by] >= self.best_scores.get(best_by, -math.inf):
             new = dataclasses.replace(new, best_epoch=self.epoch, best_scores=scores)
         return new
@@ -63,37 +63,37 @@ class StepLog:
         """Starts a log.
 
         Args:
-          scalars: get the mean of every so many steps.
-          every_steps: how many.
-          done: steps of the epoch that an earlier start of the run has done.
+          scalars: the curves, which get means over `every_steps` steps.
+          every_steps: steps of a point.
+          done: steps of the epoch that were trained before the run was continued.
           advance: called with the loss of each step.
         """
         self._scalars = scalars
         self._every_steps = every_steps
         self._advance = advance
-        self._waiting: tuple[int, dict[str, jax.Array]] | None = None
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._rows: list[dict[str, float]] = []
         self.losses: list[float] = []
         self.done = done
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a step that may still run, and reads those of the one before."""
+        """Takes the metrics of a step that may still run, and reads those of the step before."""
         self.read()
-        self._waiting = (step, metrics)
+        self._pending = (step, metrics)
         self.done += 1
 
     def read(self) -> None:
-        """Reads what waits.
+        """Reads the pending metrics.
 
         Raises:
           DivergedError: if its loss is not finite.
         """
-        if self._waiting is None:
+        if self._pending is None:
             return
-        (step, metrics), self._waiting = self._waiting, None
+        (step, metrics), self._pending = self._pending, None
         row = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not math.isfinite(row["loss"]):
-            raise DivergedError(not_finite(f"The loss of step {step}, {row['loss']},"))
+            raise DivergedError(divergence_message(f"The loss of step {step}, {row['loss']},"))
         self.losses.append(row["loss"])
         self._advance(row["loss"])
         self._rows.append(row)
@@ -101,8 +101,8 @@ class StepLog:
             self._write(step)
 
     def finish(self) -> None:
-        """Reads the last metrics, and writes the mean of the steps that no point holds yet."""
-        step = self._waiting[0] if self._waiting else 0
+        """Reads the last metrics, and writes the mean of the steps since the last point."""
+        step = self._pending[0] if self._pending else 0
         self.read()
         if self._rows:
             self._write(step)

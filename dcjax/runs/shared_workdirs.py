@@ -1,4 +1,4 @@
-"""A run's folder among processes: one run at a time, and all processes of it see the same files."""
+"""Checks that a folder has one run at a time, and that all processes of a run see its files."""
 
 import contextlib
 import errno
@@ -18,8 +18,8 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
 @contextlib.contextmanager
-def locked(workdir: str) -> Iterator[None]:
-    """Keeps other runs out of a folder, which is made if needed, while the block runs.
+def lock(workdir: str) -> Iterator[None]:
+    """Locks a folder, which is made if needed, against other runs while the block runs.
 
     All processes of a run have to call this; process 0 holds the lock, and the system releases it
     when that process ends. A bucket has no locks: its folder is locked on this machine alone.
@@ -29,10 +29,10 @@ def locked(workdir: str) -> Iterator[None]:
       FileError: on all processes, if another run holds the folder, or nothing can be written there.
     """
     workdirs.absolute(workdir, saving=True)
-    lock, error = None, ""
+    descriptor, error = None, ""
     if processes.is_first():
         try:
-            lock = _lock(workdir)
+            descriptor = _lock(workdir)
         except FileError as refusal:
             error = str(refusal)
     if error := processes.first_message(error):
@@ -40,16 +40,16 @@ def locked(workdir: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if lock is not None:
-            locks.release(lock)
+        if descriptor is not None:
+            locks.release(descriptor)
 
 
 def _lock(workdir: str) -> int | None:
-    """Returns the lock of a folder; None where it can have none, which is said."""
+    """Returns the lock of a folder; None, with a warning, if it cannot be locked."""
     folder = workdirs.on_disk(workdir)
     workdirs.create(epath.Path(folder))
     try:
-        lock = locks.hold(folder)
+        descriptor = locks.hold(folder)
     except locks.HeldError as holder:
         raise FileError(
             f"A run is under way in --workdir={workdir}, held by {holder}; wait until it ends, "
@@ -64,7 +64,7 @@ def _lock(workdir: str) -> int | None:
         return None
     if workdirs.is_in_bucket(workdir):
         _warn(f"{workdir} is locked on this machine alone; start no run in it on another")
-    return lock
+    return descriptor
 
 
 def _warn(text: str) -> None:
@@ -73,9 +73,9 @@ def _warn(text: str) -> None:
 
 
 def check_shared(workdir: str) -> None:
-    """Checks that a file which process 0 writes into a folder is seen by all processes.
+    """Checks that all processes see a file that process 0 writes into a folder.
 
-    All of them have to call it, and all come to the same result.
+    All of them have to call it, and all get the same result.
 
     Raises:
       InputError: naming the processes that do not see it.

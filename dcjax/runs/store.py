@@ -1,4 +1,4 @@
-"""Orbax's manager of a run's checkpoints, and what disks and kills do to them."""
+"""Checkpoints on disk: Orbax's manager, with checksums and recovery from kills and full disks."""
 
 import contextlib
 import functools
@@ -24,24 +24,25 @@ _SECONDS = 600  # until a save has failed: so long processes wait for one that c
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, which leaves it to the training loop to ask for a preemption notice.
+    """Orbax's manager, which leaves checks for preemption to the training loop.
 
-    It would ask when a save is done, with the step of that, on one process: JAX, which makes all
-    processes stop after one step more than any has asked for, would wait for a step long past.
+    Orbax would check on one process when a save is done, with the step of that save. JAX, which
+    synchronises all processes at a later step than any has checked, would wait for a step long
+    past.
     """
 
     def reached_preemption(self, step: int) -> bool:
-        """Returns that it does not know of one."""
+        """Returns False: the training loop checks."""
         del step
         return False
 
 
 class Store:
-    """Checkpoints by number: each is complete and as it was saved, or not there, or refused.
+    """Checkpoints by number. What is read is complete and as it was saved, or an error is raised.
 
-    None takes the place of another: each has a higher number than those before. Nothing is deleted
-    but what its name marks for it: checkpoints that are no longer kept are first moved, each in one
-    step, to a folder `being-deleted`. What is damaged stays.
+    No checkpoint overwrites another: each has a higher number than those before. Checkpoints that
+    are no longer kept are first moved, each in one step, to a folder `being-deleted`; only this is
+    ever deleted. Damaged checkpoints stay.
 
     Where several processes train, all of them call every method, at the same steps.
 
@@ -57,7 +58,7 @@ class Store:
         read_only: bool,
         **options: Any,
     ) -> None:
-        """Opens a folder; removes what a killed run left in it, unless `read_only`.
+        """Opens a folder; unless `read_only`, removes what a killed run left in it.
 
         Args:
           path: of a folder that is there.
@@ -98,7 +99,7 @@ class Store:
             _ignore_closed_loops()
 
     def save(self, number: int, items: ocp.args.Composite, scores: dict[str, float] | None) -> str:
-        """Starts to write a checkpoint, when nothing is under way.
+        """Starts to write a checkpoint; no other one may be under way.
 
         Args:
           number: higher than those of all that are there.
@@ -106,14 +107,14 @@ class Store:
           scores: of an evaluation of just that.
 
         Returns:
-          Why that was not possible, "" if it was. Of many processes each returns it, those that
-          could have written after they have waited for the others for ten minutes.
+          Why it could not be written, "" if it could. Of many processes all return it; those that
+          could write do so after waiting for the others for ten minutes.
         """
         self._saving, self._failure = number, ""
         try:
-            if error := processes.first_message(self._occupied(number)):
+            if error := processes.first_message(self._conflict(number)):
                 raise FileExistsError(error)
-            # By force, so that no rule of Orbax drops it in silence.
+            # By force, so that Orbax does not skip it.
             self.manager.save(number, args=items, metrics=scores, force=True)
         except Exception as error:  # whatever Orbax has met
             return self._fail(error)
@@ -136,7 +137,7 @@ class Store:
         logging.getLogger("absl").removeFilter(self._is_not_of_orbax)
 
     def _is_not_of_orbax(self, record: logging.LogRecord) -> bool:
-        return machine.is_not_of_orbax(record)  # a method is this store's alone
+        return machine.is_not_of_orbax(record)  # as a method, a filter of this store alone
 
     @property
     def failure(self) -> str:
@@ -150,20 +151,20 @@ class Store:
           InputError: if they are not as they were saved, or cannot be read.
         """
         self._check([number], items, self.manager.all_steps())
-        error, found, cause = "", None, None
+        error, items_read, cause = "", None, None
         try:
-            found = self.manager.restore(number, args=ocp.args.Composite(**items))
+            items_read = self.manager.restore(number, args=ocp.args.Composite(**items))
         except Exception as raised:  # whatever Orbax says of what it cannot read
             cause = raised
-            error = self._unreadable(self._path / str(number), " ".join(str(raised).split())[:200])
+            error = self._read_error(self._path / str(number), " ".join(str(raised).split())[:200])
         if error := processes.first_message(error):
             raise InputError(error) from cause
-        return found
+        return items_read
 
     def _verify(self) -> None:
-        """Reads back what a checkpoint holds, and adds the checksums, just before it is visible.
+        """Reads back the metadata of a checkpoint and writes its checksums, before it is visible.
 
-        On process 0 only, in Orbax's thread: an error here is one of the save.
+        Orbax calls it on process 0, in its thread; an error here is one of the save.
         """
         unfinished = self._path / f"{self._saving}{_UNFINISHED}"
         # In a bucket, which cannot rename, a file that is written last makes it visible.
@@ -173,14 +174,14 @@ class Store:
                 handler.metadata(folder / name)
         checksums.write(folder)
 
-    def _occupied(self, number: int) -> str:
-        """Returns why a number cannot be saved: Orbax would delete what has its name."""
+    def _conflict(self, number: int) -> str:
+        """Returns why a number cannot be saved: Orbax would delete a folder of that name."""
         if (self._path / str(number)).exists():
             return "a folder of that name is there, which is none of this run; move it away"
         return ""
 
     def _fail(self, error: Exception) -> str:
-        """Removes what a failed save left, looks anew at what is there, and says why it failed."""
+        """Removes what a failed save left, and returns why it failed."""
         if processes.is_first():
             with contextlib.suppress(OSError):
                 (self._path / f"{self._saving}{_UNFINISHED}").rmtree(missing_ok=True)
@@ -198,13 +199,13 @@ class Store:
         for number in checked:
             folder = self._path / str(number)
             damage = self._damage(folder, list(items))
-            # One that a run under way has removed meanwhile is not damaged.
+            # A checkpoint that a run has removed in the meantime is not damaged.
             if damage and not error and folder.exists():
                 error = f"Checkpoint {folder} is damaged: {damage}; {self._remedy(number, numbers)}"
         if error := processes.first_message(error):
             raise InputError(error)
 
-    def _unreadable(self, folder: epath.Path, reason: str) -> str:
+    def _read_error(self, folder: epath.Path, reason: str) -> str:
         if not folder.exists():
             return f"Checkpoint {folder} has been removed, as by a run under way; start again."
         return (
@@ -240,7 +241,7 @@ def _numbers(path: epath.Path, suffix: str = "") -> list[int]:
 
 
 def _put_back(path: epath.Path) -> None:
-    """Gives the last checkpoint its name again, if a kill of an earlier version left it aside."""
+    """Restores the last checkpoint's name, if an earlier version was killed after moving it."""
     aside = max(_numbers(path, _REPLACED), default=-1)
     if aside > max(_numbers(path), default=-1):
         (path / f"{aside}{_REPLACED}").rename(path / str(aside))
@@ -260,16 +261,16 @@ def _reason(error: BaseException) -> str:
         return f"it was not written by all processes within {_SECONDS} s"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    # The first error counts: that others waited for this process in vain came of it.
+    # The first error of the chain is the cause; the others are of processes that waited for this.
     return _reason(error.__context__) if error.__context__ else text[:200]
 
 
 @functools.cache
 def _ignore_closed_loops() -> None:
-    """Keeps quiet, from now on, what TensorStore's threads report to a loop that Orbax has closed.
+    """Silences TensorStore's threads that report to an event loop which Orbax has closed.
 
-    Orbax closes it when the first array of a save has failed, and raises why; the threads of all
-    the others would each print a traceback.
+    Orbax closes it and raises an error when the first array of a save has failed; the threads of
+    all other arrays would each print a traceback.
     """
     before = sys.unraisablehook
 

@@ -10,9 +10,9 @@ from dcjax.core import naming
 from dcjax.core.errors import FileError, SettingError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
-# What TensorStore and Orbax, which write checkpoints, read as something else in a path.
+# Parts of a path that TensorStore and Orbax, which write checkpoints, misinterpret.
 _UNREADABLE = ("\\", "gs:/")
-_PATTERN = ("*", "?", "[")  # Orbax looks for what it has written by an unescaped pattern
+_PATTERN = ("*", "?", "[")  # Orbax uses the path as a pattern, unescaped
 _LONGEST = 400  # bytes of the names that a run adds to its folder, rounded up
 
 
@@ -31,12 +31,12 @@ def as_path(workdir: str) -> epath.Path:
 
 
 def is_in_bucket(workdir: str) -> bool:
-    """Returns whether a folder is none of this machine's disks."""
+    """Returns whether a folder is in a bucket, not on a disk."""
     return workdir.startswith("gs://")
 
 
 def check(workdir: str, *, saving: bool = False) -> None:
-    """Checks that a folder is there or can be made, before a run takes time; makes nothing.
+    """Checks that a folder exists or can be created; creates nothing.
 
     Args:
       workdir: the folder.
@@ -80,7 +80,9 @@ def locate(path: str) -> tuple[epath.Path, int | None]:
     """
     folder = absolute(path)
     is_number = folder.parent.name == "checkpoints" and re.fullmatch("[0-9]+", folder.name)
-    if not is_number or (folder / "checkpoints").is_dir():  # a run in a folder named like those
+    if (
+        not is_number or (folder / "checkpoints").is_dir()
+    ):  # a workdir that is named like a checkpoint
         return folder, None
     return folder.parent.parent, int(folder.name)
 
@@ -125,7 +127,7 @@ def create(path: epath.Path) -> None:
 
 
 def write(path: epath.Path, text: str) -> None:
-    """Writes a file at once: a kill or a full disk leaves what was there before.
+    """Writes a file atomically: after a kill or on a full disk, the old content is still there.
 
     Raises:
       FileError: if it cannot be written.

@@ -229,7 +229,7 @@ def test_a_second_run_in_a_workdir_is_refused_before_it_writes(finished: Any) ->
     config, workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     with (
-        shared_workdirs.locked(str(workdir)),
+        shared_workdirs.lock(str(workdir)),
         pytest.raises(OSError, match=rf"{workdir}, held by process {os.getpid()} on "),
     ):
         train(config, str(workdir))

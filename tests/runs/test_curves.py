@@ -99,18 +99,18 @@ def test_what_is_not_finite_is_valid_json(tmp_path: Path) -> None:
 
 def test_lines_are_printed_as_they_are_and_never_wrapped(capsys) -> None:
     text = "workdir   /data/[old] [/bold] " + 60 * "long "
-    Console().line(text)
+    Console().print_line(text)
     assert capsys.readouterr().out == text + "\n"
 
 
 @pytest.mark.parametrize("text", [":100: clusters", r"C:\runs\[1]"])
 def test_nothing_in_a_line_is_markup(text: str, capsys) -> None:
-    Console().line(text)
+    Console().print_line(text)
     assert capsys.readouterr().out == text + "\n"
 
 
 def test_a_table_aligns_its_numbers_and_leaves_gaps_where_there_is_no_score(capsys) -> None:
-    Console().table("Scores", {"epoch 1": SCORES, "[best] epoch": {"nmi": 0.5}})
+    Console().print_scores("Scores", {"epoch 1": SCORES, "[best] epoch": {"nmi": 0.5}})
     lines = capsys.readouterr().out.splitlines()
     heading = next(line for line in lines if "R@1" in line)
     assert heading.split() == ["Scores", "R@1", "MAP@R", "mARP", "NMI"]
@@ -124,7 +124,7 @@ def test_a_table_aligns_its_numbers_and_leaves_gaps_where_there_is_no_score(caps
 
 def test_a_file_gets_every_number_beside_a_long_label(capsys) -> None:
     label = "best epoch (120), chosen on these classes"
-    Console().table("Scores", {label: MANY})
+    Console().print_scores("Scores", {label: MANY})
     words = capsys.readouterr().out.split()
     assert {f"{score:.4f}" for score in MANY.values()} <= set(words)
     assert set(label.split()) <= set(words)
@@ -133,7 +133,7 @@ def test_a_file_gets_every_number_beside_a_long_label(capsys) -> None:
 
 @pytest.mark.usefixtures("terminal")
 def test_a_terminal_of_80_columns_shows_every_number(capsys) -> None:
-    Console().table("Scores", {"epoch 3": MANY})
+    Console().print_scores("Scores", {"epoch 3": MANY})
     out = capsys.readouterr().out
     assert "…" not in out
     assert "epoch 3" in out

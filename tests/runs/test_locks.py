@@ -26,22 +26,22 @@ time.sleep(600)
 
 def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
     workdir = tmp_path / "runs" / "one"
-    with shared_workdirs.locked(str(workdir)):
+    with shared_workdirs.lock(str(workdir)):
         (tmp_path / "link").symlink_to(workdir)
         for path in (workdir, tmp_path / "link", tmp_path / "runs" / ".." / "link" / ".." / "one"):
             with (
                 pytest.raises(OSError, match="A run is under way in --workdir=") as refusal,
-                shared_workdirs.locked(str(path)),
+                shared_workdirs.lock(str(path)),
             ):
                 pass
             told = str(refusal.value)
             assert f"{path}, held by process {os.getpid()} on {socket.gethostname()}" in told
             assert "take another --workdir" in told
         assert locks.is_held(workdir)
-        with shared_workdirs.locked(str(tmp_path / "runs" / "other")):
+        with shared_workdirs.lock(str(tmp_path / "runs" / "other")):
             pass
     assert not locks.is_held(workdir)
-    with shared_workdirs.locked(str(workdir)):
+    with shared_workdirs.lock(str(workdir)):
         pass
 
 
@@ -65,14 +65,14 @@ def test_a_folder_in_a_bucket_is_locked_on_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with shared_workdirs.locked("gs://bucket/one"):
+    with shared_workdirs.lock("gs://bucket/one"):
         assert "gs://bucket/one is locked on this machine alone" in capsys.readouterr().out
         with (
             pytest.raises(OSError, match="held by process"),
-            shared_workdirs.locked("gs://bucket/one"),
+            shared_workdirs.lock("gs://bucket/one"),
         ):
             pass
-        with shared_workdirs.locked("gs://other/one"):  # whose curves lie elsewhere, too
+        with shared_workdirs.lock("gs://other/one"):  # whose curves lie elsewhere, too
             pass
 
 
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_locked_is_said_and_used(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # as some network file systems do
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with shared_workdirs.locked(str(tmp_path)):
+    with shared_workdirs.lock(str(tmp_path)):
         pass
     assert f"warning   {tmp_path} cannot be locked (No locks available)" in capsys.readouterr().out
 
@@ -94,7 +94,7 @@ def test_a_pipe_in_place_of_a_lock_or_log_blocks_nobody(tmp_path: Path) -> None:
     assert not locks.is_held(tmp_path)
     with (
         pytest.raises(FileError, match=r"run.lock is a named pipe \(FIFO\)"),
-        shared_workdirs.locked(str(tmp_path)),
+        shared_workdirs.lock(str(tmp_path)),
     ):
         pass
     told = error_log.append(tmp_path, "Traceback", ["launch.py"], version="1")

@@ -15,7 +15,7 @@ from dcjax.core.console import Console
 output.protect("no output: {reason}")
 for i in range(20_000):
     print("line", i)
-Console().table("ä", {"row": {"map_at_r": 0.5}})
+Console().print_scores("ä", {"row": {"map_at_r": 0.5}})
 open(sys.argv[1], "w").write("went on")
 """
 
@@ -54,7 +54,7 @@ def test_output_that_cannot_be_written_is_dropped(
 def test_what_an_encoding_lacks_is_shown_by_its_number(encoding: str) -> None:
     code = (
         "from dcjax.runs import output; from dcjax.core.console import Console; output.protect();"
-        "Console().line('ä ± \\udcff 鳥'); Console().table('鳥', {'ä': {'nmi': 0.5}})"
+        "Console().print_line('ä ± \\udcff 鳥'); Console().print_scores('鳥', {'ä': {'nmi': 0.5}})"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code],

@@ -71,7 +71,7 @@ for folders in {folders!r}:
     except ValueError as error:
         print(error)
 try:
-    with shared_workdirs.locked({held!r}):
+    with shared_workdirs.lock({held!r}):
         print("locked")
 except OSError as error:
     print(error)
@@ -136,7 +136,7 @@ def test_a_disk_of_each_host_and_a_folder_with_a_run_are_refused_by_all(tmp_path
     (tmp_path / "file").write_text("")
     shared, others, impossible = ["one", "one"], ["one", "other"], ["file", "file"]
     folders = [[str(tmp_path / name) for name in names] for names in (shared, others, impossible)]
-    with shared_workdirs.locked(held := str(tmp_path / "held")):
+    with shared_workdirs.lock(held := str(tmp_path / "held")):
         program = _CHECK.format(folders=folders, held=held)
         told = [text.splitlines() for text in many_processes.run(program)]
     for number, (first, second, third, fourth) in enumerate(told):

@@ -196,7 +196,7 @@ def _get(data: PublishedDataset, root: str, source: str, download: bool) -> None
     published, folder = _required_archives(data, root, source)
     if source == "tfds":
         _require_packages(data)
-    say = Console().line
+    say = Console().print_line
     paths = [downloads.fetch(archive, folder, say=say) for archive in published if download]
     if source == "tfds":
         from dcjax.data.datasets import prepared
