@@ -1,4 +1,4 @@
-"""All that reads the config: the parts of an experiment, their checks, and what a run reports.
+"""Everything that reads the config: the parts of an experiment, their checks, and reports.
 
 Imports every package but modes.
 """

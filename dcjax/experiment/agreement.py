@@ -17,7 +17,7 @@ def check_images(splits: datasets.Splits) -> dict[str, dict[str, int]]:
     """Checks that all processes have the same lists of images; returns their fingerprints.
 
     Raises:
-      InputError: on all of them, if they have not.
+      InputError: on all processes, if they differ.
     """
     fingerprints = same_run.fingerprints(splits)
     for name in same_run.SETS:
@@ -29,7 +29,7 @@ def check_settings(settings: dict[str, Any] | None) -> None:
     """Checks that all processes have the same settings, if any.
 
     Raises:
-      InputError: on all of them, if they have not; names the settings.
+      InputError: on all processes, if they differ; names the settings.
     """
     if jax.process_count() == 1:
         return
@@ -37,8 +37,8 @@ def check_settings(settings: dict[str, Any] | None) -> None:
     processes.check_same("names of settings", _checksum(list(settings)))
     if not settings:
         return
-    of_each = np.array(list(map(_checksum, settings.values())), np.uint32)
-    received = processes.all_gather(of_each)
+    checksums = np.array(list(map(_checksum, settings.values())), np.uint32)
+    received = processes.all_gather(checksums)
     is_same = np.all(received == received[0], axis=0)
     if differing := [name for name, same in zip(settings, is_same, strict=True) if not same]:
         raise InputError(
@@ -51,7 +51,7 @@ def check_arrays(what: str, tree: Any) -> None:
     """Checks that all processes have the same arrays.
 
     Raises:
-      InputError: on all of them, if they have not.
+      InputError: on all processes, if they differ.
     """
     if jax.process_count() == 1:
         return

@@ -29,9 +29,9 @@ Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statis
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """The network of an experiment, and how it embeds images and is scored.
+    """The network of an experiment, with its embeddings and scores.
 
-    Each part of it is made when it is first used.
+    Each part is created when it is first used.
 
     Attributes:
       config: the experiment, see configs/default.py.
@@ -53,7 +53,7 @@ class Network:
 
     @functools.cached_property
     def abstract_variables(self) -> dict[str, Any]:
-        """The model's variables as shapes and types; none is drawn or compiled."""
+        """The model's variables as shapes and types; nothing is drawn or compiled."""
         size = self.config.dataset.crop
         images = jnp.zeros((1, size, size, 3), jnp.uint8)
         return jax.eval_shape(self.model.init, self._initialization_key(), images)
@@ -146,14 +146,14 @@ class Network:
     def _score(
         self, embeddings: list[jax.Array], readers: Sequence[pipeline.Reader], *, with_nmi: bool
     ) -> dict[str, float]:
-        evaluated = self.config.eval
+        settings = self.config.eval
         return evaluation.evaluate(
             embeddings,
             [reader.images.labels for reader in readers],
-            ks=evaluated.ks,
-            nmi_runs=evaluated.nmi_runs if with_nmi else 0,
-            gallery_draws=evaluated.gallery_draws if evaluated.protocol == "gallery" else 0,
-            kmeans=evaluated.kmeans,
+            ks=settings.ks,
+            nmi_runs=settings.nmi_runs if with_nmi else 0,
+            gallery_draws=settings.gallery_draws if settings.protocol == "gallery" else 0,
+            kmeans=settings.kmeans,
         )
 
     def _initialization_key(self) -> jax.Array:
@@ -220,7 +220,7 @@ class Experiment(Network):
 
     @property
     def replicated(self) -> NamedSharding:
-        """The sharding of what every device holds."""
+        """The sharding of replicated arrays."""
         return devices.replicated(self.mesh)
 
     @property
@@ -248,7 +248,7 @@ class Experiment(Network):
     def train_reader(self) -> pipeline.Reader:
         """The reader of the training images.
 
-        Of training batches each process reads what its own devices of the mesh hold.
+        Of a training batch, each process reads the part of its own devices.
         """
         return self._readers[0]
 
@@ -261,7 +261,7 @@ class Experiment(Network):
         """Loads published weights of the backbone; None if training starts from random ones.
 
         Args:
-          say: gets a line about each choice that is made, see `pretrained.load`.
+          say: called with a line for each choice, see `pretrained.load`.
         """
         name = self.config.model.pretrained
         if not name:
@@ -276,7 +276,7 @@ class Experiment(Network):
             )
 
     def create_state(self, weights: Weights | None) -> state.TrainState:
-        """Draws the first state, with these weights of the backbone if there are any."""
+        """Draws the initial state, with these weights of the backbone if given."""
         return jax.jit(self._draw_state, out_shardings=self._state_shardings())(weights)
 
     @functools.cached_property

@@ -17,7 +17,7 @@ _SCORES = ("map_at_r", "marp_paper", "r_precision")
 
 
 def check_evaluation(config: ConfigDict) -> None:
-    """Checks, without data, every setting by itself, and together those of an evaluation.
+    """Checks, without data, each setting, and combinations that an evaluation uses.
 
     Raises:
       SettingError: naming the setting, its value and what is allowed.
@@ -36,17 +36,17 @@ def check_evaluation(config: ConfigDict) -> None:
 
 
 def check_training(config: ConfigDict) -> Mesh:
-    """Checks, without data, every setting by itself and together with others.
+    """Checks, without data, each setting and all combinations of settings.
 
     Returns:
-      The mesh of devices that the settings lay out.
+      The device mesh.
 
     Raises:
       SettingError: naming the setting, its value and what is allowed.
     """
     check_evaluation(config)
     mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
-    # A model that is loaded runs on any number of devices: there, batches are rounded up.
+    # Not for a model that is loaded, which rounds its batches up for any number of devices.
     devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
     _check_sampling(config.sampling, mesh)
     _check_division(config.division, config.model)
@@ -57,7 +57,7 @@ def check_training(config: ConfigDict) -> Mesh:
         raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
     try:
         build.create_model(config)
-        if plugins.is_custom(config.loss.name):  # which may want the true number of classes
+        if plugins.is_custom(config.loss.name):  # which may need the real number of classes
             plugins.load(config.loss.name, losses.Loss)
         else:
             build.create_loss(config, num_classes=2)
@@ -135,7 +135,7 @@ def _check_cache(dataset: ConfigDict, augment: ConfigDict) -> None:
 
 
 def missing_weights(model: ConfigDict, *, download: bool) -> str:
-    """Returns which published weights a new run lacks and how to get them, "" if it lacks none."""
+    """Returns which published weights a new run lacks and how to get them, "" if none."""
     if plugins.is_custom(model.backbone):
         return ""
     if not model.pretrained:
@@ -155,15 +155,15 @@ def missing_weights(model: ConfigDict, *, download: bool) -> str:
 
 
 def check_present(model: ConfigDict, dataset: ConfigDict) -> None:
-    """Checks that the weights of a new run are at hand or may be downloaded.
+    """Checks that the weights of a new run are there or may be downloaded.
 
     Raises:
-      MissingFileError: if they are not; names the data too if these are missing.
+      MissingFileError: if they are not; also names missing data.
     """
     if not (missing := missing_weights(model, download=dataset.download)):
         return
     offline = dataset.copy_and_resolve_references()
-    offline.download = False  # of gigabytes, for a run that cannot begin
+    offline.download = False  # no gigabytes for a run that cannot begin
     try:
         inputs.load_index(offline)
     except DcjaxError as error:
@@ -172,7 +172,7 @@ def check_present(model: ConfigDict, dataset: ConfigDict) -> None:
 
 
 def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
-    """Checks that there is something to retrieve by the protocol, at every k.
+    """Checks that the protocol has images to retrieve, for every k.
 
     Raises:
       InputError: naming the setting, its value and what is allowed.
@@ -185,18 +185,18 @@ def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
             "eval.protocol=all_vs_all, with which queries search that gallery."
         )
     gallery = splits.query if splits.gallery is None else splits.gallery
-    found, counts = np.unique(gallery.labels, return_counts=True)
-    answered = np.isin(splits.query.labels, found[counts > (splits.gallery is None)])
-    if len(found) < 2 or not answered.any():
+    classes, counts = np.unique(gallery.labels, return_counts=True)
+    is_answerable = np.isin(splits.query.labels, classes[counts > (splits.gallery is None)])
+    if len(classes) < 2 or not is_answerable.any():
         raise InputError(
             "Retrieval is scored on images of two classes or more, with another image of a query's "
-            f"own class to find; got {len(found)} test classes, and {answered.sum()} of "
-            f"{len(answered)} queries have one. Add test images or classes."
+            f"own class to find; got {len(classes)} test classes, and {is_answerable.sum()} of "
+            f"{len(is_answerable)} queries have one. Add test images or classes."
         )
-    searched = len(found) if draws_gallery else len(gallery) - (splits.gallery is None)
-    if max(config.eval.ks) > searched:
+    num_searched = len(classes) if draws_gallery else len(gallery) - (splits.gallery is None)
+    if max(config.eval.ks) > num_searched:
         raise InputError(
-            f"eval.ks must lie in 1 to {searched}, the images that a query searches, got "
+            f"eval.ks must lie in 1 to {num_searched}, the images that a query searches, got "
             f"{tuple(config.eval.ks)}."
         )
 

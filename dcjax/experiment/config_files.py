@@ -1,4 +1,4 @@
-"""Files of settings: those in Python that experiments are written in, and the JSON of a run."""
+"""Reads settings: from Python config files, and from the config.json of a run."""
 
 import glob
 import inspect
@@ -20,7 +20,7 @@ from dcjax.experiment import shipped_configs, versions
 def load(place: str) -> ConfigDict:
     """Returns the settings of a config file.
 
-    What goes wrong within the file is its author's to see, with its place, and passes through.
+    Errors within the file pass through with their traceback.
 
     Args:
       place: FILE, or FILE:ARGUMENT for a get_config that takes an argument.
@@ -106,7 +106,7 @@ def read_saved(path: pathlib.Path) -> ConfigDict:
         if not isinstance(tree, dict):
             raise TypeError(f"it holds a {type(tree).__name__}, not an object")
         config = ConfigDict(versions.parse(tree, str(path)))
-        config.dataset.download = False  # which the command line allows, not the run
+        config.dataset.download = False  # only the command line may allow it
     except InputError as error:  # of a newer version, or one that lacks settings
         raise SettingError(str(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

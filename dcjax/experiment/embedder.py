@@ -39,7 +39,7 @@ class Embedder:
         epoch: int,
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        """Takes trained variables; `load` makes an embedder of a run.
+        """Takes trained variables; `load` creates the embedder of a run.
 
         Args:
           network: of the run.
@@ -69,7 +69,7 @@ class Embedder:
         if not len(array):
             return np.zeros((0, self.config.model.embedding_dim), np.float32)
         image_set = ImageSet(array, np.zeros(len(array), np.int32), ("",))
-        # A few images need no full batch; powers of two, so that few sizes are compiled.
+        # Small batches for few images; powers of two, so that few sizes are compiled.
         needed = 2 ** math.ceil(math.log2(len(array)))
         embeddings = self._network.embed(
             self._network.stream(image_set),
@@ -95,7 +95,7 @@ class Embedder:
             duplicates.check_files(splits.without_train())
         checks.check_query(self.config, splits)
         readers = self._network.open_test(splits)
-        last_epoch = self.config.train.num_epochs - 1  # whose NMI is wanted, even in training
+        last_epoch = self.config.train.num_epochs - 1  # NMI is computed after it by default
         return self._network.score(readers, self._variables, epoch=last_epoch)
 
     def score_pixels(self, splits: Splits) -> dict[str, float]:
@@ -109,7 +109,7 @@ def _as_images(images: Any) -> npt.NDArray[Any]:
     Raises:
       InputError: if they are neither.
     """
-    # One path is no list of them; sets and dicts have no order that a caller knows.
+    # Not a single path, nor sets and dicts, whose order is undefined.
     if isinstance(images, Path | Set | Mapping) or not isinstance(images, Iterable):
         raise InputError(f"{_REQUIRED}, got {images!r:.80}.")
     items = images if hasattr(images, "__array__") else list(images)
@@ -128,19 +128,19 @@ def _as_images(images: Any) -> npt.NDArray[Any]:
 def load(
     path: str, config: ConfigDict | None = None, *, trust_custom_code: bool = False
 ) -> Embedder:
-    """Restores the model of a run, which may be somebody else's: nothing in it is run.
+    """Restores the model of a run, which may be somebody else's: no code in it is run.
 
-    What belongs to the process stays as it is: its environment, logs, signals, and the settings of
-    libraries. TensorFlow, which reads images, sees all devices: where it has GPUs, a program that
-    wants them for JAX hides them by `tf.config.set_visible_devices([], "GPU")`.
+    It changes no state of the process: environment, logs, signals, and settings of libraries stay.
+    TensorFlow, which reads images, sees all devices: a program that needs GPUs for JAX alone hides
+    them with `tf.config.set_visible_devices([], "GPU")`.
 
     Args:
       path: the run's workdir, whose config says which checkpoint is meant (`eval.select`), or one
         checkpoint in it, workdir/checkpoints/NUMBER.
-      config: in place of the saved one, from which it may differ only where the trained model
-        does not, as in dataset.root, dataset.test_list and eval.
-      trust_custom_code: whether to import and call the backbone that the run names, if it is none
-        of dcjax's own; with a config that names the same this is not needed.
+      config: replaces the saved one; it may differ only in settings that do not change the model,
+        such as dataset.root, dataset.test_list and eval.
+      trust_custom_code: whether to import and call a custom backbone that the run names; not needed
+        with a config that names the same backbone.
 
     Raises:
       MissingFileError: if there is no checkpoint.
@@ -150,7 +150,7 @@ def load(
 
 
 def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) -> Embedder:
-    """Restores the model of a run as `load`, with a config that may be the saved one too."""
+    """Restores the model of a run as `load` does; the config may be the saved one."""
     folder, chosen = workdirs.locate(path)
     checkpoints = Checkpoints(str(folder), read_only=True)
     meta = checkpoints.meta(checkpoints.number("last") if chosen is None else chosen)
@@ -158,9 +158,9 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     saved = same_run.saved_settings(meta, str(folder), known)
     if config is None:
         config = ConfigDict(saved)
-        config.dataset.download = False  # which its user allows, not the run
+        config.dataset.download = False  # only the user may allow it
     else:
-        if versions.FORMAT in config:  # as in a config.json that was read as it is
+        if versions.FORMAT in config:  # it is the content of a config.json
             config = ConfigDict(versions.parse(config.to_dict(), "config"))
         same_run.check_same(config.to_dict(), saved, str(folder), evaluating=True)
     checks.check_evaluation(config)
@@ -182,10 +182,10 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
 def _check_best(
     wanted: str, best_by: str, last: dict[str, Any], chosen: dict[str, Any], workdir: str
 ) -> None:
-    """Checks that of the checkpoints kept the best one is that of the best epoch.
+    """Checks that the best checkpoint that was kept is that of the best epoch.
 
     Raises:
-      InputError: if it was not kept, or kept by another score than is asked for.
+      InputError: if it was not kept, or was kept by another score than `wanted`.
     """
     if wanted != best_by:
         raise InputError(
@@ -193,10 +193,10 @@ def _check_best(
             f"by eval.best_by={wanted}; take eval.best_by={best_by}, "
             "eval.select=last, or one checkpoint, --workdir=DIR/checkpoints/NUMBER."
         )
-    best, found = last["progress"]["best_epoch"], chosen["progress"]["epoch"]
-    if best != found:
+    best, kept = last["progress"]["best_epoch"], chosen["progress"]["epoch"]
+    if best != kept:
         raise InputError(
             f"{workdir} was best after epoch {best}, whose checkpoint is not there (the best one "
-            f"that is, after epoch {found}); take eval.select=last, or one checkpoint, "
+            f"that is, after epoch {kept}); take eval.select=last, or one checkpoint, "
             "--workdir=DIR/checkpoints/NUMBER."
         )

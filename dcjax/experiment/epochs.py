@@ -1,4 +1,4 @@
-"""Prepares epochs: their division, their plan, and batches that are read ahead of training."""
+"""Prepares epochs ahead of training: division, plan and the first batches."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -26,31 +26,31 @@ class Epoch(NamedTuple):
 
 
 class Planner:
-    """Divides where it is due, plans epochs, and begins to read their images."""
+    """Divides when due, plans epochs, and begins to read their images."""
 
     def __init__(self, experiment: Experiment) -> None:
-        """Starts a thread for what the host computes."""
+        """Starts a thread for computations on the host."""
         self._experiment = experiment
         self._host = ThreadPoolExecutor(1)
         self._result: Callable[[], Epoch] | None = None
 
     def close(self) -> None:
-        """Drops what is not done: nobody waits for a K-means on the host, which may take hours."""
+        """Abandons pending work: a K-means on the host may take hours."""
         self._host.shutdown(wait=False, cancel_futures=True)
 
     def begin(
         self, progress: Progress, current: division.Division | None, run: state.TrainState
     ) -> None:
-        """Begins to prepare the epoch that is next.
+        """Begins to prepare the next epoch.
 
-        What the devices do is done at once: features, and K-means if it runs on them. The rest is
-        done by the host, and goes on while the devices do something else: of many hosts by the
-        first one, whose division all of them take.
+        Work on the devices is done at once: features, and K-means if it runs there. The rest runs
+        on the host, in the background. With many processes the first one divides, and all receive
+        its division.
 
         Args:
-          progress: says which epoch is next, and how many of its steps are done.
-          current: the division in force so far; None before the first epoch.
-          run: the network as it is.
+          progress: the next epoch, and how many of its steps are done.
+          current: the division in force; None before the first epoch.
+          run: the current state of the network.
         """
         experiment, epoch = self._experiment, progress.epoch
         dividing, schedule = experiment.config.division, experiment.schedule
@@ -64,34 +64,34 @@ class Planner:
             return self._plan(division, progress)
 
         if in_force is None and features is not None and on_devices:
-            # Not beside other programs on the devices: processes might start them in different
-            # orders, and would wait for each other for ever.
+            # Not in the background: processes might start programs on the devices in different
+            # orders, which is a deadlock.
             in_force = divide()
         if in_force is not None or jax.process_count() == 1:
             self._result = self._host.submit(lambda: plan(in_force or divide())).result
             return
 
-        def divided_by_first() -> division.Division | None:
-            mine = divide() if processes.is_first() else None
+        def divide_on_first() -> division.Division | None:
+            local = divide() if processes.is_first() else None
             processes.wait_for_all(f"division {period}")
-            return mine
+            return local
 
-        found = self._host.submit(divided_by_first)
+        future = self._host.submit(divide_on_first)
         num_clusters = schedule.num_clusters(epoch)
         num_images = len(experiment.splits.train)
         self._result = lambda: plan(
-            receive_from_first(found.result(), num_images, num_clusters, period)
+            receive_from_first(future.result(), num_images, num_clusters, period)
         )
 
     def finish(self) -> Epoch:
-        """Waits for the epoch that was begun last; all processes call it together."""
+        """Waits for the epoch that `begin` prepares; all processes call it together."""
         if self._result is None:
-            raise RuntimeError("No epoch was begun.")
+            raise RuntimeError("No epoch is being prepared.")
         result, self._result = self._result, None
         return result()
 
     def _features(self, epoch: int, run: state.TrainState) -> np.ndarray | jax.Array | None:
-        """Returns what K-means divides [N, F], on the host or on the devices; None: no K-means."""
+        """Returns the features for K-means [N, F], on the host or the devices; None: no K-means."""
         experiment = self._experiment
         dividing = experiment.config.division
         if dividing.grouping != "kmeans" or experiment.schedule.num_clusters(epoch) == 1:
@@ -108,7 +108,7 @@ class Planner:
         previous: division.Division | None,
         epoch: int,
     ) -> division.Division:
-        """Divides the training set, by K-means if there are features; one cluster is all of it."""
+        """Divides the training set as the config says; K = 1 is one cluster of all images."""
         experiment = self._experiment
         dividing, images = experiment.config.division, experiment.splits.train
         num_clusters = experiment.schedule.num_clusters(epoch)
@@ -150,9 +150,9 @@ class Planner:
 
 
 def receive_from_first(
-    found: division.Division | None, num_images: int, num_clusters: int, period: int
+    local: division.Division | None, num_images: int, num_clusters: int, period: int
 ) -> division.Division:
-    """Returns on all processes the division that the first one has found."""
+    """Returns the division of the first process on all processes."""
     empty = np.zeros(num_images, np.int32), np.zeros(num_clusters, np.int32)
-    cluster, parents = processes.broadcast((found.cluster, found.parents) if found else empty)
+    cluster, parents = processes.broadcast((local.cluster, local.parents) if local else empty)
     return division.Division(cluster, parents, period)

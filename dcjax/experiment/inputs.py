@@ -10,7 +10,7 @@ from dcjax.experiment import same_run
 
 
 def load_index(dataset: ConfigDict) -> datasets.Splits:
-    """Loads the image sets as their lists say, without a look at the images."""
+    """Loads the lists of images and labels, without reading images."""
     return datasets.load_index(**_options(dataset))
 
 
@@ -20,7 +20,7 @@ def load_splits(
     with_train: bool = True,
     saved_test: Mapping[str, int] | None = None,
 ) -> tuple[datasets.Splits, int]:
-    """Loads the image sets and counts the images left out because they cannot be read.
+    """Loads the image sets; also returns how many unreadable images are left out.
 
     Args:
       dataset: the group of settings.
@@ -43,12 +43,12 @@ def load_splits(
 def load_test(
     dataset: ConfigDict, saved: Mapping[str, Any], say: Callable[[str], None]
 ) -> datasets.Splits:
-    """Loads the image sets that an evaluation reads, and says what is not as in training.
+    """Loads the test images for an evaluation, and reports differences to those of training.
 
     Args:
       dataset: the group of settings.
       saved: `same_run.fingerprints` of the run, {} if they are not known.
-      say: gets a line if unreadable images are left out, and one for each set that has changed.
+      say: called with a line if unreadable images are left out, and for each set that changed.
 
     Raises:
       InputError: if they are not there or cannot be read.

@@ -19,13 +19,13 @@ from dcjax.training.state import TrainState
 
 
 class Run:
-    """A run as it is now.
+    """The current state of a run.
 
     Attributes:
       state: the training state.
       division: the division in force; None before the first epoch.
       progress: finished epochs and steps, and the scores so far.
-      scores: of the network as it is; None if it was not evaluated since it was trained.
+      scores: of the network as it is; None if it was trained after the last evaluation.
       step: steps trained, `state.step` on the host.
     """
 
@@ -63,7 +63,7 @@ class Run:
         """Waits until everything is written, and closes the checkpoints.
 
         Raises:
-          FileError: if something could not be written that no error has said yet.
+          FileError: if something could not be written and no error was raised for it yet.
         """
         self._checkpoints.close()
 
@@ -74,17 +74,17 @@ class Run:
 
     @property
     def is_best(self) -> bool:
-        """Whether the network as it is has the best scores so far."""
+        """Whether the current network has the best scores so far."""
         return self.scores is not None and self.progress.best_epoch == self.progress.epoch
 
     @property
     def is_saved(self) -> bool:
-        """Whether a checkpoint, complete or being written, has all steps that were trained."""
+        """Whether a checkpoint, complete or being written, includes all steps so far."""
         now, saved = self.progress, self._saved
         return (now.epoch, now.epoch_step) == (saved.epoch, saved.epoch_step)
 
     def enter(self, division: Division) -> bool:
-        """Takes a division into force; returns whether it is a new one."""
+        """Puts a division into force; returns whether it is a new one."""
         processes.check_same("division", division.checksum)
         is_new = division is not self.division
         if is_new:
@@ -93,7 +93,7 @@ class Run:
         return is_new
 
     def train_step(self, batch: dict[str, jax.Array], controls: dict[str, Any]) -> steps.Metrics:
-        """Trains a step, and returns its metrics, which may still be computed."""
+        """Dispatches a training step; returns its metrics, which may not be computed yet."""
         experiment = self._experiment
         self.state, metrics = experiment.train_step(
             self.state, batch, controls, experiment.training_key
@@ -103,7 +103,7 @@ class Run:
         return metrics
 
     def evaluate(self, epoch: int) -> Scores:
-        """Returns the scores of the network as it is, after an epoch."""
+        """Returns the scores of the current network, after an epoch."""
         experiment = self._experiment
         return experiment.score(experiment.test_readers, self.state.variables, epoch=epoch)
 
@@ -125,7 +125,7 @@ class Run:
 
         Raises:
           DivergedError: if the network is not finite.
-          FileError: if it could not be saved, and the run has to stop for it.
+          FileError: if it could not be saved, and the run has to stop.
         """
         if not self._all_finite(self.state):
             raise DivergedError(divergence_message(f"The network after step {self.step}"))
@@ -152,7 +152,7 @@ class Run:
 
     def _start_or_continue(self, workdir: str) -> None:
         latest = self._checkpoints.latest
-        # Of a shared folder too, what a host sees may be half a minute old.
+        # A host may see a shared folder as it was half a minute ago.
         processes.check_same("last checkpoint", latest or 0)
         if latest is None:
             self._start(workdir)

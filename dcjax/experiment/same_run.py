@@ -11,7 +11,7 @@ from dcjax.core.errors import InputError
 from dcjax.data import datasets
 from dcjax.experiment import versions
 
-# What may differ between a saved run and one that continues or evaluates it,
+# Settings that may differ between a saved run and one that continues or evaluates it,
 _FREE = {
     "dataset.skip_unreadable",  # the images that are left are compared
     "dataset.max_pixels",  # as are these
@@ -42,8 +42,8 @@ _FREE = {
     "checkpoint.keep_best",
     "checkpoint.on_failure",
 }
-# and what only an evaluation may change: a run finds its best epoch by one score of one protocol,
-# and keeps its checkpoint.
+# and those that only an evaluation may change: a run selects the checkpoint of its best epoch by
+# one score of one protocol.
 _FREE_IN_EVALUATION = {
     "dataset.test_list",
     "model.test_masks",
@@ -52,7 +52,7 @@ _FREE_IN_EVALUATION = {
     "eval.best_by",
 }
 
-# What of the first has a part in scores, besides eval.
+# Those of _FREE that may change scores, besides eval.
 _SCORED = {
     "dataset.complete",
     "dataset.manifest",
@@ -73,9 +73,9 @@ def fingerprints(splits: datasets.Splits) -> dict[str, dict[str, int]]:
 
 
 def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
-    """Returns what tells an image set from another one, wherever and however it lies.
+    """Returns checksums that identify an image set, independently of where it is stored.
 
-    Of encoded images the sizes in bytes count, not the contents.
+    For encoded images they cover the sizes in bytes, not the contents.
     """
     content = images.images if images.in_memory else images.file_states["size"]
     return {
@@ -91,7 +91,7 @@ def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
 def saved_settings(
     meta: dict[str, Any], source: str, known: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Returns the settings of a checkpoint as this version would have saved them.
+    """Returns the settings of a checkpoint in the current format.
 
     Args:
       meta: of the checkpoint.
@@ -107,15 +107,15 @@ def saved_settings(
 
 
 def check_same_data(now: Mapping[str, Any], saved: Mapping[str, Any], workdir: str) -> None:
-    """Checks that a run goes on with the images that it began with, to train and to test.
+    """Checks that a run continues with the training and test images that it began with.
 
     Args:
       now: `fingerprints`, or the `fingerprint` of the training images.
-      saved: then; of older runs that of the training images only, and only that is compared.
+      saved: those of the saved run; older runs have that of the training images only.
       workdir: of the run, for the message.
 
     Raises:
-      InputError: if these are others.
+      InputError: if the images differ.
     """
     for difference in differences(now, saved):
         raise InputError(
@@ -125,7 +125,7 @@ def check_same_data(now: Mapping[str, Any], saved: Mapping[str, Any], workdir: s
 
 
 def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
-    """Yields which image sets are others than in a saved run, of those that both know."""
+    """Yields the image sets that differ from those of a saved run, of those that both have."""
     now, saved = _by_set(now), _by_set(saved)
     known = now.keys() & saved.keys()
     if "query" in known:  # and so also whether there is a gallery
@@ -154,14 +154,14 @@ def check_same(
     evaluating: bool = False,
     scored: bool = False,
 ) -> None:
-    """Checks that settings make the same run as the one saved in a workdir, or evaluate it.
+    """Checks that settings are those of the run in a workdir, but for what may differ.
 
     Args:
-      settings: now, nested.
-      saved: then.
+      settings: the current ones, nested.
+      saved: those of the run.
       workdir: of the run, for the message.
-      evaluating: whether it is only evaluated, which may change how it is scored.
-      scored: whether the scores saved with it are taken as they are, unseen the data.
+      evaluating: whether the run is only evaluated, which may change how it is scored.
+      scored: whether the saved scores are used, without reading the data.
 
     Raises:
       InputError: listing the settings that differ.
@@ -185,10 +185,10 @@ def check_same(
 
 
 def check_complete(settings: dict[str, Any], needed: Iterable[str]) -> None:
-    """Checks that settings, by dotted key, are all there.
+    """Checks that all needed settings, by dotted key, are there.
 
     Raises:
-      InputError: naming those that are not.
+      InputError: naming those that are missing.
     """
     if missing := sorted(set(needed) - settings.keys()):
         raise InputError(

@@ -1,4 +1,4 @@
-"""What each epoch does: clusters (P21 section 3), learning rates, evaluations."""
+"""The schedule of an experiment: clusters (P21 section 3), learning rates, evaluations."""
 
 import dataclasses
 from typing import Any
@@ -35,11 +35,11 @@ class Schedule:
         return 0 if dividing.max_clusters == 1 else epoch // dividing.every_epochs
 
     def controls(self, epoch: int) -> dict[str, Any]:
-        """Returns what the schedule sets for an epoch, as `steps.train_step` takes it.
+        """Returns the controls of `steps.train_step` for an epoch.
 
-        The backbone stands still in the first epochs of each period, as P21's released recipe has
-        it; the masks if they are not learned, and once the full embedding is trained. With
-        max_clusters 1 there are neither periods nor subspaces: the baseline.
+        The backbone is frozen in the first epochs of each period, as in P21's released recipe. The
+        masks are frozen if they are not learned, and once the full embedding is trained. With
+        max_clusters 1, the baseline, there are neither periods nor subspaces.
         """
         rates, dividing, train = self.config.optimizer, self.config.division, self.config.train
         divides = dividing.max_clusters > 1

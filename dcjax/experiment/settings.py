@@ -1,4 +1,4 @@
-"""What each setting of `configs/default.py` may be, by itself."""
+"""The allowed values of each setting of `configs/default.py`."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -18,13 +18,13 @@ from dcjax.losses import mining, pairwise, proxies, triplets
 from dcjax.models import cpu_convolution, masked_embedder, resnet
 from dcjax.training import optimizers
 
-_MANY = 1_000_000  # epochs, steps, trials: nobody waits for more
-_SHOWN = 200  # characters of a wrong value
-_STEEP = 1000.0  # of scales, sharpness and weights: beyond it, float32 sees only the largest
+_MANY = 1_000_000  # upper bound of numbers of epochs, steps and trials
+_SHOWN = 200  # characters of a wrong value in an error
+_STEEP = 1000.0  # upper bound of scales and weights: beyond it, only the largest term counts
 
 
 class Rule(Protocol):
-    """What a setting may be; its text completes "SETTING must be ..."."""
+    """The allowed values of a setting; str(rule) completes "SETTING must be ..."."""
 
     def allows(self, value: Any) -> bool:
         """Returns whether a setting may have this value, a sequence as a list."""
@@ -72,7 +72,7 @@ class Whole(Number):
 
 @dataclasses.dataclass(frozen=True)
 class Several:
-    """So many values that each keep a rule; ascending, where the order counts."""
+    """A sequence of values that each obey a rule, of bounded length, ascending if required."""
 
     each: Rule
     least: int
@@ -99,12 +99,12 @@ class Text:
     """Any text, such as a path."""
 
     def allows(self, value: Any) -> bool:
-        """Returns whether it is a text that may name a file, which NUL may not be in."""
+        """Returns whether it is a text that may name a file, so without NUL."""
         if not isinstance(value, str) or "\0" in value:
             return False
         try:
             naming.encode(value)
-        except UnicodeEncodeError:  # half a character, which no file has in its name
+        except UnicodeEncodeError:  # a lone surrogate
             return False
         return True
 
@@ -114,22 +114,22 @@ class Text:
 
 
 class OneOf:
-    """One of some words; or, of parts that may be a user's own, package.module:function."""
+    """One of some words; or, for parts that may be custom, package.module:function."""
 
     def __init__(self, known: Iterable[str], *, or_custom: bool = False) -> None:
         """Takes the words."""
         self.known, self.or_custom = tuple(known), or_custom
 
     def allows(self, value: Any) -> bool:
-        """Returns whether it is one of them; whether a part can be imported is seen later."""
+        """Returns whether it is one of them; whether a part can be imported is checked later."""
         if not isinstance(value, str):
             return False
         return value in self.known or (self.or_custom and plugins.is_custom(value))
 
     def __str__(self) -> str:
         """Returns what is required."""
-        own = ", or package.module:function of your own" if self.or_custom else ""
-        return f"one of {', '.join(self.known)}{own}"
+        custom = ", or package.module:function of your own" if self.or_custom else ""
+        return f"one of {', '.join(self.known)}{custom}"
 
 
 _POSITIVE = Number(SMALLEST, _STEEP)
@@ -277,7 +277,7 @@ _WITH_CUSTOM = ("model", "loss", "mining")
 
 
 def check(config: ConfigDict) -> None:
-    """Checks every setting by itself, those of losses and miners that are not chosen too.
+    """Checks each setting, including those of losses and miners that are not used.
 
     Raises:
       SettingError: naming the first setting that is unknown, missing, or not as required.
@@ -295,9 +295,9 @@ def check(config: ConfigDict) -> None:
         )
     for name, rule in RULES.items():
         if not rule.allows(value := values[name]):
-            raise SettingError(f"{name} must be {rule}, got {_shown(value)}.")
+            raise SettingError(f"{name} must be {rule}, got {_abbreviate(value)}.")
 
 
-def _shown(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

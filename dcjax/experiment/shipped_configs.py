@@ -1,4 +1,4 @@
-"""The experiments that dcjax comes with: where `configs/` is, in a clone and after installation.
+"""Locates the config files that dcjax comes with, in a clone and after installation.
 
 In a clone the folder lies beside the package; a wheel holds it as `dcjax/configs`, so that no
 package of the general name `configs` is installed. Config files import one another as
@@ -40,9 +40,9 @@ def find(path: str) -> str:
 
 
 def make_importable() -> None:
-    """Makes `configs` the local folder of that name and, for files it lacks, that of dcjax.
+    """Makes `configs` importable: the local folder of that name, and dcjax's for other files.
 
-    Does nothing where `configs` has been imported already.
+    Does nothing if `configs` has been imported already.
     """
     if _NAME in sys.modules:
         return

@@ -1,7 +1,7 @@
-"""The format of saved runs, and how settings changed with it.
+"""The formats of saved runs, and the upgrade of their settings to the current one.
 
-`config.json` and the checkpoints of a run say the number of their format. The settings of an older
-run are read as if this version had saved them: CHANGES says what it did where it lacks a setting.
+`config.json` and the checkpoints of a run have the number of their format. CHANGES lists what each
+format changed, with the value by which an older run behaves for each setting that it lacks.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ class Change:
     removed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# One for each format from 2 on, the first that says its number. A setting that configs/default.py
-# gets is a line in the last change; after a release, a new change begins.
+# One for each format from 2 on, the first whose number is saved. A new setting of
+# configs/default.py is a line in the last change; after a release, a new change begins.
 CHANGES: tuple[Change, ...] = (
     Change(
         added={
@@ -57,13 +57,13 @@ def current() -> int:
 def upgrade(
     settings: Any, version: Any, source: str, *, known: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Returns the settings of a saved run as this version would have saved them.
+    """Returns the settings of a saved run in the current format.
 
     Args:
       settings: nested, as they were saved.
       version: number of their format, 1 where none was saved.
       source: what they were read from, for messages.
-      known: settings of the caller's, which may be more than those of configs/default.py.
+      known: the caller's settings, which may include some that configs/default.py does not have.
 
     Returns:
       New nested settings, sequences as tuples.
@@ -82,16 +82,18 @@ def upgrade(
             f"reads formats up to {current()}: use the newer one."
         )
     new = _copy(settings)
-    # From the run's own format on, which may have been saved before all of its settings were there.
+    # Its own format included: the run may have been saved before that had all of its settings.
     for change in CHANGES[max(version - 2, 0) :]:
         _apply(change, new, source)
     default = _default_settings()
-    if missing := sorted(_beyond(default, new)):
+    if missing := sorted(_names_missing_in(default, new)):
         raise InputError(
             f"{source} lacks settings that every version of dcjax saves: {', '.join(missing)}; it "
             "is damaged, or was edited."
         )
-    if unknown := sorted(x for x in _beyond(new, default) if not _contains(known or {}, x)):
+    if unknown := sorted(
+        x for x in _names_missing_in(new, default) if not _contains(known or {}, x)
+    ):
         raise InputError(
             f"{source} has settings that this version of dcjax does not know, as a newer version "
             f"saves them: {', '.join(unknown)}; use that version, or, if they are additions of "
@@ -144,12 +146,12 @@ def _apply(change: Change, settings: dict[str, Any], source: str) -> None:
 
 @functools.cache
 def _default_settings() -> dict[str, Any]:
-    """Returns the settings of configs/default.py, found by its path: users have `configs` too."""
+    """Returns the settings of configs/default.py, by its path: users may have a `configs` too."""
     default = shipped_configs.folder() / "default.py"
     return runpy.run_path(str(default))["get_config"]().to_dict()
 
 
-def _beyond(
+def _names_missing_in(
     settings: Mapping[str, Any], others: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[str]:
     """Yields the names of settings that others lack; a group that is empty there may hold any."""
@@ -157,7 +159,7 @@ def _beyond(
         if key not in others:
             yield prefix + key
         elif isinstance(value, Mapping) and isinstance(others[key], Mapping) and others[key]:
-            yield from _beyond(value, others[key], f"{prefix}{key}.")
+            yield from _names_missing_in(value, others[key], f"{prefix}{key}.")
 
 
 def _copy(settings: Any) -> Any:

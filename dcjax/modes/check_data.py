@@ -1,4 +1,4 @@
-"""What is in the images of an experiment, and what is wrong with them, before anything trains."""
+"""Checks all images of an experiment, and reports what is wrong with them."""
 
 import csv
 import functools
@@ -21,7 +21,7 @@ from dcjax.data.inspection import Inspection
 from dcjax.experiment import checks, inputs
 from dcjax.runs import workdirs
 
-_SHOWN = 20  # images of a kind that are listed; the file has all
+_SHOWN = 20  # images of a kind that are printed; the file lists all
 _FILE = "check_data.csv"
 
 
@@ -76,11 +76,11 @@ _SMALL = Kind(
 
 
 def check_data(config: ConfigDict, workdir: str) -> bool:
-    """Looks at every image of an experiment, and tells what is there and what is wrong.
+    """Reads every image of an experiment, and prints statistics and problems.
 
     Args:
       config: the experiment.
-      workdir: gets the list of all problems, `check_data.csv`.
+      workdir: the folder for the list of all problems, `check_data.csv`.
 
     Returns:
       Whether training could begin.
@@ -94,14 +94,14 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     workdirs.check(workdir)
     splits = inputs.load_index(config.dataset)
     sets = {name: images for name, images in vars(splits).items() if images is not None}
-    total, started = sum(map(len, sets.values())), time.monotonic()
+    total, start_time = sum(map(len, sets.values())), time.monotonic()
     with console.progress("looking", total=total, done=0) as move:
         moved = functools.partial(move, "images")
         found = {
             name: inspection.inspect(images, moved, max_pixels=config.dataset.max_pixels)
             for name, images in sets.items()
         }
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - start_time
     console.print_line(
         f"looked    at {total:,} images in {seconds:.0f} s, {total / seconds:.0f} a second"
     )
@@ -111,7 +111,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     problems = list(_problems(splits, sets, found, config.dataset.crop))
     fatal = {_SAME_FILE} if config.dataset.skip_unreadable else {_SAME_FILE, _UNREADABLE}
     for kind, alike in itertools.groupby(problems, key=lambda problem: problem.kind):
-        _tell(console, kind, list(alike), _severity(kind, fatal))
+        _print_problems(console, kind, list(alike), _severity(kind, fatal))
     if reason := _refusal(config, sets, found):
         console.print_line(f"error     {reason}")
     if weights := checks.missing_weights(config.model, download=config.dataset.download):
@@ -150,19 +150,19 @@ def _facts(images: ImageSet, found: Inspection) -> dict[str, str]:
 def _problems(
     splits: Splits, sets: Mapping[str, ImageSet], found: Mapping[str, Inspection], crop: int
 ) -> Iterator[Problem]:
-    """Yields what is wrong with single images, kind by kind."""
+    """Yields problems of single images, by kind."""
 
-    def each(
+    def find(
         kind: Kind, rows: Callable[[str], Iterable[int]], detail: Callable[[str, int], str]
     ) -> Iterator[Problem]:
         for name in sets:
             for row in rows(name):
                 yield _problem(kind, name, sets[name], row, detail(name, row))
 
-    yield from each(_UNREADABLE, lambda name: found[name].reasons, lambda n, i: found[n].reasons[i])
+    yield from find(_UNREADABLE, lambda name: found[name].reasons, lambda n, i: found[n].reasons[i])
     repeated = dict(duplicates.repeated_files(splits))
     for place, first in repeated.items():
-        yield _problem(_SAME_FILE, *_at(sets, place), _like(sets, first))
+        yield _problem(_SAME_FILE, *_locate(sets, place), _describe_original(sets, first))
     for again, first in duplicates.similar_classes(splits):
         both = duplicates.describe_similar(splits, again, first)
         yield Problem(_SIMILAR_CLASS, again.split, duplicates.class_name(splits, again), "", both)
@@ -170,22 +170,22 @@ def _problems(
     for kind in (_IN_TWO_SPLITS, _IN_TWO_CLASSES, _TWICE):
         yield from (problem for problem in copies if problem.kind is kind)
     alone = {"train": splits.train, "query": splits.query if splits.gallery is None else None}
-    yield from each(_ALONE, lambda name: _alone(alone.get(name)), lambda n, i: "")
+    yield from find(_ALONE, lambda name: _find_singletons(alone.get(name)), lambda n, i: "")
     if splits.gallery is not None:
         missed = ~np.isin(splits.query.labels, splits.gallery.labels)
         for row in np.flatnonzero(missed).tolist():
             yield _problem(_UNANSWERED, "query", splits.query, row, "")
-    yield from each(
+    yield from find(
         _DEEP,
         lambda name: np.flatnonzero(found[name].bits > 8),
         lambda name, row: f"{found[name].bits[row]} bits",
     )
-    yield from each(
+    yield from find(
         _MISNAMED,
-        lambda name: _misnamed(sets[name], found[name]),
+        lambda name: _find_misnamed(sets[name], found[name]),
         lambda name, row: f"it is {found[name].formats[row]}",
     )
-    yield from each(
+    yield from find(
         _SMALL,
         lambda name: np.flatnonzero(found[name].is_read & (found[name].sizes.min(axis=1) < crop)),
         lambda name, row: "{} x {}".format(*found[name].sizes[row][::-1]),
@@ -197,7 +197,7 @@ def _copies(
     found: Mapping[str, Inspection],
     repeated: Collection[duplicates.Place],
 ) -> Iterator[Problem]:
-    """Yields images with the pixels of one that comes before, but for repeated files."""
+    """Yields images with the pixels of an earlier image, but for repeated files."""
     places = [duplicates.Place(name, row) for name in sets for row in range(len(sets[name]))]
     prints = np.concatenate([found[name].fingerprints for name in sets])
     is_read = np.concatenate([found[name].is_read for name in sets])
@@ -215,17 +215,17 @@ def _copies(
                 continue
             same_class = label == _label(sets[other], i)
             kind = _IN_TWO_SPLITS if name != other else _TWICE if same_class else _IN_TWO_CLASSES
-            yield _problem(kind, other, sets[other], i, _like(sets, first))
+            yield _problem(kind, other, sets[other], i, _describe_original(sets, first))
 
 
-def _alone(images: ImageSet | None) -> list[int]:
+def _find_singletons(images: ImageSet | None) -> list[int]:
     if images is None:
         return []
     counts = np.bincount(images.labels, minlength=images.num_classes)
     return np.flatnonzero(counts[images.labels] == 1).tolist()
 
 
-def _misnamed(images: ImageSet, found: Inspection) -> list[int]:
+def _find_misnamed(images: ImageSet, found: Inspection) -> list[int]:
     if images.in_memory or images.images.dtype.names is not None:
         return []
     suffixes = (os.path.splitext(path)[1].lower() for path in images.images)
@@ -237,12 +237,12 @@ def _problem(kind: Kind, split: str, images: ImageSet, row: int, detail: str) ->
     return Problem(kind, split, _label(images, row), _name(images, row), detail)
 
 
-def _at(sets: Mapping[str, ImageSet], place: duplicates.Place) -> tuple[str, ImageSet, int]:
+def _locate(sets: Mapping[str, ImageSet], place: duplicates.Place) -> tuple[str, ImageSet, int]:
     return place.split, sets[place.split], place.number
 
 
-def _like(sets: Mapping[str, ImageSet], place: duplicates.Place) -> str:
-    split, images, row = _at(sets, place)
+def _describe_original(sets: Mapping[str, ImageSet], place: duplicates.Place) -> str:
+    split, images, row = _locate(sets, place)
     return f"like {_name(images, row)} ({split}, {_label(images, row)})"
 
 
@@ -273,14 +273,14 @@ def _severity(kind: Kind, fatal: set[Kind]) -> str:
     return "error" if kind in fatal else "warning"
 
 
-def _tell(console: Console, kind: Kind, problems: list[Problem], severity: str) -> None:
+def _print_problems(console: Console, kind: Kind, problems: list[Problem], severity: str) -> None:
     one, many = ("class", "classes") if kind.of_classes else ("image", "images")
     number = f"{len(problems):,} {one if len(problems) == 1 else many}"
     console.print_line(f"{severity:9} {number}: {kind.what}; {kind.remedy}")
     for problem in problems[:_SHOWN]:
         place = f"{problem.image} ({problem.split}, {problem.label})" if problem.image else ""
-        told = ": ".join(text for text in (place, problem.detail) if text)
-        console.print_line(f"          {naming.escape(told)}")
+        line = ": ".join(text for text in (place, problem.detail) if text)
+        console.print_line(f"          {naming.escape(line)}")
     if len(problems) > _SHOWN:
         console.print_line(f"          ... and {len(problems) - _SHOWN:,} more")
 
@@ -289,7 +289,7 @@ def _write(problems: list[Problem], fatal: set[Kind], workdir: str) -> pathlib.P
     path = workdirs.on_disk(workdir) / _FILE
     with file_errors(f"Cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Names that are no text in UTF-8 are written as the bytes that they are.
+        # Names that are not valid UTF-8 are written as the bytes that they are.
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "split", "class", "severity", "problem", "detail"])

@@ -1,7 +1,7 @@
-"""The command line: its flags, and what they start.
+"""The command line: its flags, and the modes that they start.
 
-`launch.py` and the installed command `dcjax` call `run`. JAX and TensorFlow are imported once the
-flags are known to be right, so that help and a mistyped flag do not wait for them.
+`launch.py` and the installed command `dcjax` call `run`. JAX and TensorFlow are imported only after
+the flags are checked, so that --help and errors in flags do not wait for them.
 """
 
 import importlib.metadata
@@ -94,7 +94,7 @@ With --sweep, trains every row of the config's sweep(), and makes a table of the
 def run() -> None:
     """Runs the program that `sys.argv` asks for, and ends the process."""
     machine.use_utf8()
-    # Files of the user's in the current folder can be named, but replace no installed package.
+    # Modules in the current folder can be imported, but do not shadow installed packages.
     sys.path.append("")
     for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # which --help shows
@@ -104,7 +104,7 @@ def run() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs a mode or a sweep, and says why it ends if it fails."""
+    """Runs a mode or a sweep; if it fails, prints why."""
     trains = _MODE.value == "train" and not _DRY_RUN.value
     ended = "the output cannot be written any more ({reason}); the run goes on without it."
     output.protect(f"{programs.name()}: {ended}" if trains else "")
@@ -131,8 +131,8 @@ def _check_mode() -> None:
 
 
 def _fail(error: Exception) -> NoReturn:
-    """Ends with one line for what a user can mend, else with the traceback, which is kept too."""
-    line = _one_line(error)
+    """Ends with one line for errors that a user can correct, else with a traceback, also logged."""
+    line = _error_line(error)
     code = error.exit_code if isinstance(error, DcjaxError) else 1
     if line and not (flags.FLAGS.is_parsed() and _TRACEBACK.value):
         _end(code, line)
@@ -147,8 +147,8 @@ def _fail(error: Exception) -> NoReturn:
     _end(code, f"{text}\n{programs.name()}: {kept}")
 
 
-def _one_line(error: Exception) -> str:
-    """Returns the line that says what is wrong, "" for what only a traceback can explain."""
+def _error_line(error: Exception) -> str:
+    """Returns the line for an error, "" if it needs a traceback."""
     if isinstance(error, DcjaxError):
         return f"{programs.name()}: {error}"
     jax = sys.modules.get("jax")
@@ -162,18 +162,18 @@ def _one_line(error: Exception) -> str:
 
 
 def _log_folder() -> pathlib.Path | None:
-    """Returns the folder that keeps the traceback of a run, None where nothing is written."""
+    """Returns the folder for the log of tracebacks, None if nothing is to be written."""
     writes = flags.FLAGS.is_parsed() and _MODE.value in ("train", "check_data")
     if not writes or _SWEEP.value:
         return None
     try:
-        return workdirs.on_disk(_only(_workdirs()))
+        return workdirs.on_disk(_require_one(_workdirs()))
     except DcjaxError:
         return None
 
 
 def _end(code: int, error: str = "") -> NoReturn:
-    """Ends at once: waits neither for a division under way nor, of many processes, for others."""
+    """Ends at once, without waiting for a division under way or for other processes."""
     if error:
         sys.stderr.write(f"{error}\n")
     sys.stdout.flush()
@@ -189,7 +189,7 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.modes.train import train
 
     hide_devices()
-    if train(config, _only(workdirs), profiled=_PROFILE.value) is None:  # stopped
+    if train(config, _require_one(workdirs), profiled=_PROFILE.value) is None:  # stopped
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
         _end(0)
@@ -201,7 +201,8 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
 
     _join()
     hide_devices()
-    # A file given as --config is the user's own; the settings may else be those that a run saved.
+    # The user wrote, or chose, a file given as --config; else the settings are those of a saved
+    # run.
     trusted = _TRUST_CUSTOM_CODE.value or _CONFIG.value is not None
     compare(workdirs, config, trust_custom_code=trusted)
 
@@ -211,7 +212,7 @@ def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.modes.check_data import check_data
 
     hide_devices()
-    if not check_data(config, _only(workdirs)):
+    if not check_data(config, _require_one(workdirs)):
         sys.exit(1)
 
 
@@ -231,7 +232,7 @@ def _sweep(config: ConfigDict, path: str) -> None:
         path=_CONFIG.value or "",
         changes=config_flags.get_override_values(_SETTINGS["config"]),
         seeds=_SEEDS.value,
-        workdir=_only(_WORKDIR.value) if _WORKDIR.value else None,
+        workdir=_require_one(_WORKDIR.value) if _WORKDIR.value else None,
     )
     if _DRY_RUN.value:
         sys.stdout.writelines(f"{command}\n" for command in sweep_runner.commands(sweep))
@@ -251,15 +252,15 @@ def _join() -> None:
         num_processes=_NUM_PROCESSES.value,
         process_id=_PROCESS_ID.value,
     )
-    found = machine.accelerators()
-    if found and "JAX_PLATFORMS" not in os.environ and jax.default_backend() == "cpu":
+    device_files = machine.accelerators()
+    if device_files and "JAX_PLATFORMS" not in os.environ and jax.default_backend() == "cpu":
         sys.stderr.write(
-            f"{programs.name()}: this machine has {found[0]}, but JAX computes on the CPU; install "
-            "jax[cuda] for a GPU or jax[tpu] for a TPU, or set JAX_PLATFORMS=cpu.\n"
+            f"{programs.name()}: this machine has {device_files[0]}, but JAX computes on the CPU; "
+            "install jax[cuda] for a GPU or jax[tpu] for a TPU, or set JAX_PLATFORMS=cpu.\n"
         )
 
 
-def _only(given: list[str]) -> str:
+def _require_one(given: list[str]) -> str:
     if len(given) > 1:
         raise SettingError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(given)}.")
     return given[0]
@@ -270,7 +271,7 @@ def _config() -> ConfigDict | None:
 
 
 def _workdirs() -> list[str]:
-    """Returns the folders given; a comma parts those to be evaluated, unless one is named so."""
+    """Returns the folders given; for evaluation, also folders separated by commas."""
     if not _WORKDIR.value:
         file = (_CONFIG.value or "").partition(":")[0]
         return [str(pathlib.Path("runs") / pathlib.Path(file).stem)]
@@ -295,7 +296,7 @@ def _load_settings() -> ConfigDict | None:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """Parses flags; ends with one line and code 2 for a wrong one."""
+    """Parses flags; ends with one line and exit code 2 if one is wrong."""
     output.protect()
     try:
         expanded = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=True)]
@@ -306,7 +307,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
             _end(0)
         for argument in rest[1:]:
             if argument.startswith("-") and not _OVERRIDE.match(argument):
-                flags.FLAGS([argv[0], argument])  # raises, and names the flags that are like it
+                flags.FLAGS([argv[0], argument])  # raises, and names similar flags
         if _VERSION.value:
             sys.stdout.write(_versions())
             _end(0)
@@ -322,18 +323,18 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _versions() -> str:
-    """Returns the versions that a report of a fault needs, known without an import of JAX."""
-    found = [f"dcjax {dcjax.__version__}", f"Python {platform.python_version()}"]
+    """Returns the versions for a bug report, without importing JAX."""
+    versions = [f"dcjax {dcjax.__version__}", f"Python {platform.python_version()}"]
     for package in ("jax", "jaxlib", "flax"):
         try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
+            versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
-            found.append(f"no {package}")
-    return f"{', '.join(found)}\n{platform.platform()}\n"
+            versions.append(f"no {package}")
+    return f"{', '.join(versions)}\n{platform.platform()}\n"
 
 
 def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
-    """Changes settings as the command line says, and returns it without what has been parsed."""
+    """Applies --config.NAME=VALUE to the config; returns the remaining arguments."""
     overrides: dict[str, str] = {}
     for argument in argv[1:]:
         match = _OVERRIDE.match(argument)
@@ -363,7 +364,7 @@ def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
 
 
 def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
-    """Checks that settings are there to be changed."""
+    """Checks that the settings to change exist."""
     from dcjax.experiment import same_run, versions
 
     known = same_run.flatten(config.to_dict())

@@ -20,13 +20,13 @@ def compare(
 
     Args:
       workdirs: of runs on the same data.
-      config: in place of the saved ones, see `embedder.load`.
+      config: replaces the saved ones, see `embedder.load`.
       trust_custom_code: whether to import the backbones that the runs or the config name.
     """
     agreement.check_settings(None if config is None else config.to_dict())
-    if absent := [workdir for workdir in workdirs if not is_there(workdir)]:
+    if empty := [workdir for workdir in workdirs if not is_there(workdir)]:
         raise MissingFileError(
-            f"No checkpoint in {', '.join(absent)}; give the --workdir of runs that have saved one."
+            f"No checkpoint in {', '.join(empty)}; give the --workdir of runs that have saved one."
         )
     runs = {
         workdir: embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
@@ -59,7 +59,7 @@ def compare(
 
 
 def _protocol(evaluated: ConfigDict) -> str:
-    """Returns what a title says of a protocol that is not the usual one."""
+    """Returns the part of a title for a protocol other than all_vs_all."""
     if evaluated.protocol == "all_vs_all":
         return ""
     return f", a gallery of one image each, mean of {evaluated.gallery_draws}"

@@ -1,4 +1,4 @@
-"""Runs a sweep: what is not finished, each in a process of its own, one after the other."""
+"""Runs a sweep: trains its unfinished runs one after the other, each in a process of its own."""
 
 import contextlib
 import pathlib
@@ -24,9 +24,9 @@ _OUTPUT = "output.log"
 
 
 def run(sweep: Sweep) -> bool:
-    """Trains what is not finished, and writes the table after every run.
+    """Trains unfinished runs, and writes the table after each.
 
-    A run that another process trains at this time is passed over and looked at again at the end.
+    A run that another process is training is skipped, and checked again at the end.
 
     Returns:
       Whether no run failed.
@@ -62,13 +62,13 @@ class _Runner:
             f"{len(runs) - len(waiting)} are finished"
         )
         sweep.write_table()
-        told = False
+        is_reported = False
         with StopRequest() as stop:
             while waiting and not self._stopped:
                 held = self._take(waiting, stop)
-                if held and not told:
+                if held and not is_reported:
                     self._line(f"waiting   for {len(held)} runs that another process trains")
-                    told = True
+                    is_reported = True
                 if held == waiting:
                     time.sleep(_POLL_SECONDS)
                 waiting = held
@@ -83,13 +83,13 @@ class _Runner:
         return not self._failed
 
     def _take(self, waiting: list[Run], stop: StopRequest) -> list[Run]:
-        """Trains those that nobody else trains, and returns the others."""
+        """Trains the runs that no other process trains, and returns the others."""
         held: list[Run] = []
         for number, run in enumerate(waiting):
             self._stopped = self._stopped or stop.requested
             if self._stopped:
                 break
-            with _locked(run.folder) as lock:
+            with _lock(run.folder) as lock:
                 if lock is None or locks.is_held(run.folder):
                     held.append(run)
                     continue
@@ -106,15 +106,15 @@ class _Runner:
             else ""
         )
         self._line(f"run       {run.folder.name} ({names}), {left} to go{minutes}")
-        started = time.monotonic()
+        start_time = time.monotonic()
         log = run.folder / _OUTPUT
         size = log.stat().st_size if log.exists() else 0
         code = _execute(run, log, lock, stop)
-        taken = (time.monotonic() - started) / 60
+        duration = (time.monotonic() - start_time) / 60
         if result := run.result():
-            self._minutes.append(taken)
+            self._minutes.append(duration)
             best_by = run.config.eval.best_by
-            self._line(f"          {best_by} {result['last'][best_by]:.4f} in {taken:.1f} min")
+            self._line(f"          {best_by} {result['last'][best_by]:.4f} in {duration:.1f} min")
         elif code == 0 or stop.requested:
             self._stopped = stop.requested or "a signal to the run"
         else:
@@ -126,7 +126,7 @@ class _Runner:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[int | None]:
+def _lock(folder: pathlib.Path) -> Iterator[int | None]:
     """Holds the lock of a run while the block runs.
 
     Yields:
@@ -149,9 +149,9 @@ def _locked(folder: pathlib.Path) -> Iterator[int | None]:
 def _execute(run: Run, log: pathlib.Path, lock: int, stop: StopRequest) -> int:
     """Trains in a process of its own, and returns its exit code.
 
-    It gets a session of its own, since Ctrl-C reaches all processes of one: the run is told to
-    stop once, a second time would make it stop without saving. It inherits the lock, so that it
-    holds it even if this process is killed.
+    The process has a session of its own, so that Ctrl-C does not reach it in addition to SIGTERM: a
+    second signal would stop it without saving. It inherits the lock, and so holds it even if this
+    process is killed.
     """
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -162,12 +162,12 @@ def _execute(run: Run, log: pathlib.Path, lock: int, stop: StopRequest) -> int:
             start_new_session=True,
             pass_fds=[lock],
         )
-        told = False
+        is_terminated = False
         try:
             while child.poll() is None:
-                if stop.requested and not told:
+                if stop.requested and not is_terminated:
                     child.terminate()
-                    told = True
+                    is_terminated = True
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(_POLL_SECONDS)
         finally:

@@ -1,7 +1,7 @@
-"""Sweeps: the rows of a config file, each a few settings, as runs that share what they can.
+"""Plans sweeps: the rows of a table, each with some settings, as runs that rows share.
 
-A config file is swept if it has, beside `get_config`, a function `sweep` with the same argument,
-if there is one. It returns the rows of a table: `[{"name": "K = 2", "settings":
+A config file has a sweep if it has, beside `get_config`, a function `sweep`, with the same argument
+if there is one. It returns the rows of the table: `[{"name": "K = 2", "settings":
 {"division.max_clusters": 2}}, ...]`, where a row may also have `"paper"`, a paper's scores in
 percent. The file may also say `SCORES`, the scores of the table in order, and `RUNS`, a folder
 below runs/ that several files share.
@@ -37,7 +37,7 @@ class Run:
     Attributes:
       folder: its workdir, named after what it changes.
       config: its settings.
-      command: that trains it, or continues it.
+      command: the command that trains or continues it.
     """
 
     folder: pathlib.Path
@@ -85,7 +85,7 @@ class Sweep:
 
     @property
     def runs(self) -> dict[Run, list[str]]:
-        """Every run once, and the names of the rows that it belongs to."""
+        """Each run once, with the names of the rows that it belongs to."""
         first: dict[pathlib.Path, Run] = {}
         names: dict[Run, list[str]] = {}
         for name, runs in self.rows.items():
@@ -99,12 +99,12 @@ class Sweep:
         for name, runs in self.rows.items():
             results = [result for run in runs if (result := run.result())]
             rows.append(tables.Row(name, results, self.paper[name]))
-        text = tables.markdown(self.table.name, self.command, rows, self.scores)
+        text = tables.format_markdown(self.table.name, self.command, rows, self.scores)
         with file_errors("Cannot write the table of the sweep"):
             self.table.parent.mkdir(parents=True, exist_ok=True)
             pathlib.Path(f"{self.table}.md").write_text(text, encoding="utf-8")
             pathlib.Path(f"{self.table}.csv").write_text(
-                tables.comma_separated(rows, self.scores), encoding="utf-8"
+                tables.format_csv(rows, self.scores), encoding="utf-8"
             )
 
 
@@ -117,7 +117,7 @@ def plan(
     seeds: Sequence[str],
     workdir: str | None,
 ) -> Sweep:
-    """Plans a sweep, and checks that nothing stands in its way.
+    """Plans a sweep, and checks that its runs can be trained.
 
     Args:
       config: the file's settings with those of the command line.
@@ -133,7 +133,7 @@ def plan(
     """
     file, _, argument = path.partition(":")
     module = vars(config_files.run(file))
-    listed, experiment = _rows(module, file, argument)
+    table_rows, experiment = _rows(module, file, argument)
     name = pathlib.Path(file).stem
     folder = pathlib.Path("runs", module.get("RUNS", name), experiment)
     if workdir is not None:
@@ -141,13 +141,13 @@ def plan(
         if workdirs.is_in_bucket(workdir):
             raise SettingError(f"A sweep's --workdir must be a folder on a disk, got {workdir}.")
     for key in changes:
-        if setting := [row["name"] for row in listed if key in row["settings"]]:
+        if setting := [row["name"] for row in table_rows if key in row["settings"]]:
             raise SettingError(
                 f"--config.{key} holds for all rows, but {file} sets {key} in row {setting[0]!r}; "
                 "leave it out."
             )
     rows = {}
-    for row in listed:
+    for row in table_rows:
         each = _with_seeds(row["settings"], seeds, changes)
         rows[row["name"]] = [_run(config, program, path, folder, changes, one) for one in each]
     for run in itertools.chain(*rows.values()):
@@ -160,12 +160,12 @@ def plan(
         command=shlex.join(programs.command([program, "--sweep", *flags])),
         scores=tuple(module.get("SCORES", ())),
         rows=rows,
-        paper={row["name"]: row.get("paper", {}) for row in listed},
+        paper={row["name"]: row.get("paper", {}) for row in table_rows},
     )
 
 
 def folder_name(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Returns what differs between two flat settings as the name of a folder, the seed last."""
+    """Returns the settings that differ, as the name of a folder, the seed last."""
     different = [key for key in sorted(after) if after[key] != before[key] and key != "seed"]
     text = "+".join(f"{key}={after[key]}" for key in different)
     name = re.sub(r"[^\w.=+-]", "_", text, flags=re.ASCII)[:_MAX_NAME]
@@ -175,7 +175,7 @@ def folder_name(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def _rows(module: Mapping[str, Any], file: str, argument: str) -> tuple[list[dict[str, Any]], str]:
-    """Returns what `sweep` of a file's names returns, known to be rows, and its argument or ""."""
+    """Returns the rows of a file's `sweep`, after checking them, and its argument or ""."""
     if not callable(sweep := module.get("sweep")):
         raise SettingError(
             f"--sweep requires a function sweep() that returns rows beside get_config(), got none "
@@ -269,16 +269,16 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     with file_errors(f"Cannot read {path}"):
         content = path.read_bytes()
     try:
-        found = json.loads(content)
+        value = json.loads(content)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InputError(f"{path} is not of a run; move it away, and the run is made again.")
-    return found
+    return value
 
 
 def _epochs(scores: dict[str, Any] | None, folder: pathlib.Path) -> int:
-    """Returns after how many epochs a run's scores are, 0 without any."""
+    """Returns the number of epochs of a run's scores, 0 without scores."""
     if scores is None:
         return 0
     try:

@@ -19,7 +19,7 @@ class Row:
     """One row of a table.
 
     Attributes:
-      name: what stands in front of it.
+      name: its label.
       results: of its finished runs, each the content of scores.json.
       paper: a paper's scores, in percent.
     """
@@ -30,16 +30,16 @@ class Row:
 
     def scores(self, selection: str, name: str) -> list[float]:
         """Returns a score in every finished run; none where one of them lacks it."""
-        found = [result[selection][name] for result in self.results if name in result[selection]]
-        return found if len(found) == len(self.results) else []
+        values = [result[selection][name] for result in self.results if name in result[selection]]
+        return values if len(values) == len(self.results) else []
 
 
-def markdown(title: str, command: str, rows: Sequence[Row], names: Sequence[str]) -> str:
+def format_markdown(title: str, command: str, rows: Sequence[Row], names: Sequence[str]) -> str:
     """Returns a table of percents, one part for the last and one for the best epochs.
 
     Args:
       title: its heading.
-      command: that made it.
+      command: the command of the sweep.
       rows: its rows.
       names: its scores in order; all that there are, if empty.
     """
@@ -69,7 +69,7 @@ def markdown(title: str, command: str, rows: Sequence[Row], names: Sequence[str]
     return "\n".join(lines) + "\n"
 
 
-def comma_separated(rows: Sequence[Row], names: Sequence[str]) -> str:
+def format_csv(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Returns one line for each row, selection and score, in full precision.
 
     Mean and deviation are shares of 1, the paper's figure is in percent.
@@ -80,11 +80,11 @@ def comma_separated(rows: Sequence[Row], names: Sequence[str]) -> str:
     for row in rows:
         for selection in _SELECTIONS:
             for name in _columns(rows, selection, names):
-                found = row.scores(selection, name)
-                mean: Any = statistics.fmean(found) if found else ""
-                deviation: Any = statistics.stdev(found) if len(found) > 1 else ""
+                scores = row.scores(selection, name)
+                mean: Any = statistics.fmean(scores) if scores else ""
+                deviation: Any = statistics.stdev(scores) if len(scores) > 1 else ""
                 paper = row.paper.get(name, "")
-                writer.writerow([row.name, name, selection, len(found), mean, deviation, paper])
+                writer.writerow([row.name, name, selection, len(scores), mean, deviation, paper])
     return text.getvalue()
 
 

@@ -92,7 +92,7 @@ def test_the_tasks_of_srun_find_each_other() -> None:
 _BROKEN = """
 from dcjax.modes import command_line
 error = jax.errors.JaxRuntimeError("UNKNOWN: all-reduce failed:\\nConnection reset by peer")
-print(command_line._one_line(error))
+print(command_line._error_line(error))
 """
 
 

@@ -453,12 +453,12 @@ def test_a_score_that_some_runs_lack_is_left_empty() -> None:
         for x, nmi in ((0.25, {}), (0.75, {"nmi": 0.5}))
     ]
     rows = [tables.Row("both", results, {"nmi": 50.0}), tables.Row("none", [], {})]
-    last, best = tables.markdown("t", "c", rows, []).split("\n## ")[1:]
+    last, best = tables.format_markdown("t", "c", rows, []).split("\n## ")[1:]
     assert "|  | seeds | nmi | paper | map_at_r |" in last
     assert "| both | 2 | 50.00 ± 0.00 | 50.00 | 50.00 ± 35.36 |" in last
     assert "| both | 2 | 50.00 ± 35.36 |  | 50.00 |" in best
     assert "| none | 0 |  |  |  |" in last
-    assert "both,nmi,best_test,0,,,50.0" in tables.comma_separated(rows, []).splitlines()
+    assert "both,nmi,best_test,0,,,50.0" in tables.format_csv(rows, []).splitlines()
 
 
 def test_a_sweep_computes_nothing_itself() -> None:
