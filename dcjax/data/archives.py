@@ -1,4 +1,4 @@
-"""Extracts a data set's archives: wholly or not at all, and nothing outside of the folder."""
+"""Extracts a data set's archives: completely or not at all, and nothing outside the folder."""
 
 import functools
 import gzip
@@ -19,7 +19,7 @@ _BLOCK = 2**20  # bytes
 def extract(path: Path, folder: Path) -> None:
     """Extracts a .tgz or .zip; any other file is left as it is.
 
-    What is in the folder already, with the sizes that the archive gives, stays.
+    Files that are there already, with the sizes of the archive, are kept.
 
     Args:
       path: of the archive.
@@ -86,7 +86,7 @@ def _extract_missing(
     if not lacking:
         return
     require_space(folder, sum(filter(None, sizes.values())))
-    # Moved in place only when complete: what looks whole is whole, even after a kill.
+    # Moved into place when complete, so that a kill leaves no incomplete folder under these names.
     aside = folder / f"{path.name}.extracting"
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -102,7 +102,7 @@ def _top_names(names: Mapping[str, int | None]) -> set[str]:
 
 
 def _complete_names(sizes: Mapping[str, int | None], folder: Path) -> set[str]:
-    """Returns the top names of the archive below which nothing is missing from the folder."""
+    """Returns the top-level names of the archive whose files are all in the folder."""
     missing = {name: None for name, size in sizes.items() if not _is_there(folder / name, size)}
     return _top_names(sizes) - _top_names(missing)
 

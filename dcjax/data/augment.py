@@ -43,10 +43,10 @@ def draw(
 
 
 def create(augmentation: crops.Augmentation) -> Augment:
-    """Returns the function (image, draws) -> image that takes the steps of the strategy.
+    """Returns the function (image, draws) -> image that applies the steps of the strategy.
 
-    The image is that of the file, or the resized one if `augmentation.crops_resized`; the draws
-    are those that `draw` has made for it. Steps that are not to be applied cost nothing.
+    The image is that of the file, or the resized one if `augmentation.crops_resized`; the draws are
+    those of `draw` for it. Steps that are not applied cost nothing.
     """
     steps = strategies.STRATEGIES[augmentation.strategy]
     first, size = steps.index("crop"), augmentation.size
@@ -73,7 +73,7 @@ def _apply_step(step: str, image: tf.Tensor, draws: Any) -> tf.Tensor:
 def _cut_turned(
     image: tf.Tensor, draws: strategies.ShiftRotate, corner: tf.Tensor, sides: tf.Tensor
 ) -> tf.Tensor:
-    # Of a turned image only what its crop shows is made.
+    # Only the pixels of the crop are computed.
     return tf.cond(
         draws.applied,
         lambda: distortions.shift_rotate_box(image, draws, corner, sides),
@@ -95,15 +95,15 @@ def random_resized_box(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns corner int32[2] and sides int32[2] of a random area of random aspect.
 
-    The first of ten draws that fits into the image counts; if none does, the centre is taken, as
-    large as `ratio` allows (Szegedy et al. 2015). `crops.boxes` does the same for many images.
+    It is the first of ten draws that fits into the image; if none does, the largest central box
+    that `ratio` allows (Szegedy et al. 2015). `crops.boxes` does the same for many images.
     """
     whole = height_width(image)
     exact = tf.cast(whole, tf.float64)
     root = tf.sqrt(exact[0] * exact[1])
     candidates = tf.cast(tf.round(root * tf.cast(draws.factors, tf.float64)), tf.int32)
     fits = tf.reduce_all((candidates > 0) & (candidates <= whole), axis=1)
-    sides = candidates[tf.argmax(fits)]  # argmax returns the first of equals
+    sides = candidates[tf.argmax(fits)]  # argmax returns the first maximum
     most = tf.constant(augmentation.most, tf.float64)
     central = tf.clip_by_value(tf.cast(tf.round(exact[::-1] * most), tf.int32), 1, whole)
     any_fits = tf.reduce_any(fits)
@@ -114,12 +114,12 @@ def random_resized_box(
 def resize_shorter_side(image: tf.Tensor, size: int) -> tf.Tensor:
     """Resizes the shorter side to `size` and the other one to int(size * long / short).
 
-    An image that is enlarged, and is longer than `crops.longest_aspect` allows, first loses both of
-    its ends.
+    If an image is to be enlarged and its aspect exceeds `crops.longest_aspect`, both ends are cut
+    off first.
     """
     whole = height_width(image)
     short = tf.reduce_min(whole)
-    # Of an odd length an odd part, so that it has the same middle.
+    # An odd part of an odd length, so that the middle stays.
     longest = tf.where(short < size, crops.longest_aspect(size) * short - whole % 2, whole)
     kept = tf.minimum(whole, longest)
     sides = size * kept // short

@@ -1,6 +1,6 @@
 """Decodes BMP files.
 
-TensorFlow reads neither palettes nor colour masks, and takes their bytes for blue, green and red.
+TensorFlow supports neither palettes nor colour masks, and reads their bytes as blue, green and red.
 """
 
 from typing import NamedTuple

@@ -1,9 +1,9 @@
-"""Where training crops lie: the random draws of an epoch, and the boxes that they make of images.
+"""Random crops: the draws of an epoch, and the boxes in images that follow from them.
 
-The draws are made on the host, for a whole block of a plan at once, so that whoever cuts the
-pixels, the pipeline or the device cache, cuts the same ones. From a draw to a box there are only
-operations that IEEE 754 rounds in one way (and no division: TensorFlow multiplies by the
-reciprocal), so that `augment`, which sees one image at a time, comes to the same boxes.
+The draws are made on the host, for a whole block of a plan at once, so that the pipeline and the
+device cache cut the same boxes. A box is computed from a draw by operations whose rounding IEEE 754
+defines (and without division: TensorFlow multiplies by the reciprocal), so that `augment`, which
+processes one image at a time, computes the same boxes.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from dcjax.data import strategies
 
 CROPS = ("random_resized", "resize_then_random", "resize_then_random_resized")
 
-# The largest enlarged image, in pixels or by its aspect, whichever allows more; of a longer one
-# only the middle is made. A picture of 1 x 2,000 pixels, 86 bytes of PNG, would take 256 x 512,000.
+# Bounds of an enlarged image, in pixels or by its aspect, whichever allows more; of a longer one
+# only the middle is enlarged. A PNG of 1 x 2,000 pixels in 86 bytes would become 256 x 512,000.
 _MOST_PIXELS, _MOST_ASPECT = 2**22, 64
 
 _ATTEMPTS = 10
@@ -29,7 +29,7 @@ _ATTEMPTS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """A random crop, a random flip, and what else the strategy does (P21, section 4.2).
+    """A random crop, a random flip, and the other steps of the strategy (P21, section 4.2).
 
     Attributes:
       crop: "random_resized" (as both releases do), "resize_then_random" (as both papers say), or
@@ -100,7 +100,7 @@ def draw(
 
     The area is uniform in `scale`, the logarithm of the aspect is uniform in `ratio`.
     """
-    # For the whole block, so that a place keeps its draws wherever reading begins.
+    # For the whole block, so that draws do not depend on where reading begins.
     generator = streams.generator(seed, Stream.CROPS, epoch, block)
     place = generator.random((*shape, 2), np.float32)
     flip = generator.random(shape, np.float32) < 0.5

@@ -1,4 +1,4 @@
-"""Encoded images: reads and decodes them, and finds those that cannot be decoded."""
+"""Reads and decodes encoded images, and finds those that cannot be decoded."""
 
 import concurrent.futures
 import functools
@@ -21,8 +21,8 @@ _SHOWN = 5  # bad files named in an error
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER = 24  # bytes up to its width and height, which are the last of them
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-_HEAD = 1 << 16  # bytes of a file at which a quick look is taken
-# What a JPEG and a PNG hold, anywhere, if they say an orientation: keys of Exif tags and of XMP.
+_HEAD = 1 << 16  # bytes of a file that a quick check reads
+# Keys of Exif tags and XMP, one of which is in a JPEG or PNG that has an orientation.
 _JPEG_KEYS = (r"Exif\x00\x00", "tiff:Orientation")
 _PNG_KEYS = ("eXIf", "exif", r"XML:com\.adobe\.xmp")
 _ON_ITS_SIDE = 5  # Exif orientations from here on swap rows and columns
@@ -32,7 +32,7 @@ _MIRRORED = np.array([[0, 0, 0], [0, 1, 0], [1, 1, 0], [1, 0, 0]], bool)  # of 1
 def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the function from a row int32[] of encoded images to its bytes, string[].
 
-    Only files are read; a pipe or a device is an error, as an absent file is.
+    Only regular files are read; anything else is an error.
     """
 
     def read(row: int) -> bytes:
@@ -42,7 +42,7 @@ def contents(images: ImageSet) -> Callable[[tf.Tensor], tf.Tensor]:
     in_python = functools.partial(_call_python, read, kind=tf.string)
     if images.images.dtype.names is not None:
         return in_python
-    # As bytes: TensorFlow encodes text as UTF-8, which not every name is.
+    # As bytes: TensorFlow would encode text as UTF-8, and names may have other bytes.
     paths = tf.constant([os.fsencode(path) for path in images.images.tolist()], tf.string)
     if not images.is_no_file.any():
         return lambda row: tf.io.read_file(paths[row])
@@ -86,16 +86,16 @@ def size(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
 
 
 def _check_and_read_orientation(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Returns the Exif orientation, int32[]; an error for what must not be decoded."""
+    """Returns the Exif orientation, int32[]; raises an error for files that must not be decoded."""
 
     def look(content: bytes) -> np.int32:
         if reason := headers.refusal(content, max_pixels=max_pixels):
             raise InputError(reason)
         return np.int32(headers.orientation(content))
 
-    # A call of Python takes 0.2 ms, a tenth of decoding 500 x 375 pixels. So Python sees a JPEG or
-    # PNG only if the keys of an orientation are somewhere in its bytes. To search these, which are
-    # in memory, for a literal takes a hundredth of the time of decoding them.
+    # A call of Python takes 0.2 ms, a tenth of the time of decoding 500 x 375 pixels. So it is made
+    # for a JPEG or PNG only if a key of an orientation is in its bytes. Searching these for a
+    # literal takes a hundredth of the time of decoding.
     is_whole_png = _starts_with(encoded, _PNG_START) & (tf.strings.length(encoded) >= _PNG_HEADER)
     is_plain = tf.case(
         [
@@ -131,7 +131,7 @@ def _starts_with(encoded: tf.Tensor, start: bytes) -> tf.Tensor:
 
 def _contains(encoded: tf.Tensor, keys: Sequence[str]) -> tf.Tensor:
     """Returns whether one of these literals, as regular expressions, is in the bytes."""
-    # TensorFlow searches by replacing only, and is fast for one literal, not for one of several.
+    # TensorFlow can only replace; that is fast for one literal, but not for alternatives.
     length = tf.strings.length(encoded)
     return tf.reduce_any(
         [
@@ -143,14 +143,14 @@ def _contains(encoded: tf.Tensor, keys: Sequence[str]) -> tf.Tensor:
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    # TensorFlow's default is a fast transform, whose pixels are not those that others, and the
-    # published weights, have seen: recall@1 on bird crops moved by 0.003.
+    # TensorFlow's default is a faster, less accurate transform than that of other libraries, with
+    # which published weights were trained: recall@1 on bird crops changed by 0.003.
     return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns an image upright by its Exif orientation."""
-    # Not by tf.image.rot90: its many nodes take time in every image, also where none is turned.
+    # tf.image.rot90 has many nodes, which take time for every image, rotated or not.
     axes = tf.where(orientation < _ON_ITS_SIDE, (0, 1, 2), (1, 0, 2))
     mirrored = tf.constant(_MIRRORED)[(orientation - 1) % 4]
     return tf.raw_ops.Reverse(tensor=tf.transpose(image, axes), dims=mirrored)
@@ -179,7 +179,7 @@ def _decode_bitmap(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_as_stored(encoded: tf.Tensor) -> tf.Tensor:
-    # Of WebP and JPEG XL, TensorFlow gives no other channels than those stored.
+    # For WebP and JPEG XL, TensorFlow returns the stored channels only.
     image = tf.io.decode_image(encoded, expand_animations=False)
     return tf.gather(image, tf.where(tf.shape(image)[2] < 3, [0, 0, 0], [0, 1, 2]), axis=2)
 
@@ -190,7 +190,7 @@ def _call_python(
     kind: tf.DType,
     shape: Sequence[int | None] = (),
 ) -> tf.Tensor:
-    """Applies a Python function of a scalar, which gives an array of this type and shape."""
+    """Applies a Python function of a scalar, which returns an array of this type and shape."""
 
     def apply(x: Any) -> Any:
         return function(np.asarray(x, object).item())  # outside of a graph, x is an array
@@ -201,12 +201,12 @@ def _call_python(
 def select_readable(
     images: ImageSet, *, skip_unreadable: bool, max_pixels: int = 0
 ) -> tuple[ImageSet, int]:
-    """Checks that files can be read, and returns the images that can and how many cannot.
+    """Returns the images whose files can be read, and how many cannot.
 
     Args:
       images: The images; those in memory are always fine.
-      skip_unreadable: False: a quick look, and an error if it finds a bad file. True: every
-        file is decoded, and bad ones are left out; labels stay as they are.
+      skip_unreadable: False: a quick check, which raises an error if a file is bad. True: every
+        file is decoded, and bad ones are left out; labels are not renumbered.
       max_pixels: As of `decode`; an image with more cannot be read.
     """
     bad = find_unreadable(images, thorough=skip_unreadable, max_pixels=max_pixels)
@@ -227,7 +227,7 @@ def select_readable(
 
 
 def drop_images(images: ImageSet, bad: Sequence[int]) -> ImageSet:
-    """Returns the images but for the bad ones; labels stay as they are.
+    """Returns the images without the bad ones; labels are not renumbered.
 
     Raises:
       InputError: if a class is left without an image.
@@ -247,8 +247,8 @@ def find_unreadable(images: ImageSet, *, thorough: bool, max_pixels: int = 0) ->
 
     Args:
       images: The images.
-      thorough: True: decodes every file. False: looks at both ends of each file, and decodes
-        those that look cut (some cameras write past the end mark, so looks can deceive).
+      thorough: True: decodes every file. False: checks both ends of each file, and decodes those
+        without an end mark (some cameras write past it, so the file may be good).
       max_pixels: As of `decode`.
     """
     if images.in_memory:
@@ -256,7 +256,7 @@ def find_unreadable(images: ImageSet, *, thorough: bool, max_pixels: int = 0) ->
     if thorough:
         return _find_undecodable(images, np.arange(len(images)), max_pixels)
     looks_good = functools.partial(_looks_good, max_pixels=max_pixels)
-    files = np.flatnonzero(~images.is_no_file)  # to open a pipe could take for ever
+    files = np.flatnonzero(~images.is_no_file)  # opening a pipe may block
     good = np.zeros(len(images), bool)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         good[files] = list(pool.map(looks_good, images.images[files]))
@@ -266,7 +266,7 @@ def find_unreadable(images: ImageSet, *, thorough: bool, max_pixels: int = 0) ->
 def unreadable_reason(images: ImageSet, row: int, *, max_pixels: int = 0) -> str | None:
     """Returns why an image cannot be decoded, or None if it can."""
     try:
-        # First in Python: TensorFlow fails to say why it cannot read a file not named in UTF-8.
+        # First in Python: TensorFlow gives no reason for a file whose name is not UTF-8.
         read_bytes(images.images[row])
         decode(contents(images.select([row]))(tf.constant(0)), max_pixels=max_pixels)
     except tf.errors.OpError as error:
@@ -284,7 +284,7 @@ def _find_undecodable(images: ImageSet, rows: npt.NDArray, max_pixels: int) -> l
     read = contents(images)
 
     def load(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # Something of the image must come out, or TensorFlow prunes the decoding.
+        # The result depends on the image; else TensorFlow would prune the decoding.
         return row, tf.shape(decode(read(row), max_pixels=max_pixels))
 
     dataset = tf.data.Dataset.from_tensor_slices(rows.astype(np.int32))
@@ -294,7 +294,7 @@ def _find_undecodable(images: ImageSet, rows: npt.NDArray, max_pixels: int) -> l
 
 
 def _looks_good(image: np.str_ | np.void, *, max_pixels: int) -> bool:
-    """Returns whether a JPEG or PNG has its end mark, and a header that asks for no more pixels."""
+    """Returns whether a JPEG or PNG has its end mark and a header within the limit on pixels."""
     is_part = isinstance(image, np.void)
     path, start = str(image[0] if is_part else image), int(image[1]) if is_part else 0
     try:

@@ -1,9 +1,9 @@
-"""Images in the devices' memory, at the resize size: no file is read in training.
+"""Caches resized images in the devices' memory, from which crops are cut without reading files.
 
-An image is kept as lines along its shorter side, which always has `resize` pixels, one below the
-other; a wide image is turned for that. So the images of a set, whatever their shape, fill one
-array uint8 [lines, resize * 3] without a gap, and a crop is a weighted mean of its lines, turned,
-and again a weighted mean of lines.
+The shorter side of every resized image has `resize` pixels. An image is stored as lines of this
+length, a wide image transposed, so that images of any shape fill one array uint8 [lines, resize *
+3] without gaps. A crop is resized in two passes, as a separable filter: weighted means of lines, a
+transposition, and weighted means of lines again.
 """
 
 import functools
@@ -22,18 +22,18 @@ from dcjax.data import crops, pipeline
 from dcjax.distributed import devices
 from dcjax.division.sampling import Block
 
-_LINES_AT_ONCE = 8192  # sent to the devices while the cache is filled: 6 MiB at 256 pixels
+_LINES_AT_ONCE = 8192  # lines of a transfer while the cache is filled: 6 MiB at 256 pixels
 
 
 class Cache:
     """Reads an image set from the devices' memory; implements `pipeline.Reader`.
 
-    The crops are those that `pipeline.Stream` makes of the resized images, up to one grey level
-    where they are resized again, and the same to the bit where they are not.
+    The crops are those of `pipeline.Stream` from the resized images: equal if they are not resized
+    again, and within one grey level if they are.
     """
 
     def __init__(self, stream: pipeline.Stream, sizes: npt.NDArray[np.int32], mesh: Mesh) -> None:
-        """Reads all images; their resized sizes [N, 2] are known."""
+        """Reads all images, of these resized sizes [N, 2]."""
         self.images = stream.images
         self._stream = stream
         self._sizes = sizes
@@ -42,19 +42,19 @@ class Cache:
         self._first_line = np.cumsum(num_lines) - num_lines
         self.lines = _fill(stream, int(num_lines.sum()), devices.replicated(mesh))
         augmentation, size = stream.augmentation, stream.augmentation.size
-        # A crop that is not resized takes each line as it is, others all that a triangle covers.
+        # A crop that is not resized copies lines; others average the lines under a triangle filter.
         longest = crops.longest_side(augmentation, sizes)
         num_taps = math.ceil(2 * max(longest / size, 1))
-        as_it_is = functools.partial(_cut, size=size, num_taps=1)
-        resized = functools.partial(_cut, size=size, num_taps=num_taps)
-        train = as_it_is if augmentation.crop == "resize_then_random" else resized
+        copy = functools.partial(_cut, size=size, num_taps=1)
+        resize = functools.partial(_cut, size=size, num_taps=num_taps)
+        train = copy if augmentation.crop == "resize_then_random" else resize
         self._batch_sharding = devices.batch_shardings(mesh)["image"]
         self._crop_train = _jit(train, mesh, self._batch_sharding)
         self._rows_sharding = devices.rows_sharding(mesh)
-        self._crop_eval = _jit(as_it_is, mesh, self._rows_sharding)
+        self._crop_eval = _jit(copy, mesh, self._rows_sharding)
 
     def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[pipeline.Batch]:
-        """Returns the batches of these steps; the images are on the devices, the rest not yet."""
+        """Returns the batches of these steps: images on the devices, the rest on the host."""
         share = self._stream.share
         return (
             {
@@ -69,7 +69,7 @@ class Cache:
         )
 
     def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[jax.Array]:
-        """Returns the centre crops of these rows, and of other processes', on the devices."""
+        """Returns the centre crops of the rows of all processes, on the devices."""
         boxes = crops.center_boxes(self._sizes[rows], self._stream.augmentation.size)
         places = self._places(rows, boxes, np.zeros(rows.shape, bool))
         sharding = self._rows_sharding
@@ -77,7 +77,7 @@ class Cache:
         return (self._crop_eval(self.lines, batch) for batch in batches)
 
     def _crop_places(self, block: Block, epoch: int) -> npt.NDArray[np.int32]:
-        """Returns `_places` of a block's steps, [s, C, B, 6]."""
+        """Returns `_places` of the training crops of a block, [s, C, B, 6]."""
         augmentation, seed = self._stream.augmentation, self._stream.seed
         draws = crops.draw(augmentation, block.shape, seed=seed, epoch=epoch, block=block.number)
         kept = crops.Draws(*(x[block.skipped :] for x in draws))
@@ -87,7 +87,12 @@ class Cache:
     def _places(
         self, rows: npt.NDArray, boxes: npt.NDArray, flip: npt.NDArray
     ) -> npt.NDArray[np.int32]:
-        """Returns int32 [..., 6]: first line and column, lines, columns, turned, mirrored."""
+        """Returns where crops lie in the cache, for rows [...], boxes [..., 4] and flips [...].
+
+        Returns:
+          int32 [..., 6]: first line and column, numbers of lines and columns, whether the image is
+          transposed, whether to mirror it.
+        """
         is_wide = self._is_wide[rows]
         turned = np.where(is_wide[..., None], boxes[..., [1, 0, 3, 2]], boxes)
         line, *others = np.moveaxis(turned, -1, 0)
@@ -96,7 +101,7 @@ class Cache:
 
 
 def create(streams: Sequence[pipeline.Stream], mesh: Mesh) -> list[Cache]:
-    """Reads image sets into the devices' memory, each device holding all of them.
+    """Reads image sets into the devices' memory, replicated on each device.
 
     Raises:
       InputError: before an image is decoded, if they do not fit.
@@ -113,16 +118,16 @@ def create(streams: Sequence[pipeline.Stream], mesh: Mesh) -> list[Cache]:
 
 
 def free_bytes(mesh: Mesh) -> int:
-    """Returns how much memory each device has left, at least."""
+    """Returns the free memory of the device that has least."""
     known = [device.memory_stats() for device in mesh.local_devices]
     if all(known):
         return min(memory["bytes_limit"] - memory["bytes_in_use"] for memory in known)
-    # CPUs tell nothing, and share what the machine has.
+    # CPU devices have no statistics, and share the machine's memory.
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // mesh.local_mesh.size
 
 
 def _fill(stream: pipeline.Stream, num_lines: int, sharding: NamedSharding) -> jax.Array:
-    """Returns uint8 [num_lines or a few more, resize * 3]; the host holds a block of it."""
+    """Returns the lines uint8 [num_lines or a few more, resize * 3], transferred block by block."""
     shape = (-(-num_lines // _LINES_AT_ONCE) * _LINES_AT_ONCE, stream.augmentation.resize * 3)
     lines = jax.jit(lambda: jnp.zeros(shape, jnp.uint8), out_shardings=sharding)()
     put = jax.jit(
@@ -137,7 +142,7 @@ def _fill(stream: pipeline.Stream, num_lines: int, sharding: NamedSharding) -> j
 
 
 def _blocks(images: Iterable[npt.NDArray], width: int) -> Iterator[npt.NDArray]:
-    """Yields the images' lines [_LINES_AT_ONCE, width], the last block filled up with zeros."""
+    """Yields the images' lines in blocks [_LINES_AT_ONCE, width], the last padded with zeros."""
     block, filled = np.zeros((_LINES_AT_ONCE, width), np.uint8), 0
     for image in images:
         is_wide = image.shape[1] > image.shape[0]
@@ -156,13 +161,13 @@ def _blocks(images: Iterable[npt.NDArray], width: int) -> Iterator[npt.NDArray]:
 def _jit(
     cut: Callable[[jax.Array, jax.Array], jax.Array], mesh: Mesh, sharding: NamedSharding
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Returns a function whose devices cut their own shares of a batch out of their own copies."""
+    """Returns a function in which each device cuts its share of a batch from its own lines."""
     replicated = devices.replicated(mesh)
     specs = (replicated.spec, sharding.spec)
     share = jax.shard_map(cut, mesh=mesh, in_specs=specs, out_specs=sharding.spec)
     first = jax.jit(share, in_shardings=(replicated, sharding), out_shardings=sharding)
-    # Compiled apart: in one, XLA for CPUs makes every pixel anew for each of the two directions,
-    # far from the last one in memory, which took 15 times as long.
+    # Two programs: in one, XLA for CPUs would fuse them and compute every pixel twice, with strided
+    # access to memory, which took 15 times as long.
     second = jax.jit(_turn_upright, in_shardings=(sharding, sharding), out_shardings=sharding)
 
     def crop(lines: jax.Array, places: jax.Array) -> jax.Array:
@@ -172,29 +177,31 @@ def _jit(
 
 
 def _cut(lines: jax.Array, places: jax.Array, *, size: int, num_taps: int) -> jax.Array:
-    """Cuts boxes out, resizes them to size x size and mirrors them.
+    """Cuts boxes, resizes them to size x size and mirrors them where asked.
 
     Args:
       lines: uint8 [L, resize * 3].
       places: int32 [..., 6], see `Cache._places`.
       size: side of the output.
-      num_taps: lines, at most, that make one line of the output.
+      num_taps: largest number of lines that one line of the output is the mean of.
 
     Returns:
-      uint8 [..., size, size, 3]: columns, and of each the pixel in every line.
+      uint8 [..., size, size, 3], indexed by column and then by line.
     """
     line, column, num_lines, num_columns, turned, flip = jnp.moveaxis(places.reshape(-1, 6), 1, 0)
     turned, flip = turned.astype(bool), flip.astype(bool)
+    # First pass, over lines: [n, size, resize, 3]; then columns become lines.
     half = _means(lines, line, *_taps(num_lines, flip & turned, size, num_taps))
-    half = half.reshape(len(line), size, -1, 3).swapaxes(1, 2)  # columns are lines now
+    half = half.reshape(len(line), size, -1, 3).swapaxes(1, 2)
+    # Second pass, over the columns of all n crops, as lines of one array [n resize, size 3].
     column += half.shape[1] * jnp.arange(len(line))
     half = half.reshape(-1, size * 3)
-    both = _means(half, column, *_taps(num_columns, flip & ~turned, size, num_taps))
-    return jnp.round(both).astype(jnp.uint8).reshape(*places.shape[:-1], size, size, 3)
+    means = _means(half, column, *_taps(num_columns, flip & ~turned, size, num_taps))
+    return jnp.round(means).astype(jnp.uint8).reshape(*places.shape[:-1], size, size, 3)
 
 
 def _turn_upright(pixels: jax.Array, places: jax.Array) -> jax.Array:
-    """Returns the images as they were: the columns of a turned one are its lines already."""
+    """Returns the output of `_cut` indexed by line and column, as transposed images are already."""
     turned = places[..., 4].astype(bool)[..., None, None, None]
     return jnp.where(turned, pixels, pixels.swapaxes(-3, -2))
 
@@ -202,13 +209,14 @@ def _turn_upright(pixels: jax.Array, places: jax.Array) -> jax.Array:
 def _taps(
     sides: jax.Array, flip: jax.Array, size: int, num_taps: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns which lines of a box make each line of the output, and their weights.
+    """Returns the lines of a box that each line of the output is a mean of, and their weights.
 
-    The weights are a triangle as wide as two lines of the output, or of the box if these are
-    wider (bilinear interpolation with antialias), cut off at the edges of the box.
+    The weights are a triangle filter: bilinear interpolation with antialias. Its radius is a line
+    of the output, or of the box if that is larger; it is cut off at the edges of the box.
 
     Returns:
-      int32 and float32 [n, size, num_taps], the weights summing to 1.
+      Numbers of lines within the box, int32, and weights, float32, which sum to 1, both
+      [n, size, num_taps].
     """
     scale = (sides / size)[:, None]
     radius = jnp.maximum(scale, 1)
@@ -223,7 +231,7 @@ def _taps(
 
 
 def _means(lines: jax.Array, start: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
-    """Returns the weighted means [n, size, width] of lines [L, width], start + index."""
+    """Returns the weighted means [n, size, width] of lines[L, width] numbers start + index."""
     rows = start[:, None, None] + index
     taps = [
         lines[rows[..., tap]].astype(jnp.float32) * weight[..., tap, None]

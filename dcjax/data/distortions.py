@@ -1,6 +1,6 @@
-"""Turns, blurs and recolours images in TensorFlow, one by one, as `strategies` has drawn.
+"""Rotates, blurs and recolours images in TensorFlow, one by one, as `strategies` has drawn.
 
-Images are uint8[h, w, 3] in and out. Numbers are those of the libraries that P21's code uses:
+Images are uint8[h, w, 3] in and out. The pixels are those of the libraries that P21's code uses:
 albumentations with OpenCV, and torchvision with PIL.
 """
 
@@ -40,8 +40,8 @@ def shift_rotate_box(
     high = start + tf.reduce_sum(tf.maximum(ends, 0), axis=1)
     first, last = (tf.cast(tf.floor(x), tf.int32) for x in (low, high))
     row, column = tf.unstack(start - tf.cast(first, tf.float32))
-    # Of the operation's own fill modes none is OpenCV's: REFLECT sees the outermost pixels twice,
-    # WRAP goes on at the other side. And it cuts fractions off what is uint8.
+    # None of the operation's fill modes is OpenCV's: REFLECT repeats the outermost pixels, WRAP
+    # continues at the other side. For uint8 it would truncate.
     turned = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(_window(image, first, last + 2), tf.float32)[None],
         transforms=[[cosine, -sine, column, sine, cosine, row, 0.0, 0.0]],
@@ -54,7 +54,7 @@ def shift_rotate_box(
 
 
 def holes(image: tf.Tensor, draws: strategies.Holes) -> tf.Tensor:
-    """Makes the pixels in boxes black."""
+    """Sets the pixels in boxes to black."""
     top, left, height, width = tf.unstack(draws.boxes[..., None], axis=1)
     row, column = (tf.range(side) for side in tf.unstack(tf.shape(image)[:2]))
     rows = tf.cast((row >= top) & (row < top + height), tf.float32)
@@ -67,7 +67,7 @@ def blur(image: tf.Tensor, draws: strategies.Blur) -> tf.Tensor:
     """Takes means over squares around each pixel, rounded; edges as in `shift_rotate_box`."""
     height, width = tf.unstack(tf.shape(image)[:2])
 
-    # As sums of slices: tf.nn.depthwise_conv2d and tf.nn.avg_pool2d take four times as long.
+    # Sums of slices: tf.nn.depthwise_conv2d and tf.nn.avg_pool2d take four times as long.
     def means(kernel: int) -> tf.Tensor:
         reach = kernel // 2
         window = _window(image, [-reach, -reach], [height + reach, width + reach])
@@ -81,7 +81,7 @@ def blur(image: tf.Tensor, draws: strategies.Blur) -> tf.Tensor:
 
 
 def brightness_contrast(image: tf.Tensor, draws: strategies.BrightnessContrast) -> tf.Tensor:
-    """Multiplies and adds; fractions are cut off, as all below, not rounded."""
+    """Multiplies and adds; truncates to integers, as all functions below."""
     return _to_uint8(tf.cast(image, tf.float32) * draws.factor + draws.offset)
 
 
@@ -95,7 +95,7 @@ def color_jitter(image: tf.Tensor, draws: strategies.ColorJitter) -> tf.Tensor:
 
 
 def grey(image: tf.Tensor, draws: strategies.Switch) -> tf.Tensor:
-    """Makes all channels the luma."""
+    """Sets all channels to the luma."""
     return tf.repeat(tf.cast(_luma(image), tf.uint8), 3, axis=2)
 
 

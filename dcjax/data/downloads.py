@@ -1,4 +1,4 @@
-"""Downloads of a data set's archives: verified, and put in place when they are whole."""
+"""Downloads a data set's archives, verifies them, and moves complete ones into place."""
 
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ class Archive:
 
 
 class _ServerError(Exception):
-    """A server does not send what it should; to try again may help if that is not final."""
+    """A server does not send what it should; another try may help unless that is final."""
 
     def __init__(self, reason: object, *, is_final: bool = False) -> None:
         super().__init__(" ".join(str(reason).split()))
@@ -61,7 +61,7 @@ def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path
     Args:
       archive: which one.
       folder: where to; made if missing.
-      say: takes lines about the progress.
+      say: called with lines about the progress.
 
     Returns:
       The path of the archive.
@@ -110,11 +110,11 @@ def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path
 
 
 def how_to_get(archives: Sequence[Archive], *, home: str, folder: Path, extracted: bool) -> str:
-    """Returns how a user gets archives that a data set lacks.
+    """Returns how a user can get the archives that a data set lacks.
 
     Args:
-      archives: all that it takes; none if they are not known.
-      home: page where they can be had or asked for.
+      archives: those that it needs; none if they are not known.
+      home: page where they can be downloaded or requested.
       folder: where to put them.
       extracted: whether they must be extracted there.
     """
@@ -182,7 +182,7 @@ def _open_http(url: str, num_bytes: int) -> Iterator[_Read]:
 @contextlib.contextmanager
 def _open_ftp(url: str) -> Iterator[_Read]:
     parts = urllib.parse.urlsplit(url)
-    # Closed without a farewell, for which a server would first send the rest of the file.
+    # Closed without QUIT, before which a server would send the rest of the file.
     with contextlib.closing(ftplib.FTP(timeout=_TIMEOUT)) as server:
         server.connect(str(parts.hostname), parts.port or ftplib.FTP_PORT)
         server.login()

@@ -1,6 +1,6 @@
-"""The orientation that a camera has noted: an Exif tag, or a line of XMP where that tag is absent.
+"""Reads the orientation of an image: an Exif tag or, without that, XMP.
 
-Damaged tags are read as far as Pillow reads them, so that pictures stand as they do elsewhere.
+Damaged tags are read as Pillow reads them, so that images are oriented as in other programs.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""The first picture of a GIF file.
+"""Extracts the first picture of a GIF file.
 
-TensorFlow decodes all pictures of an animation to return the first one, and cuts off what lies
-beside the upper left corner; a few hundred bytes of GIF can hold thousands of pictures.
+TensorFlow decodes all pictures of an animation to return the first one, and crops pictures that do
+not begin at the upper left corner; a GIF of a few hundred bytes can hold thousands of pictures.
 """
 
 from typing import NamedTuple
@@ -35,8 +35,8 @@ def size(gif: bytes) -> tuple[int, int]:
 def first(gif: bytes) -> bytes:
     """Returns a GIF of the first picture alone, all of its pixels in their colours.
 
-    A picture that is transparent in places has a colour there too, which is taken as of other
-    formats. A file without a whole picture is returned as it is: the decoder says what it lacks.
+    Transparent pixels have a colour too, which is used as for other formats. A file without a
+    complete picture is returned as it is, for the decoder to report.
     """
     picture = _find_first(gif)
     if picture is None or picture.end > len(gif):

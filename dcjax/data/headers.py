@@ -1,4 +1,4 @@
-"""What encoded images say of themselves before their pixels: format, channels, orientation."""
+"""Reads the headers of encoded images: format, size, channels, orientation."""
 
 import contextlib
 import zlib
@@ -37,7 +37,7 @@ _TEXT = 2**20  # bytes, at most, of a PNG's compressed text
 
 
 class Header(NamedTuple):
-    """What a file says that it holds.
+    """The content of a file, according to its header.
 
     Attributes:
       format: One of `FORMATS`, "" for any other.
@@ -51,7 +51,7 @@ class Header(NamedTuple):
 
 
 def read(encoded: bytes) -> Header:
-    """Returns what encoded bytes say that they hold; never fails, whatever they are."""
+    """Returns the header of encoded bytes; never fails, whatever they are."""
     name = _format(encoded)
     channels, bits = 0, 0
     if name == "JPEG":
@@ -74,7 +74,7 @@ def read(encoded: bytes) -> Header:
 
 
 def size(encoded: bytes) -> tuple[int, int]:
-    """Returns height and width as stored, not turned; (0, 0) if the bytes do not say them."""
+    """Returns height and width as stored, before rotation; (0, 0) if they cannot be read."""
     name = _format(encoded)
     if name == "JPEG" and (frame := _frame(encoded)):
         return _number(frame[1:3], "big"), _number(frame[3:5], "big")
@@ -118,11 +118,11 @@ def refusal(encoded: bytes, *, max_pixels: int = 0) -> str:
 
 
 def orientation(encoded: bytes) -> int:
-    """Returns the orientation 1 to 8 that Exif tags or XMP say; 1, upright, if none do.
+    """Returns the orientation 1 to 8 from Exif tags or XMP; 1, upright, without any.
 
-    It is the one by which Pillow's `ImageOps.exif_transpose` turns. Read are, of a JPEG, the
-    segments before the first scan; of a PNG or WebP, the chunks' lengths, and of those the contents
-    that hold metadata. JPEG XL is turned by its decoder; GIF and BMP have no orientation.
+    It is the one that Pillow's `ImageOps.exif_transpose` uses. Of a JPEG, it reads the segments
+    before the first scan; of a PNG or WebP, the lengths of chunks and the metadata. The decoder of
+    JPEG XL applies the orientation; GIF and BMP have none.
     """
     read = {"JPEG": _jpeg_metadata, "PNG": _png_metadata, "WebP": _webp_metadata}
     name = _format(encoded)

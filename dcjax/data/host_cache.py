@@ -1,6 +1,6 @@
-"""Decoded images on the host, at the resize size: in its memory, or in a file that is mapped.
+"""Caches resized images on the host, in memory or in a memory-mapped file.
 
-No image is decoded twice: the memory is filled at the start of a run, the file once for all runs.
+The memory is filled at the start of a run; the file is written once for all runs.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from dcjax.data.datasets import ImageSet
 from dcjax.data.quiet_tensorflow import tf
 from dcjax.distributed import processes
 
-_FORMAT = 2  # of the file; to be counted up when other pixels come out of the same files
+_FORMAT = 2  # of the file; to be increased when decoding changes
 _DATA = "data"  # the sub-folder of the files that have checksums
 _PIXELS, _SIZES, _KEY = "pixels", "sizes.npy", "key"
 
 
 class Decoded(NamedTuple):
-    """Images one behind the other.
+    """Images, concatenated.
 
     Attributes:
       pixels: uint8 [bytes].
@@ -51,17 +51,17 @@ def create_source(decoded: Decoded) -> pipeline.Source:
     """Returns the source of the images for a stream."""
 
     def read(row: np.int32) -> npt.NDArray[np.uint8]:
-        # TensorFlow may work in place on what it is given, so it is given a copy.
+        # A copy, since TensorFlow may change it in place.
         return decoded.image(int(row)).copy()
 
     return lambda row: tf.ensure_shape(tf.numpy_function(read, [row], tf.uint8), [None, None, 3])
 
 
 def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decoded]:
-    """Decodes all images of some streams, or finds them decoded.
+    """Decodes all images of some streams, or finds them in the cache.
 
     Args:
-      streams: their images and resize size; other ones make another file.
+      streams: of the image sets; each set and resize size has a file.
       folder: holds the files of all sets; "": dcjax/images in the user's cache folder; None: the
         images are kept in memory.
 
@@ -85,11 +85,11 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
 
 
 def _map_file(stream: pipeline.Stream, folder: str) -> Decoded:
-    """Maps the file of all images of a stream, and writes it if there is none yet.
+    """Maps the file of all images of a stream, after writing it if it does not exist.
 
-    It is written under another name, so that an interrupted run leaves none that looks whole. Every
-    process compares it with its checksums before it is used, once for each set and run: 3 GB a
-    second, or what the disk gives, and training would read all of it anyway.
+    It is written under a temporary name, so that an interrupted run leaves no incomplete file.
+    Every process verifies its checksums once per set and run, at 3 GB a second or the speed of the
+    disk; training would read all of it anyway.
     """
     caches = pathlib.Path(naming.expand(folder or _default_folder()))
     place = caches / _key(stream.images, stream.augmentation.resize)
@@ -140,7 +140,7 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
             for image in _decode_images(stream, str(place)):
                 file.write(image.tobytes())
         checksums.write(epath.Path(unfinished))
-        # On the disk before it has its name, so that a power cut leaves none that looks whole.
+        # Flushed before it is renamed, so that a power cut leaves no incomplete file.
         for path in (*data.iterdir(), unfinished / checksums.NAME, data, unfinished):
             _flush(path)
         unfinished.rename(place)
@@ -166,7 +166,7 @@ def _decode_into_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -
 
 
 def _decode_images(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yields all resized images, and says so."""
+    """Yields all resized images, with a line and a progress bar on the terminal."""
     total = len(stream.images)
     console = _say(f"decodes {total:,} images into {where}")
     with console.progress("decoding", total=total, done=0) as move:
@@ -196,7 +196,7 @@ def _default_folder() -> str:
 
 
 def _key(images: ImageSet, resize: int) -> str:
-    """Returns a name that tells these images, as they are now, at this size from all others.
+    """Returns a name that identifies these images, in their current state, at this size.
 
     A file is identified by its path, size, mtime and ctime. Programs may set mtime (tar, rsync and
     cp -p give a copy that of the original), but none can set ctime.

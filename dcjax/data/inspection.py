@@ -1,4 +1,4 @@
-"""Looks at every image of a set once: whether it decodes, its size, its channels, its pixels."""
+"""Inspects every image of a set: whether it decodes, size, channels, fingerprint of its pixels."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ _AT_ONCE = 32  # images that come back from TensorFlow together
 
 
 class Inspection(NamedTuple):
-    """What N images are; zero or empty for those that cannot be read.
+    """Properties of N images; zero or empty for those that cannot be read.
 
     Attributes:
       reasons: why an image cannot be read, by its row.
@@ -44,7 +44,7 @@ def inspect(images: ImageSet, move: Callable[[int], None], *, max_pixels: int = 
 
     Args:
       images: The set.
-      move: Is told how many images more have been looked at.
+      move: Called with the number of further images that are done.
       max_pixels: The limit on height times width beyond which an image cannot be read; 0: none.
     """
     look = _look_at_pixels(images) if images.in_memory else _look_at_files(images, max_pixels)

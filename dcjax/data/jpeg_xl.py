@@ -1,4 +1,4 @@
-"""The size of JPEG XL images, as their first bytes say it (ISO/IEC 18181-1, "SizeHeader")."""
+"""Reads the size of JPEG XL images from their first bytes (ISO/IEC 18181-1, "SizeHeader")."""
 
 from fractions import Fraction
 

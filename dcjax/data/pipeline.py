@@ -1,7 +1,7 @@
-"""From a plan of indices to batches of pixels: reads, decodes and augments in parallel.
+"""Reads, decodes and augments the images of a plan in parallel, and batches them.
 
-The pixels of an image depend on the seed, the epoch and the image's place in the epoch's plan,
-never on the number of threads or of processes, nor on where a run was taken up again.
+The pixels of an image depend on the seed, the epoch and the image's place in the epoch's plan, but
+not on the number of threads or processes, nor on the step from which a run was continued.
 """
 
 import math
@@ -27,7 +27,7 @@ _SIZES_AT_ONCE = 256
 
 
 class Reader(Protocol):
-    """Reads one image set; the arrays may be on the host, or where the devices want them.
+    """Reads one image set; returns arrays on the host or on the devices.
 
     Attributes:
       images: the image set.
@@ -43,15 +43,15 @@ class Reader(Protocol):
           epoch: Number of the epoch.
 
         Returns:
-          image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays. Of many
-          processes each gets its share of them on the host.
+          image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays. On the
+          host, each process gets its share of them.
         """
 
     def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[Any]:
-        """Returns the images of these rows, shorter side resized, then the centre crop.
+        """Returns the centre crops of these rows, after the shorter side is resized.
 
         Args:
-          rows: int32[S, B], this process's own of the S batches, as of `rows_to_embed`.
+          rows: int32[S, B], this process's part of S batches, as of `rows_to_embed`.
 
         Returns:
           uint8[B, crop, crop, 3] on the host, or the global batches, sharded over the devices.
@@ -59,9 +59,9 @@ class Reader(Protocol):
 
 
 class Stream:
-    """Reads an image set through tf.data, anew every time; implements `Reader`.
+    """Reads an image set through tf.data, from its source each time; implements `Reader`.
 
-    What is done to an image is traced once, when it is first needed.
+    The function of an image is traced once, when it is first needed.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class Stream:
           seed: Seed of the run.
           num_threads: Images decoded at once; None lets TensorFlow choose.
           max_pixels: The limit on height times width beyond which an image is an error; 0: none.
-          resized: The resized image of a row, where that is at hand; None: reads and resizes.
-          share: The part of a step's images that is read.
+          resized: Source of resized images, such as a cache; None: images are read and resized.
+          share: The part of a step's images to read.
         """
         self.images = images
         self.augmentation = augmentation
@@ -181,7 +181,7 @@ class Stream:
         for start in range(0, len(rows), batch_size):
             try:
                 batch = next(batches)
-            # UnicodeDecodeError: TensorFlow fails at its own message, with a name not in UTF-8.
+            # TensorFlow raises UnicodeDecodeError for a message with a name that is not UTF-8.
             except (tf.errors.OpError, UnicodeDecodeError):
                 if reason := self._unreadable_reason(rows[start : start + batch_size]):
                     raise InputError(reason) from None
@@ -202,14 +202,14 @@ class Stream:
 
 
 def num_bytes(sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Returns what each decoded image takes, int64[N], by its height and width, int32[N, 2]."""
+    """Returns the bytes of each decoded image, int64[N], from height and width, int32[N, 2]."""
     return 3 * np.prod(sizes, axis=1, dtype=np.int64)
 
 
 def _chain(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Iterator[Batch]:
     batches: Iterator[Batch] | None = first
     while batches is not None:
-        upcoming = next(others, None)  # begins to be read before its turn
+        upcoming = next(others, None)  # its reading begins before its turn
         yield from batches
         batches = upcoming
 
@@ -217,13 +217,13 @@ def _chain(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Iterato
 def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt.NDArray[np.int32]:
     """Returns the rows of batches that are sharded over devices.
 
-    Each device has an equal part of all rows, in order, and of every batch as many as the others.
-    The last row is repeated until the last batch is full.
+    Each device has an equal, contiguous part of all rows, and an equal part of every batch. The
+    last row is repeated until the last batch is full.
 
     Args:
       num_images: N.
       batch_size: B, a multiple of num_devices.
-      num_devices: that share a batch.
+      num_devices: number of devices that share a batch.
 
     Returns:
       int32[ceil(N / B), B].

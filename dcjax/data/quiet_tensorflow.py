@@ -1,4 +1,4 @@
-"""Imports TensorFlow for all who read images, and leaves its settings to the program."""
+"""Imports TensorFlow for this package, without changing its settings."""
 
 import contextlib
 
@@ -8,9 +8,9 @@ __all__ = ["hide_devices", "tf"]
 
 
 def hide_devices() -> None:
-    """Hides GPUs from TensorFlow in this whole process, if it has not used them yet.
+    """Hides GPUs from TensorFlow in this process, if it has not used them yet.
 
-    For a program in which they belong to JAX alone: else, TensorFlow may take all their memory.
+    For programs that use them in JAX only: TensorFlow may allocate all of their memory.
     """
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")

@@ -1,7 +1,7 @@
-"""The augmentations of P21, Table V: what is done to an image, in which order, and how much of it.
+"""The augmentation strategies of P21, Table V: their steps, and the random parameters of these.
 
-The numbers are those of P21's code, which takes Geom and Geom+Color from albumentations (0.5.2) and
-Color Heavy from torchvision. Like the crops, everything random of an epoch is drawn on the host.
+The numbers are those of P21's code, which uses albumentations (0.5.2) for Geom and Geom+Color and
+torchvision for Color Heavy. Like the crops, all parameters of an epoch are drawn on the host.
 """
 
 from collections.abc import Callable

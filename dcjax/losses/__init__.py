@@ -1,4 +1,4 @@
-"""Metric-learning losses as pairs of pure functions: those of both papers, and of today."""
+"""Metric-learning losses as pairs of pure functions: those of both papers, and recent ones."""
 
 from collections.abc import Callable
 from typing import Any

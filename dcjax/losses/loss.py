@@ -1,4 +1,4 @@
-"""What a loss is: a pair of pure functions."""
+"""The interface of a loss, a pair of pure functions, and checks of its arguments."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,18 +25,18 @@ _RESERVED = ("loss", "orthogonality")  # scalars of each step
 class Loss(NamedTuple):
     """A loss: init(key) -> params; apply(params, embeddings[B, D], labels[B], key) -> loss, stats.
 
-    What `losses.create` returns checks what it is applied to: InputError unless embeddings are
-    floats of shape [B, D] and labels integers [B]; and, for a loss with parameters of each class,
-    as proxies are, labels from 0 to num_classes - 1 and D = embedding_dim. Where labels are traced,
-    as in `jax.jit`, their values are not known: such a loss and its gradients are NaN if one is out
-    of range.
+    Losses of `losses.create` check their arguments: they raise InputError unless embeddings are
+    floats of shape [B, D] and labels integers [B], and, for a loss with parameters of each class
+    such as proxies, labels are from 0 to num_classes - 1 and D = embedding_dim. The values of
+    traced labels, as in `jax.jit`, are not known: if one is out of range, the loss and its
+    gradients are NaN.
 
     Attributes:
       init: makes the loss's own trainable parameters, {} if it has none.
       apply: returns a scalar and a dict of scalars to log.
-      takes: what `apply` takes as keywords besides. "mask": [D], not negative, what embeddings were
-        multiplied by before they were normalised, so that parameters in their space can be masked
-        like them; None: nothing was. "memory": `pairs.References`, more to compare with; or None.
+      takes: further keywords of `apply`. "mask": [D], not negative, the mask by which embeddings
+        were multiplied before they were normalised, for parameters in the same space; None: no
+        mask. "memory": `pairs.References`, further embeddings to compare with; or None.
     """
 
     init: Callable[[Array], Params]
@@ -45,7 +45,7 @@ class Loss(NamedTuple):
 
 
 def with_argument_checks(loss: Loss, num_classes: int, embedding_dim: int) -> Loss:
-    """Returns a loss that is applied only to embeddings and labels as `Loss` says."""
+    """Returns a loss that checks its arguments as `Loss` says."""
 
     def init() -> Params:
         return loss.init(streams.device_key(0, DeviceStream.INITIALIZATION))
@@ -67,8 +67,8 @@ def with_argument_checks(loss: Loss, num_classes: int, embedding_dim: int) -> Lo
         value, stats = loss.apply(params, jnp.asarray(x), jnp.asarray(y), key, **more)
         if not by_class or is_known(y):
             return value, stats
-        # JAX looks up the parameters of another class for a label out of range. Times 1, the loss
-        # and its gradients are what they are, to the bit.
+        # For a label out of range JAX looks up the parameters of another class. Multiplied by 1,
+        # the loss and its gradients do not change by a bit.
         signed = y.astype(jnp.int64 if y.dtype.itemsize == 8 else jnp.int32)
         is_right = jnp.all((signed >= 0) & (signed < num_classes))
         return value * jnp.where(is_right, 1, jnp.nan).astype(value.dtype), stats

@@ -1,8 +1,8 @@
 """A cross-batch memory: embeddings of past steps, for losses to compare a batch with.
 
-X. Wang et al., Cross-Batch Memory for Embedding Learning, 2020, section 3.3. It holds embeddings as
-they are before the mask, so that a cluster's mask can be applied to them as to its batch, and
-compares a batch with images of its own cluster only.
+X. Wang et al., Cross-Batch Memory for Embedding Learning, 2020, section 3.3. It holds embeddings
+before the mask, so that a cluster's mask can be applied to them as to its batch. A batch is
+compared with images of its own cluster only.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def empty(size: int, dim: int, dtype: Any = jnp.float32) -> Memory:
     """Returns a memory for so many embeddings [size, dim], {} for none.
 
     Its arrays: "embeddings" [M, D], "labels" int32 [M] (-1 where there is nothing), "clusters"
-    int32 [M], and "count" int32 [], how many were ever taken in.
+    int32 [M], and "count" int32 [], the number of embeddings enqueued so far.
     """
     if not require_whole("size", size, 0):
         return {}
@@ -39,7 +39,7 @@ def empty(size: int, dim: int, dtype: Any = jnp.float32) -> Memory:
 
 
 def forget(memory: Memory) -> Memory:
-    """Returns the memory without what it holds, as a new division with other clusters needs it."""
+    """Returns an empty memory of the same size, for a new division with other clusters."""
     if not memory:
         return {}
     size, dim = memory["embeddings"].shape
@@ -84,7 +84,7 @@ def references(
     """Returns what a batch of a cluster is compared with; None without a memory.
 
     Args:
-      memory: what was taken in.
+      memory: of past batches.
       mask: [D], that of the batch.
       cluster: int [], that of the batch; -1 compares with the images of all clusters.
       is_used: false compares with nothing.
@@ -92,6 +92,6 @@ def references(
     if not memory:
         return None
     belongs = ((memory["clusters"] == cluster) | (cluster < 0)) & is_used
-    # Of the past, as in the paper: the mask learns from the batch alone.
+    # No gradient, as in the paper: the mask learns from the batch alone.
     masked = jax.lax.stop_gradient(masks.apply(memory["embeddings"], mask))
     return References(masked, jnp.where(belongs, memory["labels"], -1))

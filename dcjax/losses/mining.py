@@ -1,7 +1,7 @@
-"""Which positives and negatives each anchor sees: miners, as pure functions.
+"""Miners select the positives and negatives of each anchor; they are pure functions.
 
-A miner takes (key, comparisons) and returns pairs with weights, or triplets; a loss of pairs counts
-the pairs of triplets, a loss of triplets takes all triplets of pairs.
+A miner takes (key, comparisons) and returns weighted pairs, or triplets. A loss of pairs counts the
+pairs of triplets; a loss of triplets uses all triplets of pairs.
 """
 
 from collections.abc import Callable
@@ -209,7 +209,7 @@ def all_pairs() -> Miner:
 
 
 def multi_similarity(*, epsilon: float = 0.1) -> Miner:
-    """Returns the miner of pairs that are hard beside another one (Wang et al. 2019, section 4).
+    """Returns the miner of pairs that are hard relative to others (Wang et al. 2019, section 4).
 
     A negative counts if it is more similar than the least similar positive - epsilon, a positive if
     it is less similar than the most similar negative + epsilon.

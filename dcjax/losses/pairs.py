@@ -1,4 +1,4 @@
-"""Which embeddings a loss compares, and which of those pairs or triplets a miner picks."""
+"""Comparisons of embeddings, and the pairs or triplets of them that a miner picks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ def compare(embeddings: Array, labels: Array, memory: References | None = None) 
     x = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
     blocks, reference_labels = [x], labels
     if memory is not None:
-        # Not one array of all: its gradient would be a product for the memory, too.
+        # In two blocks: the gradient of one array would include a product for the memory.
         blocks.append(memory.embeddings.astype(x.dtype))
         reference_labels = jnp.concatenate([labels, memory.labels])
     same = labels[:, None] == reference_labels[None, :]
@@ -114,17 +114,17 @@ def products(x: Array, y: Array) -> Array:
 
 def _distances(x: Array, y: Array, inner_products: Array) -> Array:
     squared = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(y**2, axis=1) - 2 * inner_products
-    # This way round a NaN stays one, so that a broken network cannot pass for a trained one.
+    # Written so that NaN stays NaN, and a diverged network is detected.
     return jnp.sqrt(jnp.where(squared < _MIN_SQUARED_DISTANCE, _MIN_SQUARED_DISTANCE, squared))
 
 
 def as_pairs(mined: Pairs | Triplets, compared: Comparisons) -> Pairs:
-    """Returns how often [B, R] each pair of what is compared was mined."""
+    """Returns how often each pair was mined, [B, R]."""
     if isinstance(mined, Pairs):
         return mined
     rows = jnp.arange(len(mined.valid))[:, None]
     none = jnp.zeros_like(compared.distances)
-    # A scatter and not a comparison of all draws with all columns, which takes B T R memory.
+    # A scatter, since a comparison of all draws with all columns takes B T R memory.
     return Pairs(*(none.at[rows, columns].add(mined.valid) for columns in mined[:2]))
 
 
@@ -154,7 +154,7 @@ def fold_positives(step: Callable[[Any, Array], Any], initial: Any, positives: A
 def smallest(values: Array, number: Array) -> Array:
     """Returns columns int32 [B, R] that begin with those of the smallest values, in order.
 
-    One pass over the values for each: few of them take far less time on a CPU than a sort.
+    One pass over the values for each: for few columns, far faster on a CPU than a sort.
 
     Args:
       values: [B, R].

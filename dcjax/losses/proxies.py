@@ -1,4 +1,4 @@
-"""Losses with a learned proxy for each class: Proxy-NCA (P19 section 4), and those of today."""
+"""Losses with a learned proxy for each class: Proxy-NCA (P19 section 4), and recent ones."""
 
 import math
 

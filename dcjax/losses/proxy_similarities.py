@@ -1,4 +1,4 @@
-"""What losses of proxies have in common: the proxies, and how near embeddings are to them."""
+"""The parameters and similarities that losses of proxies have in common."""
 
 import math
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from dcjax.division import masks
 from dcjax.losses.loss import Loss, Output, Params
 from dcjax.losses.pairs import products
 
-# From so many classes on rows are rounded up, to divide over devices of any usual number.
+# From this number of classes on, rows are padded, to divide over devices of any usual number.
 _MANY_CLASSES = 1024
 _ROWS_MULTIPLE = 128
 
 
 class Similarities(NamedTuple):
-    """How near each of B embeddings is to its own class and to the others.
+    """Similarities of B embeddings to their own classes and to the others.
 
     Attributes:
       own: [B], to the own class.
@@ -112,8 +112,8 @@ def num_rows(num_classes: int) -> int:
 def log_sum_exp(similarities: Array, scale: float) -> Array:
     """Returns log sum_j exp(scale s_ij) [B] of similarities s[B, rows].
 
-    Each [B, rows] is made of the one before, which nothing else needs then, not even the gradient:
-    so XLA writes one over the other, and holds one.
+    Each intermediate [B, rows] is used by the next one only, not by the gradient, so XLA reuses one
+    buffer for all of them.
     """
     largest = jax.lax.stop_gradient(jnp.max(similarities, axis=1))
     exponentials = jnp.exp(scale * (similarities - largest[:, None]))

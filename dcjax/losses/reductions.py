@@ -1,4 +1,4 @@
-"""Sums, means and roots that stay finite, gradients included."""
+"""Sums, means and roots whose values and gradients stay finite."""
 
 import functools
 from collections.abc import Callable
@@ -37,7 +37,8 @@ def square_root(x: Array) -> Array:
 def sum_over_positives(term: Term, rows: Rows, positives: Array) -> Array:
     """Returns the sum [B] of each anchor's terms, one for each of its positives.
 
-    One positive after the other, and its gradient with it: B R elements at a time, not B R^2.
+    Positives are processed one after the other, with their gradients: B R elements at a time, not
+    B R^2.
 
     Args:
       term: function (columns [B, 1] of each of the rows, rows, bool [B, R], where the columns

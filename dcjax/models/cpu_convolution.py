@@ -1,8 +1,9 @@
-"""Convolutions and max-pooling of a ResNet, as XLA's own or as what is fast on a CPU.
+"""Convolutions and max-pooling of a ResNet, by XLA's operations or by faster ones for CPUs.
 
-XLA's CPU backend multiplies matrices as fast as PyTorch does, but is slow in the gradient of
-max-pooling, in that of the kernels of 1 x 1 convolutions, and in convolutions of small maps; see
-docs/performance.md.
+XLA's CPU backend multiplies matrices as fast as PyTorch, but it is slow in the gradient of
+max-pooling, in the gradient of the kernels of 1 x 1 convolutions, and in convolutions of small
+maps; see docs/performance.md. These are computed here as matrix products and elementwise
+operations.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from jax import lax
 
 METHODS = ("auto", "xla", "matmul")
 
-# Side of an output map, in pixels, up to which products of patches are faster than XLA's
+# Largest side of an output map, in pixels, for which products of patches are faster than XLA's
 # convolution and its gradients: at 2 x 2 about 100 times.
 _SMALL_MAP = 3
 
@@ -49,16 +50,16 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, method: str) -> jax.A
 
 
 def max_pool(x: jax.Array, method: str) -> jax.Array:
-    """Takes the maximum of each 3 x 3 window in steps of two, with padding of one.
+    """Computes the maxima of 3 x 3 windows with stride 2 and padding 1.
 
-    Maps [n, h, w, c] to [n, ceil(h / 2), ceil(w / 2), c]; method as in `convolve`. In the
-    gradient, the first of equal maxima counts, row by row.
+    Maps [n, h, w, c] to [n, ceil(h / 2), ceil(w / 2), c]; method as in `convolve`. The gradient
+    goes to the first maximum of a window, row by row.
     """
     return (_native_max_pool if is_native(method) else _max_pool)(x)
 
 
 def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """Lays the inputs of each output side by side: [n, h, w, c] to [n, h', w', size size c]."""
+    """Concatenates the inputs of each output pixel: [n, h, w, c] to [n, h', w', size size c]."""
     n, *sides, channels = x.shape
     around = (size // 2, size // 2)
     x = jnp.pad(x, [(0, 0), around, around, (0, 0)])
@@ -94,7 +95,13 @@ def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _max_pool_backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    """Gives each pixel the gradients of the windows, four at most, whose maximum it is."""
+    """Returns the gradient of each pixel: the sum over the windows whose maximum it is.
+
+    A pixel is in four windows at most. First the place of the maximum in each window is found, 3 i
+    + j for row i and column j, [n, rows, columns, c]. Then the gradients of pixels of even and odd
+    rows and columns are computed apart, as each kind is at fixed places of its windows, and
+    interleaved.
+    """
     n, height, width, channels = x.shape
     rows, columns = dy.shape[1:3]
     around = [(0, 0), (1, 2 * rows - height), (1, 2 * columns - width), (0, 0)]
@@ -105,19 +112,20 @@ def _max_pool_backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
         values = lax.slice(padded, (0, i, j, 0), end, (1, 2, 2, 1))
         place = jnp.where(values > best, jnp.int8(3 * i + j), place)
         best = jnp.maximum(values, best)
-    place = lax.optimization_barrier(place)  # kept, not found again for every pixel that asks
+    place = lax.optimization_barrier(place)  # else XLA computes it again for each use
     after = [(0, 0), (0, 1), (0, 1), (0, 0)]
     place, dy = jnp.pad(place, after, constant_values=-1), jnp.pad(dy, after)
-    # A pixel of even row is the middle of one window; of odd row, the last of one and the first
-    # of the next: (windows further, row in it). Columns are alike.
+    # A pixel of an even row is in the middle row of one window; one of an odd row is in the last
+    # row of a window and the first of the next. By parity: (offset of the window, row in it). The
+    # same holds for columns.
     windows = {0: [(0, 1)], 1: [(0, 2), (1, 0)]}
 
     def gradient(odd_row: int, odd_column: int) -> jax.Array:
-        found = jnp.zeros((n, rows, columns, channels), dy.dtype)
+        dx = jnp.zeros((n, rows, columns, channels), dy.dtype)
         for (a, i), (b, j) in itertools.product(windows[odd_row], windows[odd_column]):
             window = slice(None), slice(a, a + rows), slice(b, b + columns)
-            found += jnp.where(place[window] == 3 * i + j, dy[window], 0)
-        return found
+            dx += jnp.where(place[window] == 3 * i + j, dy[window], 0)
+        return dx
 
     by_parity = [jnp.stack([gradient(p, q) for q in (0, 1)], axis=3) for p in (0, 1)]
     dx = jnp.stack(by_parity, axis=2).reshape(n, 2 * rows, 2 * columns, channels)

@@ -1,4 +1,4 @@
-"""Weights by the name of a repository on the Hugging Face hub: from its cache, or downloaded."""
+"""Finds weights by the name of a Hugging Face repository, in the hub's cache or by download."""
 
 import hashlib
 import pathlib
@@ -6,7 +6,7 @@ import re
 
 from dcjax.core.errors import FileError, InputError, MissingFileError
 
-# The first that a repository has is taken.
+# The first file that a repository has is used.
 _FILES = ("model.safetensors", "pytorch_model.bin")
 # torchvision's first ResNet-50 (V1), which both papers start from.
 _SHA256 = {
@@ -25,7 +25,7 @@ def is_name(name: str) -> bool:
 def find(name: str, *, download: bool) -> str:
     """Returns the path of a repository's file of weights, in the hub's cache.
 
-    The cache is looked at first, without a network.
+    The cache is searched first, without a network.
 
     Args:
       name: owner/name or hf-hub:owner/name.
@@ -84,11 +84,8 @@ def _download(repository: str) -> str:
 
 
 def _mismatch(path: str, repository: str, file: str) -> str:
-    """Returns how a cached file differs from what was published, "" if it does not.
-
-    Where nothing says what was published, nothing is known.
-    """
-    # Where it can make links, the cache names a large file by the SHA-256 that the hub gave.
+    """Returns how the checksum of a cached file is wrong, "" if it is right or not known."""
+    # On file systems with links, the cache names a large file by the SHA-256 of the hub.
     blob = pathlib.Path(path).resolve()
     expected = _SHA256.get(f"{repository}/{file}", blob.name)
     with blob.open("rb") as content:

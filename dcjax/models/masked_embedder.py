@@ -42,10 +42,10 @@ class MaskedEmbedder(nn.Module):
       max_clusters: K_max, rows of the collection `masks`.
       pooling: "average" or "max" over the feature map.
       dropout: share of the pooled features that is dropped in training.
-      test_masks: how masks are joined into one, see `masks.combine`.
+      test_masks: how masks are combined, see `masks.combine`.
       cluster_parallel: batches of a step that lie side by side on the devices, see
         `devices.create_mesh`.
-      dtype: of pixels, parameters and all that comes after the backbone.
+      dtype: of pixels, parameters and all operations after the backbone.
     """
 
     backbone: nn.Module
@@ -72,8 +72,8 @@ class MaskedEmbedder(nn.Module):
           images: uint8 [batch, h, w, 3] or [C, B, h, w, 3] in RGB.
           clusters: int32 [...] without the last of the leading axes: the cluster of each batch,
             whose mask is applied. None applies the combined mask.
-          full_embedding: true applies the combined mask in any case.
-          train: whether dropout is on and BatchNorm, unless frozen, learns its statistics.
+          full_embedding: whether to apply the combined mask in any case.
+          train: whether dropout is on and BatchNorm, unless frozen, updates its statistics.
 
         Returns:
           L2-normalised "embedding" [..., D] and "backbone" (pooled features) [..., F], and, with

@@ -1,4 +1,4 @@
-"""Published ImageNet weights, from a file or the Hugging Face hub, into our tree."""
+"""Loads published ImageNet weights, from a file or the Hugging Face hub, into a Flax tree."""
 
 import collections
 import pathlib
@@ -23,8 +23,8 @@ _LEAVES = {
     ("batch_stats", "mean"): "running_mean",
     ("batch_stats", "var"): "running_var",
 }
-# Each name is the modules around the network, and then torchvision's name or Hugging Face's, in
-# which stages and convolutions count from 0.
+# Patterns of names: a prefix of modules around the network, and then torchvision's name, or Hugging
+# Face's, in which stages and convolutions are counted from 0.
 _AROUND = r"(?P<around>(?:[^.]+\.)*?)"
 _TORCHVISION = re.compile(_AROUND + r"(?P<rest>(?:conv1|bn1|layer\d+|fc)\..*)")
 _CLASSIFIER = re.compile(_AROUND + r"classifier\.1\.(?P<rest>.*)")
@@ -36,7 +36,7 @@ _BLOCK = re.compile(
     _AROUND + r"(?:resnet\.)?encoder\.stages\.(?P<stage>\d+)\.layers\.(?P<block>\d+)\."
     r"(?:layer\.(?P<number>\d+)|shortcut)\.(?P<kind>convolution|normalization)\.(?P<rest>.*)"
 )
-# What DistributedDataParallel, compile, FSDP and checkpointing put before the names of a module.
+# Prefixes of DistributedDataParallel, torch.compile, FSDP and activation checkpointing.
 _WRAPPERS = re.compile(
     r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
@@ -53,10 +53,10 @@ def load(
 ) -> tuple[Tree, Tree]:
     """Fills a backbone with published weights.
 
-    Names are torchvision's, which are timm's too, or Hugging Face's. All may begin with a prefix,
-    as "backbone." or "module.model."; of several, the one with most of the backbone's names counts,
-    and names without it are left out. Stages that the backbone does not have, the classifier and
-    counters are passed over.
+    Names are those of torchvision, which timm uses too, or of Hugging Face. All may have a prefix,
+    such as "backbone." or "module.model."; of several, the one with most of the backbone's names is
+    used, and names without it are left out. Stages that the backbone does not have, the classifier
+    and counters are ignored.
 
     Args:
       source: a path of a file as `weight_files.read` takes it, or the name of a repository on the
@@ -64,7 +64,7 @@ def load(
       params: the backbone's parameters; gives names and shapes.
       batch_stats: the backbone's running statistics.
       download: whether a repository that is not in the hub's cache may be downloaded.
-      say: gets a line about each choice: which of several state dicts, and which prefix.
+      say: called with a line for each choice: of a state dict, and of a prefix.
 
     Raises:
       MissingFileError: if there are no such weights.
@@ -88,7 +88,7 @@ def load(
     filled = {
         leaf: _as_leaf(x[0], tree[leaf])
         for leaf, x in given.items()
-        if x and _fits(x[0], tree[leaf])  # and so it is not larger than the leaf
+        if x and _fits(x[0], tree[leaf])  # so it is not larger than the leaf
     }
     problems = {
         "Missing": [name for name, same in found.items() if not same],
@@ -152,11 +152,11 @@ def _locate(source: str, *, download: bool) -> str:
 def _match(
     split: Mapping[str, tuple[str, str]], prefix: str, wanted: Iterable[str]
 ) -> tuple[dict[str, list[str]], list[str], list[str]]:
-    """Returns the names of the file for each wanted one, those that nothing takes, and the others.
+    """Returns the file's names for each wanted name, those left over, and those without the prefix.
 
     Args:
       split: what `_split` makes of each name of the file.
-      prefix: behind which the backbone's names are.
+      prefix: of the backbone's names.
       wanted: the backbone's names.
     """
     found: dict[str, list[str]] = {name: [] for name in wanted}
@@ -173,7 +173,7 @@ def _match(
 
 
 def _prefix(path: str, around: Sequence[str]) -> str:
-    """Returns which prefix most names have, of those that the backbone has."""
+    """Returns the most frequent prefix of names that the backbone has."""
     (first, most), (second, others), *_ = [
         *collections.Counter(around).most_common(2),
         ("", 0),
@@ -189,9 +189,9 @@ def _prefix(path: str, around: Sequence[str]) -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Returns the modules around the network, and the name that torchvision gives a tensor in it.
+    """Returns the prefix of a name, and torchvision's name of the tensor.
 
-    Of a name that is none of a ResNet's: "" and the name.
+    For a name that is not of a ResNet: "" and the name.
     """
     name = _WRAPPERS.sub("", name)
     if match := _STEM.fullmatch(name):
@@ -213,7 +213,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _removed_prefix(name: str, prefix: str) -> str:
-    """Returns the start of a name that is left out: a prefix, and what wrappers have put there."""
+    """Returns the removed start of a name: the prefix, and those of wrappers."""
     kept = _WRAPPERS.sub("", name)[len(prefix) :]
     return name.removesuffix(kept) if name.endswith(kept) else prefix
 
@@ -236,7 +236,7 @@ def _fits(value: np.ndarray, leaf: Any) -> bool:
 def _as_leaf(value: np.ndarray, leaf: Any) -> np.ndarray:
     """Returns a tensor in our order of axes and type."""
     ordered = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-    with np.errstate(over="ignore"):  # becomes infinite, which is looked at
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which is reported
         return ordered.astype(leaf.dtype)
 
 

@@ -36,14 +36,14 @@ class Conv(nn.Module):
 
 
 class FrozenNorm(nn.Module):
-    """The variables of BatchNorm, and what they do while statistics are frozen."""
+    """The variables of BatchNorm, and its scale and shift with frozen statistics."""
 
     features: int
     param_dtype: Any
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
-        """Returns the factor of each feature and what is added to it, [features] each."""
+        """Returns the scale and the shift of each feature, [features] each."""
         shape, init = (self.features,), nn.initializers
         scale = self.param("scale", init.ones, shape, self.param_dtype)
         bias = self.param("bias", init.zeros, shape, self.param_dtype)
@@ -67,10 +67,11 @@ def _conv_norm(
     dtype: Any,
     param_dtype: Any,
 ) -> jax.Array:
-    """Convolves and normalises, as two modules of the one that calls."""
+    """Convolves and normalises, as two submodules of the calling module."""
     conv = Conv(features, size, stride, convolution, dtype, param_dtype, name=conv_name)
     if frozen and train:
-        # Folded into the kernel, the gradient of the factor needs no output from before the norm.
+        # The scale is folded into the kernel, so that its gradient needs no activation before the
+        # norm.
         factor, shift = FrozenNorm(features, param_dtype, name=norm_name)()
         return conv(x, factor) + shift.astype(dtype)
     norm = nn.BatchNorm(

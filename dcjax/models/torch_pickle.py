@@ -1,9 +1,9 @@
 """Reads the pickles in PyTorch's files without importing or calling anything that they name.
 
-A pickle is a program that may name any function and call it. As the documentation of `pickle`
-advises, `find_class` is restricted: the few names that tensors are made of stand for functions of
-this module, every other name for an `Opaque` value, which ignores whatever is done with it. So
-options and optimizers that training scripts save beside the weights do no harm.
+A pickle is a program that can name and call any function. As the documentation of `pickle` advises,
+`find_class` is restricted: the few names that tensors need are mapped to functions of this module,
+every other name to an `Opaque` value, which ignores calls and items. So options and optimizers that
+training scripts save with the weights are harmless.
 """
 
 import dataclasses
@@ -22,8 +22,9 @@ from dcjax.core.errors import InputError
 _MAX_INSTRUCTIONS = 1_000_000
 # Bounds the time of one instruction.
 _MAX_ARGUMENTS = 1000
-# Plain dicts, which hash any key; Python's registry of extensions, which skips find_class; and the
-# text of protocol 0, which cannot express storages, and whose memo takes integers of any hash.
+# Instructions for plain dicts, which hash any key; for Python's registry of extensions, which
+# bypasses find_class; and for text of protocol 0, which cannot express storages and whose memo
+# hashes any integer.
 _REFUSED = {
     *("DICT", "EXT1", "EXT2", "EXT4"),
     *("INT", "LONG", "FLOAT", "STRING", "UNICODE", "GET", "PUT", "PERSID", "INST"),
@@ -85,8 +86,8 @@ class Dict(dict[Any, Any]):
 class Unpickler(pickle._Unpickler):
     """Reads one pickle of a stream; `load` raises various exceptions if it is damaged.
 
-    The base class is the one written in Python because its instructions can be replaced: those of
-    `pickle.Unpickler` hash whatever is in a dict or set, and set attributes of functions.
+    The base class is Python's own implementation, whose instructions can be replaced: those of
+    `pickle.Unpickler` hash any item of a dict or set, and set attributes of functions.
 
     Attributes:
       storages: those that tensors refer to, by key, each as a whole.
@@ -97,13 +98,13 @@ class Unpickler(pickle._Unpickler):
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, stream: IO[bytes]) -> None:
-        """Takes the pickle at a stream's position and moves the stream to its end."""
+        """Reads the pickle at a stream's position, and moves the stream to its end."""
         # Python 2 wrote bytes as strings; latin1 has a character for each.
         super().__init__(io.BytesIO(_read_checked(stream)), encoding="latin1")
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands for a name here."""
+        """Returns the replacement of a name."""
         full_name = f"{module[:200]}.{name[:200]}"  # cut, as one long string may be named often
         return _KNOWN.get(full_name, Opaque(full_name))
 

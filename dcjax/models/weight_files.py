@@ -1,7 +1,7 @@
-"""Files of weights: safetensors, PyTorch's two formats, and NumPy's npz.
+"""Reads files of weights: safetensors, PyTorch's two formats, and NumPy's npz.
 
-They come from strangers: no code in them is run, nothing is read from outside of what is there,
-and no memory is taken because a file says so.
+Files are not trusted: no code in them is run, nothing outside of them is read, and sizes that they
+state are checked before memory is allocated.
 """
 
 import io
@@ -25,8 +25,8 @@ _ZIP = b"PK\x03\x04"
 _LEGACY = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # the number every such file starts with
 _LEGACY_VERSION = 1001
 _SHOWN, _LONGEST = 8, 120  # names in a line, and characters of each
-# Where training scripts put a state dict beside other things. Averaged weights, which are what is
-# evaluated and published, come first; a teacher is the average of its student (Caron et al. 2021).
+# Keys under which training scripts save a state dict. Averaged weights, which are evaluated and
+# published, come first; a teacher is the average of its student (Caron et al. 2021).
 _NESTED = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
     *("state_dict", "model_state_dict", "model", "teacher", "student"),
@@ -35,20 +35,20 @@ Say = Callable[[str], None]
 
 
 def read(path: str, say: Say | None = None) -> Tensors:
-    """Reads all tensors of a file by their names; its first bytes tell the format.
+    """Reads all tensors of a file by name; the format is recognised by the first bytes.
 
-    Of a checkpoint that holds more than a state dict, the state dict is read: the first of
+    From a checkpoint with more than a state dict, the state dict is read: the first of
     state_dict_ema, model_ema, ema_state_dict, ema, state_dict, model_state_dict, model, teacher and
     student that is there; or the only one, whatever its name.
 
     Args:
       path: of the file.
-      say: gets a line about which of several state dicts is read.
+      say: called with a line if there are several state dicts.
 
     Raises:
       InputError: naming the file, if it is damaged, of another format, or holds anything but
         tensors.
-      FileError: if the system does not let it be read.
+      FileError: if it cannot be read.
     """
     regular_files.require(path)
     with file_errors(f"Cannot read {path}"), open(path, "rb") as file:
@@ -90,7 +90,7 @@ def _read_zip(data: bytes, say: Say | None) -> Tensors:
 
 
 def _read_npy(data: bytes) -> np.ndarray:
-    """Reads one array after checking that it is as large as its header says."""
+    """Reads one array, after checking its size against its header."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     header = np.lib.format
@@ -118,7 +118,7 @@ def _read_torch(archive: zipfile.ZipFile, folder: str, say: Say | None) -> Tenso
 
 
 def _read_legacy(data: bytes, say: Say | None) -> Tensors:
-    """Reads three small pickles, that of the value, that of the keys, and a storage for each."""
+    """Reads the legacy format: three small pickles, the value, the keys, and their storages."""
     stream = io.BytesIO(data)
     _, version, _ = (Unpickler(stream).load() for _ in range(3))
     if version != _LEGACY_VERSION:
@@ -140,7 +140,7 @@ def _read_legacy(data: bytes, say: Say | None) -> Tensors:
 
 
 def _state_dict(value: Any, say: Say | None) -> dict[str, Tensor]:
-    """Returns the state dict in the value of a file: its tensors by their names."""
+    """Returns the state dict in the value of a file: tensors by name."""
     if isinstance(value, Opaque):
         raise InputError(f"it {_refusal(value)}")
     if not isinstance(value, Dict) or not value:
@@ -159,19 +159,19 @@ def _state_dict(value: Any, say: Say | None) -> dict[str, Tensor]:
     if chosen is not None and len(inner) > 1 and say:
         left_out = [name for name in inner if name != chosen]
         say(f"weights   of {chosen}, not of {join_names(left_out)}")
-    found = value if chosen is None else dicts[chosen]
-    for name, x in found.items():
+    state_dict = value if chosen is None else dicts[chosen]
+    for name, x in state_dict.items():
         if isinstance(name, Opaque):
             raise InputError(f"a key must be a string, got {join_names([name.name])}")
         if isinstance(x, Opaque):
             raise InputError(f"{join_names([name])} {_refusal(x)}")
-    others = [name for name, x in found.items() if not isinstance(x, Tensor)]
+    others = [name for name, x in state_dict.items() if not isinstance(x, Tensor)]
     if others:
         raise InputError(
             f"require names of tensors, at the top or in one of {', '.join(_NESTED)}, got "
             f"{join_names(others)}"
         )
-    return found
+    return state_dict
 
 
 def _refusal(opaque: Opaque) -> str:
@@ -185,12 +185,12 @@ def join_names(names: Sequence[Any]) -> str:
     """Returns the first of some names, each cut short, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     shown = (str(name)[:_LONGEST] for name in names[:_SHOWN])
-    # A terminal would obey what is not printable.
+    # Unprintable characters may control a terminal.
     return ", ".join(name if name.isprintable() else ascii(name) for name in shown) + more
 
 
 def _array(tensor: Tensor, storages: Mapping[str, bytes | memoryview]) -> np.ndarray:
-    """Returns a view of the tensor's storage, which no element lies outside of."""
+    """Returns a view of the tensor's storage, after checking that all elements are in it."""
     part = tensor.storage
     sizes = (part.offset, part.size, tensor.offset, *tensor.shape, *tensor.strides)
     if not all(map(is_size, sizes)):

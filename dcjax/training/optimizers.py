@@ -18,7 +18,7 @@ def create(
     """Builds one Adam per group of `GROUPS`, each with its own moments and step count.
 
     `update` takes the extra argument `learning_rates`, one traced scalar per group, so that
-    freezing a group never recompiles. At rate 0 a group stands still while its moments go on.
+    freezing a group never recompiles. At rate 0 a group is frozen, but its moments are updated.
 
     Args:
       weight_decays: factor per group.

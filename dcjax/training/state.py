@@ -1,4 +1,4 @@
-"""What training reads and writes: one immutable pytree of arrays."""
+"""The training state: one immutable pytree of arrays."""
 
 import functools
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def variables(self) -> Tree:
-        """The model's variables, all that embedding an image needs."""
+        """The model's variables, which are all that embedding an image needs."""
         return join_variables(self.params, self.masks, self.batch_stats)
 
 
@@ -87,18 +87,18 @@ def create(
 
 
 def _with_strong_type(x: Any) -> jax.Array:
-    """Returns an array that a step does not compile anew for: updates have a type of their own."""
+    """Returns an array without a weak type, which an update would change and so recompile."""
     array = jnp.asarray(x)
     return jax.lax.convert_element_type(array, array.dtype)
 
 
 def shardings(abstract_state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
-    """Returns where each array lives: large ones of the loss by rows, all others on every device.
+    """Returns the sharding of each array: large ones of the loss by rows, all others replicated.
 
-    The optimiser's moments live where the parameters do.
+    The optimizer's moments are sharded as their parameters.
 
     Args:
-      abstract_state: gives the shapes.
+      abstract_state: the shapes.
       mesh: the devices.
     """
 
@@ -140,7 +140,7 @@ def rebuild_masks(
 def create_enter(
     optimizer: optax.GradientTransformation, shardings: TrainState, *, max_clusters: int, kind: str
 ) -> Callable[[TrainState, Division], TrainState]:
-    """Returns the function (state, division) -> state that takes a new division into force.
+    """Returns the function (state, division) -> state that puts a new division into force.
 
     The buffers of the state are donated. If there are more clusters now, the masks are rebuilt. The
     memory is emptied in any case.

@@ -60,10 +60,10 @@ def train_step(
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        # The joined embedding is one space, in which images of all clusters compare.
-        among = jnp.where(controls["full_embedding"], -1, batch["cluster"])
+        # In the full embedding, images of all clusters are compared; -1 stands for all of them.
+        compared_clusters = jnp.where(controls["full_embedding"], -1, batch["cluster"])
         compared = jax.vmap(memory.references, in_axes=(None, 0, 0, None))(
-            state.memory, outputs["mask"], among, controls["memory"]
+            state.memory, outputs["mask"], compared_clusters, controls["memory"]
         )
         more = {"mask": outputs["mask"], "memory": compared}
         metric_loss, metrics = _losses_of_batches(
@@ -118,7 +118,7 @@ def _losses_of_batches(loss: Loss, params: Params, *batches: Any) -> tuple[jax.A
 
 
 def is_finite(state: TrainState) -> jax.Array:
-    """Returns whether all that embeds an image, and all that the loss keeps, is finite, bool []."""
+    """Returns whether the model's variables and the loss's arrays are all finite, bool []."""
     leaves = jax.tree.leaves((state.variables, state.loss_params, state.memory))
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 

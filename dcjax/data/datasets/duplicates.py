@@ -1,4 +1,4 @@
-"""What a data set has twice: a file, or a class under two spellings of its name."""
+"""Finds duplicates in a data set: files, and classes whose names differ only in spelling."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class Place(NamedTuple):
 
 
 def repeated_files(splits: Splits) -> list[tuple[Place, Place]]:
-    """Returns images that are the file of an image before them, and that image, where it matters.
+    """Returns pairs of images that are the same file, the later one first, where it matters.
 
     It matters in test images, where a query finds itself, across training and test, and where the
     two have different classes. A training image may be listed again, to be drawn more often.
@@ -30,7 +30,7 @@ def repeated_files(splits: Splits) -> list[tuple[Place, Place]]:
     split = np.repeat(np.arange(len(sets)), [len(images) for images in sets.values()])
     row = np.concatenate([np.arange(len(images)) for images in sets.values()])
     label = np.concatenate([images.labels for images in sets.values()])
-    # The sort is stable, so of equal files the one that comes first leads.
+    # The sort is stable, so of equal files the first image comes first.
     order = np.lexsort([state[field] for field in STATE])
     state = state[order]
     is_known = state["inode"] != 0  # neither absent nor on a file system without numbers
@@ -49,7 +49,7 @@ def repeated_files(splits: Splits) -> list[tuple[Place, Place]]:
 
 
 def check_files(splits: Splits) -> None:
-    """Checks that no image is searched for or trained on where it must not be.
+    """Checks that no file is in two splits, in two classes, or twice in a test set.
 
     Raises:
       InputError: naming the first two images that are one file.
@@ -65,9 +65,9 @@ def check_files(splits: Splits) -> None:
 
 
 def similar_classes(splits: Splits) -> list[tuple[Place, Place]]:
-    """Returns classes whose name is that of a class before them but for its spelling.
+    """Returns pairs of classes whose names differ only in spelling, the later one first.
 
-    That is spaces, invisible characters, letter case and Unicode form.
+    Spelling is spaces, invisible characters, letter case and Unicode form.
     """
     sets = {name: images for name, images in _sets(splits).items() if name != "gallery"}
     places = [Place(name, i) for name, x in sets.items() for i in range(x.num_classes)]
@@ -83,7 +83,7 @@ def similar_classes(splits: Splits) -> list[tuple[Place, Place]]:
 
 
 def describe_similar(splits: Splits, again: Place, first: Place) -> str:
-    """Returns two classes with the characters of their names visible."""
+    """Returns the names of two classes, escaped to ASCII."""
     return " and ".join(
         f"{class_name(splits, place)!a} ({place.split})" for place in (first, again)
     )

@@ -114,11 +114,11 @@ def read_text(path: Path) -> str:
 
 @contextlib.contextmanager
 def parsing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Names the file whose content a block reads, where that is not as its format has it.
+    """Turns errors of a block that parses a file into errors that name the file.
 
     Raises:
       FileError: if it is no regular file.
-      InputError: with what the block has raised, whatever a parser raises for damaged content.
+      InputError: with the message of any error of the block.
     """
     regular_files.require(path)
     try:
@@ -126,9 +126,9 @@ def parsing(path: str | os.PathLike[str]) -> Iterator[None]:
     except DcjaxError:
         raise
     except Exception as error:
-        found = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        text = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"Cannot read {os.fspath(path)}: {' '.join(found.split())[:200]}; get the data set "
+            f"Cannot read {os.fspath(path)}: {' '.join(text.split())[:200]}; get the data set "
             "again."
         ) from error
 
@@ -139,9 +139,9 @@ def num_bytes(images: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def states(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Returns what identifies the file of each image, and its kind, [N] of the fields `STATE`.
+    """Returns the identity and kind of the file of each image, [N] of the fields `STATE`.
 
-    Links to one file are that file. Zeros are for a file that is absent.
+    Links are followed. The fields of an absent file are 0.
 
     Args:
       images: Paths or file parts, [N].
@@ -157,7 +157,7 @@ def states(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def order_by_content(images: npt.NDArray[Any], classes: npt.ArrayLike) -> npt.NDArray[np.intp]:
     """Returns the rows in the order of their classes, sizes and bytes, [N].
 
-    So images come in the same order however a copy of the data set names and packs them.
+    The order is the same for all copies of a data set, however they name and pack the images.
 
     Args:
       images: Paths or file parts, [N].
@@ -166,7 +166,7 @@ def order_by_content(images: npt.NDArray[Any], classes: npt.ArrayLike) -> npt.ND
     sizes = num_bytes(images)
     pairs = np.stack([np.asarray(classes), sizes])
     _, which, counts = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
-    # Only where a class has two images of one size must any of them be read.
+    # Files are read only if a class has two images of the same size.
     checksums = np.zeros(len(images), np.int64)
     for row in np.flatnonzero((counts[which] > 1) & (sizes > 0)):
         checksums[row] = zlib.crc32(read_bytes(images[row]))

@@ -1,4 +1,4 @@
-"""What a data set is: images with integer labels, cut into splits whose classes differ."""
+"""Image sets: images with integer labels, in splits whose classes differ."""
 
 import dataclasses
 import functools
@@ -94,7 +94,7 @@ class ImageSet:
     def file_states(self) -> npt.NDArray[Any]:
         """Identity and kind of the files of encoded images, [N] of the fields `files.STATE`.
 
-        They are read once, when first asked for: on a network file system that takes long.
+        They are read once, when first needed, since that is slow on network file systems.
         """
         return files.states(self.images)
 
@@ -120,7 +120,7 @@ class ImageSet:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """A data set as its protocol cuts it: train on some classes, retrieve others.
+    """The splits of a data set by its protocol: train on some classes, retrieve others.
 
     Attributes:
       train: Images to train on; none where only the others were asked for.

@@ -1,7 +1,8 @@
-"""What tensorflow-datasets has prepared: where each image lies in its files, and its features.
+"""Reads data sets that tensorflow-datasets has prepared: places of images in files, and features.
 
-Its own readers give images one after the other, or decode them one by one in Python. Of its
-default format, TFRecord, dcjax learns the places of the images once, and reads them in any order.
+The readers of tensorflow-datasets return images in order, or decode them one by one in Python. For
+its default format, TFRecord, dcjax finds the places of all images once, and reads them in any
+order.
 """
 
 import functools
@@ -48,7 +49,7 @@ def prepare(
     *,
     create_builder: Callable[..., tfds.core.DatasetBuilder] | None = None,
 ) -> None:
-    """Prepares a data set from what lies in the folder `manual`; nothing is downloaded.
+    """Prepares a data set from the files in the folder `manual`; nothing is downloaded.
 
     Args:
       name: of the builder.
@@ -103,9 +104,9 @@ def read(folder: Path, splits: Sequence[str], features: Sequence[str]) -> Record
 
 
 def _info(folder: Path) -> tfds.core.DatasetInfo:
-    """Returns what tensorflow-datasets knows of a prepared version, without running its code.
+    """Returns the info of a prepared version, after checking that loading it runs no other code.
 
-    It would import any module that features.json names as one with a class of features.
+    tensorflow-datasets imports any module that features.json names for a class.
     """
     path = folder / "features.json"
     try:

@@ -1,4 +1,4 @@
-"""What is asked of a data set, whichever it is."""
+"""The arguments that all data sets have in common."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ class Request:
     Attributes:
       root: Folder of the extracted data set; "" for those that bring their images along.
       with_train: False: training images are left out, and need not be there.
-      saved_test: Of a saved run, `same_run.fingerprint` of its test images, to find them by.
+      saved_test: `same_run.fingerprint` of the test images of a saved run, to select the same.
     """
 
     root: str
