@@ -121,7 +121,7 @@ def _answer(name: str, connection: Connection) -> Any:
 
 
 def _work(connection: Connection, prepare: Callable[[], Job], warm_up: bool) -> None:
-    """Runs in a process of its own: prepares, and then does the job whenever it is told to."""
+    """Runs in a process of its own: prepares, and then does the job on each request."""
     started = time.perf_counter()
     job = prepare()
     base = _peak_mib()

@@ -153,7 +153,7 @@ def _loss(case: Case) -> Loss:
 
 
 def _evaluate(loss: Loss, kept: memory.Memory, *arguments: Any) -> tuple[Any, memory.Memory]:
-    """Returns ((value, scalars to log), gradients), and the memory with the batch taken in."""
+    """Returns ((value, scalars to log), gradients), and the memory with the batch enqueued."""
     params, raw, labels, key = arguments
     cluster = jnp.zeros((), jnp.int32)
     references = memory.references(kept, jnp.ones(DIM), cluster)
@@ -166,8 +166,8 @@ def _evaluate(loss: Loss, kept: memory.Memory, *arguments: Any) -> tuple[Any, me
 
     found, gradients = jax.value_and_grad(of_raw, argnums=(0, 1), has_aux=True)(params, raw)
     value, (stats, embeddings) = found
-    taken = memory.enqueue(kept, embeddings[None], labels[None], cluster[None])
-    return ((value, stats), gradients), taken
+    updated = memory.enqueue(kept, embeddings[None], labels[None], cluster[None])
+    return ((value, stats), gradients), updated
 
 
 def _filled(case: Case) -> memory.Memory:

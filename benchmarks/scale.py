@@ -186,8 +186,8 @@ def show(step: Step, times: float = 1.0) -> None:
     """Runs a step and prints its lines, for so many times as many images as it has."""
     seconds, peak = measured(step)
     how = "measured" if times == 1 else f"extrapolated from 1/{times:g}"
-    for name, taken, cpu in seconds:
-        numbers = f"{taken * times:,.1f} | {cpu * times:,.1f} | {peak * times:,.0f}"
+    for name, wall, cpu in seconds:
+        numbers = f"{wall * times:,.1f} | {cpu * times:,.1f} | {peak * times:,.0f}"
         print(f"| {name} | {numbers} | {how} |", flush=True)
 
 

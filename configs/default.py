@@ -96,7 +96,7 @@ def get_config() -> ConfigDict:
     model.pretrained = ""
     model.embedding_dim = 512  # D
     model.masks = "learned"  # learned, fixed (0/1 blocks) or none (no subspaces)
-    # How masks are joined: sum (P21 eq. 8), sum_l1, none.
+    # How masks are combined: sum (P21 eq. 8), sum_l1, none.
     model.test_masks = options.of(masks.combine)["kind"]
     model.orthogonality_weight = 0.01  # lambda of P21 eq. 7, for learned masks
 
@@ -148,7 +148,7 @@ def get_config() -> ConfigDict:
     division.max_clusters = 4
     division.every_epochs = 2  # T
     division.hierarchy = "progressive"  # K doubles every T epochs; direct: K_max from the start
-    # kmeans; or P21's ablations: random (drawn anew each time), labels (whole super-classes).
+    # kmeans; or P21's ablations: random (at each division), labels (whole super-classes).
     division.grouping = "kmeans"
     division.features = "backbone"  # what K-means clusters: pooled backbone features, or embedding
     # Where K-means runs: host; or devices, all of which share the images, for more of them than a
@@ -185,7 +185,7 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.num_epochs = 120
-    train.full_embedding_from_epoch = -1  # train the joined embedding from here on; -1: never
+    train.full_embedding_from_epoch = -1  # train the combined embedding from here on; -1: never
     train.log_every_steps = 20  # steps whose mean is one point of a curve
 
     config.eval = evaluation = ConfigDict()
