@@ -66,12 +66,12 @@ def damage(folder: epath.Path, items: Container[str], *, part: int, num_parts: i
 
 def _difference(path: epath.Path, saved: list[int]) -> str:
     try:
-        found = _measure(path)
+        state = _measure(path)
     except OSError as error:
         return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-    if found[0] != saved[0]:
-        return f"has {found[0]} bytes, {saved[0]} were saved"
-    return "" if found == saved else "has other contents than were saved"
+    if state[0] != saved[0]:
+        return f"has {state[0]} bytes, {saved[0]} were saved"
+    return "" if state == saved else "has other contents than were saved"
 
 
 def _measure(path: epath.Path) -> list[int]:

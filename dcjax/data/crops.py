@@ -157,7 +157,7 @@ def longest_side(augmentation: Augmentation, sizes: np.ndarray) -> int:
     return int(np.minimum(sizes.max(axis=-1), drawn).max())
 
 
-def resized(sizes: np.ndarray, resize: int) -> np.ndarray:
+def resize_sizes(sizes: np.ndarray, resize: int) -> np.ndarray:
     """Returns the sizes int32 [..., 2] of images whose shorter side has become `resize`."""
     short = sizes.min(axis=-1, keepdims=True)
     # The same middle as `augment.resize_shorter_side` takes.

@@ -73,9 +73,9 @@ def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path
     """
     path, part = folder / archive.name, folder / f"{archive.name}.part"
     if path.exists():
-        if (found := _sha256(path)) != archive.sha256:
+        if (digest := _sha256(path)) != archive.sha256:
             raise InputError(
-                f"{path} should have SHA-256 {archive.sha256}, found {found}; move it away and "
+                f"{path} should have SHA-256 {archive.sha256}, found {digest}; move it away and "
                 "get it again."
             )
         return path
@@ -90,8 +90,8 @@ def fetch(archive: Archive, folder: Path, *, say: Callable[[str], None]) -> Path
         while not path.exists():
             try:
                 _receive(archive, part, say)
-                if (found := _sha256(part)) != archive.sha256:
-                    raise ValueError(f"require SHA-256 {archive.sha256}, found {found}.")
+                if (digest := _sha256(part)) != archive.sha256:
+                    raise ValueError(f"require SHA-256 {archive.sha256}, found {digest}.")
                 os.replace(part, path)
             except _ServerError as error:
                 if error.is_final or not pauses:

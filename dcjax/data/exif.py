@@ -43,8 +43,8 @@ def orientation(exif: bytes, xmp: bytes) -> int:
         if order is None or len(tiff) < 8:
             return 1
         value = _tag(tiff, order)
-    if value is None and (found := _XMP.search(xmp)):
-        value = int(found[1])
+    if value is None and (match := _XMP.search(xmp)):
+        value = int(match[1])
     return int(value) if value is not None and value in range(1, 9) else 1
 
 

@@ -216,7 +216,7 @@ def _png_text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
 
 def _webp_metadata(webp: bytes) -> tuple[bytes, bytes]:
     """Returns Exif and XMP, if the file's header says that it has them."""
-    found = {b"EXIF": b"", b"XMP ": b""}
+    chunks = {b"EXIF": b"", b"XMP ": b""}
     if webp[12:16] != b"VP8X" or len(webp) < 21:
         return b"", b""
     flags = {b"EXIF": 0x08, b"XMP ": 0x04}
@@ -224,10 +224,10 @@ def _webp_metadata(webp: bytes) -> tuple[bytes, bytes]:
     while len(head := webp[place : place + 8]) == 8:
         length = _number(head[4:], "little")
         kind, start = head[:4], place + 8
-        if kind in found and not found[kind] and webp[20] & flags[kind]:
-            found[kind] = webp[start : start + length]
+        if kind in chunks and not chunks[kind] and webp[20] & flags[kind]:
+            chunks[kind] = webp[start : start + length]
         place = start + length + length % 2  # filled up to an even number
-    return found[b"EXIF"], found[b"XMP "]
+    return chunks[b"EXIF"], chunks[b"XMP "]
 
 
 def _webp_size(webp: bytes) -> tuple[int, int]:

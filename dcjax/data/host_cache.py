@@ -214,5 +214,5 @@ def _key(images: ImageSet, resize: int) -> str:
 
 def _state(path: str) -> tuple[str, int, int, int]:
     with file_errors("Cannot read an image"):
-        found = os.stat(path)
-    return os.path.abspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        status = os.stat(path)
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -155,7 +155,7 @@ class Stream:
 
             read = self._batches(size, rows, batch_size=_SIZES_AT_ONCE)
             sizes = np.concatenate(list(read))
-        return crops.resized(sizes, self.augmentation.resize)
+        return crops.resize_sizes(sizes, self.augmentation.resize)
 
     def _batches(
         self,

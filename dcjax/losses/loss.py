@@ -96,9 +96,9 @@ def with_output_checks(name: str, loss: Loss) -> Loss:
         output = loss.apply(*arguments, **more)
         is_pair = isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], dict)
         if not is_pair or any(jnp.shape(leaf) for leaf in jax.tree.leaves(output)):
-            found = jax.tree.map(jnp.shape, output)
+            shapes = jax.tree.map(jnp.shape, output)
             raise InputError(
-                f"{name} must return a scalar and a dict of scalars, got the shapes {found}."
+                f"{name} must return a scalar and a dict of scalars, got the shapes {shapes}."
             )
         if reserved := sorted(set(output[1]) & set(_RESERVED)):
             raise InputError(f"{name} must not call a scalar {reserved[0]!r}: every step has one.")

@@ -118,8 +118,8 @@ def semi_hard(*, fallback: str = "farthest") -> Miner:
         def pair(carried: tuple[Array, Array], is_positive: Array) -> tuple[Array, Array]:
             columns, valid = carried
             bound = jnp.sum(jnp.where(is_positive, distances, 0), axis=1, keepdims=True)
-            column, found = _nearest_farther(distances, compared.negatives, bound, fallback)
-            return jnp.where(is_positive, column, columns), jnp.where(is_positive, found, valid)
+            column, exists = _nearest_farther(distances, compared.negatives, bound, fallback)
+            return jnp.where(is_positive, column, columns), jnp.where(is_positive, exists, valid)
 
         own_columns = jnp.broadcast_to(jnp.arange(distances.shape[1]), distances.shape)
         start = jnp.zeros_like(own_columns), jnp.zeros_like(compared.positives)
@@ -166,8 +166,8 @@ def easy_positive(*, easy_negatives: str = "semi_hard", fallback: str = "farthes
             nearest = jnp.argmin(_where(compared.negatives, distances, 3), axis=1)
             return Triplets(positives, nearest[:, None], valid)
         bounds = jnp.min(to_positives, axis=1, keepdims=True)
-        farther, found = _nearest_farther(distances, compared.negatives, bounds, fallback)
-        return Triplets(positives, farther, valid & found)
+        farther, exists = _nearest_farther(distances, compared.negatives, bounds, fallback)
+        return Triplets(positives, farther, valid & exists)
 
     return mine
 
@@ -239,12 +239,12 @@ def _nearest_farther(
     Without one and by fallback "farthest": the farthest negative, if there are any.
     """
     beyond = negatives & (distances > bound)
-    found = jnp.any(beyond, axis=1, keepdims=True)
+    exists = jnp.any(beyond, axis=1, keepdims=True)
     nearest = jnp.argmin(_where(beyond, distances, jnp.inf), axis=1, keepdims=True)
     if fallback == "none":
-        return nearest, found
+        return nearest, exists
     farthest = jnp.argmax(_where(negatives, distances, -1), axis=1, keepdims=True)
-    return jnp.where(found, nearest, farthest), jnp.any(negatives, axis=1, keepdims=True)
+    return jnp.where(exists, nearest, farthest), jnp.any(negatives, axis=1, keepdims=True)
 
 
 def _has_both(compared: Comparisons) -> Array:

@@ -61,9 +61,9 @@ def recall_at_k_loss(
         (s_p, _, _), (s, is_positive, is_negative) = positive, all_references
         above = jnp.where(is_itself, 0, jax.nn.sigmoid((s - s_p) / temperature))
         rank = 1 + jnp.sum(above * (is_positive + is_negative), axis=1, keepdims=True)
-        found = jax.nn.sigmoid((k - rank) / rank_temperature)
+        is_within = jax.nn.sigmoid((k - rank) / rank_temperature)
         most = jnp.minimum(k, jnp.maximum(jnp.sum(is_positive, axis=1, keepdims=True), 1))
-        return jnp.mean(found / most, axis=1)
+        return jnp.mean(is_within / most, axis=1)
 
     recalls = sum_over_positives(recall, _rows(similarities, positives, negatives), positives)
     return _one_minus_mean(recalls, positives)
@@ -129,10 +129,10 @@ def recall_at_k(
     """
     require_range("rank_temperature", rank_temperature, *POSITIVE)
     require_range("temperature", temperature, *POSITIVE)
-    found = tuple(ks) if np.iterable(ks) else ()
-    if not found:
+    given = tuple(ks) if np.iterable(ks) else ()
+    if not given:
         raise InputError(f"Require ks of whole numbers from 1 on, got {ks}.")
-    numbers = tuple(require_whole("every k of ks", k, 1) for k in found)
+    numbers = tuple(require_whole("every k of ks", k, 1) for k in given)
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
         loss = recall_at_k_loss(

@@ -89,6 +89,8 @@ def _mismatch(path: str, repository: str, file: str) -> str:
     blob = pathlib.Path(path).resolve()
     expected = _SHA256.get(f"{repository}/{file}", blob.name)
     with blob.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    is_known = len(expected) == len(found)
-    return f"should have SHA-256 {expected}, got {found}" if is_known and expected != found else ""
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    is_known = len(expected) == len(digest)
+    return (
+        f"should have SHA-256 {expected}, got {digest}" if is_known and expected != digest else ""
+    )

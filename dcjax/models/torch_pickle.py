@@ -173,12 +173,12 @@ def _require_short_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def _ordered_dict(pairs: Any = ()) -> Dict:
-    found = Dict()
+    result = Dict()
     for key, value in pairs:  # as Python 2 wrote them
-        found[key] = value
+        result[key] = value
     if pairs:
         pairs.clear()  # else a long list could be copied many times
-    return found
+    return result
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:

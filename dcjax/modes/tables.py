@@ -90,12 +90,12 @@ def format_csv(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 def _columns(rows: Sequence[Row], selection: str, names: Sequence[str]) -> dict[str, bool]:
     """Returns the scores that a run or the paper has, and whether the paper has them."""
-    found = dict.fromkeys(
+    available = dict.fromkeys(
         name for row in rows for result in row.results for name in result[selection]
     )
     compared = {name for row in rows for name in row.paper}
-    wanted = names or [name for name in found if name != "epoch"]
-    return {name: name in compared for name in wanted if name in found or name in compared}
+    wanted = names or [name for name in available if name != "epoch"]
+    return {name: name in compared for name in wanted if name in available or name in compared}
 
 
 def _percent(scores: Sequence[float]) -> str:

@@ -195,9 +195,9 @@ def _query_scores(
 ) -> dict[str, np.ndarray]:
     """Returns the scores [B] of ranked queries (`ranking.rank`) from their R [B], in float64."""
     place = np.arange(1, hits.shape[1] + 1)
-    found = hits & (place <= num_relevant[:, None])
-    num_found = found.sum(axis=1)
-    precisions = np.sum(found * np.cumsum(found, axis=1) / place, axis=1)
+    is_hit = hits & (place <= num_relevant[:, None])
+    num_found = is_hit.sum(axis=1)
+    precisions = np.sum(is_hit * np.cumsum(is_hit, axis=1) / place, axis=1)
     recalls = {f"recall_at_{k}": num_before < k for k in ks}
     return recalls | {
         "map_at_r": precisions / np.maximum(num_relevant, 1),

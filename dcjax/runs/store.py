@@ -237,7 +237,7 @@ class Store:
 def _numbers(path: epath.Path, suffix: str = "") -> list[int]:
     pattern = re.compile(f"(0|[1-9][0-9]*){re.escape(suffix)}")
     names = [each.name for each in path.iterdir() if each.is_dir()]
-    return sorted(int(found[1]) for name in names if (found := pattern.fullmatch(name)))
+    return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
 
 
 def _put_back(path: epath.Path) -> None:

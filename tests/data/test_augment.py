@@ -62,7 +62,7 @@ def slow_crop(augmentation: crops.Augmentation, image: np.ndarray, one: crops.Dr
 def test_shorter_side_is_resized_with_antialias_and_the_other_follows(height, width):
     image = noise(height, width)
     resized = augment.resize_shorter_side(image, 20).numpy()
-    expected = crops.resized(np.array([height, width], np.int32), 20)
+    expected = crops.resize_sizes(np.array([height, width], np.int32), 20)
     assert resized.shape[:2] == tuple(expected)
     assert resized.dtype == np.uint8
     np.testing.assert_allclose(resized, slow_resize(image, *resized.shape[:2]), atol=0.51)

@@ -156,7 +156,7 @@ def test_center_boxes_halve_the_rest_as_the_papers_transform(height, width, top,
 
 def test_crops_of_resized_images_are_those_of_images_of_that_size():
     sizes = some_sizes(50, high=60)
-    augmentation, resized = recipe(crop="resize_then_random_resized"), crops.resized(sizes, 10)
+    augmentation, resized = recipe(crop="resize_then_random_resized"), crops.resize_sizes(sizes, 10)
     assert augmentation.crops_resized
     assert recipe(crop="resize_then_random").crops_resized
     assert not recipe().crops_resized
@@ -167,15 +167,15 @@ def test_crops_of_resized_images_are_those_of_images_of_that_size():
 
 def test_resized_makes_the_shorter_side_so_long():
     sizes = np.array([[37, 50], [61, 20], [20, 20], [8, 11]], np.int32)
-    assert crops.resized(sizes, 20).tolist() == [[20, 27], [61, 20], [20, 20], [20, 27]]
+    assert crops.resize_sizes(sizes, 20).tolist() == [[20, 27], [61, 20], [20, 20], [20, 27]]
 
 
 def test_resized_slivers_are_bounded_and_others_whole():
     slivers = np.array([[1, 2000], [3000, 1], [2, 10**7]], np.int32)
-    assert crops.resized(slivers, 256).tolist() == [[256, 16384], [16384, 256], [256, 16384]]
+    assert crops.resize_sizes(slivers, 256).tolist() == [[256, 16384], [16384, 256], [256, 16384]]
     others = np.array([[1, 64], [200, 12800], [256, 10**5], [300, 10**5]], np.int32)
-    assert crops.resized(others, 256).max(axis=1).tolist() == [16384, 16384, 10**5, 85333]
-    assert crops.resized(np.array([2, 300], np.int32), 40).tolist() == [40, 6000]
+    assert crops.resize_sizes(others, 256).max(axis=1).tolist() == [16384, 16384, 10**5, 85333]
+    assert crops.resize_sizes(np.array([2, 300], np.int32), 40).tolist() == [40, 6000]
 
 
 @pytest.mark.parametrize("change", [{}, {"scale": (1.0, 1.0)}, {"ratio": (0.1, 0.3)}])

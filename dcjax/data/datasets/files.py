@@ -113,7 +113,7 @@ def read_text(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def parsing(path: str | os.PathLike[str]) -> Iterator[None]:
+def parse_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns errors of a block that parses a file into errors that name the file.
 
     Raises:
@@ -149,9 +149,9 @@ def states(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if images.dtype.names is None:
         return np.fromiter(map(_state, images.tolist()), list(STATE.items()), len(images))
     files, which = np.unique(images["file"], return_inverse=True)
-    found = states(files)[which]
-    found["offset"], found["size"] = images["offset"], images["length"]
-    return found
+    fields = states(files)[which]
+    fields["offset"], fields["size"] = images["offset"], images["length"]
+    return fields
 
 
 def order_by_content(images: npt.NDArray[Any], classes: npt.ArrayLike) -> npt.NDArray[np.intp]:
@@ -186,8 +186,8 @@ def read_bytes(image: np.str_ | np.void) -> bytes:
 
 def _state(path: str) -> tuple[int, ...]:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):  # to open it says why
         return (0,) * len(STATE)
-    kind = stat.S_IFMT(found.st_mode)
-    return found.st_dev, found.st_ino, found.st_mtime_ns, 0, found.st_size, kind
+    kind = stat.S_IFMT(status.st_mode)
+    return status.st_dev, status.st_ino, status.st_mtime_ns, 0, status.st_size, kind

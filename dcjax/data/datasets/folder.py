@@ -72,14 +72,14 @@ def _list_images(top: Path, names: list[str] | None = None) -> tuple[list[str], 
     classes: list[str] = []
     for name in _subfolders(top) if names is None else names:
         images = filter(_is_image, os.listdir(top / name))
-        found = sorted(images, key=naming.encode)
-        if not found:
+        files = sorted(images, key=naming.encode)
+        if not files:
             raise InputError(
                 f"Require an image ({', '.join(FORMATS)}) in every class folder, got none in "
                 f"{naming.escape(str(top / name))}; add images or remove the folder."
             )
-        paths.extend(str(top / name / f) for f in found)
-        classes.extend([name] * len(found))
+        paths.extend(str(top / name / f) for f in files)
+        classes.extend([name] * len(files))
     return paths, classes
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcjax.data.datasets.files import find_root, parsing, read_table, read_text
+from dcjax.data.datasets.files import find_root, parse_errors, read_table, read_text
 from dcjax.data.datasets.image_set import Splits, from_classes
 from dcjax.data.datasets.request import Request
 
@@ -46,7 +46,7 @@ def read_lists(folder: Path) -> tuple[list[str], np.ndarray]:
 
 def read_classes(path: Path) -> tuple[dict[int, str], dict[int, str], dict[int, str]]:
     """Returns the name, the coarse class and the iconic picture's path of each fine class id."""
-    with parsing(path):
+    with parse_errors(path):
         rows = list(csv.reader(io.StringIO(read_text(path), newline="")))[1:]
         names, above = ({int(r[1]): r[column] for r in rows} for column in (0, 2))
         return names, above, {int(r[1]): r[4].lstrip("/") for r in rows}

@@ -132,11 +132,11 @@ def _read_parquet(path: Path) -> _Table:
 def _select_columns(header: Sequence[str], path: Path, delimiter: str = "") -> list[str]:
     """Returns the names of the columns that count, each of which is there once."""
     if missing := [name for name in _COLUMNS if name not in header]:
-        found = ", ".join(map(naming.escape, header)) or "none"
+        given = ", ".join(map(naming.escape, header)) or "none"
         others = [x for x in ",;\t|" if x != delimiter and len(header) == 1 and x in header[0]]
         hint = f"; separate them by {delimiter!r}, not {others[0]!r}" if others else ""
         raise InputError(
-            f"{path}: require the columns {', '.join(_COLUMNS)}, got {found}; there is no "
+            f"{path}: require the columns {', '.join(_COLUMNS)}, got {given}; there is no "
             f"{' and no '.join(missing)}{hint}."
         )
     wanted = [*_COLUMNS, *({_ABOVE} & set(header))]

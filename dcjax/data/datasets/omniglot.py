@@ -5,7 +5,7 @@ The super-class of a character is its alphabet.
 
 import numpy as np
 
-from dcjax.data.datasets.files import find_root, parsing
+from dcjax.data.datasets.files import find_root, parse_errors
 from dcjax.data.datasets.image_set import Splits, split_by_class
 from dcjax.data.datasets.request import Request
 
@@ -16,7 +16,7 @@ _SIDE = 105
 def load(request: Request) -> Splits:
     """Loads 964 characters to train on and 659 of other alphabets, ink white (255) on black."""
     path = find_root(request.root, "omniglot", marker=_FILE) / _FILE
-    with parsing(path), path.open("rb") as content, np.load(content) as file:
+    with parse_errors(path), path.open("rb") as content, np.load(content) as file:
         bits, classes = file["ink_bits"], file["label"].astype(np.int64)
         names = dict(enumerate(file["class_name"].tolist()))
         is_train = file["class_part"][classes] == 0

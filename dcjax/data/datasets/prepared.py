@@ -147,12 +147,12 @@ def _rows(path: str, features: Sequence[str]) -> Iterator[tuple[Any, ...]]:
             (length,), start = _LENGTH.unpack_from(content, end), end + _HEADER
             end = start + length + _FOOTER
             record = content[start : start + length]
-            found = tf.train.Example.FromString(record).features.feature
-            image = found["image"].bytes_list.value[0]
+            values = tf.train.Example.FromString(record).features.feature
+            image = values["image"].bytes_list.value[0]
             offset = record.index(image[:_SEARCHED])
             if not record.startswith(image, offset):
                 offset = record.index(image)
-            yield path, start + offset, len(image), *(_value(found[name]) for name in features)
+            yield path, start + offset, len(image), *(_value(values[name]) for name in features)
 
 
 def _value(feature: tf.train.Feature) -> str | int:
