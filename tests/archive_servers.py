@@ -1,4 +1,4 @@
-"""Servers of one file on this machine, HTTP and FTP, which can fail as real ones do."""
+"""Local HTTP and FTP servers of one file, which can be made to fail as real servers do."""
 
 import contextlib
 import http.server
@@ -13,10 +13,10 @@ class HttpServer(http.server.ThreadingHTTPServer):
 
     Attributes:
       content: the file.
-      faults: what goes wrong in each request to come, "" nothing, then nothing: cut (after half),
-        endless (more bytes, whose number is not told), silent, moved (to another path), or a status
+      faults: the fault of each coming request, "" for none, and none afterwards: cut (after half),
+        endless (more bytes, of undeclared number), silent, moved (to another path), or a status
         of HTTP.
-      num_requests: how many came.
+      num_requests: number of requests received.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -65,8 +65,8 @@ class FtpServer(socketserver.ThreadingTCPServer):
 
     Attributes:
       content: the file.
-      cuts: how many transfers to come end after half of the file.
-      num_requests: how many transfers were asked for.
+      cuts: how many of the coming transfers end after half of the file.
+      num_requests: number of transfers requested.
     """
 
     def __init__(self, content: bytes) -> None:

@@ -1,6 +1,6 @@
-"""The pictures of small stand-ins for the five benchmarks, the same in whatever layout they lie.
+"""Pictures of small synthetic versions of the five benchmarks, the same in every layout.
 
-A class is known by its colours and its stripes, under noise, so that even a tiny network learns.
+A class has its own colours and stripes, under noise, so that even a tiny network can learn it.
 """
 
 import colorsys
@@ -11,8 +11,8 @@ import math
 import numpy as np
 from PIL import Image
 
-TEST_LISTS = ("small", "medium", "large")  # of VehicleID: a third, two thirds, all of the vehicles
-_LAST_CLASSES = {  # to train on, and of all; None: those to train on are among the others
+TEST_LISTS = ("small", "medium", "large")  # VehicleID: a third, two thirds and all of the vehicles
+_LAST_CLASSES = {  # number of training and all classes; None: those to train on are among them
     "cub": (100, 200),
     "cars": (98, 196),
     "sop": (11318, 22634),
@@ -42,20 +42,20 @@ class Picture:
     test_lists: tuple[str, ...]
 
 
-def take(
+def create(
     name: str,
     *,
     num_train_classes: int = 12,
     num_test_classes: int = 8,
     images_per_class: int = 8,
 ) -> list[Picture]:
-    """Takes the pictures of a benchmark, the same ones at every call.
+    """Creates the pictures of a benchmark, the same ones at every call.
 
     Args:
       name: cub, cars, sop, inshop or vid.
-      num_train_classes: their ids are spread over all that the benchmark has.
+      num_train_classes: their ids are distributed over the range of the benchmark's ids.
       num_test_classes: likewise.
-      images_per_class: on average; a class has up to two more or fewer, and two at least.
+      images_per_class: on average; each class has up to two more or fewer, and at least two.
 
     Returns:
       The pictures, in the order of their class ids.
@@ -93,7 +93,7 @@ def _class_ids(
 
 
 def _test_lists(place: int, num_vehicles: int) -> tuple[str, ...]:
-    """Returns the lists of the vehicle at this place of all that are tested."""
+    """Returns the test lists that contain the vehicle at this position among all test vehicles."""
     lengths = [math.ceil(num_vehicles * thirds / 3) for thirds in (1, 2, 3)]
     return tuple(x for x, length in zip(TEST_LISTS, lengths, strict=True) if place < length)
 
@@ -101,7 +101,7 @@ def _test_lists(place: int, num_vehicles: int) -> tuple[str, ...]:
 def _pixels(look: int, rng: np.random.Generator) -> np.ndarray:
     """Draws uint8 [height, width, 3]: stripes in two colours, placed and lit at random."""
     height, width = rng.integers(24, 41, 2)
-    turn = 0.618 * look  # of the golden ratio: any two looks differ
+    turn = 0.618 * look  # multiples of the golden ratio, so that any two classes look different
     first, second = (np.array(colorsys.hsv_to_rgb(hue % 1, 0.7, 0.8)) for hue in (turn, 1.6 * turn))
     down, across = np.mgrid[:height, :width]
     along = across * np.cos(np.pi * turn) + down * np.sin(np.pi * turn)

@@ -1,4 +1,4 @@
-"""Small trees in the layouts that the five benchmarks are distributed in, and re-packed in."""
+"""Small folder trees in the original and re-packed layouts of the five benchmarks."""
 
 import io
 from collections.abc import Iterable
@@ -30,12 +30,12 @@ def write(name: str, layout: str, root: str | Path, **sizes: int) -> list[Pictur
       name: cub, cars, sop, inshop or vid.
       layout: one of `layouts(name)`.
       root: the folder.
-      **sizes: see `benchmark_pictures.take`.
+      **sizes: see `benchmark_pictures.create`.
 
     Returns:
       The pictures, which are the same in every layout.
     """
-    pictures = benchmark_pictures.take(name, **sizes)
+    pictures = benchmark_pictures.create(name, **sizes)
     for path, content in _LAYOUTS[name][layout](pictures).items():
         file = Path(root, path)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def write(name: str, layout: str, root: str | Path, **sizes: int) -> list[Pictur
 
 
 def layouts(name: str) -> tuple[str, ...]:
-    """Returns "original", and the names of what users re-packed it as."""
+    """Returns "original" and the names of the layouts that users re-packed the benchmark in."""
     return tuple(_LAYOUTS[name])
 
 
@@ -64,7 +64,7 @@ def _cub(pictures: list[Picture]) -> Files:
 
 
 def _cub_images(pictures: list[Picture]) -> Files:
-    """Returns images/NNN.Name/Name_1234_56.jpg; the list's order is not that of the names."""
+    """Returns images/NNN.Name/Name_1234_56.jpg; the list is not sorted by name."""
     files = {}
     for number, p in zip(_shuffled(len(pictures)), pictures, strict=True):
         name = f"Bird_{p.class_id}"
@@ -157,7 +157,7 @@ def _inshop_files(pictures: list[Picture]) -> tuple[Files, bytes]:
 
 
 def _vid(pictures: list[Picture]) -> Files:
-    """Vehicles are in no order in the lists, nor are the numbers of their images."""
+    """Returns VehicleID files, with vehicles and image numbers in random order in the lists."""
     numbered = {f"{i:07}": p for i, p in zip(_shuffled(len(pictures)), pictures, strict=True)}
     vehicles = list(dict.fromkeys(p.class_id for p in pictures))
     order = [vehicles[i - 1] for i in _shuffled(len(vehicles))]
@@ -169,7 +169,7 @@ def _vid(pictures: list[Picture]) -> Files:
         for name, number in _VEHICLES.items()
     }
     train = [(image, p.class_id) for image, p in rows if p.part == "train"]
-    coloured, modelled = order[::2], order[1:]  # not all have attributes
+    coloured, modelled = order[::2], order[1:]  # some vehicles have no attributes
     files = {f"image/{image}.jpg": p.jpeg for image, p in numbered.items()} | tests
     files |= {
         "train_test_split/train_list.txt": _text(train),
@@ -192,12 +192,12 @@ _LAYOUTS = {
 
 
 def _trains_a_classifier(picture: Picture) -> bool:
-    """Tells the half of each class on which the split for classification trains."""
+    """Whether the split for classification, which halves each class, trains on the picture."""
     return picture.number % 2 == 0
 
 
 def _shuffled(number: int) -> list[int]:
-    """Returns the numbers from 1 on, always in the same order."""
+    """Returns the numbers 1 to `number` in a fixed random order."""
     return (1 + np.random.default_rng(number).permutation(number)).tolist()
 
 
@@ -221,5 +221,5 @@ def _box(picture: Picture) -> tuple[int, int, int, int]:
 
 
 def _car_names() -> np.ndarray:
-    """Returns the names of all 196 classes, as the list has them."""
+    """Returns the names of all 196 classes in the order of the list."""
     return np.array(cars196._NAMES, dtype=object)

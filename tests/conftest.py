@@ -1,4 +1,4 @@
-"""Fixtures: tiny trees in the layouts of real data sets, and real images where they are at hand."""
+"""Fixtures: tiny trees in the layouts of real datasets, and real images where available."""
 
 import importlib.metadata
 import os
@@ -8,8 +8,8 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-# Tests run a few steps of many small programs, so that most of their time would go into compiling:
-# XLA leaves out what makes programs fast (2.5 times less), and a cache keeps them between sessions.
+# Tests run a few steps of many small programs, so compilation would dominate their time:
+# XLA optimises less (2.5 times faster to compile), and a cache keeps programs between sessions.
 _QUICK = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones end at unknown flags
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
@@ -23,7 +23,9 @@ import jax  # noqa: E402  # which reads them
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update("jax_num_cpu_devices", 8)  # for tests that spread a batch; others use the first
+jax.config.update(
+    "jax_num_cpu_devices", 8
+)  # for tests that shard a batch; others use the first device
 
 _REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -21,7 +21,7 @@ def decoded(path: str) -> np.ndarray:
 
 
 def twelve_files(folder: Path) -> ImageSet:
-    """Twelve JPEG files of four classes; the first three take much longer to decode."""
+    """Writes twelve JPEG files of four classes; the first three take much longer to decode."""
     paths = [str(folder / f"{i}.jpg") for i in range(12)]
     for i, path in enumerate(paths):
         size = (400, 500) if i < 3 else (20 + i, 30 - i)
@@ -57,9 +57,9 @@ def tiff(
 ) -> bytes:
     """Returns Exif tags without their prefix: others, as tag, kind and count, and the orientation.
 
-    A value of more than four bytes lies behind the tags.
+    A value of more than four bytes is stored after the tags.
     """
-    formats = "_BsHL_BBhl_fdL__Q_"  # by kind, one letter of `struct`; _: two, or none
+    formats = "_BsHL_BBhl_fdL__Q_"  # by kind, a letter of `struct`; _: two letters, or none
     place, entries, values = 8 + 2 + 12 * (len(others) + 1) + 4, b"", b""
     for one, a_kind, a_count in [*others, (tag, kind, count)]:
         letter = formats[a_kind]

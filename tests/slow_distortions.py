@@ -1,4 +1,4 @@
-"""The steps of strategies, pixel by pixel in plain Python, for the tests of the fast ones."""
+"""The steps of strategies pixel by pixel in plain Python, to test the fast versions against."""
 
 import colorsys
 import math
@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 
-def mirrored(index: int, length: int) -> int:
-    """Where a walk comes to that turns back at the first and at the last pixel."""
+def reflect(index: int, length: int) -> int:
+    """Reflects an index at the first and the last pixel."""
     while not 0 <= index < length:
         index = -index if index < 0 else 2 * (length - 1) - index
         index = 0 if length == 1 else index
@@ -15,7 +15,7 @@ def mirrored(index: int, length: int) -> int:
 
 
 def shift_rotate(image: np.ndarray, draws) -> np.ndarray:
-    """Every pixel of the result looks up where it was: OpenCV's matrix, inverted."""
+    """Each pixel of the result is looked up in the source by OpenCV's inverted matrix."""
     height, width, _ = image.shape
     cosine, sine, x, y = math.cos(draws.angle), math.sin(draws.angle), width / 2, height / 2
     there = np.array(
@@ -31,7 +31,7 @@ def shift_rotate(image: np.ndarray, draws) -> np.ndarray:
         for i, j in np.ndindex(2, 2):
             near_x, near_y = math.floor(x) + i, math.floor(y) + j
             weight = (1 - abs(x - near_x)) * (1 - abs(y - near_y))
-            pixel = image[mirrored(near_y, height), mirrored(near_x, width)]
+            pixel = image[reflect(near_y, height), reflect(near_x, width)]
             result[row, column] += weight * pixel
     return np.round(result).astype(np.uint8)
 
@@ -47,33 +47,33 @@ def blur(image: np.ndarray, draws) -> np.ndarray:
     kernel, result = (3, 5, 7)[draws.kernel], np.zeros(image.shape)
     for row, column in np.ndindex(*image.shape[:2]):
         for i, j in np.ndindex(kernel, kernel):
-            y = mirrored(row + i - kernel // 2, image.shape[0])
-            x = mirrored(column + j - kernel // 2, image.shape[1])
+            y = reflect(row + i - kernel // 2, image.shape[0])
+            x = reflect(column + j - kernel // 2, image.shape[1])
             result[row, column] += image[y, x]
     return np.round(result / kernel**2).astype(np.uint8)
 
 
 def brightness_contrast(image: np.ndarray, draws) -> np.ndarray:
-    return clipped(image * draws.factor + draws.offset)
+    return clip(image * draws.factor + draws.offset)
 
 
 def color_jitter(image: np.ndarray, draws) -> np.ndarray:
     for change in draws.order:
         luma = grey(image).astype(np.float32)
         if change == 0:
-            image = clipped(draws.brightness * image)
+            image = clip(draws.brightness * image)
         elif change == 1:
             mean = np.float32(math.floor(luma.mean(dtype=float) + 0.5))
-            image = clipped(mean + draws.contrast * (image - mean))
+            image = clip(mean + draws.contrast * (image - mean))
         elif change == 2:
-            image = clipped(luma + draws.saturation * (image - luma))
+            image = clip(luma + draws.saturation * (image - luma))
         else:
-            image = np.apply_along_axis(another_hue, 2, image, int(draws.hue))
+            image = np.apply_along_axis(shift_hue, 2, image, int(draws.hue))
     return image
 
 
-def another_hue(pixel: np.ndarray, steps: int) -> np.ndarray:
-    """Hue and saturation are bytes, as in PIL."""
+def shift_hue(pixel: np.ndarray, steps: int) -> np.ndarray:
+    """Shifts the hue; hue and saturation are bytes, as in PIL."""
     hue, saturation, value = colorsys.rgb_to_hsv(*pixel.tolist())
     hue, saturation = (int(255 * hue) + steps) % 256, int(255 * saturation)
     return np.round(colorsys.hsv_to_rgb(hue / 255, saturation / 255, value)).astype(np.uint8)
@@ -88,6 +88,6 @@ def flip(image: np.ndarray, draws) -> np.ndarray:
     return image[:, ::-1]
 
 
-def clipped(pixels: np.ndarray) -> np.ndarray:
-    """Fractions are cut off."""
+def clip(pixels: np.ndarray) -> np.ndarray:
+    """Clips to bytes and truncates fractions."""
     return np.clip(pixels, 0, 255).astype(np.uint8)

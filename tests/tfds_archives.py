@@ -1,4 +1,4 @@
-"""The archives that builders of tensorflow-datasets ask for, packed from small trees."""
+"""The archives that builders of tensorflow-datasets need, packed from small trees."""
 
 import hashlib
 import tarfile
@@ -24,8 +24,8 @@ def pack(name: str, folder: Path, **sizes: int) -> list[Picture]:
 
     Args:
       name: of the benchmark.
-      folder: gets the archives.
-      **sizes: see `benchmark_pictures.take`.
+      folder: where the archives are written.
+      **sizes: see `benchmark_pictures.create`.
 
     Returns:
       The pictures in them.
@@ -53,9 +53,9 @@ def pack(name: str, folder: Path, **sizes: int) -> list[Picture]:
 
 
 def prepare(name: str, folder: Path, data_dir: Path) -> tfds.core.DatasetBuilder:
-    """Prepares the archives in a folder by the real builder, and returns it.
+    """Prepares the archives in a folder with the real builder, which is returned.
 
-    It expects the checksums of these archives in place of those of the real ones.
+    The builder expects the checksums of these archives instead of the real ones.
     """
     builder_cls = tfds.builder_cls(BUILDERS[name])
     infos = {
@@ -84,7 +84,7 @@ def _tar(archive: Path, folder: Path) -> None:
 
 
 def _write_masks(tree: Path) -> None:
-    """Writes the segmentation that CUB has of each image, here all of it."""
+    """Writes a segmentation mask of each image, as CUB has; here it covers the full image."""
     for path in (tree / "CUB_200_2011" / "images").rglob("*.jpg"):
         folder = tree / "segmentations" / path.parent.name
         folder.mkdir(parents=True, exist_ok=True)

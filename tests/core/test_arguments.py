@@ -1,4 +1,4 @@
-"""What users call: labels and numbers that are wrong are refused by name, in each place."""
+"""Public functions: invalid labels and numbers are refused by name, in every function."""
 
 import functools
 import re
@@ -95,13 +95,13 @@ TAKE_LABELS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-# Of the losses, which all go the same way, one of pairs and one of proxies.
+# All losses check labels in the same way; one of pairs and one of proxies represent them.
 SAME_RESULT = {name for name in TAKE_LABELS if not name.startswith("loss")}
 SAME_RESULT |= {"loss n_pairs", "loss proxy_nca"}
 
 
 @pytest.mark.parametrize("name", TAKE_LABELS)
-def test_labels_are_integers_one_for_each_row(name: str) -> None:
+def test_labels_must_be_integers_one_per_row(name: str) -> None:
     take = TAKE_LABELS[name]
     wrong = []
     for kind, labels in BAD_LABELS.items():
@@ -126,7 +126,7 @@ BY_CLASS = {
 
 
 @pytest.mark.parametrize("name", BY_CLASS)
-def test_labels_of_no_class_train_none(name: str) -> None:
+def test_labels_out_of_range_are_refused_or_give_nan(name: str) -> None:
     loss, params = _loss(name, **BY_CLASS[name])
 
     def value(params: losses.Params, x: jax.Array, labels: Any) -> jax.Array:
@@ -135,7 +135,7 @@ def test_labels_of_no_class_train_none(name: str) -> None:
     grad = jax.value_and_grad(value, argnums=(0, 1))
     jitted = jax.jit(grad)
     known = jitted(params, X, LABELS)
-    # Labels that a jitted function holds, and does not take, are known, too.
+    # Labels that a jitted function closes over are concrete, so they are checked too.
     of_labels = jnp.asarray(LABELS)
     held = jax.jit(lambda params, x: value(params, x, of_labels))
     np.testing.assert_allclose(held(params, X), known[0], rtol=1e-6)
@@ -143,23 +143,23 @@ def test_labels_of_no_class_train_none(name: str) -> None:
     for wrong in (-1, 5, 2**31 - 1):
         labels = LABELS.copy()
         labels[3] = wrong
-        for call in (value, grad):  # the values of labels are known, in a gradient too
+        for call in (value, grad):  # labels are concrete, also inside a gradient
             with pytest.raises(InputError, match=rf"labels must lie in 0..4, got .*{wrong}"):
                 call(params, X, labels)
-        found, (of_params, of_x) = jitted(params, X, labels)
-        assert np.isnan(found)
+        actual, (of_params, of_x) = jitted(params, X, labels)
+        assert np.isnan(actual)
         assert np.all(np.isnan(of_x))
         assert all(np.any(np.isnan(leaf)) for leaf in jax.tree.leaves(of_params))
 
 
-def test_labels_past_the_classes_are_refused_where_rows_fill_up() -> None:
-    # 1,025 classes have 1,152 rows.
+def test_labels_past_num_classes_are_refused_despite_padding_rows() -> None:
+    # 1,025 classes are padded to 1,152 rows.
     loss = losses.create("normalized_softmax", num_classes=1025, embedding_dim=4, temperature=0.05)
     with pytest.raises(InputError, match=r"0..1024, got 1024..1025"):
         loss.apply(loss.init(KEY), X[:2], np.array([1024, 1025]), KEY)
 
 
-def test_labels_that_are_only_compared_with_each_other_may_be_any_integers() -> None:
+def test_pairwise_losses_accept_any_integer_labels() -> None:
     loss, params = _loss("n_pairs")
     value = loss.apply(params, X, LABELS, KEY)[0]
     np.testing.assert_array_equal(loss.apply(params, X, 10**6 - LABELS, KEY)[0], value)
@@ -168,7 +168,7 @@ def test_labels_that_are_only_compared_with_each_other_may_be_any_integers() -> 
 
 
 @pytest.mark.parametrize("name", losses.KNOWN)
-def test_embeddings_are_floats_as_wide_as_the_loss_was_made_for(name: str) -> None:
+def test_embeddings_must_be_floats_of_the_configured_width(name: str) -> None:
     has_proxies = any(leaf.ndim > 1 for leaf in jax.tree.leaves(_loss(name)[1]))
     narrow = [X[:, :3]] if has_proxies else []
     for x in (*narrow, X[0], X[None], np.zeros((8, 4), int), X.tolist() + [[1.0]], X[:0], "x"):
@@ -176,7 +176,7 @@ def test_embeddings_are_floats_as_wide_as_the_loss_was_made_for(name: str) -> No
             _apply(name, LABELS, x)
 
 
-def test_what_a_loss_takes_besides_is_checked_too() -> None:
+def test_mask_and_memory_of_a_loss_are_checked() -> None:
     with pytest.raises(InputError, match=r"mask must be of shape \(4,\), got shape \(1,\)"):
         _apply("proxy_nca", LABELS, mask=jnp.ones(1))
     with pytest.raises(InputError, match="labels must be 2 integers"):
@@ -186,7 +186,7 @@ def test_what_a_loss_takes_besides_is_checked_too() -> None:
 
 
 NUMBERS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]] = {
-    # Name: what takes a number, and numbers that are out of its range.
+    # Name: a call with the number, and numbers that are out of range.
     "num_classes": (
         lambda n: losses.create(
             "n_pairs", num_classes=n, embedding_dim=4, alpha=1.0, learn_alpha=0
@@ -232,7 +232,7 @@ NUMBERS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]] = {
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_numbers_are_whole_and_in_their_range(name: str) -> None:
+def test_numbers_must_be_integers_within_their_range(name: str) -> None:
     take, out_of_range = NUMBERS[name]
     for number in (*out_of_range, 2.0, 2.5, True, np.True_, "2", float("nan"), [2], None):
         if (name, number) != ("block", None):
@@ -241,7 +241,7 @@ def test_numbers_are_whole_and_in_their_range(name: str) -> None:
     take(np.int64(4 if name == "batch_size" else 2))
 
 
-def test_recall_is_named_by_whole_numbers() -> None:
+def test_ks_of_recall_must_be_integers() -> None:
     for ks in ((1.5,), (1.0,), (True, 2), ("1",), (), [[1]], 1, "12", np.array([1.0]), (np.nan,)):
         with pytest.raises(InputError, match=r"every k of ks, .*got"):
             metrics.score(X, LABELS, ks=ks)
@@ -250,7 +250,7 @@ def test_recall_is_named_by_whole_numbers() -> None:
         assert metrics.score(X, LABELS, ks=ks) == expected
 
 
-def test_a_division_of_clusters_that_do_not_exist_is_not_planned() -> None:
+def test_plan_refuses_cluster_numbers_out_of_range() -> None:
     for cluster in ([0, 1, 2, 0], [0, -2, 1, 1]):
         strange = Division(np.array(cluster, np.int32), np.zeros(2, np.int32), 0)
         with pytest.raises(InputError, match=r"division.cluster must lie in -1..1"):
@@ -259,7 +259,7 @@ def test_a_division_of_clusters_that_do_not_exist_is_not_planned() -> None:
             )
 
 
-def test_masks_are_as_wide_as_what_they_mask() -> None:
+def test_masks_must_have_the_width_of_the_embeddings() -> None:
     for mask in (jnp.ones(1), jnp.ones(()), jnp.ones(3), jnp.ones((8, 1))):
         with pytest.raises(InputError, match="as wide as the embeddings"):
             masks.apply(X, mask)
@@ -272,7 +272,7 @@ def test_masks_are_as_wide_as_what_they_mask() -> None:
             masks.inherit(jnp.ones((8, 4)), np.array(parents), "learned")
 
 
-def test_a_memory_takes_what_fits() -> None:
+def test_memory_refuses_batches_of_the_wrong_shape_or_type() -> None:
     def enqueue(x: Any = X[None], labels: Any = LABELS[None], clusters: Any = (0,)) -> Any:
         return memory.enqueue(
             memory.empty(8, 4), x, jnp.asarray(labels), jnp.asarray(np.array(clusters))
@@ -294,7 +294,7 @@ def test_a_memory_takes_what_fits() -> None:
             enqueue(**wrong)
 
 
-def test_pairs_of_the_margin_loss_are_of_one_shape() -> None:
+def test_pairs_of_the_margin_loss_must_have_one_shape() -> None:
     d, pos = pairs.pairwise_distances(X), jnp.eye(8)
     for change in ({"positives": pos[:1]}, {"negatives": pos[:, :1]}, {"beta": jnp.ones(3)}):
         options: Any = {"positives": pos, "negatives": pos, "beta": 1.2} | change

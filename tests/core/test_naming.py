@@ -1,4 +1,4 @@
-"""Paths in settings are expanded alike, names are shown with every character visible."""
+"""Paths in settings are expanded in the same way; names are shown with every character visible."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from dcjax.data import crops, datasets, host_cache, pipeline
 from dcjax.models import pretrained
 
 
-def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch) -> None:
+def test_tilde_is_expanded_in_every_path(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     twelve_files(tmp_path)
     for label in "abcd":
@@ -43,7 +43,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch) -
         datasets.load("cub", root="~/none", source="folder", complete=False, download=False)
 
 
-def test_a_path_without_a_place_is_an_error() -> None:
+def test_path_with_a_null_character_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"without a null character, got 'a\\x00b'"):
         naming.expand("a\0b")
     assert naming.expand("") == ""
@@ -58,11 +58,11 @@ def test_a_path_without_a_place_is_an_error() -> None:
         ("\u202egnp", r"\u202egnp"),
     ],
 )
-def test_every_character_of_a_name_is_visible(name: str, shown: str) -> None:
+def test_every_character_of_a_printed_name_is_visible(name: str, shown: str) -> None:
     assert naming.escape(name) == shown
 
 
-def test_text_is_a_name_of_the_file_system_in_any_locale(monkeypatch) -> None:
+def test_text_becomes_a_file_name_in_any_locale(monkeypatch) -> None:
     assert naming.as_file_name("caf\u00e9\udcff") == "caf\u00e9\udcff"
     monkeypatch.setattr(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
     monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("ascii", "surrogateescape"))

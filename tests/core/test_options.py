@@ -1,4 +1,4 @@
-"""Options of a part: found in its signature, and refused by name where they are not in it."""
+"""Options of a part are read from its signature; unknown ones are refused by name."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from dcjax.core import options
 
 
 def part(size: int, *, margin: float = 0.1, kind: str, **others: int) -> None:
-    """A part with one option that has a default, and one that has none."""
+    """A part with one optional and one required option."""
 
 
 @dataclasses.dataclass
@@ -18,12 +18,12 @@ class Recipe:
     scale: tuple[float, float] = (0.5, 1.0)
 
 
-def test_options_are_what_has_a_default_or_is_given_by_keyword_only() -> None:
+def test_options_are_parameters_with_a_default_or_keyword_only() -> None:
     assert options.of(part) == {"margin": 0.1, "kind": options.REQUIRED}
     assert options.of(Recipe) == {"crop": "random", "scale": (0.5, 1.0)}
 
 
-def test_names_that_do_not_fit_are_refused_with_what_would_do() -> None:
+def test_unknown_and_missing_options_are_refused_with_the_known_ones() -> None:
     known = options.of(part)
     options.require("part", ["kind"], known)
     options.require("part", {"kind": 1, "margin": 2}, known)

@@ -14,7 +14,7 @@ from dcjax.core import programs
         ("dcjax.exe", "dcjax", ["dcjax", "--sweep"]),
     ],
 )
-def test_script_is_started_by_python_and_command_by_its_name(
+def test_restart_command_uses_python_for_a_script_and_the_name_otherwise(
     path: str, name: str, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", [path, "--sweep"])

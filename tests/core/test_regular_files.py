@@ -1,4 +1,4 @@
-"""A pipe, a socket, a device or a folder in the place of a file is an error, never a wait."""
+"""A pipe, socket, device or folder in place of a file is an error and never blocks."""
 
 import os
 import socket
@@ -23,8 +23,8 @@ KINDS |= {"zeros": "character device", "zeros_link": "character device"}
 
 @pytest.fixture
 def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Paths of what is no file, by its name, and of a file and a link to it."""
-    monkeypatch.chdir(tmp_path)  # the path of a socket has to be short
+    """Paths of special files by kind, and of a regular file and a link to it."""
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     os.mkfifo("pipe.png")
     os.symlink("pipe.png", "link.png")
     os.mkdir("folder.png")
@@ -39,7 +39,7 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return paths
 
 
-def test_kinds_are_told_through_links(others):
+def test_file_kinds_are_recognised_through_links(others):
     for name, path in others.items():
         assert KINDS.get(name, "") in regular_files.other_kind(path)
         assert bool(regular_files.other_kind(path)) == (name in KINDS)
@@ -48,10 +48,10 @@ def test_kinds_are_told_through_links(others):
 
 
 @pytest.mark.parametrize("thorough", [False, True])
-def test_they_are_unreadable_images(others, thorough):
+def test_special_files_count_as_unreadable_images(others, thorough):
     images = from_classes(list(others.values()), [0] * len(others))
-    found = decoding.find_unreadable(images, thorough=thorough)
-    assert [list(others)[row] for row in found] == list(KINDS)
+    unreadable = decoding.find_unreadable(images, thorough=thorough)
+    assert [list(others)[row] for row in unreadable] == list(KINDS)
     kept, num_bad = decoding.select_readable(images, skip_unreadable=True)
     assert kept.images.tolist() == [others["good"], others["better"]]
     assert num_bad == len(KINDS)
@@ -59,7 +59,7 @@ def test_they_are_unreadable_images(others, thorough):
         decoding.select_readable(images, skip_unreadable=False)
 
 
-def test_a_check_of_the_data_names_them(others):
+def test_check_data_names_special_files(others):
     images = from_classes(list(others.values()), [0] * len(others))
     reasons = inspection.inspect(images, lambda count: None).reasons
     assert [list(others)[row] for row in reasons] == list(KINDS)
@@ -67,7 +67,7 @@ def test_a_check_of_the_data_names_them(others):
         assert list(KINDS.values())[row] in reason
 
 
-def test_a_reader_names_them(others):
+def test_reading_a_special_file_names_it(others):
     recipe = Augmentation(
         "random_resized", 4, 4, scale=(0.5, 1.0), ratio=(1.0, 1.0), flip=False, strategy="standard"
     )
@@ -78,7 +78,7 @@ def test_a_reader_names_them(others):
             list(stream.eval_batches(pipeline.rows_to_embed(2, 2)))
 
 
-def test_records_are_read_from_files_only(others):
+def test_records_in_special_files_are_refused(others):
     parts = file_parts(
         [others["pipe"], others["good"]], [0, 0], [9, os.stat(others["good"]).st_size]
     )
@@ -87,13 +87,13 @@ def test_records_are_read_from_files_only(others):
     assert decoding.find_unreadable(images, thorough=True) == [0]
 
 
-def test_what_describes_records_is_read_from_a_file_only(tmp_path):
+def test_features_json_in_a_special_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "features.json")
     with pytest.raises(ValueError, match=r"Cannot read .*features.json: .* is a named pipe"):
         prepared.read(tmp_path, ["train"], [])
 
 
-def test_lists_tables_and_weights_are_read_from_files_only(others, tmp_path):
+def test_lists_tables_and_weights_in_special_files_are_refused(others, tmp_path):
     for suffix in ("csv", "tsv", "parquet"):
         os.mkfifo(tmp_path / f"table.{suffix}")
         with pytest.raises(FileError, match="is a named pipe"):

@@ -1,4 +1,4 @@
-"""Streams of random numbers: no two draws of runs share one, and nothing draws outside of them."""
+"""Streams of random numbers: no two draws of any run share one, and nothing draws outside them."""
 
 import ast
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _PACKAGE = Path(__file__).parents[2] / "dcjax"
 _AUGMENTATION = Augmentation(
     "random_resized", 8, 8, (0.5, 1.0), (0.75, 1.25), flip=True, strategy="geom"
 )
-# A single class: no trial of a grouping is good, and so all of them are made.
+# A single class: no trial of a grouping succeeds, so all trials are made.
 _LABELS = np.zeros(24, np.int32)
 _FEATURES = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
 
@@ -30,8 +30,8 @@ def _previous() -> Division:
     return Division((np.arange(24) % 2).astype(np.int32), np.zeros(2, np.int32), 0)
 
 
-def _draw_as_a_run(seed: int) -> None:
-    """Draws for two periods, of two epochs each, by every part that draws on the host."""
+def _draw_for_a_run(seed: int) -> None:
+    """Makes every draw on the host that a run makes in two periods of two epochs each."""
     for period in (1, 2):
         for features in (_FEATURES, None):
             options = {"num_clusters": 4, "period": period, "seed": seed, "num_trials": 3}
@@ -48,25 +48,25 @@ def _draw_as_a_run(seed: int) -> None:
 
 @pytest.fixture
 def keys(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Keys of all generators on the host that are made from here on."""
-    found: list[tuple[int, ...]] = []
+    """Spawn keys of all generators on the host that are created during the test."""
+    spawn_keys: list[tuple[int, ...]] = []
     sequence = np.random.SeedSequence
 
     def recorded(entropy: Any) -> Any:
-        found.append(tuple(entropy) if isinstance(entropy, list) else (entropy,))
+        spawn_keys.append(tuple(entropy) if isinstance(entropy, list) else (entropy,))
         return sequence(entropy)
 
     monkeypatch.setattr(np.random, "SeedSequence", recorded)
-    return found
+    return spawn_keys
 
 
 def test_no_two_draws_of_any_runs_share_a_stream(keys):
     for seed in range(8):
-        _draw_as_a_run(seed)
+        _draw_for_a_run(seed)
     metrics.score_one_per_class(_FEATURES, np.arange(24) // 2, ks=[1], num_draws=10)
-    for seed in range(10):  # as NMI does
+    for seed in range(10):  # as the NMI score does
         host_kmeans.kmeans(_FEATURES, 3, seed=seed)
-    # Of a run: 2 periods of 2 groupings of 1 + 2 parts, three times; 4 plans of an order and 4
+    # Per run: 2 periods of 2 groupings of 1 + 2 parts, three times; 4 plans of an order and 4
     # clusters; 2 x 2 blocks of 4 epochs.
     drawn = keys.copy()
     assert len(drawn) == 8 * (36 + 20 + 16) + 10 + 10
@@ -75,13 +75,13 @@ def test_no_two_draws_of_any_runs_share_a_stream(keys):
     assert len(set(drawn)) == len(states) == len(drawn)
 
 
-def test_keys_on_devices_differ():
+def test_device_keys_and_keys_derived_from_them_all_differ():
     keys = [
         streams.device_key(seed, stream)
         for seed in range(8)
         for stream in (DeviceStream.INITIALIZATION, DeviceStream.TRAINING)
     ]
-    # What is made of a key: halves, and one for each step.
+    # Keys derived from a key: its two halves, and one for each step.
     made = [
         child
         for key in keys
@@ -91,14 +91,14 @@ def test_keys_on_devices_differ():
     assert len(np.unique(words, axis=0)) == len(made)
 
 
-def test_a_k_means_by_itself_starts_where_the_default_generator_of_its_seed_says():
+def test_standalone_kmeans_starts_from_default_rng_of_its_seed():
     _, centroids = host_kmeans.kmeans(_FEATURES, 5, seed=11, num_iterations=0)
     rows = np.random.default_rng(11).choice(24, 5, replace=False)
     np.testing.assert_array_equal(centroids, _FEATURES[rows])
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 1.0, "0", True, None, np.array([0, 1])])
-def test_a_seed_is_a_whole_number_of_32_bits(seed):
+def test_seed_must_be_a_32_bit_integer(seed):
     def plan(**changes: Any) -> Any:
         options = {"batch_size": 4, "images_per_class": 2, "seed": 0, "epoch": 0} | changes
         return sampling.plan_epoch(_previous(), _LABELS, **options)
@@ -119,13 +119,13 @@ def test_a_seed_is_a_whole_number_of_32_bits(seed):
     plan(seed=2**32 - 1)
 
 
-def test_a_stream_takes_all_of_its_numbers():
+def test_stream_requires_all_of_its_numbers():
     with pytest.raises(ValueError, match=r"CROPS has the numbers \('epoch', 'block'\), got \(3,\)"):
         streams.generator(0, Stream.CROPS, 3)
 
 
-def _made(path: Path) -> Iterator[str]:
-    """Yields what a file takes of the modules that make generators, but types."""
+def _list_generator_names(path: Path) -> Iterator[str]:
+    """Yields the names, except types, that a file uses of modules that create generators."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute):
             name = ast.unparse(node)
@@ -138,7 +138,7 @@ def _made(path: Path) -> Iterator[str]:
             yield from (str(module) for module in modules if str(module).endswith("random"))
 
 
-def test_nothing_else_makes_a_generator_or_a_key():
-    made = {path.name: set(_made(path)) for path in _PACKAGE.rglob("*.py")}
+def test_only_streams_py_creates_generators_and_keys():
+    made = {path.name: set(_list_generator_names(path)) for path in _PACKAGE.rglob("*.py")}
     assert made.pop("streams.py")
     assert not {name: names for name, names in made.items() if names}

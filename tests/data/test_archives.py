@@ -1,4 +1,4 @@
-"""Archives: extracted whole or not at all, and never outside of the folder."""
+"""Archives are extracted completely or not at all, and never outside the folder."""
 
 import io
 import os
@@ -19,7 +19,7 @@ KINDS = ("a.tgz", "a.zip")
 
 
 def pack(path: Path, files: Mapping[str, bytes | None]) -> Path:
-    """Packs files, and folders (None)."""
+    """Packs files; None stands for a folder."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
@@ -34,8 +34,8 @@ def pack(path: Path, files: Mapping[str, bytes | None]) -> Path:
     return path
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """Returns what lies below a folder, without the archives in it."""
+def read_tree(folder: Path) -> dict[str, bytes | None]:
+    """Returns all files and folders below a folder, except archives."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
@@ -48,27 +48,27 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return pack(tmp_path / request.param, FILES)
 
 
-def test_it_holds_what_was_packed(archive: Path, tmp_path: Path) -> None:
+def test_extracted_files_equal_the_packed_ones(archive: Path, tmp_path: Path) -> None:
     archives.extract(archive, tmp_path)
     folders = dict.fromkeys(["set", "set/e", "set/images", "set/lists"])
     packed = {name: content for name, content in FILES.items() if content is not None}
-    assert tree(tmp_path) == dict(sorted((packed | folders).items()))
+    assert read_tree(tmp_path) == dict(sorted((packed | folders).items()))
 
 
-def test_a_tar_of_the_folder_itself(tmp_path: Path) -> None:
+def test_tar_of_the_folder_itself_is_extracted(tmp_path: Path) -> None:
     files = {"./": None, "./set/": None, "./set/a.txt": b"list"}
     archives.extract(pack(tmp_path / "a.tgz", files), tmp_path)
-    assert tree(tmp_path) == {"set": None, "set/a.txt": b"list"}
+    assert read_tree(tmp_path) == {"set": None, "set/a.txt": b"list"}
 
 
-def test_another_file_is_left_as_it_is(tmp_path: Path) -> None:
+def test_file_that_is_no_archive_is_left_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "lists.mat"
     path.write_bytes(b"lists")
     archives.extract(path, tmp_path)
-    assert tree(tmp_path) == {"lists.mat": b"lists"}
+    assert read_tree(tmp_path) == {"lists.mat": b"lists"}
 
 
-def test_what_is_there_needs_no_space(archive: Path, tmp_path: Path, monkeypatch) -> None:
+def test_extracting_again_needs_no_free_space(archive: Path, tmp_path: Path, monkeypatch) -> None:
     archives.extract(archive, tmp_path)
     inodes = {path: path.stat().st_ino for path in tmp_path.rglob("*")}
     usage = shutil.disk_usage(tmp_path)
@@ -77,11 +77,11 @@ def test_what_is_there_needs_no_space(archive: Path, tmp_path: Path, monkeypatch
     assert inodes == {path: path.stat().st_ino for path in tmp_path.rglob("*")}
 
 
-def test_a_kill_leaves_nothing_that_looks_whole(archive, tmp_path: Path, monkeypatch) -> None:
+def test_kill_leaves_nothing_that_looks_complete(archive, tmp_path: Path, monkeypatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:  # of a killed process nothing is cleared away
+    with monkeypatch.context() as patch:  # a killed process cleans nothing up
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)
         patch.setattr(os, "rename", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -95,29 +95,29 @@ def test_a_kill_leaves_nothing_that_looks_whole(archive, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("moved", ["set", "readme"])
-def test_a_kill_between_two_moves_is_made_good(archive: Path, tmp_path: Path, moved: str) -> None:
+def test_kill_between_two_moves_is_repaired(archive: Path, tmp_path: Path, moved: str) -> None:
     archives.extract(archive, tmp_path)
-    whole = tree(tmp_path)
+    expected = read_tree(tmp_path)
     if moved == "set":
         (tmp_path / "readme").unlink()
     else:
         shutil.rmtree(tmp_path / "set")
     archives.extract(archive, tmp_path)
-    assert tree(tmp_path) == whole
+    assert read_tree(tmp_path) == expected
 
 
-def test_what_a_user_has_put_there_is_left_alone(archive: Path, tmp_path: Path) -> None:
+def test_files_changed_by_the_user_are_not_overwritten(archive: Path, tmp_path: Path) -> None:
     archives.extract(archive, tmp_path)
     (tmp_path / "set" / "lists" / "a.txt").write_bytes(b"my own list")
-    before = tree(tmp_path)
+    before = read_tree(tmp_path)
     with pytest.raises(FileError, match=f"{tmp_path}/set is there, .*{archive}.* move it"):
         archives.extract(archive, tmp_path)
-    assert tree(tmp_path) == before
+    assert read_tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["../out.txt", "set/../../out.txt", "/dcjax_out.txt"])
-def test_nothing_is_written_outside(tmp_path: Path, kind: str, name: str) -> None:
+def test_nothing_is_written_outside_the_folder(tmp_path: Path, kind: str, name: str) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     path = pack(folder / kind, {"set/good.txt": b"good", name: b"evil"})
@@ -128,7 +128,7 @@ def test_nothing_is_written_outside(tmp_path: Path, kind: str, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("kind", "target", "said"),
+    ("kind", "target", "message"),
     [
         (tarfile.SYMTYPE, "/etc", "absolute path"),
         (tarfile.SYMTYPE, "../..", "outside the destination"),
@@ -139,17 +139,17 @@ def test_nothing_is_written_outside(tmp_path: Path, kind: str, name: str) -> Non
         (tarfile.FIFOTYPE, "", "special file"),
     ],
 )
-def test_links_stay_inside_and_devices_are_refused(
-    tmp_path: Path, kind: bytes, target: str, said: str
+def test_links_that_leave_the_folder_and_devices_are_refused(
+    tmp_path: Path, kind: bytes, target: str, message: str
 ) -> None:
     path = tmp_path / "a.tgz"
     with tarfile.open(path, "w:gz") as archive:
         link = tarfile.TarInfo("set")
         link.type, link.linkname = kind, target
         archive.addfile(link)
-    with pytest.raises(ValueError, match=f"{path} must not be extracted: .*{said}"):
+    with pytest.raises(ValueError, match=f"{path} must not be extracted: .*{message}"):
         archives.extract(path, tmp_path)
-    assert tree(tmp_path) == {}
+    assert read_tree(tmp_path) == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,12 +164,12 @@ def test_a_damaged_archive_is_named(tmp_path: Path, kind: str, damage: str) -> N
     )
     with pytest.raises(ValueError, match=f"{path} is damaged .*get it again"):
         archives.extract(path, tmp_path)
-    assert tree(tmp_path) == {}
+    assert read_tree(tmp_path) == {}
 
 
-def test_a_full_disk_is_found_before_anything_is_written(archive, tmp_path, monkeypatch) -> None:
+def test_full_disk_is_reported_before_anything_is_written(archive, tmp_path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=9003))
     with pytest.raises(OSError, match=f"Require 9,004 bytes free in {tmp_path}, found 9,003;"):
         archives.extract(archive, tmp_path)
-    assert tree(tmp_path) == {}
+    assert read_tree(tmp_path) == {}

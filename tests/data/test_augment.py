@@ -1,4 +1,4 @@
-"""Crops, resizing and whole strategies against slow NumPy versions and what they promise."""
+"""Crops, resizing and complete strategies against slow NumPy versions and their properties."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ MAKE = {
 }
 
 
-def places(height: int, width: int) -> np.ndarray:
-    """An image whose pixels say where they are: (row, column, 0)."""
+def coordinate_image(height: int, width: int) -> np.ndarray:
+    """An image whose pixels hold their position: (row, column, 0)."""
     rows, columns = np.indices((height, width))
     return np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
 
 
 def slow_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased bilinear resizing, as two products with matrices of triangular weights."""
+    """Antialiased bilinear resizing as two products with matrices of triangular weights."""
 
     def weights(new: int, old: int) -> np.ndarray:
         scale = old / new
@@ -45,13 +45,13 @@ def recipe(**changes) -> crops.Augmentation:
 
 
 def draws(augmentation: crops.Augmentation, n: int) -> list[augment.Draws]:
-    """The draws of n images, one by one."""
+    """The draws of n images, as a list."""
     drawn = augment.draw(augmentation, (n,), seed=0, epoch=0)
     return [{step: type(x)(*(y[i] for y in x)) for step, x in drawn.items()} for i in range(n)]
 
 
 def slow_crop(augmentation: crops.Augmentation, image: np.ndarray, one: crops.Draws) -> np.ndarray:
-    """The crop that was drawn, resized unless it is of the right size."""
+    """The drawn crop, resized unless it has the output size already."""
     sizes = np.array(image.shape[:2], np.int32)
     top, left, height, width = crops.boxes(augmentation, sizes, one)
     box = image[top : top + height, left : left + width]
@@ -70,35 +70,37 @@ def test_shorter_side_is_resized_with_antialias_and_the_other_follows(height, wi
 
 def test_resizing_to_the_same_size_changes_nothing():
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
-    def resize(image):  # a size that is not known beforehand, as in the pipeline
+    def resize(image):  # the size is unknown when traced, as in the pipeline
         return augment.resize_shorter_side(image, 20)
 
     image = noise(20, 33)
     np.testing.assert_array_equal(resize(image), image)
 
 
-def test_resizing_rounds_to_the_whole_range():
+def test_resizing_keeps_constant_images_at_both_ends_of_the_range():
     for value in (0, 1, 254, 255):
         image = np.full((37, 23, 3), value, np.uint8)
         assert np.unique(augment.resize(image, 11, 29)).tolist() == [value]
 
 
 @pytest.mark.parametrize(("height", "width"), [(6, 8), (7, 9), (4, 5), (15, 4)])
-def test_center_crop_is_that_of_crops(height, width):
-    crop = augment.center_crop(places(height, width), 4).numpy()
+def test_center_crop_equals_that_of_crops(height, width):
+    crop = augment.center_crop(coordinate_image(height, width), 4).numpy()
     ((top, left, *_),) = crops.center_boxes(np.array([[height, width]], np.int32), 4)
-    np.testing.assert_array_equal(crop, places(height, width)[top : top + 4, left : left + 4])
+    np.testing.assert_array_equal(
+        crop, coordinate_image(height, width)[top : top + 4, left : left + 4]
+    )
 
 
 @pytest.mark.parametrize(
     ("scale", "ratio"), [((0.08, 1.0), (0.75, 4 / 3)), ((1.0, 1.0), (0.9, 1.1)), ((0.5, 1), (2, 5))]
 )
-def test_random_resized_boxes_are_exactly_those_of_crops(scale, ratio):
+def test_random_resized_boxes_equal_those_of_crops(scale, ratio):
     augmentation, n = recipe(scale=scale, ratio=ratio), 3000
     sizes = np.random.default_rng(2).integers(1, 2000, (n, 2)).astype(np.int32)
     drawn = crops.draw(augmentation, (n,), seed=0, epoch=0)
 
-    def box(size, draws):  # in a graph that is optimised as the pipeline's
+    def box(size, draws):  # in a graph that is optimised like the pipeline's
         image = tf.zeros(tf.concat([size, [0]], 0), tf.uint8)
         return tf.concat(augment.random_resized_box(augmentation, image, draws), 0)
 
@@ -121,13 +123,13 @@ def test_images_go_through_the_steps_of_their_strategy_in_order(strategy, crop):
             elif one[step].applied:
                 image = getattr(slow_distortions, step)(image, one[step])
         apart.append(np.abs(apply(source, one).numpy().astype(int) - image))
-    # Sums that lie close to a half, hues that are a step on, and what comes of them.
+    # Sums close to a half may round differently, hues may differ by a step, and so may the results.
     assert np.mean(np.array(apart) > 1) < 0.005
     assert np.max(apart) < 20
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_step_shows_where_it_is_applied_and_only_there(strategy):
+def test_each_step_changes_exactly_the_images_it_is_applied_to(strategy):
     augmentation, source = recipe(strategy=strategy), noise(18, 25)
     apply = augment.create(augmentation)
     (one,) = draws(augmentation, 1)
@@ -140,7 +142,7 @@ def test_every_step_shows_where_it_is_applied_and_only_there(strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_strategy_leaves_crops_and_flips_as_they_are(strategy):
+def test_strategy_does_not_change_the_draws_of_crops_and_flips(strategy):
     drawn = augment.draw(recipe(strategy=strategy), (2, 3, 4), seed=1, epoch=2)
     expected = crops.draw(recipe(), (2, 3, 4), seed=1, epoch=2)
     for x, y in zip(drawn["crop"], expected, strict=True):

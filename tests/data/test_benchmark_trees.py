@@ -1,4 +1,4 @@
-"""The trees that stand in for the benchmarks: every layout has the same pictures and classes."""
+"""Synthetic benchmark trees: every layout has the same pictures and classes."""
 
 import re
 from collections import Counter
@@ -29,7 +29,7 @@ def _labelled(images: ImageSet, ids: list[int]) -> Counter[tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize(("name", "layout"), _LAYOUTS)
-def test_every_layout_loads_with_the_pictures_of_each_part(name, layout, tmp_path):
+def test_every_layout_loads_the_same_pictures_of_each_part(name, layout, tmp_path):
     pictures = benchmark_trees.write(name, layout, tmp_path)
     options = _PART | ({"test_list": "large"} if name == "vid" else {})
     splits = datasets.load(name, root=str(tmp_path), **options)
@@ -42,10 +42,10 @@ def test_every_layout_loads_with_the_pictures_of_each_part(name, layout, tmp_pat
 
 
 @pytest.mark.parametrize(("name", "layout"), _LAYOUTS)
-def test_an_evaluation_needs_neither_pictures_nor_lists_to_train_on(name, layout, tmp_path):
+def test_evaluation_needs_neither_training_images_nor_their_lists(name, layout, tmp_path):
     pictures = benchmark_trees.write(name, layout, tmp_path)
     options = _PART | ({"test_list": "large"} if name == "vid" else {})
-    whole = datasets.load(name, root=str(tmp_path), **options)
+    expected = datasets.load(name, root=str(tmp_path), **options)
     trained = {picture.jpeg for picture in pictures if picture.part == "train"}
     for path in sorted(tmp_path.rglob("*")):
         if path.name in ("Ebay_train.txt", "train_list.txt") or (
@@ -54,9 +54,9 @@ def test_an_evaluation_needs_neither_pictures_nor_lists_to_train_on(name, layout
             path.unlink()
             if not any(path.parent.iterdir()):
                 path.parent.rmdir()
-    found = datasets.load(name, root=str(tmp_path), with_train=False, **options)
-    assert len(found.train) == 0
-    for one, other in ((found.query, whole.query), (found.gallery, whole.gallery)):
+    actual = datasets.load(name, root=str(tmp_path), with_train=False, **options)
+    assert len(actual.train) == 0
+    for one, other in ((actual.query, expected.query), (actual.gallery, expected.gallery)):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             assert one.images.tolist() == other.images.tolist()
@@ -66,7 +66,7 @@ def test_an_evaluation_needs_neither_pictures_nor_lists_to_train_on(name, layout
 
 
 @pytest.mark.parametrize("name", ["cub", "cars", "sop", "inshop"])
-def test_images_come_in_one_order_however_they_are_packed(name, tmp_path):
+def test_image_order_does_not_depend_on_the_layout(name, tmp_path):
     loaded = []
     for layout in benchmark_trees.layouts(name):
         benchmark_trees.write(name, layout, tmp_path / layout)
@@ -82,7 +82,7 @@ def test_images_come_in_one_order_however_they_are_packed(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", benchmark_pictures.TEST_LISTS)
-def test_vehicle_ids_lists_are_nested(name, tmp_path):
+def test_vehicleid_test_lists_are_nested(name, tmp_path):
     pictures = benchmark_trees.write("vid", "original", tmp_path)
     listed = [p for p in pictures if name in p.test_lists]
     assert len({p.class_id for p in listed}) == {"small": 3, "medium": 6, "large": 8}[name]
@@ -110,12 +110,12 @@ _MATS = {
 
 
 def _forms(path: Path) -> list[str]:
-    """Returns the first three lines with any number as 0 and any word as a."""
+    """Returns the first three lines, with every number replaced by 0 and every word by a."""
     lines = path.read_text().splitlines(keepends=True)[:3]
     return [re.sub(r"\d+", "0", re.sub(r"[A-Za-z][\w-]*", "a", line)) for line in lines]
 
 
-def test_lists_have_the_form_of_the_real_ones(real_lists, tmp_path):
+def test_lists_have_the_format_of_the_real_ones(real_lists, tmp_path):
     for name in ("cub", "cars", "sop", "vid"):
         benchmark_trees.write(name, "original", tmp_path / name)
     benchmark_trees.write("cars", "devkit", tmp_path / "devkit")

@@ -1,4 +1,4 @@
-"""BMP files of all kinds give Pillow's pixels, or say why they cannot be read."""
+"""BMP files of all kinds decode to Pillow's pixels, or the error says why they cannot be read."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from dcjax.data import bitmaps, decoding, headers
 from dcjax.data.quiet_tensorflow import tf
 
 HEADERS = (12, 40, 52, 56, 64, 108, 124)
-WIDTH, HEIGHT = 13, 5  # rows are filled up to words
+WIDTH, HEIGHT = 13, 5  # rows are padded to 4 bytes
 
 
 def file(
@@ -31,7 +31,7 @@ def file(
     offset: int | None = None,
     seed: int = 0,
 ) -> bytes:
-    """Returns a BMP of random bytes; a palette is uint8 [colours, 3], blue first."""
+    """Returns a BMP file of random pixels; `palette` is uint8 [colours, 3], blue first."""
     generator = np.random.default_rng(seed)
     stored = generator.bytes((WIDTH * bits + 31) // 32 * 4 * abs(height))
     if header == 12:
@@ -54,7 +54,7 @@ def colors(count: int) -> np.ndarray:
 
 
 def kinds() -> dict[str, bytes]:
-    """Returns files that Pillow reads too."""
+    """Returns files of every kind that Pillow can also read."""
     files = {}
     for header, bits in itertools.product(HEADERS, (1, 4, 8)):
         files[f"{header}, {bits}"] = file(bits, header=header, palette=colors(2**bits))
@@ -77,7 +77,7 @@ def kinds() -> dict[str, bytes]:
     for bits, layouts in known.items():
         for header, masks in itertools.product((40, 56, 108, 124), layouts):
             if header == 40 and masks[3]:
-                continue  # a header of 40 has no fourth mask with this compression
+                continue  # a 40-byte header has no fourth mask with this compression
             masks = masks[:3] if header == 40 else masks
             name = f"{header}, {bits}, {masks}"
             files[name] = file(bits, header=header, compression=3, masks=masks)
@@ -100,7 +100,7 @@ def kinds() -> dict[str, bytes]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_pixels_are_those_of_pillow():
+def test_pixels_equal_those_of_pillow():
     files = kinds()
     contents = tf.data.Dataset.from_tensor_slices(list(files.values()))
     images = contents.map(decoding.decode).as_numpy_iterator()
@@ -111,8 +111,8 @@ def test_pixels_are_those_of_pillow():
         assert decoding.size(tf.constant(content)).numpy().tolist() == [HEIGHT, WIDTH], name
 
 
-def slow(content: bytes, start: int, bits: int, masks: tuple[int, ...]) -> list:
-    """Returns the pixels by the definition, one after the other."""
+def slow_decode(content: bytes, start: int, bits: int, masks: tuple[int, ...]) -> list:
+    """Decodes the pixels one by one, following the definition of the format."""
     stride = (WIDTH * bits + 31) // 32 * 4
     image = []
     for row in range(HEIGHT - 1, -1, -1):
@@ -143,15 +143,15 @@ def slow(content: bytes, start: int, bits: int, masks: tuple[int, ...]) -> list:
         (16, (0x8000, 0x7FFE, 0x1)),
     ],
 )
-def test_colour_masks_in_any_order_and_width(bits, masks):
+def test_colour_masks_of_any_order_and_width_are_decoded(bits, masks):
     for compression, header, more in [(3, 40, ()), (6, 40, (0,)), (3, 56, (0,)), (3, 124, ())]:
         given = masks + more
         content = file(bits, header=header, compression=compression, masks=given)
         start = int.from_bytes(content[10:14], "little")
-        assert bitmaps.decode(content).tolist() == slow(content, start, bits, masks)
+        assert bitmaps.decode(content).tolist() == slow_decode(content, start, bits, masks)
 
 
-def test_two_bits_and_short_headers_of_os2():
+def test_two_bit_files_and_short_os2_headers_are_decoded():
     content = file(2, palette=colors(4))
     start, numbers = 54 + 16, []
     for row in range(HEIGHT - 1, -1, -1):
@@ -196,14 +196,14 @@ def test_numbers_beyond_the_palette_are_black():
         (b"BM", "header of 0 bytes"),
     ],
 )
-def test_what_cannot_be_read_says_why(content, reason):
+def test_unreadable_file_says_why(content, reason):
     with pytest.raises(ValueError, match=reason):
         decoding.decode(tf.constant(content))
     if "too early" not in reason:
         assert reason in headers.refusal(content)
 
 
-def test_damaged_files_are_errors_and_nothing_else():
+def test_damaged_file_decodes_or_raises_an_input_error():
     generator = np.random.default_rng(0)
     contents = [file(24), file(8, palette=colors(256)), file(16, compression=3, masks=(1, 2, 4))]
     for content in contents:

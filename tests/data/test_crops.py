@@ -1,4 +1,4 @@
-"""Draws are what the recipe says; boxes are inside, fit, and agree with slow plain Python."""
+"""Draws follow the recipe; boxes lie inside the image and agree with slow plain Python."""
 
 import math
 
@@ -37,12 +37,12 @@ def test_draws_have_the_distribution_of_the_recipe():
     height, width = np.moveaxis(draws.factors.astype(float), -1, 0)
     for values, low, high in (
         (height * width, 0.1, 0.5),
-        # Uniform in the logarithm: as many wide crops as tall ones.
+        # Uniform in the logarithm: wide and tall crops are equally likely.
         (np.log(width / height), -math.log(2), math.log(2)),
         (draws.place, 0, 1),
     ):
         shares = np.histogram(values, bins=10, range=(low, high))[0] / values.size
-        assert shares.sum() > 0.999  # but for what float32 rounds beyond the ends
+        assert shares.sum() > 0.999  # except for float32 rounding at both ends
         np.testing.assert_allclose(shares, 0.1, atol=0.02)
     assert abs(np.mean(draws.flip) - 0.5) < 0.04
     assert abs(np.corrcoef(draws.place.T)[0, 1]) < 0.05
@@ -62,7 +62,7 @@ def test_draws_depend_on_seed_epoch_and_place_in_the_plan():
         assert not (first.factors == other.factors).any()
 
 
-def test_draws_are_those_of_runs_that_were_begun_before():
+def test_draws_equal_those_of_earlier_versions():
     augmentation = recipe(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
     draws = crops.draw(augmentation, (2, 1, 2), seed=3, epoch=5)
     np.testing.assert_allclose(draws.factors[1, 0, 1, 0], [0.6616283, 0.5526678], rtol=1e-6)
@@ -72,7 +72,7 @@ def test_draws_are_those_of_runs_that_were_begun_before():
     assert draws.flip.tolist() == [[[False, False]], [[True, False]]]
 
 
-def test_flips_only_when_asked():
+def test_flips_are_drawn_only_if_enabled():
     assert draw(recipe(), 50).flip.any()
     assert not draw(recipe(flip=False), 50).flip.any()
 
@@ -92,7 +92,7 @@ def slow_box(height: int, width: int, draws: crops.Draws, ratio) -> list[int]:
 @pytest.mark.parametrize(
     ("scale", "ratio"), [((0.08, 1.0), (0.75, 4 / 3)), ((0.5, 1.0), (2.0, 5.0))]
 )
-def test_boxes_are_those_of_plain_python_and_inside(scale, ratio):
+def test_boxes_equal_those_of_plain_python_and_lie_inside(scale, ratio):
     augmentation = recipe(scale=scale, ratio=ratio)
     sizes, draws = some_sizes(500), draw(augmentation, 500)
     boxes = crops.boxes(augmentation, sizes, draws)
@@ -105,7 +105,7 @@ def test_boxes_are_those_of_plain_python_and_inside(scale, ratio):
     assert (boxes[:, :2] + boxes[:, 2:] <= sizes).all()
 
 
-def test_boxes_of_a_plan_are_those_of_its_images():
+def test_boxes_of_a_plan_equal_those_of_its_images():
     augmentation, sizes = recipe(), some_sizes(24).reshape(2, 3, 4, 2)
     draws = crops.draw(augmentation, (2, 3, 4), seed=0, epoch=0)
     flat = crops.Draws(*(x.reshape(24, *x.shape[3:]) for x in draws))
@@ -133,28 +133,30 @@ def test_boxes_have_the_drawn_area_aspect_and_place():
 
 def test_boxes_fall_back_on_the_centre():
     for ratio, box in (((2.0, 2.5), [5, 0, 10, 20]), ((0.2, 0.5), [0, 5, 20, 10])):
-        augmentation = recipe(scale=(1.0, 1.0), ratio=ratio)  # of another aspect than the image
+        augmentation = recipe(
+            scale=(1.0, 1.0), ratio=ratio
+        )  # of another aspect ratio than the image
         sizes = np.full((1, 2), 20, np.int32)
         assert crops.boxes(augmentation, sizes, draw(augmentation, 1)).tolist() == [box]
 
 
-def test_resize_then_random_reaches_every_place():
+def test_resize_then_random_reaches_every_position():
     augmentation = recipe(crop="resize_then_random", size=4, resize=6)
     sizes = np.tile(np.array([6, 7], np.int32), (200, 1))
     boxes = crops.boxes(augmentation, sizes, draw(augmentation, 200))
-    found = {tuple(box) for box in boxes.tolist()}
-    assert found == {(top, left, 4, 4) for top in range(3) for left in range(4)}
+    distinct_boxes = {tuple(box) for box in boxes.tolist()}
+    assert distinct_boxes == {(top, left, 4, 4) for top in range(3) for left in range(4)}
 
 
 @pytest.mark.parametrize(
     ("height", "width", "top", "left"), [(6, 8, 1, 2), (7, 9, 2, 2), (4, 5, 0, 0)]
 )
-def test_center_boxes_halve_the_rest_as_the_papers_transform(height, width, top, left):
+def test_center_boxes_round_the_margin_as_the_papers_transform(height, width, top, left):
     boxes = crops.center_boxes(np.array([[height, width]], np.int32), 4)
     assert boxes.tolist() == [[top, left, 4, 4]]
 
 
-def test_crops_of_resized_images_are_those_of_images_of_that_size():
+def test_crops_of_resized_images_equal_those_of_images_of_that_size():
     sizes = some_sizes(50, high=60)
     augmentation, resized = recipe(crop="resize_then_random_resized"), crops.resize_sizes(sizes, 10)
     assert augmentation.crops_resized
@@ -165,12 +167,12 @@ def test_crops_of_resized_images_are_those_of_images_of_that_size():
     np.testing.assert_array_equal(crops.boxes(augmentation, resized, draws), expected)
 
 
-def test_resized_makes_the_shorter_side_so_long():
+def test_resized_gives_the_shorter_side_the_requested_length():
     sizes = np.array([[37, 50], [61, 20], [20, 20], [8, 11]], np.int32)
     assert crops.resize_sizes(sizes, 20).tolist() == [[20, 27], [61, 20], [20, 20], [20, 27]]
 
 
-def test_resized_slivers_are_bounded_and_others_whole():
+def test_resized_bounds_the_longer_side_of_slivers_only():
     slivers = np.array([[1, 2000], [3000, 1], [2, 10**7]], np.int32)
     assert crops.resize_sizes(slivers, 256).tolist() == [[256, 16384], [16384, 256], [256, 16384]]
     others = np.array([[1, 64], [200, 12800], [256, 10**5], [300, 10**5]], np.int32)
@@ -179,7 +181,7 @@ def test_resized_slivers_are_bounded_and_others_whole():
 
 
 @pytest.mark.parametrize("change", [{}, {"scale": (1.0, 1.0)}, {"ratio": (0.1, 0.3)}])
-def test_no_box_is_longer_than_the_bound_which_is_close(change):
+def test_longest_side_is_a_tight_bound_of_box_lengths(change):
     augmentation = recipe(**change)
     for size in some_sizes(40, high=60):
         sizes = np.tile(size, (300, 1))

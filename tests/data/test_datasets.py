@@ -1,4 +1,4 @@
-"""Each data set's layout, protocol and messages, on tiny trees and on the real lists."""
+"""Layout, protocol and error messages of each dataset, on tiny trees and on the real lists."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_cub_joins_lists_by_id_and_splits_after_class_100(write_tree, above):
         ("044.Frigatebird", "Frigatebird"),
     ],
 )
-def test_a_bird_is_of_the_kind_that_ends_its_name(write_tree, name, expected):
+def test_cub_super_class_is_the_last_word_of_the_class_name(write_tree, name, expected):
     assert cub.super_class(name) == expected
     tree = {f"images/{name}/a.jpg": None, "images/101.White_Pelican/b.jpg": None}
     splits = datasets.load("cub", root=write_tree(tree), **PART)
@@ -112,11 +112,11 @@ def test_inshop_query_and_gallery_share_one_labelling(write_tree, images_below):
     assert names_of(splits.gallery) == ["b.jpg", "d.jpg", "f.jpg"]
     assert splits.gallery.labels.tolist() == [2, 1, 0]
     assert splits.train.super_classes == ("WOMEN/Tees",)
-    above = ("WOMEN/Tees", "WOMEN/Skirts", "MEN/Denim")  # the first of two for item 7
+    above = ("WOMEN/Tees", "WOMEN/Skirts", "MEN/Denim")  # the first of the two categories of item 7
     assert splits.query.super_classes == splits.gallery.super_classes == above
 
 
-def test_an_inshop_item_is_of_the_category_of_most_of_its_images(write_tree):
+def test_inshop_item_belongs_to_the_category_of_most_of_its_images(write_tree):
     rows = [("WOMEN/Tees", 1), ("WOMEN/Skirts", 1), ("WOMEN/Tees", 1), ("MEN/Denim", 1)]
     rows += [("MEN/Tees", 2), ("MEN/Denim", 2)]
     lines = [f"img/{above}/id/{i}.jpg id_{item} train\n" for i, (above, item) in enumerate(rows)]
@@ -126,13 +126,13 @@ def test_an_inshop_item_is_of_the_category_of_most_of_its_images(write_tree):
     assert splits.train.super_classes == ("WOMEN/Tees", "MEN/Denim")
 
 
-def test_inshop_names_a_list_that_was_cut(write_tree):
+def test_inshop_refuses_a_truncated_list(write_tree):
     root = write_tree({"list_eval_partition.txt": INSHOP_LIST.replace("6\n", "52712\n", 1)})
     with pytest.raises(ValueError, match=r"got 52712 and 6 rows"):
         datasets.load("inshop", root=root, **PART)
 
 
-def test_vid_reads_the_test_list_that_is_asked_for(write_tree):
+def test_vid_reads_the_requested_test_list(write_tree):
     root = write_tree(
         {
             "train_test_split/train_list.txt": "0001 12\n0002 3\n",
@@ -193,7 +193,7 @@ def test_omniglot_unpacks_white_ink_and_splits_by_alphabet(tmp_path):
     np.testing.assert_array_equal(splits.query.images[0, ..., 0], ink[1] * 255)
 
 
-def test_digits_have_the_whole_range_of_brightness_and_no_class_in_common():
+def test_digits_use_the_full_brightness_range_and_share_no_class():
     splits = datasets.load("digits", root="")
     assert (len(splits.train), len(splits.query)) == (901, 896)
     assert splits.train.images.shape == (901, 8, 8, 1)
@@ -211,7 +211,7 @@ def test_folder_holds_out_the_last_classes(write_tree):
     assert datasets.load("folder", root=root, test_classes=0.99).train.num_classes == 1
 
 
-def test_folder_takes_given_splits_but_not_a_class_named_train(write_tree):
+def test_folder_reads_given_splits_but_not_a_class_named_train(write_tree):
     root = write_tree({"train/a/1.png": None, "query/b/1.png": None, "gallery/c/2.png": None})
     splits = datasets.load("folder", root=root, test_classes=0.5)
     assert splits.gallery is not None
@@ -222,7 +222,7 @@ def test_folder_takes_given_splits_but_not_a_class_named_train(write_tree):
     assert splits.query.class_names == ("train",)
 
 
-def test_folder_names_what_is_wrong(write_tree, tmp_path):
+def test_folder_errors_name_the_problem(write_tree, tmp_path):
     root = write_tree({"a/1.png": None, "b/notes.txt": ""})
     with pytest.raises(ValueError, match=r"none in .*/b; add images"):
         datasets.load("folder", root=root, test_classes=0.5)
@@ -245,14 +245,14 @@ def test_unknown_names_and_options_list_the_known_ones():
     assert datasets.known_options("folder") == ("test_classes",)
 
 
-def test_a_missing_list_is_named(write_tree, tmp_path):
+def test_missing_list_is_named(write_tree, tmp_path):
     root = write_tree(SOP)
     (tmp_path / "Ebay_test.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"list .*Ebay_test.txt is missing"):
         datasets.load("sop", root=root, **PART)
 
 
-def test_a_broken_line_and_lists_that_disagree_are_named(write_tree):
+def test_broken_lines_and_inconsistent_lists_are_named(write_tree):
     root = write_tree({**CUB, "images.txt": "1 007.Auk/a.jpg\n2\n"})
     with pytest.raises(ValueError, match=r"images.txt, line 2: require 2 columns, got 1 in '2'"):
         datasets.load("cub", root=root, **PART)
@@ -269,25 +269,25 @@ def test_a_broken_line_and_lists_that_disagree_are_named(write_tree):
         ("inshop", {"Eval/list_eval_partition.txt": ""}, r"number of rows, got  and 0 rows"),
     ],
 )
-def test_lists_that_make_no_sense_are_named(write_tree, name, changes, message):
+def test_invalid_lists_are_named(write_tree, name, changes, message):
     tree = {"cub": CUB, "sop": SOP, "inshop": {}}[name]
     with pytest.raises(ValueError, match=message):
         datasets.load(name, root=write_tree(tree | changes), **PART)
 
 
-def test_a_list_that_a_library_cannot_read_is_named(write_tree, tmp_path):
+def test_list_that_a_library_cannot_read_is_named(write_tree, tmp_path):
     root = write_tree({"car_ims/1.jpg": None, "cars_annos.mat": ""})
     with pytest.raises(ValueError, match=r"car_ims cannot be read as data set 'cars'"):
         datasets.load("cars", root=root, **PART)
 
 
-def test_a_split_without_images_is_an_error(write_tree):
+def test_split_without_images_is_an_error(write_tree):
     root = write_tree({**CUB, "image_class_labels.txt": "1 7\n2 7\n3 7\n4 7\n"})
     with pytest.raises(ValueError, match=r"got 0 in query"):
         datasets.load("cub", root=root, **PART)
 
 
-def test_image_set_checks_and_selects():
+def test_image_set_validates_its_fields_and_selects_rows():
     pixels = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
     images = from_classes(pixels, ["b", "a", "b"])
     assert images.labels.tolist() == [1, 0, 1]
@@ -315,8 +315,8 @@ def test_image_set_checks_and_selects():
 
 
 def check_counts(counts, **classes):
-    found = {split: (len(ids), len(np.unique(ids))) for split, ids in classes.items()}
-    assert found == {split: counts[split] for split in classes}
+    actual = {split: (len(ids), len(np.unique(ids))) for split, ids in classes.items()}
+    assert actual == {split: counts[split] for split in classes}
 
 
 def test_real_lists_have_the_papers_counts(real_lists):
@@ -354,12 +354,12 @@ def test_real_image_sets_load(real_cub, real_grocery, real_omniglot):
     splits = datasets.load("omniglot", root=real_omniglot)
     assert (splits.train.num_classes, splits.query.num_classes) == (964, 659)
     assert len(set(splits.train.super_classes or ())) == 30
-    # Ink is white and covers little: a page that were inverted would have a mean above 200.
+    # White ink covers little of the page: an inverted page would have a mean above 200.
     assert 5 < splits.query.images[:1000].mean() < 50
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY", b"a,b\n1,2\n"])
-def test_damaged_files_of_data_sets_are_named(write_tree, content):
+def test_damaged_files_of_datasets_are_named(write_tree, content):
     omniglot = write_tree({"omniglot_105.npz": content})
     with pytest.raises(InputError, match=r"Cannot read .*omniglot_105.npz.*get the data set again"):
         datasets.load("omniglot", root=omniglot)

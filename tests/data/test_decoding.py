@@ -1,4 +1,4 @@
-"""Files of any kind give three channels; those that cannot be read are found and named."""
+"""Files of any format decode to three channels; unreadable ones are found and named."""
 
 import base64
 import collections
@@ -21,7 +21,7 @@ from dcjax.experiment import same_run
 CMYK = Path(__file__).parents[1] / "golden" / "cmyk.jpg"  # 8 x 8 pixels of cyan
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 RAMP = (np.arange(18).reshape(2, 3, 3) * 14).astype(np.uint8)
-RAMPS = {  # RAMP, its first channel where grey, without loss, by libwebp, libjxl, Pillow
+RAMPS = {  # RAMP, or its first channel if grey, encoded losslessly by libwebp, libjxl and Pillow
     "webp": "UklGRjAAAABXRUJQVlA4TCQAAAAvAkAAAC8gEEgMAtnfcIlROYfK/Ce2oaZtAzbU+ZdTI/of0ws=",
     "webp, alpha": "UklGRjAAAABXRUJQVlA4TCQAAAAvAkAAEC8gEEgMAtnfcIlROYfKACa2oaZtAzbU+ZdTI/of0ws=",
     "jxl": "/woIQBAJCAQBAHwASxiLFUIZti1s7wJhAGTUqFGjRnVeb12WdCnSqwAVAA==",
@@ -46,7 +46,7 @@ def pictures(tmp_path: Path) -> ImageSet:
 
 @pytest.fixture
 def odd_files(write_tree) -> dict[str, str]:
-    """Files of many kinds, all named .jpg: those that can be read and those that cannot."""
+    """Readable and unreadable files of many formats, all named .jpg."""
     image = noise(64, 64)
     jpeg, grey = (tf.io.encode_jpeg(x).numpy() for x in (image, image[..., :1]))
     png = tf.io.encode_png(image).numpy()
@@ -69,13 +69,13 @@ def odd_files(write_tree) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("thorough", [False, True])
-def test_unreadable_files_are_found(odd_files, thorough):
+def test_find_unreadable_finds_exactly_the_bad_files(odd_files, thorough):
     images = from_classes(list(odd_files.values()), [0] * len(odd_files))
-    found = decoding.find_unreadable(images, thorough=thorough)
-    assert [list(odd_files)[i] for i in found] == [n for n in odd_files if n.startswith("bad")]
+    unreadable = decoding.find_unreadable(images, thorough=thorough)
+    assert [list(odd_files)[i] for i in unreadable] == [n for n in odd_files if n.startswith("bad")]
 
 
-def test_only_a_thorough_look_sees_damage_inside(tmp_path):
+def test_damage_inside_a_file_is_found_by_a_thorough_check_only(tmp_path):
     jpeg = bytearray(tf.io.encode_jpeg(noise(64, 64)).numpy())
     jpeg[300:-2] = jpeg[300:600]
     (tmp_path / "x.jpg").write_bytes(jpeg)
@@ -93,8 +93,8 @@ def test_odd_but_good_files_have_three_channels_and_a_size(odd_files):
     assert decoded(odd_files["good-cmyk.jpg"])[0, 0].tolist() == [0, 255, 255]
 
 
-def in_pipeline(function, contents: list[bytes]) -> list[np.ndarray]:
-    """Returns what a function gives of encoded images in a graph."""
+def run_in_graph(function, contents: list[bytes]) -> list[np.ndarray]:
+    """Applies a function to encoded images inside a TensorFlow graph."""
     return list(tf.data.Dataset.from_tensor_slices(contents).map(function).as_numpy_iterator())
 
 
@@ -106,17 +106,17 @@ def test_one_pipeline_decodes_every_format():
         "bmp, alpha": bmp(np.pad(RAMP[..., ::-1], ((0, 0), (0, 0), (0, 1)))),
         "bmp, grey": bmp(RAMP[..., :1]),
     }
-    images = in_pipeline(decoding.decode, list(files.values()))
+    images = run_in_graph(decoding.decode, list(files.values()))
     for name, image in zip(files, images, strict=True):
         expected = RAMP[..., :1].repeat(3, axis=-1) if "grey" in name else RAMP
         np.testing.assert_array_equal(image, expected, err_msg=name)
-    assert [x.tolist() for x in in_pipeline(decoding.size, list(files.values()))] == [
+    assert [x.tolist() for x in run_in_graph(decoding.size, list(files.values()))] == [
         [2, 3] for _ in files
     ]
 
 
-def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns by the words of the standard: where row 0 and column 0 of the stored pixels belong."""
+def turn_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Rotates as in the standard: by the place of row 0 and column 0 of the stored pixels."""
     row_0, column_0 = [
         "top left", "top right", "bottom right", "bottom left",
         "left top", "right top", "right bottom", "left bottom",
@@ -127,26 +127,26 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return image if column_0 == "left" else image[:, ::-1]
 
 
-def test_photographs_are_turned_upright():
+def test_photographs_are_rotated_upright():
     stored = tf.io.encode_jpeg(noise(24, 40)).numpy()
-    image = in_pipeline(decoding.decode, [stored])[0]
+    image = run_in_graph(decoding.decode, [stored])[0]
     turned = [stored[:2] + exif(o, ">") + stored[2:] for o in range(1, 9)]
-    images, sizes = in_pipeline(decoding.decode, turned), in_pipeline(decoding.size, turned)
+    images, sizes = run_in_graph(decoding.decode, turned), run_in_graph(decoding.size, turned)
     for i in range(8):
-        np.testing.assert_array_equal(images[i], upright(image, i + 1))
+        np.testing.assert_array_equal(images[i], turn_upright(image, i + 1))
         assert sizes[i].tolist() == list(images[i].shape[:2])
         np.testing.assert_array_equal(decoding.decode(tf.constant(turned[i])), images[i])
 
 
-def test_jpeg_is_decoded_as_other_libraries_do(pictures):
+def test_jpeg_decoding_agrees_with_other_libraries(pictures):
     content = tf.io.read_file(pictures.images[5])
     accurate = tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE").numpy()
     assert not np.array_equal(accurate, tf.io.decode_jpeg(content).numpy())
     np.testing.assert_array_equal(decoded(pictures.images[5]), accurate)
 
 
-def joined(paths: list[str], into: Path) -> ImageSet:
-    """Returns the images of files that were written one after the other into one file."""
+def join_files(paths: list[str], into: Path) -> ImageSet:
+    """Concatenates files into one file and returns its images."""
     contents = [Path(path).read_bytes() for path in paths]
     into.write_bytes(b"".join(contents))
     lengths = [len(content) for content in contents]
@@ -155,14 +155,14 @@ def joined(paths: list[str], into: Path) -> ImageSet:
     return from_classes(parts, np.zeros(len(paths)))
 
 
-def test_parts_of_a_file_are_images_like_files(pictures, odd_files, tmp_path):
+def test_parts_of_a_file_are_read_like_whole_files(pictures, odd_files, tmp_path):
     good = pictures.images.tolist()
-    images = joined(good, tmp_path / "all")
+    images = join_files(good, tmp_path / "all")
     read = decoding.contents(images.select([7, 2]))
     for row, path in enumerate([good[7], good[2]]):
         np.testing.assert_array_equal(decoding.decode(read(tf.constant(row))), decoded(path))
     assert decoding.find_unreadable(images, thorough=False) == []
-    bad = joined([good[0], odd_files["bad-half.jpg"], good[1]], tmp_path / "bad")
+    bad = join_files([good[0], odd_files["bad-half.jpg"], good[1]], tmp_path / "bad")
     assert decoding.find_unreadable(bad, thorough=False) == [1]
     assert decoding.find_unreadable(bad, thorough=True) == [1]
     place = f"{tmp_path}/bad, byte {Path(good[0]).stat().st_size}"
@@ -173,7 +173,7 @@ def test_parts_of_a_file_are_images_like_files(pictures, odd_files, tmp_path):
     assert "No such file" in str(decoding.unreadable_reason(bad, 0))
 
 
-def test_what_tensorflow_would_misread_says_why(odd_files):
+def test_file_that_tensorflow_would_misread_says_why(odd_files):
     reasons = {
         name: decoding.unreadable_reason(from_classes([path], [0]), 0)
         for name, path in odd_files.items()
@@ -185,14 +185,14 @@ def test_what_tensorflow_would_misread_says_why(odd_files):
     ]
 
 
-def cut(path: str) -> None:
+def truncate(path: str) -> None:
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: len(content) // 2])
 
 
 def test_readable_names_bad_files_or_skips_and_counts_them(pictures):
     assert decoding.select_readable(pictures, skip_unreadable=False) == (pictures, 0)
-    cut(pictures.images[5])
+    truncate(pictures.images[5])
     with pytest.raises(ValueError, match=r"(?s)1 of 12 images.*skip_unreadable=True.*/5.jpg: jpeg"):
         decoding.select_readable(pictures, skip_unreadable=False)
     kept, num_bad = decoding.select_readable(pictures, skip_unreadable=True)
@@ -203,19 +203,19 @@ def test_readable_names_bad_files_or_skips_and_counts_them(pictures):
 
 
 @pytest.mark.parametrize("skip_unreadable", [False, True])
-def test_a_load_asks_for_the_state_of_each_file_once(
+def test_loading_calls_stat_once_per_file(
     pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip_unreadable: bool
 ) -> None:
     paths = pictures.images.tolist()
     rows = [f"{path},{i % 4},{'train' if i % 4 < 2 else 'test'}" for i, path in enumerate(paths)]
     (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *rows]))
     if skip_unreadable:
-        cut(paths[0])
-    asked: collections.Counter[str] = collections.Counter()
+        truncate(paths[0])
+    num_stats: collections.Counter[str] = collections.Counter()
     stat = os.stat
 
     def count(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
-        asked[path] += 1
+        num_stats[path] += 1
         return stat(path, *arguments, **options)
 
     monkeypatch.setattr(os, "stat", count)
@@ -224,18 +224,18 @@ def test_a_load_asks_for_the_state_of_each_file_once(
         kept, _ = decoding.select_readable(images, skip_unreadable=skip_unreadable)
         same_run.fingerprint(kept)
         decoding.contents(kept)
-    assert [asked[path] for path in paths] == [1] * len(paths)
+    assert [num_stats[path] for path in paths] == [1] * len(paths)
 
 
-def test_a_class_must_keep_a_readable_image(pictures):
+def test_every_class_must_keep_a_readable_image(pictures):
     for i in (1, 5, 9):
-        cut(pictures.images[i])
+        truncate(pictures.images[i])
     with pytest.raises(ValueError, match=r"none in 1 classes, the first is '1'"):
         decoding.select_readable(pictures, skip_unreadable=True)
 
 
-def huge(form: str) -> bytes:
-    """Returns a file whose header is good and tells of 324 million pixels, which it lacks."""
+def huge_file(form: str) -> bytes:
+    """Returns a file whose valid header declares 324 million pixels that are not there."""
     side = 18_000
     if form == "png":
         header = struct.pack(">II", side, side) + bytes([8, 2, 0, 0, 0])
@@ -255,13 +255,13 @@ def huge(form: str) -> bytes:
     if form == "webp":
         sides = struct.pack("<I", side - 1)[:3] * 2
         return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + sides
-    small, height, ratio = 0, 2 | (side - 1) << 2, 1  # JPEG XL: as high as wide
+    small, height, ratio = 0, 2 | (side - 1) << 2, 1  # JPEG XL: square
     return b"\xff\x0a" + (small | height << 1 | ratio << 21).to_bytes(16, "little")
 
 
 @pytest.mark.parametrize("form", ["png", "jpeg", "gif", "bmp", "webp", "jxl"])
-def test_too_many_pixels_are_refused_by_the_header(tmp_path, form):
-    (path := tmp_path / f"x.{form}").write_bytes(content := huge(form))
+def test_too_many_pixels_are_refused_from_the_header_alone(tmp_path, form):
+    (path := tmp_path / f"x.{form}").write_bytes(content := huge_file(form))
     images = from_classes([str(path)], [0])
     reason = "18,000 x 18,000 pixels, more than dataset.max_pixels=100,000,000"
     assert reason in str(decoding.unreadable_reason(images, 0, max_pixels=10**8))
@@ -275,14 +275,14 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path, form):
     assert not headers.refusal(content)
 
 
-def test_a_gif_with_a_thousand_pictures_is_decoded_as_one():
+def test_only_the_first_of_a_thousand_gif_frames_is_decoded():
     file, frames = io.BytesIO(), [Image.fromarray(noise(8, 8, seed)) for seed in range(3)]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     content = file.getvalue()
     assert np.array_equal(
         decoding.decode(tf.constant(content)), np.asarray(Image.open(file).convert("RGB"))
     )
-    # A picture that lies beside the corner of a larger screen comes whole.
+    # A first frame that is offset within a larger screen is decoded completely.
     start = content.index(b",", 13 + 3 * 256)
     moved = content[:start] + b"," + struct.pack("<HH", 5, 3) + content[start + 5 :]
     assert np.array_equal(
@@ -290,22 +290,24 @@ def test_a_gif_with_a_thousand_pictures_is_decoded_as_one():
     )
 
 
-def others_pixels() -> dict[str, tuple[bytes, int]]:
-    """Returns files, and how many grey levels their pixels may differ from Pillow's."""
+def files_with_tolerance() -> dict[str, tuple[bytes, int]]:
+    """Returns files, each with the number of grey levels its pixels may differ from Pillow's."""
     files, image = {}, Image.fromarray(noise(40, 56))
     frames = [Image.fromarray(noise(40, 56, seed)) for seed in range(3)]
     few, alpha = image.quantize(16), Image.merge("RGBA", (*image.split(), image.split()[0]))
 
-    def add(name: str, made: Image.Image, form: str, most: int = 0, **options: Any) -> None:
+    def add(name: str, made: Image.Image, form: str, tolerance: int = 0, **options: Any) -> None:
         file = io.BytesIO()
         made.save(file, form, **options)
-        files[name] = file.getvalue(), most
+        files[name] = file.getvalue(), tolerance
 
     add("jpeg", image, "JPEG")
     add("jpeg, grey", image.convert("L"), "JPEG")
     add("jpeg, progressive", image, "JPEG", progressive=True)
     add("jpeg, RGB", image, "JPEG", keep_rgb=True)
-    add("jpeg, CMYK", image.convert("CMYK"), "JPEG", most=1)  # products are rounded otherwise
+    add(
+        "jpeg, CMYK", image.convert("CMYK"), "JPEG", tolerance=1
+    )  # products are rounded differently
     add("png, grey and alpha", alpha.convert("LA"), "PNG")
     add("png, alpha", alpha, "PNG")
     add("png, one bit", image.convert("1"), "PNG")
@@ -321,11 +323,11 @@ def others_pixels() -> dict[str, tuple[bytes, int]]:
     return files
 
 
-def test_colours_are_those_of_pillow():
-    for name, (content, most) in others_pixels().items():
+def test_colours_agree_with_pillow():
+    for name, (content, tolerance) in files_with_tolerance().items():
         expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
         image = decoding.decode(tf.constant(content)).numpy()
-        assert np.abs(image.astype(int) - expected).max() <= most, name
+        assert np.abs(image.astype(int) - expected).max() <= tolerance, name
 
 
 def test_images_in_memory_are_always_readable():

@@ -1,4 +1,4 @@
-"""A cache gives the pixels of the pipeline, from the devices' memory, with one compilation."""
+"""The device cache gives the pixels of the pipeline from device memory, with one compilation."""
 
 import dataclasses
 import itertools
@@ -41,13 +41,13 @@ def pictures(folder, sizes) -> ImageSet:
 
 @pytest.fixture
 def resized(tmp_path) -> ImageSet:
-    """Images that have the resize size: square, high, wide, and odd ones."""
+    """Images whose shorter side has the resize size: square, tall, wide and odd ones."""
     return pictures(tmp_path, [(40, 40), (40, 61), (75, 40), (40, 41), (90, 40), (53, 40)])
 
 
 @pytest.fixture
 def any_size(tmp_path) -> ImageSet:
-    """Images of other sizes than that."""
+    """Images that must be resized first."""
     return pictures(tmp_path, [(31, 31), (64, 99), (20, 50), (81, 45), (41, 40)])
 
 
@@ -66,9 +66,9 @@ def block(images, num_steps=6, shape=(2, 8)) -> Block:
     return Block(rows, generator.integers(0, 4, rows.shape[:2]).astype(np.int32))
 
 
-def levels_apart(batches, others) -> int:
-    """Checks that all but the pixels is the same, and returns how far these differ at most."""
-    most = 0
+def largest_difference(batches, others) -> int:
+    """Asserts that all but the pixels is equal, and returns the largest difference of pixels."""
+    largest = 0
     for batch, other in itertools.zip_longest(batches, others):
         assert batch.keys() == other.keys()
         for key in ("label", "cluster"):
@@ -78,21 +78,24 @@ def levels_apart(batches, others) -> int:
         assert image.dtype == other_image.dtype == np.uint8
         assert image.shape == other_image.shape
         apart = np.abs(image.astype(int) - other_image)
-        assert np.mean(apart > 0) < 0.02  # sums that lie close to a half
-        most = max(most, int(apart.max()))
-    return most
+        assert np.mean(apart > 0) < 0.02  # sums close to a half may round differently
+        largest = max(largest, int(apart.max()))
+    return largest
 
 
-# Shrinks a lot, a little, mostly enlarges.
+# Shrinks a lot, shrinks a little, mostly enlarges.
 @pytest.mark.parametrize(("size", "flip"), [(7, True), (24, False), (40, True)])
-def test_crops_that_are_resized_are_the_pipelines_within_a_grey_level(resized, size, flip):
+def test_resized_crops_agree_with_the_pipeline_within_a_grey_level(resized, size, flip):
     augmentation, steps = dataclasses.replace(CROP, size=size, flip=flip), block(resized)
     batches = stream(resized, augmentation).train_batches([steps], epoch=1)
-    assert levels_apart(cache(resized, augmentation).train_batches([steps], epoch=1), batches) <= 1
+    assert (
+        largest_difference(cache(resized, augmentation).train_batches([steps], epoch=1), batches)
+        <= 1
+    )
 
 
-@pytest.mark.parametrize(("size", "most"), [(7, 1), (40, 0)])
-def test_the_largest_crop_is_right_and_exact_if_of_the_output_size(resized, size, most):
+@pytest.mark.parametrize(("size", "max_difference"), [(7, 1), (40, 0)])
+def test_largest_crop_agrees_and_is_exact_at_the_output_size(resized, size, max_difference):
     augmentation = dataclasses.replace(CROP, size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     square, steps = (
         resized.select([0]),
@@ -100,17 +103,18 @@ def test_the_largest_crop_is_right_and_exact_if_of_the_output_size(resized, size
     )
     batches = stream(square, augmentation).train_batches([steps], epoch=0)
     assert (
-        levels_apart(cache(square, augmentation).train_batches([steps], epoch=0), batches) <= most
+        largest_difference(cache(square, augmentation).train_batches([steps], epoch=0), batches)
+        <= max_difference
     )
 
 
 @pytest.mark.parametrize(("images", "size"), [("resized", 24), ("any_size", 40)])
-def test_what_is_not_resized_again_is_exact(images, size, request):
+def test_pixels_that_are_not_resized_again_are_exact(images, size, request):
     images = request.getfixturevalue(images)
     augmentation, steps = dataclasses.replace(AS_IT_IS, size=size), block(images)
     files, held = stream(images, augmentation), cache(images, augmentation)
     batches = files.train_batches([steps], epoch=1)
-    assert levels_apart(held.train_batches([steps], epoch=1), batches) == 0
+    assert largest_difference(held.train_batches([steps], epoch=1), batches) == 0
     rows = pipeline.rows_to_embed(len(images), 4)
     for batch, other in itertools.zip_longest(held.eval_batches(rows), files.eval_batches(rows)):
         np.testing.assert_array_equal(batch, other)
@@ -119,20 +123,20 @@ def test_what_is_not_resized_again_is_exact(images, size, request):
 def test_images_of_any_size_are_cropped_after_resizing(any_size):
     steps = block(any_size)
     batches = stream(any_size).train_batches([steps], epoch=0)
-    assert levels_apart(cache(any_size).train_batches([steps], epoch=0), batches) <= 1
+    assert largest_difference(cache(any_size).train_batches([steps], epoch=0), batches) <= 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_in_memory_are_held_too(channels):
+def test_images_in_memory_are_cached_too(channels):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 30, 45, channels)).astype(np.uint8)
     images = from_classes(pixels, np.zeros(5))
     held, files = cache(images, AS_IT_IS), stream(images, AS_IT_IS)
     steps = block(images)
     batches = files.train_batches([steps], epoch=0)
-    assert levels_apart(held.train_batches([steps], epoch=0), batches) == 0
+    assert largest_difference(held.train_batches([steps], epoch=0), batches) == 0
 
 
-def test_blocks_of_any_size_fill_the_cache(resized, monkeypatch):
+def test_cache_does_not_depend_on_the_block_size_used_to_fill_it(resized, monkeypatch):
     rows = pipeline.rows_to_embed(len(resized), 6)
     expected = list(cache(resized, AS_IT_IS).eval_batches(rows))
     for lines in (1, 50, 333):
@@ -140,30 +144,30 @@ def test_blocks_of_any_size_fill_the_cache(resized, monkeypatch):
         np.testing.assert_array_equal(list(cache(resized, AS_IT_IS).eval_batches(rows)), expected)
 
 
-def test_reading_may_begin_at_any_step(resized):
+def test_reading_can_start_at_any_step(resized):
     held, steps = cache(resized), block(resized)
     every = list(held.train_batches([steps], epoch=2))
     for first_step in (0, 1, 5):
         later = held.train_batches([steps.skip(first_step)], epoch=2)
-        assert levels_apart(later, every[first_step:]) == 0
+        assert largest_difference(later, every[first_step:]) == 0
 
 
-def test_another_epoch_gives_other_pixels(resized):
+def test_pixels_differ_between_epochs(resized):
     held, steps = cache(resized), block(resized)
     (one, *_), (other, *_) = (held.train_batches([steps], epoch=epoch) for epoch in (0, 1))
     assert not (np.asarray(one["image"]) == other["image"]).all(axis=(2, 3, 4)).any()
 
 
-def test_each_device_cuts_its_own_share(resized):
+def test_each_device_crops_its_own_shard(resized):
     held, steps = cache(resized, num_devices=4), block(resized)
     alone = cache(resized).train_batches([steps], epoch=0)
     batches = list(held.train_batches([steps], epoch=0))
-    assert levels_apart(batches, alone) == 0
+    assert largest_difference(batches, alone) == 0
     shardings = devices.batch_shardings(mesh(4))
     for batch in batches:
         assert batch["image"].sharding.is_equivalent_to(shardings["image"], ndim=5)
         (placed,) = devices.prefetch([batch], shardings)
-        assert placed["image"] is batch["image"]  # nothing is moved
+        assert placed["image"] is batch["image"]  # nothing is transferred
     places = held._places(*(np.zeros(shape, int) for shape in ((1, 8), (1, 8, 4), (1, 8))))
     compiled = jax.jit(held._crop_train).lower(held.lines, places).compile().as_text()
     assert not [word for word in ("all-", "collective", "permute") if f" {word}" in compiled]
@@ -184,20 +188,20 @@ def test_nothing_is_compiled_after_the_first_batches(resized, caplog):
     assert compiled[0] == compiled[2] > 0
 
 
-def test_no_memory_is_lost_between_images(any_size):
+def test_no_memory_is_wasted_between_images(any_size):
     sizes = stream(any_size).resized_sizes()
     least = int(sizes.prod(axis=1).sum()) * 3
     held = cache(any_size).lines.nbytes
     assert least <= held < least + device_cache._LINES_AT_ONCE * 40 * 3
 
 
-def test_what_does_not_fit_is_told_before_an_image_is_decoded(resized, monkeypatch):
+def test_insufficient_memory_is_reported_before_any_image_is_decoded(resized, monkeypatch):
     monkeypatch.setattr(device_cache, "free_bytes", lambda mesh: 2**30)
     monkeypatch.setattr(pipeline.Stream, "resized_images", None)
     small, large = (
         stream(from_classes(np.zeros((n, 2, 300, 1), np.uint8), np.zeros(n))) for n in (10, 2000)
     )
-    with pytest.raises(TypeError):  # fits, and would be read
+    with pytest.raises(TypeError):  # fits, and so decoding would start
         device_cache.create([small, small], mesh())
     message = (
         r"dataset.cache=device needs 1,380 MiB .* 2010 images at 40 pixels, got 1,024 MiB; set "
@@ -207,7 +211,7 @@ def test_what_does_not_fit_is_told_before_an_image_is_decoded(resized, monkeypat
         device_cache.create([small, large], mesh())
 
 
-def test_the_memory_left_is_that_of_the_fullest_device_or_of_the_machine():
+def test_free_memory_is_that_of_the_fullest_device_or_the_machine():
     machine = device_cache.free_bytes(mesh())
     assert 2**27 < machine < 2**50
     assert device_cache.free_bytes(mesh(4)) == pytest.approx(machine / 4, rel=0.01)

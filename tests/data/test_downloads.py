@@ -1,4 +1,4 @@
-"""Downloads: verified, whole or not at all, never more than published; from local servers."""
+"""Downloads are verified, complete or absent, and never larger than published; local servers."""
 
 import errno
 import hashlib
@@ -21,7 +21,7 @@ HALF = len(CONTENT) // 2
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "_PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr(downloads, "_BLOCK", 4096)
     monkeypatch.setattr(downloads, "_REPORT_EVERY", 0.0)
@@ -46,7 +46,7 @@ def server(request: pytest.FixtureRequest) -> Any:
 
 
 def fetch(url: str, folder: Path, say: Any = lambda line: None, **changes: Any) -> bytes:
-    """Fetches CONTENT as folder/a.bin, and returns what came."""
+    """Downloads CONTENT as folder/a.bin and returns the content of the file."""
     facts = {"name": "a.bin", "url": url, "size": len(CONTENT), "sha256": SHA256} | changes
     path = downloads.fetch(Archive(**facts), folder, say=say)
     assert path == folder / "a.bin"
@@ -54,7 +54,7 @@ def fetch(url: str, folder: Path, say: Any = lambda line: None, **changes: Any) 
     return path.read_bytes()
 
 
-def test_it_comes_once_for_all_to_read_and_says_what_it_does(server, tmp_path) -> None:
+def test_file_is_downloaded_once_readable_by_all_with_progress_lines(server, tmp_path) -> None:
     folder, lines = tmp_path / "new" / "folder", []
     assert fetch(server.url, folder, lines.append) == CONTENT
     assert lines[0] == f"Downloads a.bin, 0.0001 GB, from {server.url} to {folder}/a.bin."
@@ -69,20 +69,20 @@ def test_it_comes_once_for_all_to_read_and_says_what_it_does(server, tmp_path) -
 
 
 @pytest.mark.parametrize("faults", [["cut"], ["503", "429"], ["moved"], ["cut", "408", "cut"]])
-def test_a_broken_transfer_is_tried_again(web, tmp_path: Path, faults: list[str]) -> None:
+def test_interrupted_transfer_is_retried(web, tmp_path: Path, faults: list[str]) -> None:
     web.faults = list(faults)
     assert fetch(web.url, tmp_path) == CONTENT
     assert web.num_requests == len(faults) + 1
 
 
-def test_ftp_is_tried_again_too(ftp, tmp_path: Path) -> None:
+def test_interrupted_ftp_transfer_is_retried(ftp, tmp_path: Path) -> None:
     ftp.cuts = 2
     assert fetch(ftp.url, tmp_path) == CONTENT
     assert ftp.num_requests == 3
 
 
 @pytest.mark.parametrize(
-    ("fault", "said", "num_requests"),
+    ("fault", "message", "num_requests"),
     [
         ("404", "HTTP Error 404: Not Found", 1),
         ("503", "HTTP Error 503: Service Unavailable", 4),
@@ -90,11 +90,13 @@ def test_ftp_is_tried_again_too(ftp, tmp_path: Path) -> None:
         ("cut", "50,000 of 100,000 bytes have come", 4),
     ],
 )
-def test_it_gives_up_clearly(web, tmp_path, monkeypatch, fault, said, num_requests) -> None:
+def test_repeated_faults_end_in_one_clear_line(
+    web, tmp_path, monkeypatch, fault, message, num_requests
+) -> None:
     monkeypatch.setattr(downloads, "_TIMEOUT", 0.1)
     web.faults, lines = [fault] * 9, []
     with pytest.raises(
-        OSError, match=rf"Cannot download {web.url}: .*{said}.*; try again"
+        OSError, match=rf"Cannot download {web.url}: .*{message}.*; try again"
     ) as caught:
         fetch(web.url, tmp_path, lines.append)
     assert "\n" not in str(caught.value)
@@ -103,7 +105,7 @@ def test_it_gives_up_clearly(web, tmp_path, monkeypatch, fault, said, num_reques
     assert sum("tries again" in line for line in lines) == num_requests - 1
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_refused_connection_is_an_error(tmp_path: Path) -> None:
     with archive_servers.running(server := archive_servers.HttpServer(b"")):
         pass
     with pytest.raises(OSError, match=f"Cannot download {server.url}: .*refused.*; try again"):
@@ -111,7 +113,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_ftp_without_the_file(ftp, tmp_path: Path) -> None:
+def test_file_missing_on_the_ftp_server_is_an_error(ftp, tmp_path: Path) -> None:
     url = ftp.url.replace("deep", "flat")
     with pytest.raises(OSError, match=f"Cannot download {url}: .*550 No such file.*; try again"):
         fetch(url, tmp_path)
@@ -120,7 +122,7 @@ def test_ftp_without_the_file(ftp, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "fault", "said"),
+    ("content", "fault", "message"),
     [
         (
             bytes(len(CONTENT)),
@@ -132,9 +134,9 @@ def test_ftp_without_the_file(ftp, tmp_path: Path) -> None:
         (CONTENT, "endless", "require 100,000 bytes, and the server sends more"),
     ],
 )
-def test_what_was_not_published_is_refused(web, tmp_path, content, fault, said) -> None:
+def test_content_that_was_not_published_is_refused(web, tmp_path, content, fault, message) -> None:
     web.content, web.faults = content, [fault]
-    with pytest.raises(ValueError, match=f"{web.url} is not .*get a.bin by hand.*: .*{said}"):
+    with pytest.raises(ValueError, match=f"{web.url} is not .*get a.bin by hand.*: .*{message}"):
         fetch(web.url, tmp_path)
     assert not list(tmp_path.iterdir())
     assert web.num_requests == 1
@@ -148,18 +150,18 @@ def test_ftp_never_writes_more_than_was_published(ftp, tmp_path: Path) -> None:
     assert ftp.num_requests == 1
 
 
-def test_an_interrupt_ends_it_and_leaves_nothing(server, tmp_path: Path) -> None:
+def test_interrupt_stops_the_download_and_leaves_no_file(server, tmp_path: Path) -> None:
     def stop(line: str) -> None:
         if "MB/s" in line:
             raise KeyboardInterrupt
 
-    server.content = CONTENT * 100  # so that the server still sends, and notices
+    server.content = CONTENT * 100  # large enough that the server is still sending when interrupted
     with pytest.raises(KeyboardInterrupt):
         fetch(server.url, tmp_path, stop, size=len(server.content))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_file_under_the_name_is_left_alone(web, tmp_path: Path) -> None:
+def test_wrong_file_of_the_same_name_is_refused_and_kept(web, tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"short")
     with pytest.raises(ValueError, match=f"{path} should have SHA-256 {SHA256}.*move it away"):
@@ -168,14 +170,14 @@ def test_a_wrong_file_under_the_name_is_left_alone(web, tmp_path: Path) -> None:
     assert not web.num_requests
 
 
-def test_what_has_no_address_is_taken_if_it_is_there(tmp_path: Path) -> None:
+def test_archive_without_a_url_must_be_put_there_by_hand(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"a.bin .*{SHA256}.* by hand.* {tmp_path}"):
         fetch("", tmp_path)
     (tmp_path / "a.bin").write_bytes(CONTENT)
     assert fetch("", tmp_path) == CONTENT
 
 
-def test_a_full_disk_is_found_before_anything_is_asked_for(web, tmp_path, monkeypatch) -> None:
+def test_full_disk_is_reported_before_any_request(web, tmp_path, monkeypatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1))
     with pytest.raises(OSError, match=f"Require 100,000 bytes free in {tmp_path}, found 99,999;"):
@@ -183,9 +185,11 @@ def test_a_full_disk_is_found_before_anything_is_asked_for(web, tmp_path, monkey
     assert not web.num_requests
 
 
-def test_a_disk_that_fills_up_is_not_the_servers_fault(web, tmp_path: Path) -> None:
+def test_disk_that_fills_up_is_reported_as_such_without_a_retry(web, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, hard))  # as a full disk, of this process alone
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (HALF, hard)
+    )  # like a full disk, but for this process only
     try:
         with pytest.raises(OSError, match="File too large") as caught:
             fetch(web.url, tmp_path)
@@ -204,7 +208,7 @@ ITSELF = "--config.dataset.download=true"
 
 
 @pytest.mark.parametrize(
-    ("archives", "there", "extracted", "told"),
+    ("archives", "there", "extracted", "expected"),
     [
         ([], "", True, "See HOME: get it by hand, put it into FOLDER and extract there."),
         ([ONE], "", True, f"Put {ONE_TOLD} into FOLDER and extract there; {ITSELF} does that."),
@@ -226,8 +230,10 @@ ITSELF = "--config.dataset.download=true"
         ),
     ],
 )
-def test_how_to_get_it(tmp_path: Path, archives, there, extracted, told) -> None:
+def test_how_to_get_it_describes_the_steps_left(
+    tmp_path: Path, archives, there, extracted, expected
+) -> None:
     if there:
         (tmp_path / there).touch()
-    found = downloads.how_to_get(archives, home="HOME", folder=tmp_path, extracted=extracted)
-    assert found == told.replace("FOLDER", str(tmp_path))
+    instructions = downloads.how_to_get(archives, home="HOME", folder=tmp_path, extracted=extracted)
+    assert instructions == expected.replace("FOLDER", str(tmp_path))

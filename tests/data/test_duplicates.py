@@ -1,4 +1,4 @@
-"""A file that is searched for itself, trained on and tested, or has two classes is refused."""
+"""Files that occur in query and gallery, in training and test, or in two classes are refused."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def _symlink(target: str, place: str) -> None:
         ("train/a/0.png", "train/b/2.png"),
     ],
 )
-def test_a_link_is_the_file_that_it_leads_to(write_tree, link, target, place) -> None:
+def test_link_counts_as_the_file_it_points_to(write_tree, link, target, place) -> None:
     root = write_tree(_FOLDER)
     load = lambda: datasets.load("folder", root=root, test_classes=0.5)  # noqa: E731
     load()
@@ -61,7 +61,7 @@ def test_copies_and_training_images_of_one_class_are_allowed(write_tree) -> None
     datasets.load("folder", root=root, test_classes=0.5)
 
 
-def test_a_folder_that_is_another_one_is_found(write_tree) -> None:
+def test_folder_that_links_to_another_one_is_refused(write_tree) -> None:
     root = write_tree(_FOLDER)
     shutil.rmtree(f"{root}/gallery")
     os.symlink("query", f"{root}/gallery")
@@ -97,7 +97,7 @@ def test_rows_of_a_table_are_compared_as_files(write_tree, again, ends) -> None:
 
 
 @pytest.mark.parametrize("name", ["inshop", "sop", "vid", "grocery"])
-def test_lists_of_published_sets_are_compared_too(write_tree, tmp_path, name) -> None:
+def test_lists_of_published_datasets_are_compared_too(write_tree, tmp_path, name) -> None:
     lists = {
         "inshop": {
             "list_eval_partition.txt": "4\nh\nimg/W/T/a/1.jpg a train\nimg/W/T/b/2.jpg b query\n"
@@ -128,7 +128,7 @@ def test_lists_of_published_sets_are_compared_too(write_tree, tmp_path, name) ->
         datasets.load(name, root=write_tree(lists[name]), **options)
 
 
-def test_parts_of_files_are_told_by_their_places(tmp_path: Path) -> None:
+def test_parts_of_files_are_identified_by_their_offsets(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_bytes(bytes(100))
 
@@ -139,21 +139,21 @@ def test_parts_of_files_are_told_by_their_places(tmp_path: Path) -> None:
 
     train, query = images(("a", 0), ("b", 50)), images(("a", 10), ("b", 0))
     assert not duplicates.repeated_files(Splits(train, query))
-    found = duplicates.repeated_files(Splits(train, query, images(("b", 0), ("b", 50))))
-    assert found == [
+    repeated = duplicates.repeated_files(Splits(train, query, images(("b", 0), ("b", 50))))
+    assert repeated == [
         (("gallery", 0), ("query", 1)),
         (("gallery", 1), ("train", 1)),
     ]
 
 
-def test_pixels_and_missing_files_are_never_the_same_file() -> None:
+def test_pixels_and_missing_files_never_count_as_repeated() -> None:
     pixels = from_classes(np.zeros((3, 4, 4, 1), np.uint8), [0, 0, 1])
     assert not duplicates.repeated_files(Splits(pixels, pixels, pixels))
     missing = from_classes(["/no/1.png", "/no/2.png"], [0, 1])
     assert not duplicates.repeated_files(Splits(missing, missing, missing))
 
 
-def test_repeated_files_are_those_found_one_by_one(tmp_path: Path) -> None:
+def test_repeated_files_equal_those_of_a_plain_loop(tmp_path: Path) -> None:
     paths = [f"{tmp_path}/{i}" for i in range(300)]
     for path in paths:
         Path(path).touch()
@@ -161,10 +161,10 @@ def test_repeated_files_are_those_found_one_by_one(tmp_path: Path) -> None:
     order = np.random.default_rng(1).integers(0, 300, 600)
     chosen = np.array(paths)[order]
     images = [from_classes(chosen[i : i + 200], labels[i : i + 200]) for i in (0, 200, 400)]
-    keys, seen, expected = ("train", "query", "gallery"), {}, []
-    for row in range(600):  # one by one
+    keys, first_places, expected = ("train", "query", "gallery"), {}, []
+    for row in range(600):  # plain loop
         place = (keys[row // 200], row % 200)
-        first = seen.setdefault(chosen[row], (place, labels[row]))
+        first = first_places.setdefault(chosen[row], (place, labels[row]))
         both_train = place[0] == first[0][0] == "train"
         if first[0] != place and not (both_train and labels[row] == first[1]):
             expected.append((place, first[0]))
@@ -187,7 +187,7 @@ def test_only_test_images_are_compared_without_training_images(write_tree) -> No
         "c\u00a00",
     ],
 )
-def test_other_spellings_of_a_class_are_the_same_simplified(other: str) -> None:
+def test_spellings_of_one_class_name_are_reported_as_similar(other: str) -> None:
     assert naming.simplify(other) == naming.simplify("c0")
     images = {name: from_classes(["x", "y"], [name, "z"]) for name in ("c0", other)}
     splits = Splits(images["c0"], _renamed(images[other], "other"))
@@ -201,7 +201,7 @@ def _renamed(images: ImageSet, second: str) -> ImageSet:
     return ImageSet(images.images, images.labels, names)
 
 
-def test_unicode_forms_are_one_and_other_words_are_not() -> None:
+def test_unicode_forms_are_similar_and_different_words_are_not() -> None:
     same = [("caf\u00e9", "cafe\u0301"), ("STRASSE", "stra\u00dfe"), ("\u2603", "\u2603\ufe0f")]
     same += [("\u212b", "a\u030a"), ("\ufb01n", "FIN"), ("\u0130x", "i\u0307X")]
     for one, other in same:
@@ -214,7 +214,7 @@ def test_classes_of_one_split_may_be_similar_too() -> None:
     train = from_classes(["1", "2", "3"], ["cat", "cat ", "dog"])
     query = from_classes(["4", "5"], ["Dog", "bird"])
     splits = Splits(train, query, query)
-    found = [
+    descriptions = [
         duplicates.describe_similar(splits, *pair) for pair in duplicates.similar_classes(splits)
     ]
-    assert found == ["'cat' (train) and 'cat ' (train)", "'dog' (train) and 'Dog' (query)"]
+    assert descriptions == ["'cat' (train) and 'cat ' (train)", "'dog' (train) and 'Dog' (query)"]

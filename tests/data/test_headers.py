@@ -1,4 +1,4 @@
-"""First bytes tell format, size, channels and orientation, and never break what reads them."""
+"""Format, size, channels and orientation are read from the first bytes; no bytes raise errors."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ SCAN = segment(0xDB, bytes(65)) + segment(0xDA, bytes(10)) + noise(8, 8).tobytes
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_tag_is_found_in_both_byte_orders(orientation, order):
+def test_orientation_tag_is_found_in_both_byte_orders(orientation, order):
     for kind in (3, 4):
         jpeg = START + exif(orientation, order, kind=kind) + SCAN
         assert headers.orientation(jpeg) == orientation
@@ -33,10 +33,10 @@ def test_the_tag_is_found_in_both_byte_orders(orientation, order):
         JFIF,
         segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<xml>Exif\0\0</xml>"),
         JFIF + segment(0xED, bytes(65533)) + segment(0xE2, bytes(65533)),
-        b"\xff\xff\xff",  # fills up
+        b"\xff\xff\xff",  # padding
     ],
 )
-def test_the_tag_is_found_behind_other_segments(before):
+def test_orientation_tag_is_found_behind_other_segments(before):
     assert headers.orientation(START + before + exif(6, "<") + exif(3, "<") + SCAN) == 6
 
 
@@ -46,7 +46,7 @@ def test_the_tag_is_found_behind_other_segments(before):
         b"",
         START,
         START + JFIF + SCAN,
-        START + JFIF + SCAN + exif(6, "<"),  # a thumbnail in the pixels' bytes
+        START + JFIF + SCAN + exif(6, "<"),  # a thumbnail among the pixel bytes
         START + segment(0xE2, exif(6, "<")[4:]) + SCAN,
         START + segment(0xE1, b"Exif\0\0") + SCAN,
         START + segment(0xE1, b"Exif\0\0XX" + exif(6, "<")[12:]) + SCAN,
@@ -54,10 +54,10 @@ def test_the_tag_is_found_behind_other_segments(before):
         START + segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08" + b"\xff" * 60000) + SCAN,
         START + exif(0, "<") + SCAN,
         START + exif(9, "<") + SCAN,
-        START + b"\xff\xe1\0\0" + exif(6, "<")[4:],  # a segment without a length
+        START + b"\xff\xe1\0\0" + exif(6, "<")[4:],  # a segment that has no length
     ],
 )
-def test_no_tag_or_a_broken_one_is_upright(jpeg):
+def test_missing_or_broken_tag_means_upright(jpeg):
     assert headers.orientation(jpeg) == 1
 
 
@@ -102,7 +102,7 @@ def test_format_channels_and_bits_are_those_stored():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_whatever_the_bytes_are_nothing_breaks(seed):
+def test_arbitrary_bytes_never_raise(seed):
     generator = np.random.default_rng(seed)
 
     def look(content: bytes) -> None:
@@ -127,13 +127,13 @@ def test_whatever_the_bytes_are_nothing_breaks(seed):
         look(START + segment(0xE1, b"Exif\0\0II*\0" + generator.bytes(100)))
 
 
-def test_what_tensorflow_would_misread_is_refused():
+def test_file_that_tensorflow_would_misread_is_refused():
     webp = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0"
     assert "animated" in headers.refusal(webp + b"\x12" + bytes(20))
     assert not headers.refusal(webp + b"\x10" + bytes(20))
 
 
-def test_sizes_are_those_of_pillow():
+def test_sizes_equal_those_of_pillow():
     for size in [(7, 9), (1, 300), (257, 2)]:
         for form, options in [
             ("JPEG", {}),
@@ -155,7 +155,7 @@ def test_sizes_are_those_of_pillow():
 
 
 def jxl(height: int, width: int, *, ratio: int = 0, small: bool = False) -> bytes:
-    """Returns the first bytes of a JPEG XL codestream, by the words of the standard."""
+    """Returns the first bytes of a JPEG XL codestream as the standard defines them."""
 
     def side(length: int) -> list[tuple[int, int]]:
         if small:
@@ -168,7 +168,7 @@ def jxl(height: int, width: int, *, ratio: int = 0, small: bool = False) -> byte
     return b"\xff\x0a" + int(bits[::-1], 2).to_bytes(16, "little")
 
 
-def test_sizes_of_jpeg_xl_in_every_form():
+def test_sizes_of_every_jpeg_xl_form_are_read():
     assert headers.size(JXL) == (2, 3)
     for height, width in [(1, 1), (512, 513), (8192, 8193), (2**18, 2**18 + 1), (2**30, 2**30)]:
         assert jpeg_xl.size(jxl(height, width)) == (height, width)
@@ -188,7 +188,7 @@ def test_sizes_of_jpeg_xl_in_every_form():
     assert headers.size(container) == headers.size(container + bytes(30)) == (0, 0)
 
 
-def test_a_gif_is_cut_to_its_first_picture():
+def test_gif_is_cut_to_its_first_frame():
     file, frames = io.BytesIO(), [Image.fromarray(noise(9, 7, seed)) for seed in range(3)]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     first = gifs.first(file.getvalue())
@@ -198,4 +198,4 @@ def test_a_gif_is_cut_to_its_first_picture():
     expected = Image.open(file).convert("RGB")
     np.testing.assert_array_equal(opened.convert("RGB"), expected)
     half = file.getvalue()[: len(first) // 2]
-    assert gifs.first(half) == half  # the decoder says that it is cut
+    assert gifs.first(half) == half  # the decoder reports the truncation

@@ -1,4 +1,4 @@
-"""Caches in memory and on disk give the batches of the files, and never half of an image set."""
+"""Memory and disk caches give the batches read from files, and never an incomplete image set."""
 
 import dataclasses
 import os
@@ -63,7 +63,7 @@ def assert_same(reader: pipeline.Stream, other: pipeline.Stream) -> None:
 
 
 def replace(images: ImageSet) -> None:
-    """Replaces the files by others of the same sizes and, as tar and rsync do, times."""
+    """Replaces the files by others of equal sizes and modification times, as tar and rsync do."""
     for path in images.images:
         state = os.stat(path)
         Path(path).write_bytes(b"x" * state.st_size)
@@ -73,7 +73,7 @@ def replace(images: ImageSet) -> None:
 @pytest.mark.parametrize(
     ("on_disk", "crop"), [(True, "resize_then_random"), (False, "resize_then_random_resized")]
 )
-def test_batches_are_those_of_the_files(pictures, tmp_path, on_disk, crop):
+def test_batches_equal_those_read_from_files(pictures, tmp_path, on_disk, crop):
     reader = cached(pictures, tmp_path / "cache" if on_disk else None, crop=crop)
     again = cached(pictures, tmp_path / "cache" if on_disk else None, crop=crop)
     assert_same(reader, stream(pictures, crop=crop))
@@ -87,7 +87,7 @@ def test_pixels_in_memory_are_cached_too(tmp_path):
     assert_same(cached(other, tmp_path), stream(other))
 
 
-def test_a_file_is_made_once(pictures, tmp_path, monkeypatch):
+def test_cache_file_is_written_once(pictures, tmp_path, monkeypatch):
     first = cached(pictures, tmp_path / "cache")
     rows = pipeline.rows_to_embed(12, 12)
     batches = np.concatenate(list(first.eval_batches(rows)))
@@ -97,7 +97,7 @@ def test_a_file_is_made_once(pictures, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["content", "order", "resize"])
-def test_other_images_or_another_size_make_another_file(pictures, tmp_path, change):
+def test_other_images_or_another_size_give_another_cache_file(pictures, tmp_path, change):
     cached(pictures, tmp_path / "cache")
     changes = {"resize": 12} if change == "resize" else {}
     if change == "content":
@@ -121,7 +121,7 @@ def _create_half(paths: list[str], labels: list[int], folder: str) -> None:
     host_cache.create([reader], folder)
 
 
-def test_an_interrupted_run_leaves_no_file_that_looks_whole(pictures, tmp_path):
+def test_interrupted_run_leaves_no_file_that_looks_complete(pictures, tmp_path):
     folder = str(tmp_path / "cache")
     killed = Fork(_create_half, pictures.images.tolist(), pictures.labels.tolist(), folder)
     assert killed.finish()[0] == -signal.SIGKILL
@@ -149,32 +149,32 @@ DAMAGES = {
 }
 
 
-def test_a_damaged_file_is_made_again_and_said(pictures, tmp_path, capsys):
+def test_damaged_cache_file_is_rebuilt_and_reported(pictures, tmp_path, capsys):
     images = pictures.select([3, 4, 5])
     reader = stream(images)
     host_cache.create([reader], str(tmp_path / "cache"))
     (place,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
     names = sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file())
     assert list(map(str, names)) == ["checksums.json", "data/key", "data/pixels", "data/sizes.npy"]
-    whole = {name: (place / name).read_bytes() for name in names}
+    contents = {name: (place / name).read_bytes() for name in names}
     for name in names:
         for what, damage in DAMAGES.items():
             (place / name).unlink()
             if damage is not None:
-                (place / name).write_bytes(damage(whole[name]))
+                (place / name).write_bytes(damage(contents[name]))
             assert host_cache._damage(place), (name, what)
-        (place / name).write_bytes(whole[name])
+        (place / name).write_bytes(contents[name])
     assert not host_cache._damage(place)
     assert "is damaged" not in capsys.readouterr().out
     for name in names:
-        (place / name).write_bytes(flip(whole[name]))
+        (place / name).write_bytes(flip(contents[name]))
         host_cache.create([reader], str(tmp_path / "cache"))
         printed = capsys.readouterr().out
         assert printed.count(f"{place} is damaged and made again: ") == 1, name
-        assert {name: (place / name).read_bytes() for name in names} == whole
+        assert {name: (place / name).read_bytes() for name in names} == contents
 
 
-def test_a_file_under_the_name_of_another_is_made_again(pictures, tmp_path):
+def test_cache_file_renamed_to_another_is_rebuilt(pictures, tmp_path):
     other = pictures.select(np.arange(12)[::-1])
     for images in (pictures, other):
         cached(images, tmp_path / "cache")
@@ -185,7 +185,7 @@ def test_a_file_under_the_name_of_another_is_made_again(pictures, tmp_path):
     assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
 
 
-def test_a_replaced_image_of_equal_size_and_time_makes_another_file(pictures, tmp_path):
+def test_replaced_image_of_equal_size_and_time_gives_another_file(pictures, tmp_path):
     cached(pictures, tmp_path / "cache")
     picture, other = (Path(path) for path in pictures.images[[4, 5]])
     state = picture.stat()
@@ -205,7 +205,7 @@ def test_a_replaced_image_of_equal_size_and_time_makes_another_file(pictures, tm
     assert host_cache._key(pictures, 8) != before
 
 
-def test_a_replaced_file_of_records_makes_another_file(tmp_path):
+def test_replaced_record_file_gives_another_cache_file(tmp_path):
     records = tmp_path / "records"
     records.write_bytes(bytes(99))
     images = from_classes(file_parts([str(records)] * 2, [0, 50], [50, 49]), [0, 1])
@@ -215,15 +215,13 @@ def test_a_replaced_file_of_records_makes_another_file(tmp_path):
     assert host_cache._key(images, 8) != before
 
 
-def test_a_whole_file_needs_no_right_to_write(pictures, tmp_path, monkeypatch):
+def test_complete_cache_file_needs_no_write_permission(pictures, tmp_path, monkeypatch):
     cached(pictures, tmp_path / "cache")
     monkeypatch.delattr(host_cache.filelock, "FileLock")
     assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
 
 
-def test_a_disk_that_fills_up_is_an_error_that_leaves_nothing_whole(
-    pictures, tmp_path, monkeypatch
-):
+def test_full_disk_is_an_error_and_leaves_no_complete_file(pictures, tmp_path, monkeypatch):
     reader = stream(pictures)
 
     def full():
@@ -237,13 +235,13 @@ def test_a_disk_that_fills_up_is_an_error_that_leaves_nothing_whole(
     assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
 
 
-def test_a_folder_that_cannot_be_written_is_named(pictures, tmp_path):
+def test_unwritable_folder_is_named(pictures, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(FileError, match=rf"cannot be kept in {tmp_path}/file/cache: .*cache_dir"):
         cached(pictures, tmp_path / "file" / "cache")
 
 
-def test_files_are_told_apart_by_order_and_pixels_by_shape():
+def test_cache_key_depends_on_file_order_and_pixel_shape():
     def key(images: ImageSet) -> str:
         return host_cache._key(images, 8)
 
@@ -255,19 +253,21 @@ def test_files_are_told_apart_by_order_and_pixels_by_shape():
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_what_does_not_fit_is_an_error_before_anything_is_decoded(
+def test_insufficient_space_is_an_error_before_any_decoding(
     pictures, tmp_path, monkeypatch, on_disk
 ):
     replace(pictures.select([0]))
     sizes = np.full((12, 2), 2**19, np.int32)
     reader = stream(pictures)
     monkeypatch.setattr(reader, "resized_sizes", lambda: sizes)
-    told = "set dataset.cache_dir to another disk" if on_disk else "set dataset.cache=disk or none"
-    with pytest.raises(ValueError, match=rf"needs 9,437,184 MiB .*12 images at 10.*{told}"):
+    remedy = (
+        "set dataset.cache_dir to another disk" if on_disk else "set dataset.cache=disk or none"
+    )
+    with pytest.raises(ValueError, match=rf"needs 9,437,184 MiB .*12 images at 10.*{remedy}"):
         host_cache.create([reader], str(tmp_path / "cache") if on_disk else None)
 
 
-def test_what_is_read_may_be_worked_on_in_place(pictures):
+def test_changing_a_read_image_does_not_change_the_cache(pictures):
     (decoded,) = host_cache.create([stream(pictures)], None)
     before = decoded.pixels.copy()
     read = host_cache.create_source(decoded)

@@ -1,6 +1,6 @@
-"""Whatever bytes the names of files and classes have, a run trains on them and is evaluated.
+"""Runs train and are evaluated with any bytes in the names of files and classes.
 
-One run serves all tests; also those of what a saved run knows of its images.
+All tests share one run, also those of what a saved run records about its images.
 """
 
 import csv
@@ -78,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def moved(run: Run, tmp_path: Path) -> tuple[Path, ConfigDict]:
-    """A copy of the images of the run, and the config that reads them."""
+    """A copy of the run's images, and the config that reads it."""
     shutil.copytree(run.root, tmp_path / "moved")
     return tmp_path / "moved", _config(tmp_path / "moved")
 
@@ -88,7 +88,7 @@ def _scores(run: Run) -> dict[str, float]:
     return {name: score for name, score in scores.items() if name != "epoch"}
 
 
-def test_a_run_is_scored_and_embeds_files_as_in_training(run: Run) -> None:
+def test_loaded_run_scores_and_embeds_files_as_in_training(run: Run) -> None:
     model = dcjax.load(str(run.workdir))
     assert model.evaluate() == _scores(run)
     paths = inputs.load_index(run.config.dataset).query.images[:6].tolist()
@@ -97,12 +97,12 @@ def test_a_run_is_scored_and_embeds_files_as_in_training(run: Run) -> None:
     np.testing.assert_array_equal(model([Path(path) for path in paths]), embeddings)
 
 
-def test_similar_classes_are_said_at_the_start(run: Run) -> None:
+def test_similar_class_names_are_printed_at_the_start(run: Run) -> None:
     assert "classes 'cat' (query) and 'cat ' (query) differ in spaces, letter case" in run.printed
     assert run.printed.count("differ in spaces") == 1
 
 
-def test_names_survive_in_the_table_of_a_look_at_the_data(moved, tmp_path, capsys) -> None:
+def test_check_data_csv_preserves_names_of_any_bytes(moved, tmp_path, capsys) -> None:
     root, config = moved
     bad = [os.path.join(os.fsencode(root), b"test", _TEST[1], name + b".png") for name in _FILES]
     for path in bad:
@@ -122,7 +122,7 @@ def test_names_survive_in_the_table_of_a_look_at_the_data(moved, tmp_path, capsy
     assert similar["severity"] == "warning"
 
 
-def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     gone = from_classes([str(tmp_path / os.fsdecode(b"caf\xe9\n.png"))], [0])
     with pytest.raises(ValueError, match=r"caf\\udce9\\n.png: No such file or directory."):
         decoding.select_readable(gone, skip_unreadable=False)
@@ -131,19 +131,19 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
         list(reader.eval_batches(np.zeros((1, 1), np.int32)))
 
 
-def test_names_have_one_order_and_checksum_in_every_locale() -> None:
-    found = []
-    for encoding in ("utf-8", "ascii"):  # of the file system
+def test_order_and_checksum_of_names_do_not_depend_on_the_locale() -> None:
+    results = []
+    for encoding in ("utf-8", "ascii"):  # encoding of the file system
         names = [name.decode(encoding, "surrogateescape") for name in _TRAIN + _TEST]
         images = from_classes(names, names, super_classes={name: name for name in names})
-        found.append((images.labels.tolist(), images.super_class_labels.tolist()))
-        found[-1] += (naming.checksum(images.class_names),)
-    assert found[0] == found[1]
-    assert found[0][0] == found[0][1] == np.argsort(np.argsort(_TRAIN + _TEST)).tolist()
+        results.append((images.labels.tolist(), images.super_class_labels.tolist()))
+        results[-1] += (naming.checksum(images.class_names),)
+    assert results[0] == results[1]
+    assert results[0][0] == results[0][1] == np.argsort(np.argsort(_TRAIN + _TEST)).tolist()
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty folder", "empty class folders"])
-def test_an_evaluation_needs_no_training_images(run: Run, moved, capsys, left: str) -> None:
+def test_evaluation_needs_no_training_images(run: Run, moved, capsys, left: str) -> None:
     root, config = moved
     shutil.rmtree(root / "train")
     if left != "nothing":
@@ -154,21 +154,21 @@ def test_an_evaluation_needs_no_training_images(run: Run, moved, capsys, left: s
     assert capsys.readouterr().out == ""
 
 
-def test_test_images_that_are_left_out_are_counted_in_an_evaluation(run, moved, capsys) -> None:
+def test_evaluation_counts_skipped_test_images(run, moved, capsys) -> None:
     root, config = moved
     os.truncate(os.path.join(os.fsencode(root), b"test", b"cat", b"-dash.png"), 20)
     with pytest.raises(ValueError, match="1 of 25 images cannot be read"):
         evaluate.compare([str(run.workdir)], config)
     config.dataset.skip_unreadable = True
     evaluate.compare([str(run.workdir)], config)
-    told = "left out  1 of 25 test images, which cannot be read\n"
+    line = "left out  1 of 25 test images, which cannot be read\n"
     changed = "other test images: now 24 images of 5 classes, then 25 of 5"
     printed = capsys.readouterr().out
-    assert told in printed
+    assert line in printed
     assert changed in printed
 
 
-def test_a_run_does_not_go_on_with_other_test_images(run: Run, moved, capsys) -> None:
+def test_run_is_not_continued_with_other_test_images(run: Run, moved, capsys) -> None:
     root, config = moved
     shutil.rmtree(root / "test" / "cat")
     config.train.num_epochs = 2
@@ -178,7 +178,7 @@ def test_a_run_does_not_go_on_with_other_test_images(run: Run, moved, capsys) ->
     assert "not as in training: other test images: now 20 images" in capsys.readouterr().out
 
 
-def test_a_saved_run_knows_which_of_the_class_folders_were_tested(tmp_path: Path) -> None:
+def test_saved_run_identifies_its_test_class_folders(tmp_path: Path) -> None:
     _write(tmp_path, b"flat", _TRAIN + _TEST)
     config = _config(tmp_path / "flat")
     splits, _ = inputs.load_splits(config.dataset)
@@ -188,13 +188,13 @@ def test_a_saved_run_knows_which_of_the_class_folders_were_tested(tmp_path: Path
     def load() -> ImageSet:
         return inputs.load_test(config.dataset, saved, printed.append).query
 
-    whole = load()
+    expected = load()
     for name in splits.train.class_names:
         shutil.rmtree(tmp_path / "flat" / name)
-        found = load()
-        assert found.class_names == whole.class_names
-        assert found.images.tolist() == whole.images.tolist()
+        actual = load()
+        assert actual.class_names == expected.class_names
+        assert actual.images.tolist() == expected.images.tolist()
     assert not printed
-    shutil.rmtree(tmp_path / "flat" / whole.class_names[-1])
+    shutil.rmtree(tmp_path / "flat" / expected.class_names[-1])
     load()
     assert "other test images: now 10 images of 2 classes, then 25 of 5" in printed[0]

@@ -1,4 +1,4 @@
-"""Tables of images: CSV, TSV and Parquet say the same, and what is wrong is named."""
+"""Tables of images: CSV, TSV and Parquet give equal splits, and errors are named."""
 
 import csv
 import os
@@ -25,7 +25,7 @@ def write(path: Path, rows: list[tuple[str, ...]], head: tuple[str, ...] = HEAD)
     columns = [pyarrow.array(column) for column in zip(*rows, strict=True)]
     if path.suffix == ".parquet":
         if head[1] == "label":
-            columns[1] = columns[1].cast(pyarrow.int64())  # labels may be numbers there
+            columns[1] = columns[1].cast(pyarrow.int64())  # Parquet labels may be numbers
         pyarrow.parquet.write_table(pyarrow.table(dict(zip(head, columns, strict=True))), path)
     else:
         with path.open("w", newline="") as file:
@@ -35,7 +35,7 @@ def write(path: Path, rows: list[tuple[str, ...]], head: tuple[str, ...] = HEAD)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
-def test_every_format_gives_the_same_splits(tmp_path: Path, suffix: str) -> None:
+def test_every_table_format_gives_the_same_splits(tmp_path: Path, suffix: str) -> None:
     table = write(tmp_path / f"table.{suffix}", ROWS)
     splits = datasets.load("manifest", root="", manifest=table)
     assert splits.train.images.tolist() == [f"{tmp_path}/a/{i}.jpg" for i in (1, 2, 3)]
@@ -48,7 +48,7 @@ def test_every_format_gives_the_same_splits(tmp_path: Path, suffix: str) -> None
     assert splits.gallery.labels.tolist() == [0, 1]
 
 
-def test_paths_may_start_elsewhere_or_at_the_top(tmp_path: Path) -> None:
+def test_paths_may_be_relative_to_a_root_or_absolute(tmp_path: Path) -> None:
     rows = [
         (f"{'/' * (i == 0)}{i}.jpg", str(i), split) for i, split in enumerate(("train", "test"))
     ]
@@ -75,7 +75,7 @@ def test_paths_may_start_elsewhere_or_at_the_top(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_in_a_row_is_named(
+def test_error_in_a_row_is_named(
     tmp_path: Path, change: dict[int, tuple[str, ...]], message: str
 ) -> None:
     rows = [change.get(i, row) for i, row in enumerate(ROWS)]
@@ -84,7 +84,7 @@ def test_what_is_wrong_in_a_row_is_named(
         datasets.load("manifest", root="", manifest=table)
 
 
-def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"empty dataset.manifest; set --config"):
         datasets.load("manifest", root="", manifest="")
     with pytest.raises(FileNotFoundError, match=r"no table .*/nowhere.csv"):
@@ -126,7 +126,7 @@ _TABLE = "path,label,split\na.jpg,caf\u00e9,train\nb.jpg,7,test\n"
         (_TABLE.encode().replace(b"b.jpg", b"b\0.jpg"), "line 3: a null byte"),
     ],
 )
-def test_other_encodings_are_named_with_the_line(tmp_path: Path, content: bytes, line: str) -> None:
+def test_line_that_is_not_utf8_is_named(tmp_path: Path, content: bytes, line: str) -> None:
     table = tmp_path / "t.csv"
     table.write_bytes(content)
     with pytest.raises(ValueError, match=rf"t.csv, {line}.*; save (it|the table) as UTF-8"):
@@ -134,7 +134,7 @@ def test_other_encodings_are_named_with_the_line(tmp_path: Path, content: bytes,
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_file_may_be_named_by_any_bytes(tmp_path: Path, suffix: str) -> None:
+def test_image_file_name_may_hold_any_bytes(tmp_path: Path, suffix: str) -> None:
     (tmp_path / os.fsdecode(b"\xe4.jpg")).touch()
     table = tmp_path / f"t.{suffix}"
     rows = [(b"\xe4.jpg", b"7\xff", b"train"), ("\u00e9.jpg".encode(), b"8", b"test")]
@@ -150,23 +150,23 @@ def test_a_file_may_be_named_by_any_bytes(tmp_path: Path, suffix: str) -> None:
     assert splits.query.images.tolist() == [f"{tmp_path}/\u00e9.jpg"]
 
 
-def _loaded(tmp_path: Path, text: str) -> datasets.Splits:
+def _load(tmp_path: Path, text: str) -> datasets.Splits:
     (tmp_path / "t.csv").write_text(text, newline="")
     return datasets.load("manifest", root="", manifest=f"{tmp_path}/t.csv")
 
 
-def test_a_table_may_be_named_by_any_bytes(tmp_path: Path) -> None:
+def test_table_file_name_may_hold_any_bytes(tmp_path: Path) -> None:
     for suffix in ("csv", "parquet"):
         path = tmp_path / os.fsdecode(b"caf\xe9." + suffix.encode())
         os.rename(write(tmp_path / f"t.{suffix}", ROWS), path)
         assert len(datasets.load("manifest", root="", manifest=str(path)).train)
 
 
-def test_cells_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_cells_are_read_without_conversion(tmp_path: Path) -> None:
     rows = ['a.jpg,01,train,"x\ny"', "", "b.jpg,1,train,", '"c,d.jpg",1 ,train,', "d.jpg,z,test,"]
     for start, end in (("", "\n"), ("\ufeff", "\r\n"), ("", "\r")):
         text = start + end.join(["path, label ,split,note", *rows])
-        splits = _loaded(tmp_path, text)
+        splits = _load(tmp_path, text)
         assert splits.train.class_names == ("01", "1", "1 ")
         assert [path.rsplit("/", 1)[1] for path in splits.train.images] == [
             "a.jpg",
@@ -192,12 +192,12 @@ def test_cells_are_taken_as_they_are(tmp_path: Path) -> None:
         ("path,label,split\na,7, train\n", r"line 2, .*require a split \(.*\), got ' train'"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_table_is_reported_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"t.csv.*{message}"):
-        _loaded(tmp_path, text)
+        _load(tmp_path, text)
 
 
-def test_labels_of_parquet_are_texts_or_whole_numbers(tmp_path: Path) -> None:
+def test_parquet_labels_must_be_strings_or_integers(tmp_path: Path) -> None:
     def load(labels: pyarrow.Array) -> tuple[str, ...]:
         columns = {"path": ["a", "b", "c"], "label": labels, "split": ["train", "train", "test"]}
         pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
@@ -216,7 +216,7 @@ def test_labels_of_parquet_are_texts_or_whole_numbers(tmp_path: Path) -> None:
         load(pyarrow.array([7.0, float("nan"), 8.0]))
 
 
-def test_an_evaluation_needs_no_rows_to_train_on(tmp_path: Path) -> None:
+def test_evaluation_needs_no_training_rows(tmp_path: Path) -> None:
     for rows in (ROWS, ROWS[3:]):
         table = write(tmp_path / "table.csv", rows)
         splits = datasets.load("manifest", root="", manifest=table, with_train=False)

@@ -1,4 +1,4 @@
-"""Pictures stand as Pillow's exif_transpose puts them, whatever holds their orientation."""
+"""Orientation agrees with Pillow's exif_transpose, in whatever form it is stored."""
 
 import io
 import struct
@@ -35,7 +35,7 @@ START, REST = JPEG[:2], JPEG[2:]
 LOSSLESS = saved("WEBP", lossless=True)
 IEND = PNG.index(b"IEND") - 4
 IDAT = PNG.index(b"IDAT") - 4
-LARGE = b"".join(segment(0xE2, bytes([i]) * 65533) for i in range(5))  # as a colour profile
+LARGE = b"".join(segment(0xE2, bytes([i]) * 65533) for i in range(5))  # like a colour profile
 
 
 def xap(text: str) -> bytes:
@@ -56,7 +56,7 @@ def in_two_segments(tags: bytes) -> bytes:
 
 
 def webp(*chunks: tuple[bytes, bytes], flags: int = 0x0C) -> bytes:
-    """Returns a WebP with these chunks behind its pixels, of which the flags tell."""
+    """Returns a WebP file with these chunks after its pixels; `flags` declares them."""
     pixels = LOSSLESS[12:]
     head = bytes([flags, 0, 0, 0]) + b"".join(
         struct.pack("<I", side - 1)[:3] for side in PIXELS.shape[1::-1]
@@ -87,7 +87,7 @@ def text(kind: bytes, key: bytes, content: bytes) -> bytes:
 
 
 PREFIX = b"Exif\0\0"
-# What makes a file of tags that begin with a TIFF header.
+# Functions that put Exif tags, which start with a TIFF header, into a file.
 FILES: dict[str, Callable[[bytes], bytes]] = {
     "jpeg": lambda tags: jpeg(b"", tags),
     "jpeg, behind 320 KiB": lambda tags: jpeg(LARGE, tags),
@@ -116,7 +116,7 @@ FILES: dict[str, Callable[[bytes], bytes]] = {
         for kind in (b"tEXt", b"zTXt", b"iTXt", b"iTXt, compressed")
     },
 }
-# And of a packet of XMP.
+# The same for an XMP packet.
 XMP_FILES: dict[str, Callable[[str], bytes]] = {
     "jpeg": lambda xmp: START + xap(xmp) + REST,
     "jpeg, the last of two": lambda xmp: START + xap(XMP.format(3)) + xap(xmp) + REST,
@@ -144,7 +144,7 @@ def all_files() -> dict[str, bytes]:
     }
 
 
-def test_pictures_stand_as_pillow_puts_them():
+def test_orientation_agrees_with_pillow():
     files = all_files()
     contents = tf.data.Dataset.from_tensor_slices(list(files.values()))
     images = contents.map(decoding.decode).as_numpy_iterator()
@@ -158,16 +158,16 @@ def test_pictures_stand_as_pillow_puts_them():
 
 
 def pillow_orientation(content: bytes) -> int | None:
-    """Returns None where Pillow cannot read the tags at all."""
+    """Returns the orientation read by Pillow, or None if it cannot read the tags."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            found = Image.open(io.BytesIO(content)).getexif().get(0x0112, 1)
+            orientation = Image.open(io.BytesIO(content)).getexif().get(0x0112, 1)
     except (SyntaxError, struct.error, OSError, ValueError):
         return None
-    return int(found) if found in range(1, 9) else 1
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
-def test_tags_of_any_type_and_count_are_read_as_pillow_reads_them():
+def test_tags_of_any_type_and_count_are_read_as_by_pillow():
     for order in "<>":
         for kind in range(18):
             for count in (0, 1, 2, 5):
@@ -177,7 +177,7 @@ def test_tags_of_any_type_and_count_are_read_as_pillow_reads_them():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_damaged_tags_are_read_as_pillow_reads_them(seed):
+def test_damaged_tags_are_read_as_by_pillow(seed):
     generator = np.random.default_rng(seed)
     num_compared = 0
     for i in range(700):
@@ -193,7 +193,7 @@ def test_damaged_tags_are_read_as_pillow_reads_them(seed):
     assert num_compared > 600
 
 
-def test_an_apng_is_its_first_picture_upright():
+def test_apng_is_decoded_as_its_first_frame_upright():
     frames = [Image.fromarray(noise(24, 40, seed)) for seed in range(3)]
     tags = Image.Exif()
     tags[0x0112] = 6
@@ -207,7 +207,7 @@ def test_an_apng_is_its_first_picture_upright():
         assert image.shape == (40, 24, 3)
 
 
-def test_of_a_photograph_in_several_pictures_the_first_counts():
+def test_first_picture_of_a_multi_picture_file_decides():
     frames = [Image.fromarray(noise(24, 40, seed)) for seed in range(2)]
     tags = Image.Exif()
     tags[0x0112] = 8
@@ -218,5 +218,5 @@ def test_of_a_photograph_in_several_pictures_the_first_counts():
     )
 
 
-def test_exif_alone_is_no_picture():
+def test_exif_without_an_image_has_orientation_1():
     assert headers.orientation(exif(6, "<")) == headers.orientation(b"") == 1

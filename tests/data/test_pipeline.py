@@ -1,4 +1,4 @@
-"""Pixels depend on seed, epoch and place alone; files that cannot be read are named."""
+"""Pixels depend only on seed, epoch and position in the plan; unreadable files are named."""
 
 import dataclasses
 import threading
@@ -82,7 +82,7 @@ def test_pixels_do_not_depend_on_the_number_of_threads(pictures, steps, num_thre
 
 
 @pytest.mark.parametrize("strategy", ["standard", "geom", "color_heavy"])
-def test_reading_may_begin_at_any_step(pictures, steps, strategy):
+def test_reading_can_start_at_any_step(pictures, steps, strategy):
     reader = stream(pictures, strategy=strategy)
     batches = list(reader.train_batches([steps], epoch=3))
     for first_step in (1, 4):
@@ -90,11 +90,11 @@ def test_reading_may_begin_at_any_step(pictures, steps, strategy):
         assert_same(later, batches[first_step:])
 
 
-def test_after_the_last_step_there_is_nothing_to_read(pictures):
+def test_no_steps_give_no_batches(pictures):
     assert read(pictures) == []
 
 
-def test_blocks_of_a_plan_have_crops_of_their_own(pictures, steps):
+def test_blocks_of_a_plan_have_different_crops(pictures, steps):
     blocks = [
         Block(steps.rows[start : start + 2], steps.clusters[start : start + 2], number)
         for number, start in enumerate((0, 2, 4))
@@ -116,13 +116,13 @@ def test_blocks_of_a_plan_have_crops_of_their_own(pictures, steps):
 
 
 @pytest.mark.parametrize("change", [{"epoch": 4}, {"seed": 1}])
-def test_another_epoch_or_seed_gives_other_pixels(pictures, steps, change):
+def test_pixels_differ_between_epochs_and_seeds(pictures, steps, change):
     for batch, other in zip(read(pictures, steps), read(pictures, steps, **change), strict=True):
         same = (batch["image"] == other["image"]).all(axis=(2, 3, 4))
         assert not same.any()
 
 
-def test_an_image_that_comes_twice_is_cropped_twice(pictures):
+def test_repeated_image_is_cropped_differently_each_time(pictures):
     block = Block(np.zeros((1, 1, 8), np.int32), np.zeros((1, 1), np.int32))
     crops = read(pictures, block)[0]["image"][0]
     assert len(np.unique(crops.reshape(8, -1), axis=0)) == 8
@@ -136,7 +136,7 @@ def test_an_image_that_comes_twice_is_cropped_twice(pictures):
         ("geom", "resize_then_random_resized"),
     ],
 )
-def test_pixels_are_those_of_the_draws(pictures, steps, strategy, crop):
+def test_pixels_follow_from_the_draws(pictures, steps, strategy, crop):
     changes = {"strategy": strategy, "crop": crop}
     augmentation = dataclasses.replace(CROP, **changes)
     draws = augment.draw(augmentation, steps.rows.shape, seed=0, epoch=3)
@@ -150,7 +150,7 @@ def test_pixels_are_those_of_the_draws(pictures, steps, strategy, crop):
             np.testing.assert_array_equal(batch["image"][c, b], apply(image, one))
 
 
-def test_an_image_is_traced_once_in_a_run(pictures, steps, monkeypatch):
+def test_augmentation_is_traced_once_per_run(pictures, steps, monkeypatch):
     calls, create = [], augment.create
 
     def counting(augmentation):
@@ -170,15 +170,15 @@ def test_an_image_is_traced_once_in_a_run(pictures, steps, monkeypatch):
     assert calls[0].as_list() == [None, None, 3]
 
 
-def test_reading_begins_before_the_first_batch_is_asked_for(pictures, steps, monkeypatch):
+def test_reading_starts_before_the_first_batch_is_requested(pictures, steps, monkeypatch):
     began = threading.Event()
 
     def create(augmentation):
-        def told(image):
+        def notify(image):
             began.set()
             return image
 
-        return lambda image, draws: tf.numpy_function(told, [image], tf.uint8)
+        return lambda image, draws: tf.numpy_function(notify, [image], tf.uint8)
 
     monkeypatch.setattr(augment, "create", create)
     batches = stream(pictures).train_batches([steps], epoch=0)
@@ -206,14 +206,14 @@ def test_evaluation_keeps_order_and_exact_pixels_and_fills_the_last_batch():
     np.testing.assert_array_equal(images[10:], images[[9, 9]])
 
 
-def test_rows_to_embed_are_those_in_order_of_each_device():
+def test_rows_to_embed_are_in_order_on_each_device():
     assert pipeline.rows_to_embed(5, 2).tolist() == [[0, 1], [2, 3], [4, 4]]
     shared = pipeline.rows_to_embed(14, 8, num_devices=4)
     assert shared.tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 13, 13]]
 
 
 @pytest.mark.parametrize(("height", "width"), [(31, 20), (20, 47)])
-def test_evaluation_resizes_the_shorter_side_and_takes_the_centre(tmp_path, height, width):
+def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(tmp_path, height, width):
     path = str(tmp_path / "x.png")
     tf.io.write_file(path, tf.io.encode_png(noise(height, width)))
     images = from_classes([path], [0])
@@ -225,7 +225,7 @@ def test_evaluation_resizes_the_shorter_side_and_takes_the_centre(tmp_path, heig
     np.testing.assert_array_equal(batch[0], resized[top : top + 11, left : left + 11])
 
 
-def test_resized_images_come_whole_and_their_sizes_without_them(pictures):
+def test_resized_images_are_uncropped_and_have_the_predicted_sizes(pictures):
     images = stream(pictures, resize=16)
     resized = list(images.resized_images())
     for image, path in zip(resized, pictures.images, strict=True):
@@ -242,9 +242,7 @@ def test_resized_images_come_whole_and_their_sizes_without_them(pictures):
     ("height", "width", "longest"),
     [(2001, 1, 1008), (20, 1400, 1120)],
 )
-def test_a_sliver_is_not_enlarged_whole_and_keeps_its_centre(
-    tmp_path, monkeypatch, height, width, longest
-):
+def test_only_the_centre_of_a_sliver_is_enlarged(tmp_path, monkeypatch, height, width, longest):
     monkeypatch.setattr(crops, "_MOST_PIXELS", 2**12)
     pixels = noise(height, width)
     tf.io.write_file(path := str(tmp_path / "x.png"), tf.io.encode_png(pixels))
@@ -255,24 +253,24 @@ def test_a_sliver_is_not_enlarged_whole_and_keeps_its_centre(
     resized = tf.image.resize(pixels, new, antialias=True).numpy().round()
     top, left = (round((side - 11) / 2) for side in new)
     expected = resized[top : top + 11, left : left + 11]
-    assert np.abs(batch[0] - expected).max() <= 1  # float32 rounds far from the origin
+    assert np.abs(batch[0] - expected).max() <= 1  # float32 rounding far from the origin
     for crop in ("resize_then_random", "resize_then_random_resized"):
         reader = stream(images, resize=16, size=11, crop=crop)
-        (whole,) = reader.resized_images()
-        assert reader.resized_sizes().tolist() == [list(whole.shape[:2])]
-        assert sorted(whole.shape[:2]) == [16, longest]
+        (uncropped,) = reader.resized_images()
+        assert reader.resized_sizes().tolist() == [list(uncropped.shape[:2])]
+        assert sorted(uncropped.shape[:2]) == [16, longest]
         block = Block(np.zeros((1, 1, 8), np.int32), np.zeros((1, 1), np.int32))
         (step,) = reader.train_batches([block], epoch=0)
         assert step["image"].shape == (1, 8, 11, 11, 3)
 
 
-def cut(path: str) -> None:
+def truncate(path: str) -> None:
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: len(content) // 2])
 
 
-def test_a_file_that_breaks_during_a_run_is_named_without_a_trace(pictures, steps):
-    cut(pictures.images[steps.rows[2, 1, 0]])
+def test_file_damaged_during_a_run_is_named_without_a_traceback(pictures, steps):
+    truncate(pictures.images[steps.rows[2, 1, 0]])
     batches = stream(pictures).train_batches([steps.skip(2)], epoch=0)
     with pytest.raises(ValueError, match=r"Cannot read image .*\.jpg: jpeg.* Replace") as caught:
         next(batches)
@@ -284,7 +282,7 @@ def test_a_file_that_breaks_during_a_run_is_named_without_a_trace(pictures, step
         list(stream(pictures).eval_batches(pipeline.rows_to_embed(len(pictures), 5)))
 
 
-def test_a_plan_for_other_images_is_an_error(steps):
+def test_plan_for_other_images_is_an_error(steps):
     images = from_classes(np.zeros((2, 9, 9, 1), np.uint8), [0, 1])
-    with pytest.raises(tf.errors.OpError, match="out of bounds"):  # no file's fault, but a bug
+    with pytest.raises(tf.errors.OpError, match="out of bounds"):  # a bug, not the fault of a file
         read(images, steps)

@@ -1,4 +1,4 @@
-"""What tensorflow-datasets prepared is read in any order; what cannot be read is said."""
+"""Datasets prepared by tensorflow-datasets are read in any order; unreadable ones are named."""
 
 import json
 from pathlib import Path
@@ -19,12 +19,12 @@ _PART = {"source": "tfds", "complete": False, "download": False}
 
 @pytest.fixture
 def inshop(tmp_path: Path) -> Path:
-    """A data folder whose manual download is In-shop."""
+    """A data folder with In-shop as its manual download."""
     benchmark_trees.write("inshop", "original", tmp_path / "downloads" / "manual")
     return tmp_path
 
 
-def test_places_of_images_are_those_of_their_bytes(inshop):
+def test_offsets_of_images_point_to_their_bytes(inshop):
     from_records = datasets.load("inshop", root=str(inshop), **_PART)
     folder = datasets.load(
         "inshop", root=f"{inshop}/downloads/manual", **_PART | {"source": "folder"}
@@ -44,18 +44,18 @@ def test_places_of_images_are_those_of_their_bytes(inshop):
         assert one.name(0).startswith(f"{inshop}/inshop/1.0.0/inshop-")
 
 
-def test_an_evaluation_needs_no_records_to_train_on(inshop):
-    whole = datasets.load("inshop", root=str(inshop), **_PART)
+def test_evaluation_needs_no_training_records(inshop):
+    expected = datasets.load("inshop", root=str(inshop), **_PART)
     for path in (inshop / "inshop" / "1.0.0").glob("*-train.tfrecord*"):
         path.unlink()
-    found = datasets.load("inshop", root=str(inshop), with_train=False, **_PART)
-    assert (len(found.train), found.query.class_names) == (0, whole.query.class_names)
-    assert found.gallery is not None
-    assert whole.gallery is not None
-    assert found.gallery.images.tolist() == whole.gallery.images.tolist()
+    actual = datasets.load("inshop", root=str(inshop), with_train=False, **_PART)
+    assert (len(actual.train), actual.query.class_names) == (0, expected.query.class_names)
+    assert actual.gallery is not None
+    assert expected.gallery is not None
+    assert actual.gallery.images.tolist() == expected.gallery.images.tolist()
 
 
-def test_an_image_is_found_though_another_feature_begins_alike(tmp_path):
+def test_image_is_found_beside_a_feature_with_the_same_first_bytes(tmp_path):
     head = b"\xff\xd8" + bytes(80)
     example = prepared.tf.train.Example()
     example.features.feature["a"].bytes_list.value.append(head + b"not an image")
@@ -67,7 +67,7 @@ def test_an_image_is_found_though_another_feature_begins_alike(tmp_path):
     assert Path(path).read_bytes()[offset : offset + length] == head + b"the image"
 
 
-def test_vehicles_lists_keep_their_own_order(tmp_path):
+def test_vehicleid_lists_keep_their_order(tmp_path):
     manual = tmp_path / "downloads" / "manual"
     benchmark_trees.write("vid", "original", manual)
     for name in ("small", "medium", "large"):
@@ -75,10 +75,10 @@ def test_vehicles_lists_keep_their_own_order(tmp_path):
         folder = datasets.load(
             "vid", root=str(manual), test_list=name, **_PART | {"source": "folder"}
         )
-        found = [read_bytes(image) for image in splits.query.images]
-        assert found == [read_bytes(image) for image in folder.query.images]
+        contents = [read_bytes(image) for image in splits.query.images]
+        assert contents == [read_bytes(image) for image in folder.query.images]
     _, tested = prepared.read(tmp_path / "vehicle_id" / "1.0.0", ["test"], ["large"])
-    assert (tested["large"] >= 0).sum() == len(found)  # an image of several lists is there once
+    assert (tested["large"] >= 0).sum() == len(contents)  # an image of several lists is stored once
 
 
 def test_records_of_another_format_are_refused(inshop):
@@ -89,14 +89,14 @@ def test_records_of_another_format_are_refused(inshop):
         datasets.load("inshop", root=str(inshop), **_PART)
 
 
-def test_what_was_prepared_without_a_feature_is_to_be_prepared_again(inshop):
+def test_dataset_prepared_without_a_feature_must_be_prepared_again(inshop):
     datasets.load("inshop", root=str(inshop), **_PART)
     with pytest.raises(ValueError, match=r"inshop/1.0.0 was prepared without colour and size; rem"):
         prepared.read(inshop / "inshop" / "1.0.0", ["train"], ["colour", "item", "size"])
 
 
 @pytest.mark.parametrize("layout", ["now", "before"])
-def test_no_module_is_imported_that_a_prepared_data_set_names(inshop, layout, monkeypatch):
+def test_modules_named_by_a_prepared_dataset_are_not_imported(inshop, layout, monkeypatch):
     datasets.load("inshop", root=str(inshop), **_PART)
     folder = inshop / "inshop" / "1.0.0"
     (inshop / "hostile_features.py").write_text(f"open({str(inshop / 'imported')!r}, 'w')")
@@ -113,7 +113,7 @@ def test_no_module_is_imported_that_a_prepared_data_set_names(inshop, layout, mo
     assert not (inshop / "imported").exists()
 
 
-def test_a_damaged_description_of_a_prepared_data_set_is_named(inshop):
+def test_damaged_description_of_a_prepared_dataset_is_named(inshop):
     datasets.load("inshop", root=str(inshop), **_PART)
     (inshop / "inshop" / "1.0.0" / "features.json").write_text("{")
     with pytest.raises(ValueError, match=r"Cannot read .*/1.0.0/features.json: "):
@@ -121,7 +121,7 @@ def test_a_damaged_description_of_a_prepared_data_set_is_named(inshop):
 
 
 @pytest.mark.parametrize("num_bytes", [0, 5, 12, 3000])
-def test_a_damaged_file_is_named(inshop, num_bytes):
+def test_damaged_record_file_is_named(inshop, num_bytes):
     datasets.load("inshop", root=str(inshop), **_PART)
     shard = next((inshop / "inshop" / "1.0.0").glob("*train*tfrecord*"))
     shard.write_bytes(shard.read_bytes()[:num_bytes])
@@ -129,14 +129,14 @@ def test_a_damaged_file_is_named(inshop, num_bytes):
         datasets.load("inshop", root=str(inshop), **_PART)
 
 
-def test_archives_that_are_not_the_published_ones_are_refused(tmp_path):
+def test_archives_that_were_not_published_are_refused(tmp_path):
     tfds_archives.pack("sop", tmp_path / "downloads" / "manual")
-    told = r"cannot prepare stanford_online_products from .*/manual: .*wrong checksum"
-    with pytest.raises(ValueError, match=told):
+    message = r"cannot prepare stanford_online_products from .*/manual: .*wrong checksum"
+    with pytest.raises(ValueError, match=message):
         datasets.load("sop", root=str(tmp_path), **_PART)
 
 
-def test_what_preparing_takes_is_said_before_it_begins(tmp_path, monkeypatch):
+def test_packages_needed_to_prepare_are_named_before_it_starts(tmp_path, monkeypatch):
     tfds_archives.pack("cub", tmp_path / "downloads" / "manual")
     monkeypatch.setattr("dcjax.data.datasets.sources.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install opencv-python-headless"):

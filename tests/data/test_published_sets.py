@@ -1,4 +1,4 @@
-"""The five sets through the command line: trained and evaluated, the same from either source."""
+"""Command-line training and evaluation on the five datasets, with equal scores per source."""
 
 import json
 import re
@@ -40,14 +40,14 @@ def _launch(*flags: str) -> str:
     "name",
     ["cub", *(pytest.param(x, marks=pytest.mark.long) for x in ("cars", "sop", "inshop", "vid"))],
 )
-def test_both_sources_train_and_score_alike(name: str, tmp_path: Path) -> None:
+def test_both_sources_give_equal_scores(name: str, tmp_path: Path) -> None:
     roots = {source: tmp_path / source for source in ("folder", "tfds")}
     pictures = benchmark_trees.write(name, "original", roots["folder"])
     manual = roots["tfds"] / "downloads" / "manual"
     if name in tfds_archives.BUILDERS:
         tfds_archives.pack(name, manual)
         tfds_archives.prepare(name, manual, roots["tfds"])
-    else:  # prepared by the run, since its manual download lies there
+    else:  # the run prepares it from the manual download
         benchmark_trees.write(name, "original", manual)
 
     results = {}
@@ -55,18 +55,18 @@ def test_both_sources_train_and_score_alike(name: str, tmp_path: Path) -> None:
         workdir = tmp_path / "runs" / source
         settings = _SMALL | {"dataset.root": root, "dataset.source": source}
         flags = [f"--config.{key}={value}" for key, value in settings.items()]
-        told = _launch(f"--config=configs/{name}.py", f"--workdir={workdir}", *flags)
+        output = _launch(f"--config=configs/{name}.py", f"--workdir={workdir}", *flags)
         num_trained = sum(picture.part == "train" for picture in pictures)
-        assert f"train {num_trained} images of 12 classes" in told
-        assert f"{name} (may be a part of it: dataset.complete=False)" in told
-        assert "K = 2" in told
+        assert f"train {num_trained} images of 12 classes" in output
+        assert f"{name} (may be a part of it: dataset.complete=False)" in output
+        assert "K = 2" in output
         results[source] = json.loads((workdir / "scores.json").read_text())
     assert results["folder"] == results["tfds"]
-    assert results["folder"]["last"]["recall_at_4"] > 0.5  # half as much is chance
+    assert results["folder"]["last"]["recall_at_4"] > 0.5  # chance is half as much
 
     both = ",".join(str(tmp_path / "runs" / source) for source in roots)
     table = _launch("--mode=evaluate", f"--workdir={both}")
-    rows = [found for line in table.splitlines() if (found := re.findall(r"\d\.\d{4}", line))]
+    rows = [scores for line in table.splitlines() if (scores := re.findall(r"\d\.\d{4}", line))]
     assert len(rows) == 2
     assert rows[0] == rows[1]
     assert f"{results['folder']['last']['recall_at_1']:.4f}" in rows[0]

@@ -1,4 +1,4 @@
-"""Where a published set comes from: what is found first, what is missing, what is too little."""
+"""Sources of a published dataset: which is preferred, what is missing, what is incomplete."""
 
 import dataclasses
 import hashlib
@@ -42,13 +42,15 @@ def test_lists_and_class_folders_give_the_same_images(write_tree, tmp_path):
         assert one.super_classes == other.super_classes is not None
 
 
-def test_too_few_images_name_the_list_what_is_needed_and_what_was_found(write_tree):
-    told = r"images.txt: cub has 5,864 images of 100 classes in its split 'train', found 2 of 1; "
-    with pytest.raises(ValueError, match=rf"{told}.*dataset.complete=False"):
+def test_too_few_images_name_the_list_and_both_counts(write_tree):
+    message = (
+        r"images.txt: cub has 5,864 images of 100 classes in its split 'train', found 2 of 1; "
+    )
+    with pytest.raises(ValueError, match=rf"{message}.*dataset.complete=False"):
         load(write_tree(CUB), complete=True)
 
 
-def test_images_to_train_on_do_not_count_in_an_evaluation(write_tree, monkeypatch):
+def test_evaluation_does_not_count_training_images(write_tree, monkeypatch):
     counts = {"train": (5864, 100), "query": (1, 1)}
     monkeypatch.setattr(cub, "CUB", dataclasses.replace(cub.CUB, counts=counts))
     root = write_tree(CUB)
@@ -57,7 +59,7 @@ def test_images_to_train_on_do_not_count_in_an_evaluation(write_tree, monkeypatc
         load(root, complete=True)
 
 
-def test_a_source_is_one_that_is_known():
+def test_unknown_source_is_refused():
     with pytest.raises(ValueError, match=r"'web'; known are auto, folder, tfds"):
         load("", source="web")
 
@@ -70,7 +72,7 @@ def test_a_source_is_one_that_is_known():
         ("auto", ["none of images.txt", "prepared no caltech_birds2011 in {root}"]),
     ],
 )
-def test_what_is_missing_is_said_with_all_that_helps(
+def test_missing_dataset_error_names_places_archives_and_flags(
     tmp_path: Path, source: str, looked: list[str]
 ) -> None:
     with pytest.raises(FileNotFoundError) as caught:
@@ -89,16 +91,14 @@ def test_what_is_missing_is_said_with_all_that_helps(
 
 
 @pytest.mark.parametrize("name", ["inshop", "vid"])
-def test_what_must_be_asked_for_names_the_page(tmp_path: Path, name: str) -> None:
+def test_dataset_on_request_names_its_web_page(tmp_path: Path, name: str) -> None:
     options = {"source": "auto", "complete": False, "download": True}
     options |= {"test_list": "small"} if name == "vid" else {}
     with pytest.raises(FileNotFoundError, match=r"https?://.*by hand"):
         datasets.load(name, root=str(tmp_path), **options)
 
 
-def test_the_newest_prepared_version_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_newest_prepared_version_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version in ("1.0.0", "10.0.0", "9.1.0", "incomplete.AB_11.0.0", "12.0.0 (copy)"):
         folder = tmp_path / "birds" / version
         folder.mkdir(parents=True)
@@ -119,14 +119,14 @@ def test_the_newest_prepared_version_is_taken(
 
 
 def published(archive: Path, url: str) -> downloads.Archive:
-    """Returns an archive that is published at an address."""
+    """Returns an archive that is published at a URL."""
     content = archive.read_bytes()
     return downloads.Archive(archive.name, url, len(content), hashlib.sha256(content).hexdigest())
 
 
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[archive_servers.HttpServer]:
-    """Serves the archive of a small CUB, of which the data set knows."""
+    """Serves the archive of a small CUB, and registers it with the dataset."""
     packed = tmp_path / "packed"
     tfds_archives.pack("cub", packed)
     archive = packed / "CUB_200_2011.tgz"
@@ -137,18 +137,18 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[archive_ser
         yield server
 
 
-def test_what_is_missing_is_downloaded_once_and_only_if_allowed(web, tmp_path: Path) -> None:
+def test_missing_archive_is_downloaded_once_and_only_if_allowed(web, tmp_path: Path) -> None:
     root = tmp_path / "new"
     with pytest.raises(FileNotFoundError, match=f"{web.url}.*dataset.download=true does that"):
         load(str(root))
     assert not web.num_requests
     assert not root.exists()
     splits = load(str(root), download=True)
-    pictures = benchmark_pictures.take("cub")
+    pictures = benchmark_pictures.create("cub")
     for split in ("train", "query"):
         expected = [picture.jpeg for picture in pictures if picture.part == split]
-        found = [Path(image).read_bytes() for image in getattr(splits, split).images]
-        assert sorted(found) == sorted(expected)
+        contents = [Path(image).read_bytes() for image in getattr(splits, split).images]
+        assert sorted(contents) == sorted(expected)
     for download in (True, False):
         again = load(str(root), download=download)
         assert again.train.images.tolist() == splits.train.images.tolist()
@@ -156,7 +156,7 @@ def test_what_is_missing_is_downloaded_once_and_only_if_allowed(web, tmp_path: P
 
 
 @pytest.mark.parametrize("source", ["auto", "folder"])
-def test_without_permission_an_archive_is_not_extracted(web, tmp_path, source) -> None:
+def test_archive_is_not_extracted_without_permission(web, tmp_path, source) -> None:
     (tmp_path / "CUB_200_2011.tgz").write_bytes(web.content)
     with pytest.raises(FileNotFoundError, match=r"dataset.download=true does that"):
         load(str(tmp_path), source=source)
@@ -165,15 +165,15 @@ def test_without_permission_an_archive_is_not_extracted(web, tmp_path, source) -
     assert not web.num_requests
 
 
-def test_two_runs_at_once_download_once(web, tmp_path: Path) -> None:
+def test_concurrent_runs_download_once(web, tmp_path: Path) -> None:
     roots = [str(tmp_path / "new")] * 3
     with ThreadPoolExecutor(len(roots)) as runs:
-        found = list(runs.map(lambda root: load(root, download=True), roots))
-    assert len({tuple(splits.train.images) for splits in found}) == 1
+        loaded = list(runs.map(lambda root: load(root, download=True), roots))
+    assert len({tuple(splits.train.images) for splits in loaded}) == 1
     assert web.num_requests == 1
 
 
-def test_what_is_to_be_prepared_is_downloaded_when_all_packages_are_there(
+def test_archives_to_prepare_are_downloaded_if_packages_are_installed(
     web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[tuple[str, Path, list[str]]] = []
@@ -185,21 +185,23 @@ def test_what_is_to_be_prepared_is_downloaded_when_all_packages_are_there(
     for packages in ({"no_such_module": "no-such-package"}, {}):
         birds = dataclasses.replace(cub.CUB, prepare_from=cub.CUB.archives, prepare_with=packages)
         assert not web.num_requests
-        told = "has prepared no" if not packages else "pip install no-such-package"
-        with pytest.raises((FileNotFoundError, ValueError), match=told):
+        message = "has prepared no" if not packages else "pip install no-such-package"
+        with pytest.raises((FileNotFoundError, ValueError), match=message):
             sources.load(
                 birds, Request(str(tmp_path)), source="tfds", complete=False, download=True
             )
     assert held == [("caltech_birds2011", tmp_path, ["CUB_200_2011.tgz"])]
 
 
-def test_the_extracted_set_is_what_preparing_takes_of_a_set_without_archives(tmp_path) -> None:
-    told = f"InShopRetrieval.html: get it by hand, put it into {tmp_path}/downloads/manual and extr"
-    with pytest.raises(FileNotFoundError, match=told):
+def test_preparing_inshop_requires_the_extracted_dataset(tmp_path) -> None:
+    message = (
+        f"InShopRetrieval.html: get it by hand, put it into {tmp_path}/downloads/manual and extr"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
         datasets.load("inshop", root=str(tmp_path), source="tfds", complete=True, download=True)
 
 
-def test_archives_got_by_hand_are_extracted(tmp_path: Path, monkeypatch) -> None:
+def test_manually_downloaded_archives_are_extracted(tmp_path: Path, monkeypatch) -> None:
     tfds_archives.pack("cars", tmp_path)
     archives = tuple(published(tmp_path / a.name, "") for a in cars.CARS.archives)
     monkeypatch.setattr(cars, "CARS", dataclasses.replace(cars.CARS, archives=archives))
@@ -213,7 +215,7 @@ def test_archives_got_by_hand_are_extracted(tmp_path: Path, monkeypatch) -> None
     assert len(datasets.load("cars", root=str(tmp_path), **options).query)
 
 
-def test_without_a_folder_the_message_asks_for_one() -> None:
+def test_missing_root_folder_is_requested() -> None:
     with pytest.raises(FileNotFoundError, match=r"Then set --config.dataset.root=FOLDER"):
         load("", source="folder")
     with pytest.raises(FileNotFoundError, match=r"root to the folder that it is to be downloaded"):
