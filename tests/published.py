@@ -1,6 +1,6 @@
-"""Names, shapes and values of ResNets as they are published, for tests and for golden numbers.
+"""Names, shapes and values of published ResNets, for tests and golden numbers.
 
-All by rule, with NumPy only: the same where PyTorch is at hand and where it is not.
+All values follow rules and need NumPy only, so they are equal with and without PyTorch.
 """
 
 import re
@@ -32,7 +32,7 @@ def shapes(
       counters: whether BatchNorm's num_batches_tracked are there; older files have none.
       head: whether the classifier, fc, is there.
     """
-    found = dict(_conv_norm("conv1", "bn1", (width, 3, 7, 7)))
+    state_dict = dict(_conv_norm("conv1", "bn1", (width, 3, 7, 7)))
     block, stage_sizes = BLOCKS[network]
     channels = width
     for stage, num_blocks in enumerate(stage_sizes[:num_stages]):
@@ -44,15 +44,15 @@ def shapes(
             name, into = f"layer{stage + 1}.{index}", channels
             for number, (out, size) in enumerate(kernels, 1):
                 shape = (out, into, size, size)
-                found |= _conv_norm(f"{name}.conv{number}", f"{name}.bn{number}", shape)
+                state_dict |= _conv_norm(f"{name}.conv{number}", f"{name}.bn{number}", shape)
                 into = out
             if index == 0 and (stage > 0 or channels != wide):
                 shape = (wide, channels, 1, 1)
-                found |= _conv_norm(f"{name}.downsample.0", f"{name}.downsample.1", shape)
+                state_dict |= _conv_norm(f"{name}.downsample.0", f"{name}.downsample.1", shape)
             channels = wide
     if head:
-        found |= {"fc.weight": (1000, channels), "fc.bias": (1000,)}
-    return {name: s for name, s in found.items() if counters or "num_batches" not in name}
+        state_dict |= {"fc.weight": (1000, channels), "fc.bias": (1000,)}
+    return {name: s for name, s in state_dict.items() if counters or "num_batches" not in name}
 
 
 def _conv_norm(conv: str, norm: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple]]:
@@ -62,7 +62,7 @@ def _conv_norm(conv: str, norm: str, shape: tuple[int, ...]) -> Iterator[tuple[s
     yield f"{norm}.num_batches_tracked", ()
 
 
-def hugging_face(name: str) -> str:
+def hugging_face_name(name: str) -> str:
     """Returns the name that Hugging Face's `ResNetForImageClassification` gives a tensor."""
     for pattern, new in (
         (r"^fc\.", "classifier.1."),
@@ -79,7 +79,7 @@ def hugging_face(name: str) -> str:
 
 
 def draw(shapes: Shapes) -> Tensors:
-    """Draws float32 weights, each from its own name, that keep values of order one.
+    """Draws float32 weights, each seeded by its name, that keep activations of order one.
 
     Running statistics and the factors of BatchNorm differ from channel to channel.
     """
@@ -87,11 +87,11 @@ def draw(shapes: Shapes) -> Tensors:
 
 
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    # RandomState: of all of NumPy's streams the one that is promised never to change.
+    # RandomState is the only stream of NumPy that is guaranteed never to change.
     rng = np.random.RandomState(zlib.crc32(name.encode()))
     if name.endswith("num_batches_tracked"):
         return np.array(rng.randint(1, 9), np.int64)
-    if len(shape) == 4:  # a kernel of unit gain for what comes out of a ReLU
+    if len(shape) == 4:  # a kernel of unit gain for outputs of a ReLU
         bound = np.sqrt(6 / np.prod(shape[1:]))
         return rng.uniform(-bound, bound, shape).astype(np.float32)
     # The branches' last factors are small, so that sums over many blocks do not grow.

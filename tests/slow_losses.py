@@ -1,4 +1,4 @@
-"""Losses and miners written out in plain Python, one pair and one triplet after the other."""
+"""Losses and miners in plain Python, pair by pair and triplet by triplet."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ def _distance(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 class Batch:
-    """A batch of unit vectors, as a loss sees it: what is whose positive and negative."""
+    """A batch of unit vectors with the positives and negatives of each."""
 
     def __init__(self, x: Rows, labels: Labels) -> None:
         self.n = range(len(x))
@@ -32,7 +32,7 @@ class Batch:
 
     @property
     def anchors(self) -> list[int]:
-        """Those with a positive."""
+        """Images with a positive."""
         return [i for i in self.n if self.positives[i]]
 
 
@@ -74,21 +74,21 @@ def smooth_ap(batch: Batch) -> float:
 def recall_at_k(batch: Batch) -> float:
     rows = []
     for i, k in itertools.product(batch.anchors, (1, 2, 4)):
-        s, positives, found = batch.s[i], batch.positives[i], 0.0
+        s, positives, hits = batch.s[i], batch.positives[i], 0.0
         for p in positives:
             rank = 1.0
             for j in batch.others(i):
                 rank += _sigmoid((s[j] - s[p]) / 0.05) if j != p else 0.0
-            found += _sigmoid(k - rank)
-        rows.append(1 - found / min(k, len(positives)))
+            hits += _sigmoid(k - rank)
+        rows.append(1 - hits / min(k, len(positives)))
     return _mean(rows)
 
 
 Triplets = list[tuple[int, int, int]]
 
 
-def _beyond(batch: Batch, i: int, bound: float, fallback: str) -> list[int]:
-    """Returns the nearest negative beyond a bound, or what is taken instead, or nothing."""
+def _nearest_beyond(batch: Batch, i: int, bound: float, fallback: str) -> list[int]:
+    """Returns the nearest negative beyond a bound, or the fallback, or nothing."""
     negatives = sorted(batch.negatives[i], key=lambda n: batch.d[i][n])
     farther = [n for n in negatives if batch.d[i][n] > bound]
     return farther[:1] or (negatives[-1:] if fallback == "farthest" else [])
@@ -96,34 +96,34 @@ def _beyond(batch: Batch, i: int, bound: float, fallback: str) -> list[int]:
 
 def mine_semi_hard(batch: Batch, fallback: str) -> Triplets:
     pairs = [(i, p) for i in batch.n for p in batch.positives[i]]
-    return [(i, p, n) for i, p in pairs for n in _beyond(batch, i, batch.d[i][p], fallback)]
+    return [(i, p, n) for i, p in pairs for n in _nearest_beyond(batch, i, batch.d[i][p], fallback)]
 
 
 def mine_hard(batch: Batch) -> Triplets:
-    found = []
+    triplets = []
     for i in batch.anchors:
         positive = max(batch.positives[i], key=lambda p: batch.d[i][p])
-        found += [(i, positive, min(batch.negatives[i], key=lambda n: batch.d[i][n]))]
-    return found
+        triplets += [(i, positive, min(batch.negatives[i], key=lambda n: batch.d[i][n]))]
+    return triplets
 
 
 def mine_easy_positive(batch: Batch, easy_negatives: str, fallback: str) -> Triplets:
-    found = []
+    triplets = []
     for i in batch.anchors:
         positive = min(batch.positives[i], key=lambda p: batch.d[i][p])
         bound = batch.d[i][positive] if easy_negatives == "semi_hard" else 0.0
-        found += [(i, positive, n) for n in _beyond(batch, i, bound, fallback)]
-    return found
+        triplets += [(i, positive, n) for n in _nearest_beyond(batch, i, bound, fallback)]
+    return triplets
 
 
 def mine_nearest(batch: Batch, cutoff: float) -> Triplets:
     q = max(sum(map(len, batch.positives)) // len(batch.n), 1)
-    found = []
+    triplets = []
     for i in batch.n:
         eligible = [n for n in batch.negatives[i] if batch.d[i][n] >= cutoff]
         nearest = sorted(eligible, key=lambda n: batch.d[i][n])[:q]
-        found += [(i, p, n) for p, n in zip(batch.positives[i], nearest, strict=False)]
-    return found
+        triplets += [(i, p, n) for p, n in zip(batch.positives[i], nearest, strict=False)]
+    return triplets
 
 
 def mine_multi_similarity(batch: Batch, epsilon: float) -> tuple[list[tuple[int, int]], ...]:
@@ -138,7 +138,7 @@ def mine_multi_similarity(batch: Batch, epsilon: float) -> tuple[list[tuple[int,
 
 
 def triplet_facenet(batch: Batch) -> float:
-    """Squared distances, over the triplets with a loss."""
+    """Averages over squared distances of the triplets with a positive loss."""
     mined = mine_semi_hard(batch, "none")
     terms = [batch.d[i][p] ** 2 - batch.d[i][n] ** 2 + 0.2 for i, p, n in mined]
     return _mean([term for term in terms if term > 0])

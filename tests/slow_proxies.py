@@ -1,4 +1,4 @@
-"""Losses of proxies in plain Python, one image and one class after the other."""
+"""Losses of proxies in plain Python, image by image and class by class."""
 
 import itertools
 import math
@@ -21,13 +21,15 @@ def loss(name: str, x: np.ndarray, rows: np.ndarray, labels: list[int], o: Optio
 def _proxy_anchor(s: np.ndarray, labels: list[int], o: Options) -> float:
     total, num_classes = 0.0, s.shape[1]
     for c in range(num_classes):
-        own = sum(
+        same_class = sum(
             math.exp(-o["alpha"] * (s[i, c] - o["margin"])) for i, y in enumerate(labels) if y == c
         )
-        others = sum(
+        other_classes = sum(
             math.exp(o["alpha"] * (s[i, c] + o["margin"])) for i, y in enumerate(labels) if y != c
         )
-        total += math.log(1 + own) / len(set(labels)) + math.log(1 + others) / num_classes
+        total += (
+            math.log(1 + same_class) / len(set(labels)) + math.log(1 + other_classes) / num_classes
+        )
     return total
 
 

@@ -1,4 +1,4 @@
-"""The ResNet by its definition, one pixel at a time, for the tests of the fast one."""
+"""The ResNet by its definition, pixel by pixel, to test the fast version against."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -46,7 +46,7 @@ def slow_block(x: np.ndarray, params: Any, stats: Any, stride: int) -> np.ndarra
 
 
 def slow_resnet(x: np.ndarray, net: ResNet, variables: Any) -> Iterator[np.ndarray]:
-    """Yields the output of each stage by torchvision's definition, one pixel at a time."""
+    """Yields the output of each stage by torchvision's definition, pixel by pixel."""
     params, stats = variables["params"], variables["batch_stats"]
     small = net.stem == "small"
     x = slow_conv(x, params["conv1"]["kernel"], 1 if small else 2)
@@ -61,7 +61,7 @@ def slow_resnet(x: np.ndarray, net: ResNet, variables: Any) -> Iterator[np.ndarr
 
 
 def random_variables(shapes: Any) -> Any:
-    """Draws kernels of about unit gain, and running statistics that are not 0 and 1."""
+    """Draws kernels of about unit gain, and running statistics other than 0 and 1."""
     rng = np.random.default_rng(0)
     draw = {
         "kernel": lambda shape: rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape),

@@ -1,4 +1,4 @@
-"""Retrieval scores by a sort of all distances, for the tests of the fast ones."""
+"""Retrieval scores by a sort of all distances, to test the fast versions against."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def slow_score(
     ks: Sequence[int],
 ) -> dict[str, float]:
     """Ranks each query by a stable sort of all its distances; gallery None excludes itself."""
-    found: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for i, (query, label) in enumerate(zip(queries, query_labels, strict=True)):
         others, labels = (
             (gallery, gallery_labels)
@@ -26,20 +26,20 @@ def slow_score(
         order = np.argsort(np.sum((others - query) ** 2, axis=1), kind="stable")
         hits = [int(labels[j] == label) for j in order]
         for k in ks:
-            found.setdefault(f"recall_at_{k}", []).append(max(hits[:k]))
+            scores.setdefault(f"recall_at_{k}", []).append(max(hits[:k]))
         r = sum(hits)
         if r:
             total = sum(h * sum(hits[: j + 1]) / (j + 1) for j, h in enumerate(hits[:r]))
-            found.setdefault("map_at_r", []).append(total / r)
-            found.setdefault("marp_paper", []).append(total / max(1, sum(hits[:r])))
-            found.setdefault("r_precision", []).append(sum(hits[:r]) / r)
-    return {name: float(np.mean(values)) for name, values in found.items()}
+            scores.setdefault("map_at_r", []).append(total / r)
+            scores.setdefault("marp_paper", []).append(total / max(1, sum(hits[:r])))
+            scores.setdefault("r_precision", []).append(sum(hits[:r]) / r)
+    return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
 def slow_score_one_per_class(
     embeddings: np.ndarray, labels: np.ndarray, ks: Sequence[int], num_draws: int
 ) -> dict[str, float]:
-    """Draws galleries as documented, each image of a class found by walking through the rows."""
+    """Draws galleries as documented, finding the images of a class in a loop over the rows."""
     classes = sorted(set(labels.tolist()))
     counts = [labels.tolist().count(c) for c in classes]
     draws = []

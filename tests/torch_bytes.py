@@ -1,4 +1,4 @@
-"""Files of torch.save put together by hand: sound, old and hostile ones."""
+"""Hand-made files of torch.save: valid, legacy and hostile ones."""
 
 import io
 import pickle
@@ -11,7 +11,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def push(value: Any) -> bytes:
-    """Returns the instructions that put a plain value on the stack."""
+    """Returns the pickle instructions that push a plain value."""
     return pickle.dumps(value, 2)[2:-1]
 
 

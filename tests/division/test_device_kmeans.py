@@ -1,4 +1,4 @@
-"""K-means on devices: the host's from the same start, on any number of devices and processes."""
+"""K-means on devices equals that of the host, on any number of devices and processes."""
 
 import ast
 import contextlib
@@ -22,7 +22,7 @@ from dcjax.division import device_kmeans, device_lloyd, division, host_kmeans
 from dcjax.experiment import build, epochs
 from dcjax.runs.progress import Progress
 
-# The points are those of _blobs(6, 20): this module would import far more than they need.
+# The points are those of _blobs(6, 20); importing this module would import far more.
 TWO_PROCESSES = """
 import numpy as np
 from dcjax.division import device_kmeans
@@ -39,7 +39,7 @@ print("found", [labels.tolist() for labels in found])
 
 
 def _blobs(num_blobs: int, size: int, dim: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Returns points around far centers, blob after blob, and the blob of each."""
+    """Returns points around distant centers, one blob after the other, and each point's blob."""
     blob = np.repeat(np.arange(num_blobs), size)
     noise = np.random.default_rng(0).normal(size=(len(blob), dim))
     return (50 * np.eye(num_blobs, dim)[blob] + noise).astype(np.float32), blob
@@ -62,7 +62,7 @@ def _inertia(x: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> float:
 
 
 def _plain_lloyd(x: np.ndarray, start: np.ndarray, num_iterations: int) -> Any:
-    """Goes point by point and cluster by cluster, in float64."""
+    """Lloyd's algorithm point by point and cluster by cluster, in float64."""
     x, centroids = x.astype(np.float64), start.astype(np.float64)
 
     def nearest() -> list[int]:
@@ -90,45 +90,47 @@ def _plain_lloyd(x: np.ndarray, start: np.ndarray, num_iterations: int) -> Any:
     ("size", "k", "dim", "num_iterations"),
     [(300, 1, 5, 20), (501, 130, 16, 60), (30, 30, 6, 9)],
 )
-def test_equals_the_hosts_from_the_same_seed_and_start(num_devices, size, k, dim, num_iterations):
+def test_device_kmeans_equals_host_kmeans_from_the_same_start(
+    num_devices, size, k, dim, num_iterations
+):
     x, mesh = _random(size, dim), _mesh(num_devices)
     options = {"seed": 3, "num_iterations": num_iterations}
-    want, want_centroids = host_kmeans.kmeans(x, k, **options)
+    expected, expected_centroids = host_kmeans.kmeans(x, k, **options)
     labels, centroids = device_kmeans.kmeans(x, k, mesh=mesh, **options)
-    np.testing.assert_array_equal(labels, want)
-    np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_allclose(centroids, expected_centroids, atol=1e-5)
     assert (labels.dtype, centroids.dtype) == (np.int32, np.float32)
     start = _start(x, k)
-    want, _ = host_kmeans.lloyd(x, x[start], num_iterations=num_iterations)
+    expected, _ = host_kmeans.lloyd(x, x[start], num_iterations=num_iterations)
     for given in (start, x[start]):
         labels, _ = device_kmeans.kmeans(x, k, start=given, mesh=mesh, **options)
-        np.testing.assert_array_equal(labels, want)
+        np.testing.assert_array_equal(labels, expected)
 
 
-def test_any_number_of_devices_finds_the_same():
+def test_labels_do_not_depend_on_the_number_of_devices():
     x, _ = _blobs(7, 19)
-    found = [device_kmeans.kmeans(x, 7, seed=4, mesh=mesh) for mesh in (None, _mesh(8))]
-    np.testing.assert_array_equal(found[1][0], found[0][0])
-    np.testing.assert_allclose(found[1][1], found[0][1], atol=1e-4)
+    results = [device_kmeans.kmeans(x, 7, seed=4, mesh=mesh) for mesh in (None, _mesh(8))]
+    np.testing.assert_array_equal(results[1][0], results[0][0])
+    np.testing.assert_allclose(results[1][1], results[0][1], atol=1e-4)
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])
 @pytest.mark.parametrize(("k", "numbers_per_block"), [(8, 2**22), (85, 700)])
 def test_empty_clusters_take_the_farthest_points(num_devices, k, numbers_per_block, monkeypatch):
     monkeypatch.setattr(device_lloyd, "_NUMBERS_PER_BLOCK", numbers_per_block)
-    # Points that are there twice are as far as each other, of which the first is taken. Later two
-    # that share a centroid are so too, but for rounding.
+    # Of two equal points, which are equally far, the first is taken. Later, two points
+    # that share a centroid are equally far up to rounding.
     for x, num_iterations in [(np.tile(_random(43, 3), (2, 1)), 1), (_random(86, 3), 40)]:
         start = np.resize(x[_start(x, k // 4)], (k, 3))
-        want, want_centroids = _plain_lloyd(x, start, num_iterations)
+        expected, expected_centroids = _plain_lloyd(x, start, num_iterations)
         labels, centroids = device_kmeans.kmeans(
             *(x, k), seed=0, start=start, num_iterations=num_iterations, mesh=_mesh(num_devices)
         )
-        np.testing.assert_array_equal(labels, want)
-        np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
+        np.testing.assert_array_equal(labels, expected)
+        np.testing.assert_allclose(centroids, expected_centroids, atol=1e-5)
 
 
-def test_points_in_one_place_leave_clusters_empty():
+def test_identical_points_leave_clusters_empty():
     x = np.repeat(_random(3, 5), 9, axis=0)
     labels, centroids = device_kmeans.kmeans(x, 8, seed=0, mesh=_mesh(4))
     assert len(np.unique(labels)) == 3
@@ -136,7 +138,7 @@ def test_points_in_one_place_leave_clusters_empty():
 
 
 def test_rounding_does_not_change_labels_far_from_zero():
-    # All points on one line, and their spread a thousandth of their distance from zero.
+    # All points on one line, their extent a thousandth of their distance from zero.
     scale = 1 + 1e-3 * np.random.default_rng(0).normal(size=(300, 1))
     x = (scale * np.full(512, 0.1)).astype(np.float32)
     labels, centroids = device_kmeans.kmeans(x, 20, seed=0, mesh=_mesh(8))
@@ -146,24 +148,24 @@ def test_rounding_does_not_change_labels_far_from_zero():
 
 def test_scale_changes_neither_labels_nor_centroids():
     x, options = _random(200, 8), {"seed": 0, "mesh": _mesh(8)}
-    want, want_centroids = device_kmeans.kmeans(x, 12, **options)
+    expected, expected_centroids = device_kmeans.kmeans(x, 12, **options)
     for exponent in (-100, -66, -40, 60, 110):
         labels, centroids = device_kmeans.kmeans(np.ldexp(x, exponent), 12, **options)
-        np.testing.assert_array_equal(labels, want)
-        np.testing.assert_array_equal(centroids, np.ldexp(want_centroids, exponent))
-    # Rows that are not clustered have no say in it.
+        np.testing.assert_array_equal(labels, expected)
+        np.testing.assert_array_equal(centroids, np.ldexp(expected_centroids, exponent))
+    # Rows that are not clustered have no influence.
     surplus = np.concatenate([np.ldexp(x, -66), np.full((8, 8), 1e30, np.float32)])
     labels, _ = device_kmeans.kmeans(surplus, 12, rows=np.arange(200), **options)
-    np.testing.assert_array_equal(labels, want)
+    np.testing.assert_array_equal(labels, expected)
     assert len(np.unique(labels)) == 12
-    given = want_centroids[::-1]
+    given = expected_centroids[::-1]
     labels, _ = device_kmeans.kmeans(x, 12, start=given, **options)
     scaled = np.ldexp(x, -80), np.ldexp(given, -80)
-    found, _ = device_kmeans.kmeans(scaled[0], 12, start=scaled[1], **options)
-    np.testing.assert_array_equal(found, labels)
+    actual, _ = device_kmeans.kmeans(scaled[0], 12, start=scaled[1], **options)
+    np.testing.assert_array_equal(actual, labels)
 
 
-def test_other_rows_count_as_nothing():
+def test_rows_not_selected_are_ignored():
     x, mesh = _random(200, 8), _mesh(8)
     rows = np.sort(_start(x, 131))
     options = {"seed": 5, "num_iterations": 20}
@@ -176,7 +178,7 @@ def test_other_rows_count_as_nothing():
     np.testing.assert_allclose(centroids, want_centroids, atol=1e-6)
 
 
-def test_is_as_good_as_scikit_learn():
+def test_inertia_is_as_low_as_scikit_learns():
     def theirs(x: np.ndarray, start: np.ndarray) -> KMeans:
         model = KMeans(len(start), init=start, n_init=1, max_iter=300, tol=0, algorithm="lloyd")
         return model.fit(x)
@@ -193,7 +195,7 @@ def test_is_as_good_as_scikit_learn():
     )
 
 
-def test_one_compilation_for_any_rows():
+def test_any_rows_share_one_compilation():
     x, mesh = _random(173, 4), _mesh(8)
     points = device_kmeans.shard(x, mesh)
     device_kmeans.kmeans(points, 3, seed=0)
@@ -204,12 +206,12 @@ def test_one_compilation_for_any_rows():
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
-def test_no_array_of_all_distances(num_devices):
+def test_memory_holds_no_array_of_all_distances(num_devices):
     mesh, n, k, dim = _mesh(num_devices), 2**18, 4096, 64
-    rows, whole = devices.rows_sharding(mesh), devices.replicated(mesh)
+    rows, replicated = devices.rows_sharding(mesh), devices.replicated(mesh)
     x = jax.ShapeDtypeStruct((n, dim), jnp.float32, sharding=rows)
     counts = jax.ShapeDtypeStruct((n,), jnp.bool, sharding=rows)
-    start = jax.ShapeDtypeStruct((k, dim), jnp.float32, sharding=whole)
+    start = jax.ShapeDtypeStruct((k, dim), jnp.float32, sharding=replicated)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     lowered = device_lloyd.lloyd.lower(x, counts, start, number, mesh=mesh)
     used = lowered.compile().memory_analysis()
@@ -217,10 +219,10 @@ def test_no_array_of_all_distances(num_devices):
     assert used.argument_size_in_bytes < n * (4 * dim + 2) / num_devices + 8 * k * dim
 
 
-def test_a_division_is_the_same_by_the_host_and_by_devices():
+def test_division_is_the_same_on_host_and_devices():
     x, _ = _blobs(4, 25)
     labels = np.arange(100) // 5
-    # The first blob with the second, and so that each cluster divides into its two.
+    # The first blob is merged with the second, and so on; each cluster splits into its two blobs.
     previous = division.Division(
         np.repeat([0, 1], 50).astype(np.int32), np.arange(2, dtype=np.int32), 0
     )
@@ -235,7 +237,7 @@ def test_a_division_is_the_same_by_the_host_and_by_devices():
         division.divide(np.zeros((104, 2)), np.zeros(101, int), None, mesh=mesh, **options)
 
 
-def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
+def test_device_kmeans_runs_in_the_main_thread_host_kmeans_in_another(monkeypatch):
     x, classes = _blobs(4, 18)
     images = from_classes(np.zeros((72, 8, 8, 1), np.uint8), np.arange(72) // 6)
     config = digits.get_config()
@@ -250,32 +252,32 @@ def test_devices_divide_before_they_are_wanted_for_something_else(monkeypatch):
     monkeypatch.setattr(division, "divide", observed)
     monkeypatch.setattr(build.Experiment, "embed", lambda *args, **options: jnp.asarray(x))
     experiment = build.Experiment(config, devices.create_mesh(), Splits(images, images))
-    found = []
+    clusters = []
     for config.division.kmeans in ("host", "devices"):
         with contextlib.closing(epochs.Planner(experiment)) as planner:
             planner.begin(Progress(), None, SimpleNamespace(variables={}))
-            found.append(planner.finish().division.cluster)
+            clusters.append(planner.finish().division.cluster)
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
-    np.testing.assert_array_equal(found[0], found[1])
-    assert host_kmeans.nmi(found[1], classes) == pytest.approx(1)
+    np.testing.assert_array_equal(clusters[0], clusters[1])
+    assert host_kmeans.nmi(clusters[1], classes) == pytest.approx(1)
 
 
 @pytest.mark.long
-def test_two_processes_find_what_one_does():
-    # The library for messages writes lines of its own.
+def test_two_processes_give_the_result_of_one():
+    # The communication library prints lines too.
     outputs = [output.split("found ")[1] for output in many_processes.run(TWO_PROCESSES)]
     first, second = (ast.literal_eval(output.splitlines()[0]) for output in outputs)
     assert first == second
     alone, divided = first
     x, _ = _blobs(6, 20)
-    want, _ = host_kmeans.kmeans(x, 6, seed=0, num_iterations=20)
-    np.testing.assert_array_equal(alone, want)
+    expected, _ = host_kmeans.kmeans(x, 6, seed=0, num_iterations=20)
+    np.testing.assert_array_equal(alone, expected)
     options = {"num_clusters": 6, "period": 0, "seed": 0, "num_iterations": 20}
-    want = division.divide(x, np.arange(120) // 5, None, **options).cluster
-    np.testing.assert_array_equal(divided, want)
+    expected = division.divide(x, np.arange(120) // 5, None, **options).cluster
+    np.testing.assert_array_equal(divided, expected)
 
 
-def test_names_what_is_wrong():
+def test_errors_name_the_invalid_argument():
     x = np.zeros((6, 2), np.float32)
     for message, options in {
         "k=7 and 6 points": {"k": 7},

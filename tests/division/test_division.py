@@ -1,4 +1,4 @@
-"""Tests of dcjax.division."""
+"""Divisions: number of clusters, matching with the previous division, bisection, valid clusters."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def _images(num_classes: int = 24, size: int = 6, seed: int = 0) -> tuple[np.nda
 
 
 def _places(num_places: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images at so few places that K-means finds them from any start, 6 classes at each."""
+    """Returns images at few points, 6 classes at each, which K-means finds from any start."""
     labels = np.repeat(np.arange(6 * num_places), 6)
     return 3 * np.random.default_rng(0).normal(size=(num_places, 8))[labels // 36], labels
 
@@ -26,7 +26,7 @@ def _as_division(cluster: list[int] | np.ndarray, num_clusters: int) -> Division
 
 
 def _classes_with_two(result: Division, labels: np.ndarray) -> list[int]:
-    """Returns per cluster the number of classes with two images, counted slowly."""
+    """Counts per cluster the classes with two images, in a plain loop."""
     return [
         sum(np.sum(labels[result.cluster == k] == c) >= 2 for c in np.unique(labels))
         for k in range(result.num_clusters)
@@ -40,7 +40,7 @@ def _classes_with_two(result: Division, labels: np.ndarray) -> list[int]:
         (10, 4, [0, 9, 10, 19, 20, 29, 30], [1, 1, 2, 2, 4, 4, 4]),
     ],
 )
-def test_number_of_clusters_golden(every, largest, epochs, expected):
+def test_number_of_clusters_equals_golden_numbers(every, largest, epochs, expected):
     options = {"divide_every_epochs": every, "max_clusters": largest}
     got = [division.num_clusters_at(e, hierarchy="progressive", **options) for e in epochs]
     assert got == expected
@@ -58,7 +58,7 @@ def test_match_undoes_any_relabelling(num_clusters, score):
     )
 
 
-def test_match_of_a_rotated_partition_agrees_on_every_image():
+def test_match_of_a_permuted_partition_agrees_on_every_image():
     previous = np.array([0, 0, 0, 1, 1, 2])
     rotated = (previous + 1) % 3
     np.testing.assert_array_equal(division.match(rotated, previous, 3, "iou"), previous)
@@ -76,11 +76,11 @@ def test_match_withstands_noise_and_dropped_images():
     np.testing.assert_array_equal(matched[80:90], -1)
 
 
-def test_iou_and_overlap_differ():
+def test_matching_by_iou_and_by_overlap_can_differ():
     # Images in both:   previous 0  previous 1     IoU:
     #   current 0           20          10         20/40 10/31
     #   current 1           10           1         10/31  1/21
-    # Counts keep the names (20 + 1 > 10 + 10), IoU swaps them (0.65 > 0.55).
+    # By overlap the cluster numbers stay (20 + 1 > 10 + 10), by IoU they swap (0.65 > 0.55).
     current = np.repeat([0, 0, 1, 1], [20, 10, 10, 1])
     previous = np.repeat([0, 1, 0, 1], [20, 10, 10, 1])
     np.testing.assert_array_equal(division.match(current, previous, 2, "overlap"), current)
@@ -115,7 +115,7 @@ def test_divide_again_keeps_the_order_of_the_clusters():
     np.testing.assert_array_equal(second.cluster, renamed)
 
 
-def test_divide_repeats():
+def test_divide_is_deterministic():
     features, labels = _images()
     previous = division.single_cluster(labels, period=0)
     first, second = (
@@ -136,14 +136,14 @@ def test_singletons_belong_to_no_cluster():
     np.testing.assert_array_equal(np.sort(result.sizes), [4, 5])
 
 
-def test_undivided_leaves_out_classes_of_one_image():
+def test_undivided_excludes_classes_of_one_image():
     result = division.single_cluster(np.array([0, 1, 1, 2, 2, 2]), period=4)
     np.testing.assert_array_equal(result.cluster, [-1, 0, 0, 0, 0, 0])
     assert (result.num_clusters, result.period) == (1, 4)
 
 
-def test_kmeans_is_tried_until_every_cluster_has_two_classes():
-    # The first trial leaves a cluster in which a single class has two images.
+def test_kmeans_is_retried_until_every_cluster_has_two_classes():
+    # After the first trial, one cluster has only a single class with two images.
     rng = np.random.default_rng(7)
     labels = np.repeat(np.arange(6), 4)
     features = rng.normal(size=(24, 2)) + 1.5 * rng.normal(size=(6, 2))[labels]
@@ -158,7 +158,7 @@ def test_kmeans_is_tried_until_every_cluster_has_two_classes():
     assert np.any(divide(2, seed=0).cluster != divide(1, seed=1).cluster)
 
 
-def test_the_last_trial_stands_whatever_it_is():
+def test_last_trial_is_kept_if_none_succeeds():
     # A single class can never fill two clusters with two classes each.
     features = np.random.default_rng(0).normal(size=(12, 2))
     labels = np.zeros(12, np.int32)
@@ -168,7 +168,7 @@ def test_the_last_trial_stands_whatever_it_is():
     np.testing.assert_array_equal(result.cluster[kept], last[kept])
 
 
-def test_a_cluster_of_one_image_can_be_bisected():
+def test_cluster_of_one_image_can_be_bisected():
     features, labels = np.array([[0.0], [0.1], [0.2], [9.0]]), np.array([0, 0, 0, 1])
     previous = _as_division([0, 0, 0, 1], 2)
     result = division.divide(features, labels, previous, num_clusters=4, period=1, seed=0)
@@ -176,7 +176,7 @@ def test_a_cluster_of_one_image_can_be_bisected():
     assert set(result.cluster[:3]) <= {-1, 0, 1}
 
 
-def test_agreement_counts_images_of_both_divisions_only():
+def test_agreement_counts_only_images_in_both_divisions():
     first = _as_division([0, 0, 1, 1, 1, -1], 2)
     second = _as_division([1, 1, 0, 0, -1, 0], 2)
     assert division.agreement(second, first) == pytest.approx(1.0)
@@ -201,29 +201,29 @@ def test_check_accepts_what_can_be_divided():
 
 
 @pytest.mark.parametrize(("hierarchy", "others"), [("progressive", 2), ("direct", 3)])
-def test_check_offers_a_number_of_clusters_that_the_hierarchy_allows(hierarchy, others):
+def test_check_suggests_a_number_of_clusters_that_the_hierarchy_allows(hierarchy, others):
     # Super-classes of 3, 2 and 3 classes: middles at 3/16, 1/2, 13/16; none falls into 1 of 4.
     labels, super_classes = np.repeat(np.arange(8), 2), np.repeat([0, 1, 2], [6, 4, 6])
     with pytest.raises(ValueError, match=f"1 would lack them; choose max_clusters={others} or"):
         division.check(labels, max_clusters=4, hierarchy=hierarchy, super_classes=super_classes)
 
 
-def test_random_groups_are_matched_and_bisected_as_those_of_kmeans():
+def test_random_groups_are_matched_and_bisected_like_those_of_kmeans():
     labels = np.repeat(np.arange(4), 200)
     previous, sizes = division.single_cluster(labels, period=0), []
     for period, num_clusters in enumerate((2, 4, 4), start=1):
         options = {"num_clusters": num_clusters, "period": period, "seed": 0}
-        found = division.divide(None, labels, previous, **options)
+        divided = division.divide(None, labels, previous, **options)
         again = division.divide(None, labels, previous, **options)
-        np.testing.assert_array_equal(found.cluster, again.cluster)
-        # No other names of the clusters would resemble the previous ones more.
+        np.testing.assert_array_equal(divided.cluster, again.cluster)
+        # No other numbering of the clusters agrees more with the previous one.
         current = previous.num_clusters
-        parents = found.parents[found.cluster]
+        parents = divided.parents[divided.cluster]
         matched = division.match(parents, previous.cluster, current, "iou")
         np.testing.assert_array_equal(matched, parents)
-        sizes.append(found.sizes.tolist())
-        assert division.agreement(found, previous) < 0.01  # drawn anew
-        previous = found
+        sizes.append(divided.sizes.tolist())
+        assert division.agreement(divided, previous) < 0.01  # a new draw
+        previous = divided
     assert sizes == [[400] * 2, [200] * 4, [200] * 4]
 
 
@@ -248,10 +248,10 @@ def test_super_classes_are_divided_inside_their_parents(start):
     np.testing.assert_array_equal(third.cluster, second.cluster)
 
 
-def test_images_alone_in_a_cluster_of_super_classes_belong_to_none():
+def test_singletons_in_a_cluster_of_super_classes_belong_to_no_cluster():
     labels, super_classes = np.array([0, 0, 1, 2, 2, 3]), np.array([0, 0, 0, 1, 1, 1])
-    found = division.divide_by_super_class(super_classes, labels, None, num_clusters=2, period=0)
-    np.testing.assert_array_equal(found.cluster, [0, 0, -1, 1, 1, -1])
+    result = division.divide_by_super_class(super_classes, labels, None, num_clusters=2, period=0)
+    np.testing.assert_array_equal(result.cluster, [0, 0, -1, 1, 1, -1])
 
 
 def test_errors_name_the_value():

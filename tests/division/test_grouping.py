@@ -1,11 +1,11 @@
-"""Tests of dcjax.grouping."""
+"""Grouping of images at random and by super-class."""
 
 import numpy as np
 import pytest
 
 from dcjax.division import grouping
 
-# Four super-classes of 2, 1, 3 and 2 images, in no order. Their middles lie at 1, 2.5, 4.5 and 7
+# Four super-classes of 2, 1, 3 and 2 images, unordered. Their middles lie at 1, 2.5, 4.5 and 7
 # of 8 images: t = 0.125, 0.3125, 0.5625, 0.875.
 SUPER_CLASSES = np.array([2, 0, 3, 2, 1, 0, 3, 2])
 
@@ -20,33 +20,35 @@ SUPER_CLASSES = np.array([2, 0, 3, 2, 1, 0, 3, 2])
         (8, [1, 2, 4, 7]),  # 1, 2.5, 4.5, 7
     ],
 )
-def test_super_classes_fall_where_their_middle_is(num_clusters, expected):
-    found = grouping.group_by_super_class(SUPER_CLASSES, num_clusters)
-    np.testing.assert_array_equal(found, np.array(expected)[SUPER_CLASSES])
-    assert found.dtype == np.int32
+def test_super_class_belongs_to_the_cluster_of_its_middle(num_clusters, expected):
+    clusters = grouping.group_by_super_class(SUPER_CLASSES, num_clusters)
+    np.testing.assert_array_equal(clusters, np.array(expected)[SUPER_CLASSES])
+    assert clusters.dtype == np.int32
 
 
 @pytest.mark.parametrize("num_clusters", range(1, 9))
-def test_a_cluster_of_super_classes_is_bisected_by_twice_the_clusters(num_clusters):
+def test_bisecting_super_classes_equals_grouping_into_twice_the_clusters(num_clusters):
     rng = np.random.default_rng(num_clusters)
     super_classes = rng.permutation(np.repeat(np.arange(20), rng.integers(0, 30, 20)))
-    whole = grouping.group_by_super_class(super_classes, num_clusters)
+    clusters = grouping.group_by_super_class(super_classes, num_clusters)
     halves = grouping.group_by_super_class(super_classes, 2 * num_clusters)
-    np.testing.assert_array_equal(halves // 2, whole)
-    assert 0 <= whole.min() <= whole.max() < num_clusters
-    assert np.all(np.diff(whole[np.argsort(super_classes)]) >= 0)
+    np.testing.assert_array_equal(halves // 2, clusters)
+    assert 0 <= clusters.min() <= clusters.max() < num_clusters
+    assert np.all(np.diff(clusters[np.argsort(super_classes)]) >= 0)
 
 
 @pytest.mark.parametrize(("num_images", "num_clusters"), [(40, 2), (41, 3), (103, 4)])
-def test_at_random_deals_images_out_evenly(num_images, num_clusters):
-    found = grouping.random_partition(seed=0, period=0)(np.arange(num_images), num_clusters, 0, 0)
-    sizes = np.bincount(found, minlength=num_clusters)
+def test_random_groups_differ_in_size_by_at_most_one(num_images, num_clusters):
+    clusters = grouping.random_partition(seed=0, period=0)(
+        np.arange(num_images), num_clusters, 0, 0
+    )
+    sizes = np.bincount(clusters, minlength=num_clusters)
     assert len(sizes) == num_clusters
     assert sizes.max() - sizes.min() <= 1
-    assert found.dtype == np.int32
+    assert clusters.dtype == np.int32
 
 
-def test_random_groups_are_independent_of_each_other_and_repeat():
+def test_random_groups_are_independent_and_reproducible():
     def draw(seed: int = 0, period: int = 0, which: int = 0, trial: int = 0) -> np.ndarray:
         return grouping.random_partition(seed=seed, period=period)(
             np.arange(16000), 4, which, trial
@@ -62,7 +64,7 @@ def test_random_groups_are_independent_of_each_other_and_repeat():
 
 
 @pytest.mark.parametrize("seed", [3, 6])
-def test_images_are_grouped_anew_until_every_cluster_can_be_trained_on(seed):
+def test_random_grouping_is_retried_until_every_cluster_is_trainable(seed):
     labels = np.repeat(np.arange(5), 4)
     rows, partition = np.arange(20), grouping.random_partition(seed=seed, period=0)
 
@@ -71,14 +73,14 @@ def test_images_are_grouped_anew_until_every_cluster_can_be_trained_on(seed):
         enough = [k for c, k in pairs if np.sum((labels == c) & (cluster == k)) >= 2]
         return all(enough.count(k) >= 2 for k in range(3))
 
-    tried = [partition(rows, 3, 7, trial) for trial in range(8)]
-    good = [slowly_trainable(cluster) for cluster in tried]
+    trials = [partition(rows, 3, 7, trial) for trial in range(8)]
+    good = [slowly_trainable(cluster) for cluster in trials]
     assert not good[0]
     assert any(good)
-    found = grouping.group(partition, labels, 8, rows, 3, 7)
-    np.testing.assert_array_equal(found, tried[good.index(True)])
+    clusters = grouping.group(partition, labels, 8, rows, 3, 7)
+    np.testing.assert_array_equal(clusters, trials[good.index(True)])
     last = grouping.group(partition, labels, 1, rows, 3, 7)
-    np.testing.assert_array_equal(last, tried[0])
+    np.testing.assert_array_equal(last, trials[0])
 
 
 def test_clusters_of_super_classes_must_be_trainable():
@@ -99,7 +101,7 @@ def test_clusters_of_super_classes_must_be_trainable():
         grouping.check(labels, np.zeros_like(labels), max_clusters=3, smaller=[2])
 
 
-def test_one_class_is_too_few_for_a_cluster_of_super_classes():
+def test_cluster_of_super_classes_needs_two_classes():
     labels = np.repeat(np.arange(4), 2)
     super_classes = np.repeat([0, 1, 2], [2, 2, 4])  # middles at 1/8, 3/8, 3/4
     grouping.check(labels, super_classes, max_clusters=2, smaller=[])

@@ -1,4 +1,4 @@
-"""Tests of dcjax.clustering."""
+"""K-means on the host against plain Lloyd iterations, and NMI."""
 
 import math
 import tracemalloc
@@ -32,7 +32,7 @@ def _plain_nmi(labels: list[int], clusters: list[int]) -> float:
 
 
 def _embeddings(size: int, num_classes: int, dim: int, seed: int = 0) -> np.ndarray:
-    """Returns points around overlapping class centres, as a network embeds unknown classes."""
+    """Returns points around overlapping class centres, like embeddings of unseen classes."""
     rng = np.random.default_rng(seed)
     scale = 1 / (1 + np.arange(dim) / 4)
     centers = scale * rng.normal(size=(num_classes, dim))
@@ -49,7 +49,7 @@ def _inertia(x: np.ndarray, labels: np.ndarray, centroids: np.ndarray) -> float:
 
 
 def _plain_lloyd(x: np.ndarray, start: np.ndarray, num_iterations: int) -> tuple:
-    """Compares every point with every centroid in every iteration."""
+    """Lloyd's algorithm that compares every point with every centroid in every iteration."""
     x, centroids = x.astype(np.float64), start.astype(np.float64)
     counted = None
     for step in range(num_iterations + 1):
@@ -75,7 +75,7 @@ def test_kmeans_finds_separated_blobs():
     assert (labels.dtype, centroids.dtype) == (np.int32, np.float32)
 
 
-# Few points and many, few clusters and many, more than are compared at a time; with and without a
+# Few and many points and clusters, also more than one block; with and without a
 # point where the iterations end before nothing changes any more.
 @pytest.mark.parametrize(
     ("size", "k", "dim", "num_iterations"),
@@ -90,56 +90,56 @@ def test_kmeans_finds_separated_blobs():
         (4500, 2100, 12, 40),
     ],
 )
-def test_lloyd_equals_the_plain_one(size, k, dim, num_iterations):
+def test_lloyd_equals_plain_lloyd(size, k, dim, num_iterations):
     x = _embeddings(size, 4 * k, dim)
     start = _start(x, k)
-    want, want_centroids = _plain_lloyd(x, start, num_iterations)
+    expected, expected_centroids = _plain_lloyd(x, start, num_iterations)
     labels, centroids = host_kmeans.lloyd(x, start, num_iterations=num_iterations)
-    np.testing.assert_array_equal(labels, want)
-    np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_allclose(centroids, expected_centroids, atol=1e-5)
 
 
 @pytest.mark.parametrize("cost_of_a_point", [-(10**9), 0, 10**9])
 @pytest.mark.parametrize(("k", "dim"), [(12, 64), (500, 32)])
-def test_both_ways_to_compare_less_find_the_same(cost_of_a_point, k, dim, monkeypatch):
-    # A large cost of points prefers bounds wherever they leave out any point, a negative one never.
+def test_both_pruning_methods_give_the_labels_of_plain_lloyd(cost_of_a_point, k, dim, monkeypatch):
+    # Large cost of a point: bounds wherever they exclude any point. Negative cost: never bounds.
     monkeypatch.setattr(host_kmeans, "_COST_OF_A_POINT", cost_of_a_point)
     monkeypatch.setattr(host_kmeans, "_POINTS_PER_BLOCK", 100)
     monkeypatch.setattr(host_kmeans, "_CENTROIDS_PER_BLOCK", 64)
     x = _embeddings(2500, 4 * k, dim)
     start = _start(x, k)
-    want, _ = _plain_lloyd(x, start, 60)
+    expected, _ = _plain_lloyd(x, start, 60)
     labels, _ = host_kmeans.lloyd(x, start, num_iterations=60)
-    np.testing.assert_array_equal(labels, want)
+    np.testing.assert_array_equal(labels, expected)
 
 
 @pytest.mark.parametrize("k", [8, 60, 400])
-def test_lloyd_equals_the_plain_one_where_clusters_were_empty(k):
+def test_lloyd_equals_plain_lloyd_with_empty_clusters(k):
     x = _embeddings(1500, 4 * k, 8)
     start = _start(x, k)
     start[k // 2 :] *= 3  # farther from every point, all of length 1, than any other can be
-    want, want_centroids = _plain_lloyd(x, start, 60)
+    expected, expected_centroids = _plain_lloyd(x, start, 60)
     labels, centroids = host_kmeans.lloyd(x, start, num_iterations=60)
-    np.testing.assert_array_equal(labels, want)
-    np.testing.assert_allclose(centroids, want_centroids, atol=1e-5)
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_allclose(centroids, expected_centroids, atol=1e-5)
 
 
 @pytest.mark.parametrize("place", [0, 100])
 def test_bounds_hold_in_spite_of_rounding(place):
     x = (place + np.random.default_rng(0).normal(size=(3000, 24))).astype(np.float32)
     centroids, origin = _start(x, 50), x.mean(axis=0)
-    found = host_kmeans._create_search(x, origin, map)(None, host_kmeans._shift(centroids, origin))
+    bounds = host_kmeans._create_search(x, origin, map)(None, host_kmeans._shift(centroids, origin))
     away = x[:, None].astype(np.float64) - centroids
     nearest, second = np.sort(np.linalg.norm(away, axis=2), axis=1)[:, :2].T
-    assert np.all(found.nearest_lower <= nearest)
-    assert np.all(nearest <= found.upper)
-    assert np.all(found.lower <= second)
-    np.testing.assert_allclose(found.lower, second, rtol=1e-5 if place == 0 else 1e-2)
+    assert np.all(bounds.nearest_lower <= nearest)
+    assert np.all(nearest <= bounds.upper)
+    assert np.all(bounds.lower <= second)
+    np.testing.assert_allclose(bounds.lower, second, rtol=1e-5 if place == 0 else 1e-2)
 
 
 @pytest.mark.parametrize("dim", [512, 4096])
 def test_rounding_does_not_change_labels_far_from_zero(dim):
-    # All points on one line, and their spread a thousandth of their distance from zero.
+    # All points on one line, their extent a thousandth of their distance from zero.
     scale = 1 + 1e-3 * np.random.default_rng(0).normal(size=(300, 1))
     x = (scale * np.full(dim, 0.1)).astype(np.float32)
     labels, centroids = host_kmeans.lloyd(x, _start(x, 20), num_iterations=100)
@@ -159,23 +159,23 @@ def test_scale_changes_neither_labels_nor_centroids(exponent):
     assert len(np.unique(labels)) == 20
 
 
-def test_one_k_means_at_a_time_limits_blas():
+def test_concurrent_kmeans_restore_the_blas_thread_limit():
     x = _embeddings(6000, 600, 64)
     before = [library["num_threads"] for library in threadpoolctl.threadpool_info()]
-    # The first to begin is the first to end: it must not lift the limit of the other.
+    # The run that starts first ends first: it must not lift the thread limit of the other.
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda n: host_kmeans.kmeans(x, 300, seed=0, num_iterations=n), [4, 30]))
     assert [library["num_threads"] for library in threadpoolctl.threadpool_info()] == before
 
 
 @pytest.mark.parametrize(("k", "dim", "part"), [(16, 64, 0.75), (700, 32, 0.5)])
-def test_most_distances_are_left_out(k, dim, part, monkeypatch):
+def test_most_distances_are_skipped(k, dim, part, monkeypatch):
     x = _embeddings(4000, 4 * k, dim)
-    look, looks, rounds = host_kmeans._search_block, [], []
+    look, num_compared, rounds = host_kmeans._search_block, [], []
     assign = host_kmeans._assign
 
     def counting_look(x, squares, rounding, at):
-        looks.append(len(x) * len(at.offset))
+        num_compared.append(len(x) * len(at.offset))
         return look(x, squares, rounding, at)
 
     def counting_assign(*args):
@@ -185,10 +185,10 @@ def test_most_distances_are_left_out(k, dim, part, monkeypatch):
     monkeypatch.setattr(host_kmeans, "_search_block", counting_look)
     monkeypatch.setattr(host_kmeans, "_assign", counting_assign)
     host_kmeans.lloyd(x, _start(x, k), num_iterations=100)
-    assert sum(looks) < part * (len(rounds) + 1) * len(x) * k
+    assert sum(num_compared) < part * (len(rounds) + 1) * len(x) * k
 
 
-def test_no_array_of_all_distances():
+def test_memory_holds_no_array_of_all_distances():
     x = _embeddings(20000, 8000, 4)
     start = _start(x, 5000)
     host_kmeans.kmeans(x[:10], 2, seed=0)
@@ -202,7 +202,7 @@ def test_no_array_of_all_distances():
 
 
 @pytest.mark.parametrize(("k", "dim"), [(8, 32), (300, 16)])
-def test_lloyd_is_as_good_as_scikit_learn(k, dim):
+def test_lloyd_inertia_is_as_low_as_scikit_learns(k, dim):
     x = _embeddings(2000, 4 * k, dim)
     start = _start(x, k)
     labels, centroids = host_kmeans.lloyd(x, start, num_iterations=100)
@@ -210,7 +210,7 @@ def test_lloyd_is_as_good_as_scikit_learn(k, dim):
     assert _inertia(x, labels, centroids) <= theirs.inertia_ * (1 + 1e-5)
 
 
-def test_kmeans_goes_on_until_nothing_changes():
+def test_kmeans_iterates_until_convergence():
     x = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
     labels, centroids = host_kmeans.kmeans(x, 7, seed=0, num_iterations=300)
     np.testing.assert_array_equal(labels, np.argmin(_squared_distances(x, centroids), axis=1))
@@ -218,13 +218,13 @@ def test_kmeans_goes_on_until_nothing_changes():
     np.testing.assert_allclose(centroids, means, atol=1e-5)
 
 
-def test_lloyd_far_from_zero():
+def test_labels_far_from_zero_agree_with_those_near_zero():
     # Rounded, so that float32 holds the same points in both places.
     x = np.round(256 * np.random.default_rng(3).normal(size=(500, 8))).astype(np.float32) / 256
     start = _start(x, 20)
-    here, _ = host_kmeans.lloyd(x, start, num_iterations=0)
-    there, _ = host_kmeans.lloyd(x + 1024, start + 1024, num_iterations=0)
-    assert np.mean(here == there) > 0.99
+    near, _ = host_kmeans.lloyd(x, start, num_iterations=0)
+    far, _ = host_kmeans.lloyd(x + 1024, start + 1024, num_iterations=0)
+    assert np.mean(near == far) > 0.99
 
 
 @pytest.mark.parametrize(("size", "k"), [(3000, 16), (3000, 500)])
@@ -239,8 +239,8 @@ def test_kmeans_repeats_bit_for_bit_on_any_number_of_threads(size, k, monkeypatc
 
 
 @pytest.mark.parametrize("centroids_per_block", [1, 3, 8])
-def test_a_tie_goes_to_the_first_cluster(centroids_per_block, monkeypatch):
-    # On integers distances are exact, and many of these points lie as near to another centroid.
+def test_tie_goes_to_the_first_cluster(centroids_per_block, monkeypatch):
+    # Distances of integers are exact, and many of these points are equally near to two centroids.
     monkeypatch.setattr(host_kmeans, "_CENTROIDS_PER_BLOCK", centroids_per_block)
     x = np.random.default_rng(0).integers(0, 5, size=(400, 2)).astype(np.float32)
     start = np.array([[0, 0], [0, 4], [4, 0], [4, 4]], np.float32)
@@ -248,7 +248,7 @@ def test_a_tie_goes_to_the_first_cluster(centroids_per_block, monkeypatch):
     np.testing.assert_array_equal(labels, np.argmin(_squared_distances(x, start), axis=1))
 
 
-def test_bounds_hold_after_a_point_has_filled_a_cluster():
+def test_bounds_hold_after_a_point_has_filled_an_empty_cluster():
     x = _embeddings(200, 40, 8)
     start = np.resize(_start(x, 10), (20, 8))
     origin = x.mean(axis=0)
@@ -256,21 +256,21 @@ def test_bounds_hold_after_a_point_has_filled_a_cluster():
     host_kmeans._fill_empty(x, known, start)
     assert len(np.unique(known.label)) == 20
     away = np.sqrt(np.maximum(_squared_distances(x.astype(np.float64), start), 0))
-    own = away[np.arange(200), known.label]
+    own_distances = away[np.arange(200), known.label]
     away[np.arange(200), known.label] = np.inf
-    assert np.all(own <= known.upper + 1e-6)
+    assert np.all(own_distances <= known.upper + 1e-6)
     assert np.all(known.lower <= away.min(axis=1) + 1e-6)
 
 
-def test_an_empty_cluster_takes_the_farthest_point():
-    # The second centroid starts where the first one does, and loses every tie.
+def test_empty_cluster_takes_the_farthest_point():
+    # The second centroid starts at the first one and loses every tie.
     x = np.array([[0.0], [1.0], [2.0], [30.0]], np.float32)
     labels, centroids = host_kmeans.lloyd(x, np.array([[0], [0]], np.float32), num_iterations=100)
     np.testing.assert_array_equal(labels, [0, 0, 0, 1])
     np.testing.assert_allclose(centroids, [[1.0], [30.0]])
 
 
-def test_every_cluster_gets_a_point_if_there_are_enough_places():
+def test_every_cluster_gets_a_point_if_distinct_points_suffice():
     places = np.random.default_rng(0).normal(size=(40, 3))
     x = np.repeat(places, 25, axis=0)
     labels, centroids = host_kmeans.kmeans(x, 40, seed=0)
@@ -278,7 +278,7 @@ def test_every_cluster_gets_a_point_if_there_are_enough_places():
     np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
 
 
-def test_fewer_places_than_clusters_leave_some_empty(monkeypatch):
+def test_fewer_distinct_points_than_clusters_leave_some_empty(monkeypatch):
     assign, rounds = host_kmeans._assign, []
     monkeypatch.setattr(host_kmeans, "_assign", lambda *args: rounds.append(assign(*args)))
     x = np.repeat([[0.0, 1.0], [5.0, 2.0], [7.0, 7.0]], 4, axis=0)
@@ -289,7 +289,7 @@ def test_fewer_places_than_clusters_leave_some_empty(monkeypatch):
     np.testing.assert_allclose(centroids[labels], x, atol=1e-6)
 
 
-def test_as_many_clusters_as_points():
+def test_as_many_clusters_as_points_gives_each_its_own():
     x = _embeddings(30, 10, 6)
     labels, centroids = host_kmeans.kmeans(x, 30, seed=0)
     assert len(np.unique(labels)) == 30
@@ -301,7 +301,7 @@ def test_kmeans_depends_on_the_seed():
     assert np.any(host_kmeans.kmeans(x, 5, seed=0)[0] != host_kmeans.kmeans(x, 5, seed=1)[0])
 
 
-def test_kmeans_names_what_is_wrong():
+def test_kmeans_errors_name_the_invalid_argument():
     with pytest.raises(ValueError, match="k=4 and 3 points"):
         host_kmeans.kmeans(np.zeros((3, 2)), 4, seed=0)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
@@ -310,7 +310,7 @@ def test_kmeans_names_what_is_wrong():
         host_kmeans.kmeans(np.array([[0.0], [np.nan], [np.inf]]), 1, seed=0)
 
 
-def test_nmi_golden():
+def test_nmi_equals_golden_numbers():
     labels, clusters = [0, 0, 0, 1, 1, 1, 2, 2], [0, 0, 1, 1, 1, 2, 2, 2]
     assert host_kmeans.nmi(labels, clusters) == pytest.approx(0.5588730382170324, abs=1e-12)
 
@@ -320,5 +320,7 @@ def test_nmi_golden():
     [([0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 0, 1]), ([0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 1, 1])],
 )
 def test_nmi_divides_by_the_arithmetic_mean(labels, clusters):
-    want = _plain_nmi(labels, clusters)
-    assert host_kmeans.nmi(np.array(labels), np.array(clusters)) == pytest.approx(want, abs=1e-12)
+    expected = _plain_nmi(labels, clusters)
+    assert host_kmeans.nmi(np.array(labels), np.array(clusters)) == pytest.approx(
+        expected, abs=1e-12
+    )

@@ -1,4 +1,4 @@
-"""Tests of dcjax.masks."""
+"""Masks of clusters: splitting, application to embeddings, orthogonality."""
 
 import json
 from pathlib import Path
@@ -28,19 +28,19 @@ def test_only_the_first_mask_exists_at_the_start() -> None:
 
 
 @pytest.mark.parametrize("kind", ["learned", "none"])
-def test_children_are_copies_and_rows_beyond_them_exactly_zero(kind: str) -> None:
+def test_child_masks_copy_their_parent_and_unused_rows_are_zero(kind: str) -> None:
     before = jnp.full((8, 6), 7.0).at[:2].set([[1.0], [-2.0]])
     after = masks.split(before, 2, kind)
     np.testing.assert_array_equal(after[:4], before[jnp.array([0, 0, 1, 1])])
     np.testing.assert_array_equal(after[4:], 0)
 
 
-def test_fixed_children_halve_an_odd_support_as_floor_and_rest() -> None:
+def test_fixed_children_split_an_odd_support_into_floor_and_ceiling() -> None:
     after = masks.split(masks.initial(4, 5), 1, "fixed")
     np.testing.assert_array_equal(after[:2], [[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]])
 
 
-def test_fixed_masks_are_slices_of_the_embedding_step_by_step_and_at_once() -> None:
+def test_fixed_masks_are_slices_whether_split_stepwise_or_directly() -> None:
     start, slices = masks.initial(8, 64), np.kron(np.eye(8), np.ones(8))
     stepwise = start
     for num_clusters in (1, 2, 4):
@@ -50,13 +50,13 @@ def test_fixed_masks_are_slices_of_the_embedding_step_by_step_and_at_once() -> N
 
 
 @pytest.mark.parametrize("kind", masks.KINDS)
-def test_a_division_without_a_split_changes_no_mask(kind: str) -> None:
+def test_division_without_a_split_changes_no_mask(kind: str) -> None:
     before = masks.split(masks.initial(4, 6), 1, kind)
     np.testing.assert_array_equal(masks.inherit(before, jnp.array([0, 1, -1, -1]), kind), before)
 
 
 @pytest.mark.parametrize("kind", masks.KINDS)
-def test_split_takes_a_traced_number_of_clusters(kind: str) -> None:
+def test_split_accepts_a_traced_number_of_clusters(kind: str) -> None:
     before = masks.split(masks.initial(8, 10), 1, kind)
     traced = jax.jit(masks.split, static_argnums=2)(before, 2, kind)
     np.testing.assert_array_equal(traced, masks.split(before, 2, kind))
@@ -73,7 +73,7 @@ def test_masked_and_summed_embeddings_agree_with_golden_numbers() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sum", "sum_l1"])
-def test_clusters_that_do_not_exist_add_nothing_to_the_sum(kind: str) -> None:
+def test_unused_clusters_add_nothing_to_the_sum(kind: str) -> None:
     m = _cosine_masks()
     padded = jnp.concatenate([m, jnp.zeros((5, 6))])
     np.testing.assert_array_equal(masks.combine(padded, kind), masks.combine(m, kind))
@@ -82,7 +82,7 @@ def test_clusters_that_do_not_exist_add_nothing_to_the_sum(kind: str) -> None:
 
 @pytest.mark.parametrize("num_rows", [3, 8])
 def test_orthogonality_agrees_with_golden_value_and_gradient(num_rows: int) -> None:
-    # Rows from num_clusters on hold rubbish: they must neither count nor get a gradient.
+    # Rows from num_clusters on hold garbage: they must neither count nor get a gradient.
     m = jnp.concatenate([_cosine_masks(), jnp.full((num_rows - 3, 6), 9.0)])
     value, grad = jax.jit(jax.value_and_grad(masks.orthogonality))(m, 3)
     np.testing.assert_allclose(value, GOLDEN["ortho"]["value"], rtol=1e-5)
@@ -113,11 +113,11 @@ def test_dead_masks_and_zero_embeddings_have_finite_values_and_gradients() -> No
     for m in (dead, dead.at[0].set(1.0), jnp.zeros((2, 6))):
         value, grads = gradient(jnp.zeros((2, 6)), m)
         assert np.isfinite(value)
-        # A gradient of 1e12, 1 / the smallest norm, is finite too, but ends a training.
+        # A gradient of 1e12 (1 / the smallest norm) is finite, but would ruin training.
         assert all(np.all(np.abs(g) < 1e3) for g in grads)
 
 
-def test_a_dead_mask_makes_no_nan_on_the_way_to_its_gradient() -> None:
+def test_dead_mask_gives_no_nan_inside_its_gradient() -> None:
     m = jnp.stack([_embedding(), jnp.full(6, -1.0)])
     with jax.debug_nans(True):
         np.testing.assert_array_equal(jax.grad(masks.orthogonality)(m, 2), 0)
@@ -132,7 +132,7 @@ def test_low_precision_is_computed_in_float32_and_float64_is_kept() -> None:
         assert masks.split(m, 1, "fixed").dtype == jnp.float64
 
 
-def test_errors_name_what_was_found_and_what_is_known() -> None:
+def test_errors_name_the_value_and_the_alternatives() -> None:
     m = masks.initial(4, 6)
     with pytest.raises(ValueError, match=r"'soft'.*learned, fixed, none"):
         masks.split(m, 1, "soft")

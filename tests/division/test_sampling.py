@@ -1,4 +1,4 @@
-"""Tests of dcjax.sampling."""
+"""Sampling: plans of epochs, drawn from the images of each cluster."""
 
 import math
 import tracemalloc
@@ -24,12 +24,12 @@ def _plan(cluster: np.ndarray, labels: np.ndarray, period: int = 0, **changes: A
 
 
 def _clustered(sizes: tuple[int, ...], num_classes: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Returns clusters and classes of images; every class is in every cluster."""
+    """Returns cluster and class of each image; every cluster has images of every class."""
     cluster = np.repeat(np.arange(len(sizes)), sizes)
     return cluster, np.concatenate([np.arange(size) % num_classes for size in sizes])
 
 
-def test_uniform_shows_each_image_once():
+def test_uniform_draws_each_image_once():
     cluster, labels = _clustered((67,))
     plan = _plan(cluster, labels)
     assert plan.rows.shape == (8, 1, 8)
@@ -44,10 +44,12 @@ def test_uniform_shows_each_image_once():
 
 
 @pytest.mark.parametrize(("large", "small", "batch_size"), [(5000, 2, 80), (36, 4, 4), (40, 1, 8)])
-def test_uniform_shows_images_of_small_classes_as_often_as_others(large, small, batch_size):
+def test_uniform_draws_images_of_small_classes_as_often_as_others(large, small, batch_size):
     n = large + small
     labels = np.repeat([0, 1], [large, small])
-    cluster = np.concatenate([np.zeros(n), np.ones(5 * n)])  # so that the first starts again
+    cluster = np.concatenate(
+        [np.zeros(n), np.ones(5 * n)]
+    )  # so that the first cluster starts again
     plans = [
         _plan(cluster, np.resize(labels, 6 * n), batch_size=batch_size, epoch=epoch)
         for epoch in range(20)
@@ -60,31 +62,31 @@ def test_uniform_shows_images_of_small_classes_as_often_as_others(large, small, 
         assert len(walks) >= 5
         assert all(len(np.unique(walk)) == in_walk for walk in walks)
         times += np.bincount(drawn, minlength=n)
-    # Only the rest of a walk, which fills no batch, differs.
+    # Only the remainder of a pass, which fills no batch, differs.
     np.testing.assert_allclose(times[large:].mean(), times.mean(), rtol=0.06)
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "balanced"])
-def test_the_share_of_batches_of_one_class_is_counted_before_they_are_drawn(sampler):
+def test_one_class_share_predicts_the_share_of_drawn_batches(sampler):
     # Of each cluster: how many images its classes have, and the share of 8 images in a batch.
     sizes = [(60, 4), (9, 8), (30, 30), (40,), (5,), (4, 1)]
     cluster = np.repeat(np.arange(len(sizes)), [sum(counts) for counts in sizes])
     labels = np.concatenate([np.repeat(np.arange(len(counts)), counts) for counts in sizes])
-    found = sampling.one_class_shares(_division(cluster), labels, batch_size=8, sampler=sampler)
+    shares = sampling.one_class_shares(_division(cluster), labels, batch_size=8, sampler=sampler)
     expected = [
         sum(math.comb(c, 8) for c in counts) / math.comb(sum(counts), 8)
         for counts in (sizes if sampler == "uniform" else [])[:3]
     ]
-    np.testing.assert_allclose(found, [*(expected or [0] * 3), 1, 1, 0], rtol=1e-12)
+    np.testing.assert_allclose(shares, [*(expected or [0] * 3), 1, 1, 0], rtol=1e-12)
     counts = np.zeros((2, len(sizes)))
     for epoch in range(200):
         plan = _plan(cluster, labels, sampler=sampler, epoch=epoch)
         of_one = np.ptp(labels[plan.rows[:, 0]], axis=1) == 0
         np.add.at(counts, (of_one.astype(int), plan.clusters[:, 0]), 1)
-    np.testing.assert_allclose(counts[1] / counts.sum(axis=0), found, atol=0.04)
+    np.testing.assert_allclose(counts[1] / counts.sum(axis=0), shares, atol=0.04)
 
 
-def test_a_cluster_without_images_has_no_batches_of_one_class():
+def test_cluster_without_images_has_no_one_class_batches():
     shares = sampling.one_class_shares(
         _division(np.array([2, 2, 2, -1])), np.zeros(4, int), batch_size=4, sampler="uniform"
     )
@@ -93,7 +95,7 @@ def test_a_cluster_without_images_has_no_batches_of_one_class():
 
 @pytest.mark.parametrize("rounds", ["min", "mean", "max"])
 @pytest.mark.parametrize("sampler", ["uniform", "balanced"])
-def test_what_an_epoch_leaves_out_is_drawn_in_others(rounds, sampler):
+def test_images_left_out_of_an_epoch_are_drawn_in_others(rounds, sampler):
     cluster, labels = _clustered((75, 9, 25))
     drawn = [
         _plan(cluster, labels, rounds=rounds, sampler=sampler, epoch=epoch).rows
@@ -128,14 +130,14 @@ def test_balanced_holds_m_images_of_each_class():
         assert np.unique(labels[batch], return_counts=True)[1].tolist() == [2, 2, 2, 2]
 
 
-def test_balanced_deals_every_image_of_a_class_before_it_repeats_one():
+def test_balanced_draws_every_image_of_a_class_before_repeating_one():
     labels = np.repeat(np.arange(4), 6)
     rows = _plan(np.zeros(24), labels, sampler="balanced").rows
     assert rows.shape == (3, 1, 8)
     np.testing.assert_array_equal(np.sort(rows.ravel()), np.arange(24))
 
 
-def test_uniform_walks_through_a_cluster_anew():
+def test_uniform_reshuffles_a_cluster_after_each_pass():
     cluster, labels = _clustered((96, 16))
     plan = _plan(cluster, labels)
     passes = plan.rows[plan.clusters == 1].reshape(6, 16)
@@ -143,8 +145,8 @@ def test_uniform_walks_through_a_cluster_anew():
     assert len(np.unique(passes, axis=0)) == 6
 
 
-def test_balanced_walks_through_each_class_anew():
-    # Classes of 2 to 9 images give 2 at a time: an odd one is left over in every walk.
+def test_balanced_reshuffles_each_class_after_each_pass():
+    # Classes of 2 to 9 images give 2 at a time: an odd number leaves one over in every pass.
     sizes = np.repeat(np.arange(2, 10), 3)
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(24), sizes))
     large = np.arange(2000) % 2
@@ -171,18 +173,18 @@ def test_balanced_draws_classes_and_their_images_equally_often(num_classes):
     plan = _plan(cluster, np.concatenate([labels, large]), sampler="balanced")
     rows = plan.rows[plan.clusters == 0]
     drawn = np.bincount(labels[rows].ravel(), minlength=num_classes) / 2
-    # Four different classes in each batch: less noise than in draws that do not exclude another.
+    # Four different classes in each batch: less noise than independent draws.
     noise = (1 - 4 / num_classes) * num_classes / (num_classes - 1)
     expected = 4 * len(rows) / num_classes
     statistic = np.sum((drawn - expected) ** 2) / expected / noise
     assert 1e-3 < stats.chi2.sf(statistic, num_classes - 1) < 1 - 1e-3
-    # And which two images of the largest classes is as random, but for each walk's own balance.
+    # The pairs of images of the largest classes are equally random, but balanced within each pass.
     shown = np.bincount(rows.ravel(), minlength=len(labels)) / (2 * drawn / sizes)[labels]
     assert np.all(np.abs(shown - 1) < 0.15)
 
 
 @pytest.mark.parametrize("num_images", [20, 60, 2000])
-def test_other_images_are_drawn_equally_often(num_images):
+def test_filler_images_are_drawn_equally_often(num_images):
     # Nearly all classes have one image: half of each batch is filled up.
     labels = np.maximum(np.arange(num_images), 3)
     counts = np.zeros(num_images)
@@ -198,30 +200,30 @@ def test_other_images_are_drawn_equally_often(num_images):
         assert np.all(np.diff(np.sort(rows, axis=1), axis=1))
         counts += np.bincount(rows.ravel(), minlength=num_images)
         num_batches += len(rows)
-    alike = counts[4:]
-    expected = alike.mean()
+    filler_counts = counts[4:]
+    expected = filler_counts.mean()
     share = expected / num_batches
-    n = len(alike)
-    statistic = np.sum((alike - expected) ** 2) / expected / (1 - share)
+    n = len(filler_counts)
+    statistic = np.sum((filler_counts - expected) ** 2) / expected / (1 - share)
     assert 1e-3 < stats.chi2.sf(statistic, n - 1) < 1 - 1e-3
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "balanced"])
 @pytest.mark.parametrize("images_at_once", [1, 150, 10**6])
-def test_steps_are_the_same_in_blocks_of_any_size_from_any_step_on(sampler, images_at_once):
+def test_steps_do_not_depend_on_block_size_or_first_step(sampler, images_at_once):
     cluster, labels = _clustered((80, 25, 5, 61), num_classes=12)
     cluster[::9] = -1
     options = {"sampler": sampler, "clusters_per_step": 2}
-    whole = _plan(cluster, labels, **options)
+    expected = _plan(cluster, labels, **options)
     plan = _plan(cluster, labels, images_at_once=images_at_once, **options)
-    assert plan.shape == whole.rows.shape == (16, 2, 8)
+    assert plan.shape == expected.rows.shape == (16, 2, 8)
     for first_step in range(plan.num_steps):
         rows, clusters = (
             np.concatenate(parts)
             for parts in zip(*(b[:2] for b in plan.blocks(first_step)), strict=True)
         )
-        np.testing.assert_array_equal(rows, whole.rows[first_step:])
-        np.testing.assert_array_equal(clusters, whole.clusters[first_step:])
+        np.testing.assert_array_equal(rows, expected.rows[first_step:])
+        np.testing.assert_array_equal(clusters, expected.clusters[first_step:])
     assert len(list(plan.blocks())) == {1: 16, 150: 2, 10**6: 1}[images_at_once]
     assert not list(plan.blocks(plan.num_steps))
 
@@ -240,13 +242,13 @@ def test_blocks_of_millions_of_images_need_little_memory(sampler):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert num_images > 0.99 * n
-    # Two orders of the images, what sorts them, and a block: never a whole plan besides.
+    # Two orders of the images, memory for sorting, and one block: never a complete plan.
     assert peak < {"uniform": 4, "balanced": 7}[sampler] * 4 * n
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "balanced"])
 @pytest.mark.parametrize("cluster_order", ["shuffled", "round_robin", "uniform"])
-def test_every_batch_is_of_its_cluster_and_never_of_dropped_images(sampler, cluster_order):
+def test_batches_hold_only_images_of_their_cluster_and_no_dropped_ones(sampler, cluster_order):
     cluster, labels = _clustered((40, 25, 61))
     cluster[::9] = -1
     plan = _plan(cluster, labels, sampler=sampler, cluster_order=cluster_order)
@@ -256,7 +258,7 @@ def test_every_batch_is_of_its_cluster_and_never_of_dropped_images(sampler, clus
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "balanced"])
-def test_a_cluster_smaller_than_a_batch_repeats_images(sampler):
+def test_cluster_smaller_than_a_batch_repeats_images(sampler):
     cluster, labels = _clustered((32, 5), num_classes=2)
     plan = _plan(cluster, labels, sampler=sampler)
     small = plan.rows[plan.clusters == 1]
@@ -265,7 +267,7 @@ def test_a_cluster_smaller_than_a_batch_repeats_images(sampler):
         np.testing.assert_array_equal(np.unique(batch), np.arange(32, 37))
 
 
-def test_a_small_cluster_repeats_none_before_all_are_in_the_batch():
+def test_small_cluster_repeats_images_only_after_using_all():
     labels = np.array([0, 1, 2, 3, 4, 5, 5] + [0, 1] * 8)
     cluster = np.repeat([0, 1], [7, 16])
     plan = _plan(cluster, labels, sampler="balanced")
@@ -273,7 +275,7 @@ def test_a_small_cluster_repeats_none_before_all_are_in_the_batch():
         np.testing.assert_array_equal(np.unique(batch), np.arange(7))
 
 
-def test_small_classes_are_filled_with_other_images():
+def test_small_classes_are_filled_up_with_other_images():
     # Classes 0-3 have one image only, class 4 has many.
     labels = np.array([0, 1, 2, 3] + [4] * 20)
     rows = _plan(np.zeros(24), labels, batch_size=6, sampler="balanced").rows
@@ -292,7 +294,7 @@ def test_small_classes_repeat_their_own_images():
         assert len(np.unique(batch)) == (4 if 4 in classes else 3)
 
 
-def test_with_few_classes_each_gives_more_images():
+def test_few_classes_give_more_images_each():
     labels = np.repeat(np.arange(3), 12)
     rows = _plan(np.zeros(36), labels, sampler="balanced").rows
     counts = [np.bincount(labels[batch], minlength=3) for batch in rows.reshape(-1, 8)]
@@ -300,7 +302,7 @@ def test_with_few_classes_each_gives_more_images():
     assert len({tuple(count) for count in counts}) > 1
 
 
-def test_orders_of_the_clusters():
+def test_cluster_orders_are_round_robin_shuffled_or_uniform():
     cluster, labels = _clustered((80, 64, 48, 72))
     orders = {
         name: _plan(cluster, labels, cluster_order=name).clusters.reshape(-1, 4)
@@ -313,17 +315,17 @@ def test_orders_of_the_clusters():
 
 
 @pytest.mark.parametrize(("rounds", "expected"), [("max", 9), ("mean", 4), ("min", 1)])
-def test_rounds(rounds, expected):
+def test_rounds_set_the_number_of_batches_per_cluster(rounds, expected):
     cluster, labels = _clustered((75, 5, 25))
     plan = _plan(cluster, labels, rounds=rounds)
     np.testing.assert_array_equal(np.bincount(plan.clusters.ravel()), [expected] * 3)
 
 
-def test_smaller_clusters_start_again():
+def test_smaller_clusters_repeat_their_images():
     cluster, labels = _clustered((64, 16))
     plan = _plan(cluster, labels)
-    seen = np.bincount(plan.rows.ravel(), minlength=80)
-    np.testing.assert_array_equal(seen, [1] * 64 + [4] * 16)
+    counts = np.bincount(plan.rows.ravel(), minlength=80)
+    np.testing.assert_array_equal(counts, [1] * 64 + [4] * 16)
 
 
 def test_clusters_without_images_are_left_out():
@@ -342,7 +344,7 @@ def test_clusters_without_images_are_left_out():
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "balanced"])
-def test_a_plan_is_a_function_of_seed_division_and_epoch(sampler):
+def test_plan_is_a_function_of_seed_division_and_epoch(sampler):
     cluster, labels = _clustered((40, 30))
 
     def rows(**changes: int) -> list[int]:
@@ -354,7 +356,7 @@ def test_a_plan_is_a_function_of_seed_division_and_epoch(sampler):
 
 
 @pytest.mark.parametrize(("clusters_per_step", "num_steps"), [(1, 15), (2, 7), (3, 5), (20, 1)])
-def test_every_step_is_full(clusters_per_step, num_steps):
+def test_every_step_has_the_full_number_of_clusters(clusters_per_step, num_steps):
     cluster, labels = _clustered((40, 24, 24))
     plan = _plan(cluster, labels, clusters_per_step=clusters_per_step)
     assert plan.rows.shape == (num_steps, clusters_per_step, 8)
@@ -379,14 +381,14 @@ def test_every_step_is_full(clusters_per_step, num_steps):
         ({"rounds": "all"}, "known are max, mean, min"),
     ],
 )
-def test_check_names_what_is_wrong(changes, message):
+def test_check_errors_name_the_invalid_setting(changes, message):
     options = {"batch_size": 8, "images_per_class": 2, "sampler": "balanced"}
     sampling.check(np.arange(40), **options)
     with pytest.raises(ValueError, match=message):
         sampling.check(np.arange(40), **(options | changes))
 
 
-def test_options_left_out_of_a_check_are_those_of_a_plan():
+def test_check_and_plan_share_their_default_options():
     sampling.check(np.arange(80))
     with pytest.raises(ValueError, match=r"batch_size <= 79 images .*got batch_size=80"):
         sampling.check(np.arange(79))

@@ -1,4 +1,4 @@
-"""Every loss by name: numbers computed elsewhere, plain loops, odd batches, and many devices."""
+"""Every loss by name: golden numbers, plain loops, unusual batches and many devices."""
 
 import functools
 from pathlib import Path
@@ -66,8 +66,8 @@ BY_LOOPS = {
 }
 
 
-def _configured(name: str, **changes: Any) -> losses.Loss:
-    """Returns a loss with the options that configs/default.py gives it."""
+def _create_configured(name: str, **changes: Any) -> losses.Loss:
+    """Creates a loss with its options in configs/default.py."""
     config = default.get_config()
     config.model.embedding_dim = 8
     config.loss.name = name
@@ -76,7 +76,7 @@ def _configured(name: str, **changes: Any) -> losses.Loss:
 
 
 def _value_and_grad(loss: losses.Loss, raw: Any, labels: Any, **more: Any) -> Any:
-    """Differentiates a loss by its parameters and by what is normalised to embeddings."""
+    """Differentiates a loss by its parameters and by the embeddings before normalisation."""
 
     def of_raw(params: losses.Params, raw: jax.Array) -> jax.Array:
         key = jax.random.key(0)
@@ -89,7 +89,7 @@ def _value_and_grad(loss: losses.Loss, raw: Any, labels: Any, **more: Any) -> An
 
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize(("case", "name"), GOLDEN_KEYS)
-def test_agrees_with_golden_numbers(case: str, name: str, x64: bool) -> None:
+def test_losses_agree_with_golden_numbers(case: str, name: str, x64: bool) -> None:
     with jax.enable_x64(x64):
         raw = jnp.asarray(CASES[f"{case}/embeddings"], jnp.float64 if x64 else jnp.float32)
         loss_name, options = GOLDEN[name]
@@ -103,7 +103,7 @@ def test_agrees_with_golden_numbers(case: str, name: str, x64: bool) -> None:
 
 
 @pytest.mark.parametrize("name", BY_LOOPS)
-def test_agrees_with_plain_loops(name: str) -> None:
+def test_losses_agree_with_plain_loops(name: str) -> None:
     labels = [0, 0, 0, 1, 1, 1, 1, 2, 2, 3]
     x, direction = np.random.default_rng(5).standard_normal((2, 10, 4))
     x += 1.5 * np.eye(4)[labels]
@@ -139,7 +139,7 @@ EVERY += [("margin", {"loss.margin.learn_beta": "per_class", "loss.margin.nu": 0
 @functools.cache
 def _jitted(index: int) -> tuple[losses.Loss, Any]:
     name, changes = EVERY[index]
-    loss = _configured(name, **changes)
+    loss = _create_configured(name, **changes)
 
     def of_raw(params: losses.Params, raw: jax.Array, labels: jax.Array) -> Any:
         return loss.apply(params, masks.l2_normalize(raw), labels, jax.random.key(0))
@@ -153,68 +153,70 @@ def test_odd_batches_have_finite_values_and_gradients(index: int) -> None:
     params = loss.init(jax.random.key(1))
     for title, (raw, labels) in BATCHES.items():
         wide = jnp.pad(jnp.asarray(raw, jnp.float32), ((0, 0), (0, 4)))
-        found = value_and_grad(params, wide, jnp.array(labels))
-        for leaf in jax.tree.leaves(found):
+        results = value_and_grad(params, wide, jnp.array(labels))
+        for leaf in jax.tree.leaves(results):
             assert np.all(np.isfinite(leaf)), title
 
 
 @pytest.mark.parametrize("index", range(len(EVERY)), ids=lambda i: "-".join(map(str, EVERY[i])))
-def test_gradients_are_those_of_one_device(index: int) -> None:
+def test_gradients_on_many_devices_equal_those_of_one(index: int) -> None:
     raw = np.random.default_rng(0).standard_normal((16, 8))
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 5])
-    found = []
+    results = []
     with jax.enable_x64(True):
-        loss = _configured(*EVERY[index][:1], **EVERY[index][1])
+        loss = _create_configured(*EVERY[index][:1], **EVERY[index][1])
         params = jax.tree.map(lambda x: x.astype(jnp.float64), loss.init(jax.random.key(1)))
         for count in (1, 8):
             mesh = devices.create_mesh(jax.devices()[:count])
             rows = jax.sharding.NamedSharding(mesh, PartitionSpec("data"))
-            whole = devices.replicated(mesh)
+            replicated = devices.replicated(mesh)
 
-            @functools.partial(jax.jit, in_shardings=(whole, rows, rows), out_shardings=whole)
+            @functools.partial(
+                jax.jit, in_shardings=(replicated, rows, rows), out_shardings=replicated
+            )
             def value_and_grad(params: Any, raw: Any, labels: Any) -> Any:
                 def of_raw(params: Any, raw: Any) -> Any:
                     return loss.apply(params, masks.l2_normalize(raw), labels, jax.random.key(0))[0]
 
                 return jax.value_and_grad(of_raw, argnums=(0, 1))(params, raw)
 
-            found.append(jax.device_get(value_and_grad(params, raw, labels)))
-    for one, many in zip(*map(jax.tree.leaves, found), strict=True):
+            results.append(jax.device_get(value_and_grad(params, raw, labels)))
+    for one, many in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-12, atol=1e-14)
-    assert np.abs(found[0][1][1]).max() > 1e-6
+    assert np.abs(results[0][1][1]).max() > 1e-6
 
 
-COMPARING = [name for name in losses.KNOWN if "memory" in _configured(name).takes]
-RANDOM = ("margin",)  # draws other pairs from more references
+COMPARING = [name for name in losses.KNOWN if "memory" in _create_configured(name).takes]
+RANDOM = ("margin",)  # more references change the random draws
 
 
 @pytest.mark.parametrize("name", COMPARING)
-def test_a_memory_is_compared_with_and_an_empty_one_is_not(name: str) -> None:
+def test_filled_memory_changes_the_loss_and_an_empty_one_does_not(name: str) -> None:
     rng, labels = np.random.default_rng(1), np.array([0, 0, 0, 1, 1, 1, 2, 2])
     raw, kept = (jnp.asarray(rng.standard_normal((n, 8)), jnp.float32) for n in (8, 12))
-    loss = _configured(name)
-    rows, seen = masks.l2_normalize(kept), jnp.arange(12) % 4
+    loss = _create_configured(name)
+    rows, memory_labels = masks.l2_normalize(kept), jnp.arange(12) % 4
     alone, _, alone_grad = _value_and_grad(loss, raw, labels)
     empty = References(rows, jnp.full(12, -1))
     value, _, grad = _value_and_grad(loss, raw, labels, memory=empty)
     if name not in RANDOM:
         np.testing.assert_allclose(value, alone, rtol=1e-6)
         np.testing.assert_allclose(grad, alone_grad, rtol=1e-4, atol=1e-6)
-    beside, _, _ = _value_and_grad(loss, raw, labels, memory=References(rows, seen))
+    beside, _, _ = _value_and_grad(loss, raw, labels, memory=References(rows, memory_labels))
     assert abs(beside - alone) > 1e-4
 
 
-def test_a_batch_beside_a_memory_is_its_own_rows_of_a_larger_batch() -> None:
-    # Of 8 images as anchors, 5 in the batch and 3 in the memory: the mean over the 5.
+def test_loss_with_a_memory_averages_over_the_batch_rows_only() -> None:
+    # 8 images, 5 in the batch and 3 in the memory: the mean is over the 5 anchors of the batch.
     x = masks.l2_normalize(jnp.asarray(np.random.default_rng(2).standard_normal((8, 8))))
     labels = jnp.array([0, 0, 1, 1, 2, 0, 1, 2])
     loss, key = _create("supervised_contrastive", temperature=0.1), jax.random.key(0)
-    found, _ = loss.apply({}, x[:5], labels[:5], key, memory=References(x[5:], labels[5:]))
+    actual, _ = loss.apply({}, x[:5], labels[:5], key, memory=References(x[5:], labels[5:]))
     batch, rows = slow_losses.Batch(x.tolist(), labels.tolist()), []
     for i in range(5):
         batch.positives = [p if j == i else [] for j, p in enumerate(_positives(labels))]
         rows.append(slow_losses.supervised_contrastive(batch))
-    np.testing.assert_allclose(found, np.mean(rows), rtol=1e-5)
+    np.testing.assert_allclose(actual, np.mean(rows), rtol=1e-5)
 
 
 def _positives(labels: jax.Array) -> list[list[int]]:
@@ -224,7 +226,7 @@ def _positives(labels: jax.Array) -> list[list[int]]:
 
 @pytest.mark.parametrize("name", losses.KNOWN)
 def test_low_precision_is_computed_in_float32(name: str) -> None:
-    loss = _configured(name)
+    loss = _create_configured(name)
     rounded = masks.l2_normalize(jax.random.normal(jax.random.key(0), (8, 8))).astype(jnp.bfloat16)
     labels, key = jnp.arange(8) // 2, jax.random.key(0)
     params = loss.init(jax.random.key(1))
@@ -235,17 +237,17 @@ def test_low_precision_is_computed_in_float32(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in losses.KNOWN if n != "recall_at_k"])
-def test_a_step_down_the_gradient_lowers_the_loss(name: str) -> None:
+def test_step_along_the_negative_gradient_lowers_the_loss(name: str) -> None:
     labels = jnp.arange(16) // 4
     raw = jax.random.normal(jax.random.key(3), (16, 8))
-    loss = _configured(name)
+    loss = _create_configured(name)
     value, _, grad = _value_and_grad(loss, raw, labels)
     step = 1e-2 / jnp.sqrt(jnp.sum(grad**2))
     lower, _, _ = _value_and_grad(loss, raw - step * grad, labels)
     assert lower < value
 
 
-def test_a_learned_alpha_has_a_gradient() -> None:
+def test_learned_alpha_has_a_gradient() -> None:
     loss = _create("n_pairs", alpha=3.5, learn_alpha=True)
     params = loss.init(jax.random.key(0))
     np.testing.assert_array_equal(params["alpha"], 3.5)
@@ -280,13 +282,13 @@ def test_a_learned_alpha_has_a_gradient() -> None:
         ),
     ],
 )
-def test_errors_name_what_was_found_and_what_is_known(
+def test_errors_name_the_value_and_the_alternatives(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         _create(name, **options)
 
 
-def test_a_memory_is_refused_where_nothing_is_compared() -> None:
+def test_memory_is_refused_by_losses_that_compare_no_pairs() -> None:
     with pytest.raises(ValueError, match="memory_size=64 with loss"):
-        _configured("proxy_nca", **{"loss.memory_size": 64})
+        _create_configured("proxy_nca", **{"loss.memory_size": 64})

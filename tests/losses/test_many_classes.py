@@ -1,4 +1,4 @@
-"""Proxies of many classes: spread over the devices by rows, one [B, rows] in memory."""
+"""Proxies of many classes are sharded by rows; a step holds one [B, rows] matrix."""
 
 import functools
 import re
@@ -31,7 +31,7 @@ NAMES = (
 RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
 MANY = 65_536
 BATCH = 64
-MATRIX = 4 * BATCH * MANY  # bytes of float32 [B, rows]
+MATRIX = 4 * BATCH * MANY  # bytes of a float32 [B, rows] matrix
 OPTIMIZER = optimizers.create(decay="coupled", weight_decays=RATES | {"loss": 0.0})
 
 
@@ -45,32 +45,34 @@ def _mesh(num_devices: int) -> Mesh:
 
 
 def _value_and_grads(loss: losses.Loss, mesh: Mesh) -> Any:
-    """Returns the jitted function of (params, embeddings, labels, mask), spread over devices."""
-    whole, rows = devices.replicated(mesh), devices.rows_sharding(mesh)
+    """Returns the jitted function of (params, embeddings, labels, mask), sharded over devices."""
+    replicated, rows = devices.replicated(mesh), devices.rows_sharding(mesh)
 
     def value(params: Any, x: jax.Array, labels: jax.Array, mask: jax.Array) -> Any:
         return loss.apply(params, masks.l2_normalize(x * mask), labels, None, mask=mask)
 
     return jax.jit(
         jax.value_and_grad(value, argnums=(0, 1, 3), has_aux=True),
-        in_shardings=(rows, rows, rows, whole),
-        out_shardings=(whole, (rows, rows, whole)),
+        in_shardings=(rows, rows, rows, replicated),
+        out_shardings=(replicated, (rows, rows, replicated)),
     )
 
 
-def _moved_arrays(compiled: Any) -> list[tuple[int, ...]]:
-    """Returns the shapes of what devices send each other."""
+def _transferred_shapes(compiled: Any) -> list[tuple[int, ...]]:
+    """Returns the shapes of the arrays that devices exchange."""
     operation = (
         r"\[([\d,]*)\]\S* (?:all-gather|all-reduce|all-to-all|reduce-scatter|collective-\w+)"
     )
-    found = re.findall(operation, compiled.as_text())
-    return [tuple(map(int, filter(None, shape.split(",")))) for shape in found]
+    shapes = re.findall(operation, compiled.as_text())
+    return [tuple(map(int, filter(None, shape.split(",")))) for shape in shapes]
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_device_holds_its_share_of_one_matrix(name: str, num_devices: int) -> None:
-    loss = _create(name, MANY - 5, 4)  # with few coordinates proxies are small beside the matrix
+def test_each_device_holds_its_shard_of_one_matrix(name: str, num_devices: int) -> None:
+    loss = _create(
+        name, MANY - 5, 4
+    )  # with few coordinates, proxies are small compared to the matrix
     compiled = (
         _value_and_grads(loss, _mesh(num_devices))
         .lower(
@@ -84,14 +86,14 @@ def test_each_device_holds_its_share_of_one_matrix(name: str, num_devices: int) 
     matrices = default.get_config().loss.soft_triple.centers if name == "soft_triple" else 1
     used = compiled.memory_analysis().temp_size_in_bytes
     assert used < 1.5 * matrices * MATRIX / num_devices
-    moved = _moved_arrays(compiled)
+    moved = _transferred_shapes(compiled)
     assert bool(moved) == (num_devices > 1)
     assert all(np.prod(shape) <= 4 * BATCH * 10 for shape in moved)  # embeddings, own centers
 
 
 @functools.cache
 def _example(name: str, num_devices: int) -> Any:
-    """Returns loss, scalars and gradients in float64, of 1,025 classes."""
+    """Returns loss, scalars and gradients of 1,025 classes in float64."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         loss = _create(name, 1025, 6)
@@ -101,14 +103,14 @@ def _example(name: str, num_devices: int) -> Any:
             rng.integers(0, 1025, 16),
             np.array([1.0, 0.3, 0.0, 2.0, 1.0, 0.5]),
         )
-        found = _value_and_grads(loss, _mesh(num_devices))(*arguments)
-        (rows,) = found[1][0].values()
+        results = _value_and_grads(loss, _mesh(num_devices))(*arguments)
+        (rows,) = results[1][0].values()
         assert rows.addressable_shards[0].data.shape[0] == 1152 / num_devices
-        return jax.device_get(found)
+        return jax.device_get(results)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_those_of_one_device(name: str) -> None:
+def test_gradients_on_many_devices_equal_those_of_one(name: str) -> None:
     compare = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-15)
     jax.tree.map(compare, _example(name, 8), _example(name, 1))
 
@@ -132,7 +134,7 @@ def _parts(num_classes: int, dim: int, dtype: Any) -> tuple[Any, losses.Loss]:
 
 
 def _draw(model: Any, loss: losses.Loss, mesh: Mesh) -> tuple[Any, state.TrainState]:
-    """Returns the function that draws a state on the devices, and where it puts it."""
+    """Returns the function that draws a state on the devices, and the state's shardings."""
     create = functools.partial(
         state.create,
         model,
@@ -147,7 +149,7 @@ def _draw(model: Any, loss: losses.Loss, mesh: Mesh) -> tuple[Any, state.TrainSt
 
 
 def _step(model: Any, loss: losses.Loss, mesh: Mesh, shardings: state.TrainState) -> Any:
-    whole = devices.replicated(mesh)
+    replicated = devices.replicated(mesh)
     step = functools.partial(
         steps.train_step,
         model=model,
@@ -157,8 +159,8 @@ def _step(model: Any, loss: losses.Loss, mesh: Mesh, shardings: state.TrainState
     )
     return jax.jit(
         step,
-        in_shardings=(shardings, devices.batch_shardings(mesh), whole, whole),
-        out_shardings=(shardings, whole),
+        in_shardings=(shardings, devices.batch_shardings(mesh), replicated, replicated),
+        out_shardings=(shardings, replicated),
         donate_argnums=0,
     )
 
@@ -179,12 +181,12 @@ def _controls(**rates: float) -> dict[str, Any]:
 
 
 def _shares(run: state.TrainState) -> list[Any]:
-    """Returns proxies and both their moments."""
+    """Returns the proxies and both of their Adam moments."""
     paths = jax.tree_util.tree_leaves_with_path(run)
     return [leaf for path, leaf in paths if "proxies" in jax.tree_util.keystr(path)]
 
 
-def _trained(num_devices: int) -> list[state.TrainState]:
+def _train(num_devices: int) -> list[state.TrainState]:
     """Returns states before and after a division, each after two steps."""
     mesh = _mesh(num_devices)
     model, loss = _parts(1025, 8, jnp.float64)
@@ -209,15 +211,15 @@ def _trained(num_devices: int) -> list[state.TrainState]:
     return trained
 
 
-def test_a_run_with_a_division_is_that_of_one_device() -> None:
+def test_training_across_a_division_equals_that_of_one_device() -> None:
     with jax.enable_x64(True):
-        one, eight = _trained(1), _trained(8)
+        one, eight = _train(1), _train(8)
     compare = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
     jax.tree.map(compare, eight, one)
 
 
 @pytest.mark.parametrize("clusters_per_step", [1, 2])
-def test_a_whole_step_moves_no_array_of_classes(clusters_per_step: int) -> None:
+def test_training_step_transfers_no_array_over_all_classes(clusters_per_step: int) -> None:
     mesh = _mesh(8)
     model, loss = _parts(MANY, 4, jnp.float32)
     draw, shardings = _draw(model, loss, mesh)
@@ -228,24 +230,26 @@ def test_a_whole_step_moves_no_array_of_classes(clusters_per_step: int) -> None:
         jax.random.key(0),
     )
     compiled = _step(model, loss, mesh, shardings).lower(*arguments).compile()
-    moved = _moved_arrays(compiled)
+    moved = _transferred_shapes(compiled)
     assert moved
     assert not [shape for shape in moved if max(shape, default=0) >= MANY // 8]
     used = compiled.memory_analysis().temp_size_in_bytes
     assert used < 1.5 * clusters_per_step * MATRIX / 8
 
 
-def test_only_what_the_loss_may_have_by_class_is_spread() -> None:
+def test_only_per_class_parameters_are_sharded() -> None:
     mesh = _mesh(8)
     shapes = {(1152, 4): True, (1152,): False, (1000, 4): False, (1028, 4): False, (): False}
-    found = {shape: not devices.table_sharding(mesh, shape).is_fully_replicated for shape in shapes}
-    assert found == shapes
+    is_sharded = {
+        shape: not devices.table_sharding(mesh, shape).is_fully_replicated for shape in shapes
+    }
+    assert is_sharded == shapes
     _, shardings = _draw(*_parts(1025, 8, jnp.float32), mesh)
-    spread = [leaf for leaf in jax.tree.leaves(shardings) if not leaf.is_fully_replicated]
-    assert spread == _shares(shardings) == [devices.rows_sharding(mesh)] * 3
+    sharded = [leaf for leaf in jax.tree.leaves(shardings) if not leaf.is_fully_replicated]
+    assert sharded == _shares(shardings) == [devices.rows_sharding(mesh)] * 3
 
 
-def test_proxies_move_at_the_rate_of_the_loss() -> None:
+def test_proxies_are_updated_at_the_learning_rate_of_the_loss() -> None:
     mesh = _mesh(8)
     model, loss = _parts(1025, 8, jnp.float32)
     draw, shardings = _draw(model, loss, mesh)
@@ -260,7 +264,7 @@ def test_proxies_move_at_the_rate_of_the_loss() -> None:
 
 
 @pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.long), 4])
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path, num_devices: int) -> None:
+def test_run_continues_on_another_number_of_devices(tmp_path: Path, num_devices: int) -> None:
     parts = _parts(1025, 8, jnp.float32)
     draw, shardings = _draw(*parts, _mesh(8))
     run, _ = _step(*parts, _mesh(8), shardings)(
@@ -276,8 +280,8 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path, num_device
     def placed(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    like = jax.tree.map(placed, jax.eval_shape(draw), shardings)
-    restored, _ = checkpoints.restore(1, like)
+    abstract_state = jax.tree.map(placed, jax.eval_shape(draw), shardings)
+    restored, _ = checkpoints.restore(1, abstract_state)
     jax.tree.map(np.testing.assert_array_equal, restored, run)
     assert jax.tree.map(lambda x: x.sharding, restored) == shardings
     checkpoints.close()

@@ -1,4 +1,4 @@
-"""Miners pick what plain loops pick."""
+"""Miners pick the same pairs and triplets as plain loops."""
 
 import json
 from pathlib import Path
@@ -20,11 +20,11 @@ KEY = jax.random.key(0)
 
 
 def _embeddings(seed: int) -> np.ndarray:
-    # One dimension more than in a plane: some positives are beyond all negatives, and some not.
+    # In three dimensions, some positives are farther than all negatives, and some are not.
     return np.random.default_rng(seed).standard_normal((len(LABELS), 3))
 
 
-def _listed(mined: Pairs | Triplets) -> list[tuple[int, int, int]]:
+def _list_triplets(mined: Pairs | Triplets) -> list[tuple[int, int, int]]:
     assert isinstance(mined, Triplets)
     rows, slots = np.nonzero(mined.valid)
     positives, negatives = (np.asarray(c)[rows, slots] for c in mined[:2])
@@ -44,36 +44,36 @@ def _listed(mined: Pairs | Triplets) -> list[tuple[int, int, int]]:
         ("nearest", {"cutoff": 0.9}),
     ],
 )
-def test_triplets_are_those_of_plain_loops(name: str, options: dict[str, Any], seed: int) -> None:
+def test_triplets_equal_those_of_plain_loops(name: str, options: dict[str, Any], seed: int) -> None:
     x = _embeddings(seed)
     batch = slow_losses.Batch(x.tolist(), LABELS)
     compared = compare(masks.l2_normalize(jnp.asarray(x)), jnp.array(LABELS))
     mined = jax.jit(mining.create(name, **options))(KEY, compared)
-    assert _listed(mined) == sorted(getattr(slow_losses, f"mine_{name}")(batch, **options))
+    assert _list_triplets(mined) == sorted(getattr(slow_losses, f"mine_{name}")(batch, **options))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pairs_of_multi_similarity_are_those_of_plain_loops(seed: int) -> None:
+def test_multi_similarity_pairs_equal_those_of_plain_loops(seed: int) -> None:
     x = _embeddings(seed)
     batch = slow_losses.Batch(x.tolist(), LABELS)
     compared = compare(masks.l2_normalize(jnp.asarray(x)), jnp.array(LABELS))
     mined = jax.jit(mining.create("multi_similarity", epsilon=0.1))(KEY, compared)
     expected = slow_losses.mine_multi_similarity(batch, 0.1)
-    for found, pairs in zip(mined, expected, strict=True):
-        assert list(map(tuple, np.argwhere(found).tolist())) == sorted(pairs)
+    for actual, pairs in zip(mined, expected, strict=True):
+        assert list(map(tuple, np.argwhere(actual).tolist())) == sorted(pairs)
 
 
 def test_nearest_agrees_with_reference() -> None:
     i, j = np.ogrid[:8, :6]
     raw = jnp.asarray(np.sin(1.3 * i * i + 0.7 * j + i * j), jnp.float32)
     compared = compare(masks.l2_normalize(raw), jnp.repeat(jnp.arange(4), 2))
-    found = _listed(mining.create("nearest", cutoff=0.5)(KEY, compared))
-    assert [n for _, _, n in found] == REFERENCE["easypeasy_neg_index"]
+    triplets = _list_triplets(mining.create("nearest", cutoff=0.5)(KEY, compared))
+    assert [n for _, _, n in triplets] == REFERENCE["easypeasy_neg_index"]
 
 
 @pytest.mark.parametrize("name", ["semi_hard", "hard", "easy_positive", "nearest"])
-def test_references_of_a_memory_are_picked_too(name: str) -> None:
-    """A batch of two beside a memory that holds what is nearer, and an empty place."""
+def test_miners_pick_references_of_a_memory(name: str) -> None:
+    """A batch of two with a memory that holds nearer images and one empty slot."""
     options = {
         "semi_hard": {"fallback": "farthest"},
         "easy_positive": {"easy_negatives": "semi_hard", "fallback": "farthest"},
@@ -85,13 +85,13 @@ def test_references_of_a_memory_are_picked_too(name: str) -> None:
     compared = compare(x[:2], jnp.array([0, 1]), memory)
     mined = mining.create(name, **options.get(name, {}))(KEY, compared)
     # Anchor 0: its positive is 2, its negatives are 1 and 3. Anchor 1: 3, and 0 and 2.
-    assert _listed(mined) == [(0, 2, 3), (1, 3, 2)]
+    assert _list_triplets(mined) == [(0, 2, 3), (1, 3, 2)]
     positives, negatives = as_pairs(mined, compared)
     np.testing.assert_array_equal(positives, [[0, 0, 1, 0, 0], [0, 0, 0, 1, 0]])
     np.testing.assert_array_equal(negatives, [[0, 0, 0, 1, 0], [0, 0, 1, 0, 0]])
 
 
-def test_draws_reach_into_a_memory() -> None:
+def test_distance_weighted_draws_include_a_memory() -> None:
     rng = np.random.default_rng(0)
     x = masks.l2_normalize(jnp.asarray(rng.standard_normal((24, 4))))
     memory = References(x[8:], jnp.arange(16) % 4)
@@ -131,7 +131,7 @@ def test_draws_reach_into_a_memory() -> None:
         ),
     ],
 )
-def test_errors_name_what_was_found_and_what_is_known(
+def test_errors_name_the_value_and_the_alternatives(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Pairs are gone through a few columns at a time, and nothing is left out."""
+"""Pairs are processed a few columns at a time, and none is skipped."""
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,14 @@ POSITIVES[2] = False
 
 
 @pytest.mark.parametrize("number", [0, 1, 4, 9])
-def test_the_smallest_come_as_a_stable_sort_has_them(number: int) -> None:
+def test_smallest_values_have_the_order_of_a_stable_sort(number: int) -> None:
     values = np.random.default_rng(1).integers(0, 4, (5, 9)).astype(np.float32)
-    found = jax.jit(pairs.smallest)(values, number)
+    actual = jax.jit(pairs.smallest)(values, number)
     expected = np.argsort(values, axis=1, kind="stable")
-    np.testing.assert_array_equal(found[:, :number], expected[:, :number])
+    np.testing.assert_array_equal(actual[:, :number], expected[:, :number])
 
 
-def test_positives_are_folded_in_turn() -> None:
+def test_positives_are_folded_in_order() -> None:
     def note(
         carried: tuple[jax.Array, jax.Array], is_next: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -33,7 +33,7 @@ def test_positives_are_folded_in_turn() -> None:
     assert turn == 1 + POSITIVES.sum(axis=1).max()
 
 
-def test_a_sum_over_positives_has_the_gradient_of_all_pairs() -> None:
+def test_sum_over_positives_has_the_gradient_of_all_pairs() -> None:
     def term(chosen: Rows, rows: Rows, is_chosen: jax.Array) -> jax.Array:
         others = jnp.where(is_chosen, 0, jnp.exp(rows[0] - chosen[0]))
         return jnp.log1p(jnp.sum(others * rows[1], axis=1)) * chosen[1][:, 0]
@@ -47,10 +47,10 @@ def test_a_sum_over_positives_has_the_gradient_of_all_pairs() -> None:
     with jax.enable_x64(True):
         rng = np.random.default_rng(2)
         rows = tuple(jnp.asarray(rng.random(POSITIVES.shape)) for _ in range(2))
-        found, pull = jax.vjp(lambda rows: sum_over_positives(term, rows, POSITIVES), rows)
+        actual, pull = jax.vjp(lambda rows: sum_over_positives(term, rows, POSITIVES), rows)
         expected, expected_pull = jax.vjp(of_all_pairs, rows)
-        cotangent = jnp.asarray(rng.random(len(found)))
+        cotangent = jnp.asarray(rng.random(len(actual)))
         np.testing.assert_allclose(sum_over_positives(term, rows, POSITIVES), expected, rtol=1e-12)
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        np.testing.assert_allclose(actual, expected, rtol=1e-12)
         for one, other in zip(pull(cotangent)[0], expected_pull(cotangent)[0], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-15)

@@ -1,4 +1,4 @@
-"""The margin loss and its distances, on numbers of the authors' functions and by hand."""
+"""The margin loss and its distances, against the authors' functions and hand-computed numbers."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def _margin_of_raw(raw: jax.Array, pairs: tuple[jax.Array, jax.Array], **options
 
 
 def _slow_margin(x: np.ndarray, labels: np.ndarray, beta: float, alpha: float) -> float:
-    """Returns the margin loss of all pairs of a batch, one pair after the other."""
+    """Returns the margin loss of all pairs of a batch, computed pair by pair."""
     total, count = 0.0, 0
     for a in range(len(x)):
         for b in range(len(x)):
@@ -65,8 +65,8 @@ def _slow_margin(x: np.ndarray, labels: np.ndarray, beta: float, alpha: float) -
 
 
 def test_distances_agree_with_reference() -> None:
-    found = losses.pairwise_distances(masks.l2_normalize(_raw()))
-    np.testing.assert_allclose(found, REFERENCE["pdist"], rtol=1e-5)
+    distances = losses.pairwise_distances(masks.l2_normalize(_raw()))
+    np.testing.assert_allclose(distances, REFERENCE["pdist"], rtol=1e-5)
 
 
 def test_margin_agrees_with_reference_in_value_and_gradients() -> None:
@@ -84,10 +84,10 @@ def test_margin_agrees_with_reference_in_value_and_gradients() -> None:
 
 def test_margin_with_a_beta_for_each_class_agrees_with_reference() -> None:
     labels = np.repeat(np.arange(4), 2)
-    found = _margin_of_raw(
+    actual = _margin_of_raw(
         _raw(), _reference_pairs(), beta=jnp.full(4, 1.2)[labels], margin=0.2, nu=0.1
     )
-    np.testing.assert_allclose(found, REFERENCE["margin_class_beta_nu0.1"], rtol=1e-5)
+    np.testing.assert_allclose(actual, REFERENCE["margin_class_beta_nu0.1"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["balanced", "uneven", "pairs_d512"])
@@ -116,29 +116,29 @@ def test_margin_of_all_pairs_agrees_with_a_double_loop(jit: bool, x64: bool) -> 
         return losses.margin_loss(distances, positives, negatives, beta=1.3, margin=0.1, nu=0.0)
 
     with jax.enable_x64(x64):
-        found = (jax.jit(loss) if jit else loss)(jnp.asarray(x))
-        assert found.dtype == (jnp.float64 if x64 else jnp.float32)
+        actual = (jax.jit(loss) if jit else loss)(jnp.asarray(x))
+        assert actual.dtype == (jnp.float64 if x64 else jnp.float32)
     expected = _slow_margin(x, labels, 1.3, 0.1)
-    np.testing.assert_allclose(found, expected, rtol=1e-10 if x64 else 1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-10 if x64 else 1e-5)
 
 
 def test_multiplicities_count_like_repeated_pairs() -> None:
     distances = jnp.array([[0.01, 1.1, 1.3], [1.1, 0.01, 1.0], [1.3, 1.0, 0.01]])
     positives = jnp.zeros((3, 3)).at[0, 1].set(3)
     negatives = jnp.zeros((3, 3)).at[0, 2].set(1)
-    found = losses.margin_loss(distances, positives, negatives, beta=1.2, margin=0.2, nu=0.0)
-    np.testing.assert_allclose(found, (3 * 0.1 + 0.1) / 4, rtol=1e-5)
+    actual = losses.margin_loss(distances, positives, negatives, beta=1.2, margin=0.2, nu=0.0)
+    np.testing.assert_allclose(actual, (3 * 0.1 + 0.1) / 4, rtol=1e-5)
 
 
-def test_triplets_of_a_list_agree_with_reference() -> None:
+def test_listed_triplets_agree_with_reference() -> None:
     listed = [jnp.asarray(REFERENCE["triplets"][k])[:, None] for k in "pn"]
     mined = Triplets(*listed, jnp.ones((8, 1), bool))
     distances = losses.pairwise_distances(masks.l2_normalize(_raw()))
     # The reference adds 1e-6 to each difference of coordinates.
-    found = triplets.triplet_loss(distances, mined, margin=0.2, average="nonzero")
-    np.testing.assert_allclose(found, REFERENCE["triplet_fixed_avg_nonzero"], rtol=1e-5)
-    found = triplets.soft_triplet_loss(distances, mined)
-    np.testing.assert_allclose(found, REFERENCE["triplet_fixed_soft"], rtol=1e-5)
+    actual = triplets.triplet_loss(distances, mined, margin=0.2, average="nonzero")
+    np.testing.assert_allclose(actual, REFERENCE["triplet_fixed_avg_nonzero"], rtol=1e-5)
+    actual = triplets.soft_triplet_loss(distances, mined)
+    np.testing.assert_allclose(actual, REFERENCE["triplet_fixed_soft"], rtol=1e-5)
 
 
 def test_mined_triplets_agree_with_reference() -> None:
@@ -146,22 +146,22 @@ def test_mined_triplets_agree_with_reference() -> None:
     semi_hard = mining.create("semi_hard", fallback="farthest")
     options = {"miner": semi_hard, "margin": 0.2, "squared": False, "average": "all"}
     loss = losses.create("triplet", num_classes=4, embedding_dim=6, **options)
-    found, _ = loss.apply({}, masks.l2_normalize(_raw()), labels, key)
-    np.testing.assert_allclose(found, REFERENCE["triplet_semihard_m0.2"], rtol=1e-5)
+    actual, _ = loss.apply({}, masks.l2_normalize(_raw()), labels, key)
+    np.testing.assert_allclose(actual, REFERENCE["triplet_semihard_m0.2"], rtol=1e-5)
     loss = losses.create("soft_triplet", num_classes=4, embedding_dim=6, miner=semi_hard)
-    found, _ = loss.apply({}, masks.l2_normalize(_raw()), labels, key)
-    np.testing.assert_allclose(found, REFERENCE["triplet_semihard_soft"], rtol=1e-5)
+    actual, _ = loss.apply({}, masks.l2_normalize(_raw()), labels, key)
+    np.testing.assert_allclose(actual, REFERENCE["triplet_semihard_soft"], rtol=1e-5)
 
 
 def test_all_triplets_agree_with_reference() -> None:
-    """There the anchor is among its own negatives, as it is not in a batch of ours."""
+    """In the reference, unlike here, the anchor is among its own negatives."""
     labels = jnp.repeat(jnp.arange(4), 2)
     same, itself = labels[:, None] == labels[None, :], jnp.eye(8, dtype=bool)
     pairs = Pairs(*((x * 1.0) for x in (same & ~itself, ~same | itself)))
     distances = losses.pairwise_distances(masks.l2_normalize(_raw()))
-    found = triplets.triplet_loss(distances, pairs, margin=0.2, average="all")
+    actual = triplets.triplet_loss(distances, pairs, margin=0.2, average="all")
     np.testing.assert_allclose(
-        found, REFERENCE["triplet_all_including_self_as_negative"], rtol=1e-5
+        actual, REFERENCE["triplet_all_including_self_as_negative"], rtol=1e-5
     )
 
 
@@ -181,15 +181,15 @@ def test_n_pairs_agrees_with_reference_in_value_and_gradients(alpha: float) -> N
     np.testing.assert_allclose(grad[0], expected["draw_row0"], rtol=2e-5)
 
 
-def test_n_pairs_leaves_out_anchors_alone_in_their_class() -> None:
+def test_n_pairs_excludes_anchors_without_a_positive() -> None:
     labels = jnp.array([0, 0, 0, 1, 1, 2, 3, 3])
     same, itself = labels[:, None] == labels[None, :], jnp.eye(8, dtype=bool)
     x = masks.l2_normalize(_raw())
-    found = contrasts.multi_positive_softmax(x @ x.T, same & ~itself, ~same)
-    np.testing.assert_allclose(found, REFERENCE["npairs_labels00011233_alpha1"], rtol=1e-5)
+    actual = contrasts.multi_positive_softmax(x @ x.T, same & ~itself, ~same)
+    np.testing.assert_allclose(actual, REFERENCE["npairs_labels00011233_alpha1"], rtol=1e-5)
 
 
-def test_learned_betas_start_as_told_and_only_the_batch_classes_get_a_gradient() -> None:
+def test_betas_start_at_the_given_value_and_only_batch_classes_get_gradients() -> None:
     key = jax.random.key(0)
     shapes = {"none": None, "shared": (), "per_class": (5,)}
     for learn_beta, shape in shapes.items():
@@ -207,7 +207,7 @@ def test_learned_betas_start_as_told_and_only_the_batch_classes_get_a_gradient()
     np.testing.assert_array_equal(grads["beta"] != 0, [True] * 4 + [False])
 
 
-def test_created_margin_pulls_positives_together_and_pushes_negatives_apart() -> None:
+def test_margin_pulls_positives_together_and_pushes_negatives_apart() -> None:
     loss = losses.create("margin", num_classes=4, embedding_dim=6, **OPTIONS)
     labels, raw = jnp.repeat(jnp.arange(4), 2), _raw()
 
@@ -224,7 +224,7 @@ def test_created_margin_pulls_positives_together_and_pushes_negatives_apart() ->
     assert stats["positive_distance"] < 1.0 < 1.2 < stats["negative_distance"]
 
 
-def test_active_dims_sample_in_the_subspace_that_the_mask_leaves() -> None:
+def test_active_dims_samples_in_the_subspace_of_the_mask() -> None:
     # Zeros beyond the subspace change nothing: the pairs are those of the subspace alone.
     labels, key = jnp.repeat(jnp.arange(4), 2), jax.random.key(0)
     inside = masks.l2_normalize(_raw())
@@ -260,14 +260,14 @@ def test_low_precision_is_computed_in_float32() -> None:
         ("margin", {"beta": 3.0}, "beta of at least 0 and at most 2, got 3.0"),
     ],
 )
-def test_errors_name_what_was_found_and_what_is_known(
+def test_errors_name_the_value_and_the_alternatives(
     name: str, changed: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         losses.create(name, num_classes=4, embedding_dim=6, **OPTIONS | changed)
 
 
-def test_a_nan_embedding_makes_the_loss_nan():
+def test_nan_embedding_makes_the_loss_nan():
     embeddings = jnp.ones((4, 3)).at[0, 0].set(jnp.nan)
     assert np.isnan(losses.pairwise_distances(embeddings)[0]).all()
     loss = losses.create("margin", num_classes=2, embedding_dim=3, **OPTIONS)

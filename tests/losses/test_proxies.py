@@ -1,4 +1,4 @@
-"""Losses of proxies: golden numbers, plain loops, and what no batch or mask may break."""
+"""Losses of proxies: golden numbers, plain loops, and robustness to any batch or mask."""
 
 import functools
 import math
@@ -49,7 +49,7 @@ def _create(name: str, num_classes: int, dim: int, **changed: Any) -> losses.Los
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("golden", GOLDEN)
 @pytest.mark.parametrize("case", ["balanced", "uneven"])
-def test_agrees_with_golden_numbers(case: str, golden: str, x64: bool) -> None:
+def test_losses_agree_with_golden_numbers(case: str, golden: str, x64: bool) -> None:
     name, options = GOLDEN[golden]
     labels, rows = CASES[f"{case}/labels"], CASES[f"{case}/proxies"]
     loss = _create(name, *rows.shape, **options)
@@ -76,7 +76,7 @@ LOOPS = [(name, {}) for name in NAMES if name != "proxy_nca"] + [
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("name", "changed"), LOOPS)
-def test_agrees_with_plain_loops_and_its_gradients_with_differences(
+def test_losses_agree_with_plain_loops_and_gradients_with_differences(
     name: str, changed: dict[str, Any], masked: bool
 ) -> None:
     changed = changed | ({"centers": 3} if name == "soft_triple" else {})
@@ -97,14 +97,14 @@ def test_agrees_with_plain_loops_and_its_gradients_with_differences(
             )[0]
 
         arguments = (params, jnp.asarray(raw), jnp.asarray(mask))
-        found = of_raw(*arguments)
+        actual = of_raw(*arguments)
         check_grads(jax.jit(of_raw), arguments, order=1, modes=("rev",), eps=1e-6, rtol=1e-6)
     (rows,) = (np.asarray(value) for value in params.values())
     if masked:
         raw, rows = raw * mask, rows * mask
     x, rows = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (raw, rows))
     expected = slow_proxies.loss(name, x, rows, labels, options)
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    np.testing.assert_allclose(actual, expected, rtol=1e-10)
 
 
 @functools.cache
@@ -132,7 +132,7 @@ DEGENERATE = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_degenerate_batches_and_masks_are_finite(name: str) -> None:
+def test_degenerate_batches_and_masks_give_finite_losses(name: str) -> None:
     loss, value_and_grads = _value_and_grads(name)
     rows = {key: jnp.zeros_like(value).at[..., 0].set(3.0) for key, value in loss.init(KEY).items()}
     not_finite = []
@@ -147,13 +147,13 @@ def test_degenerate_batches_and_masks_are_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize("cosine", [1.0, -1.0, 0.2])
-def test_arcface_adds_its_margin_to_the_angle_up_to_pi_and_goes_on_falling(cosine: float) -> None:
+def test_arcface_adds_its_margin_up_to_pi_and_decreases_beyond(cosine: float) -> None:
     margin, nothing = 0.5, jnp.full((1, 2), -jnp.inf).at[0, 1].set(0.0)
 
     def logit(cosine: jax.Array) -> jax.Array:
-        """The own logit, where the only other one is 0."""
-        found = proxies.arcface_loss(Similarities(cosine[None], nothing), margin=margin, scale=1.0)
-        return -jnp.log(jnp.expm1(found))
+        """The logit of the own class if the only other logit is 0."""
+        loss = proxies.arcface_loss(Similarities(cosine[None], nothing), margin=margin, scale=1.0)
+        return -jnp.log(jnp.expm1(loss))
 
     with jax.enable_x64(True):
         value, gradient = jax.value_and_grad(logit)(jnp.asarray(cosine, jnp.float64))
@@ -169,29 +169,29 @@ def test_arcface_adds_its_margin_to_the_angle_up_to_pi_and_goes_on_falling(cosin
     assert np.all(np.diff(falling) < 0)
 
 
-def test_a_mask_of_zeros_and_ones_leaves_the_loss_of_the_subspace() -> None:
+def test_binary_mask_gives_the_loss_of_the_subspace() -> None:
     rng, labels = np.random.default_rng(1), jnp.array([0, 1, 2, 0])
     raw, mask = jnp.asarray(rng.normal(size=(4, 6)), jnp.float32), jnp.array([0, 1, 1, 0, 1, 0])
     for name in NAMES:
         loss, inside = _create(name, 3, 6), _create(name, 3, 3)
         params = loss.init(KEY)
         kept = np.flatnonzero(mask)
-        found, _ = loss.apply(params, masks.apply(raw, mask), labels, KEY, mask=mask)
+        actual, _ = loss.apply(params, masks.apply(raw, mask), labels, KEY, mask=mask)
         expected, _ = inside.apply(
             {key: value[..., kept] for key, value in params.items()},
             masks.l2_normalize(raw[:, kept]),
             labels,
             KEY,
         )
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_many_classes_have_rows_for_any_usual_number_of_devices() -> None:
+def test_rows_of_many_classes_divide_by_any_usual_number_of_devices() -> None:
     assert [num_rows(n) for n in (2, 1023, 1024, 1025, 10**6)] == [2, 1023, 1024, 1152, 1_000_064]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_past_the_classes_take_no_part(name: str) -> None:
+def test_padding_rows_do_not_affect_the_loss(name: str) -> None:
     loss, rng = _create(name, 1025, 3), np.random.default_rng(0)
     (key, rows), *_ = loss.init(KEY).items()
     assert len(rows) == 1152
@@ -203,7 +203,7 @@ def test_rows_past_the_classes_take_no_part(name: str) -> None:
         return value, stats, grads[key]
 
     value, stats, grad = at(rows)
-    # Each in place of an embedding: the nearest of all, if it were counted.
+    # Padding rows placed on the embeddings: if they counted, they would be the nearest.
     moved = at(rows.at[1025:1029].set(x if rows.ndim == 2 else x[:, None, :]))
     np.testing.assert_array_equal(grad[1025:], 0)
     assert np.all(np.any(grad[np.array([0, 5, 1024])] != 0, axis=-1))
@@ -211,7 +211,7 @@ def test_rows_past_the_classes_take_no_part(name: str) -> None:
     assert stats["nearest_other_similarity"] < 1
 
 
-def test_proxies_start_in_all_directions_at_length_one() -> None:
+def test_initial_proxies_are_unit_vectors_in_all_directions() -> None:
     rows = _create("proxy_anchor", 1000, 64).init(KEY)["proxies"]
     lengths = np.linalg.norm(rows, axis=1)
     np.testing.assert_allclose(np.mean(lengths), 1, atol=0.02)
@@ -220,7 +220,7 @@ def test_proxies_start_in_all_directions_at_length_one() -> None:
     assert centers.shape == (5, 3, 8)
 
 
-def test_soft_triple_with_one_center_is_a_soft_max_with_a_margin() -> None:
+def test_soft_triple_with_one_center_is_softmax_with_a_margin() -> None:
     rng = np.random.default_rng(2)
     x = masks.l2_normalize(jnp.asarray(rng.normal(size=(4, 6)), jnp.float32))
     labels, rows = jnp.array([0, 1, 2, 0]), _create("cosface", 3, 6).init(KEY)["proxies"]
@@ -233,19 +233,19 @@ def test_soft_triple_with_one_center_is_a_soft_max_with_a_margin() -> None:
     )
 
 
-def test_soft_triple_draws_the_centers_of_a_class_together() -> None:
-    def spread(centers: jax.Array) -> jax.Array:
+def test_soft_triple_pulls_the_centers_of_a_class_together() -> None:
+    def objective(centers: jax.Array) -> jax.Array:
         return soft_triple.center_spread(masks.l2_normalize(centers), 2)
 
     centers = jnp.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
-    value, gradient = jax.value_and_grad(spread)(centers)
+    value, gradient = jax.value_and_grad(objective)(centers)
     np.testing.assert_allclose(value, math.sqrt(2) / (2 * 2 * 1), rtol=1e-6)
     np.testing.assert_array_equal(np.sign(gradient[0]), [[0, -1], [-1, 0]])
-    np.testing.assert_array_equal(gradient[1], 0)  # identical already
+    np.testing.assert_array_equal(gradient[1], 0)  # already identical
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_embeddings_and_proxies_of_a_class_find_each_other(name: str) -> None:
+def test_descent_aligns_embeddings_with_the_proxies_of_their_class(name: str) -> None:
     loss, labels = _create(name, 5, 8), jnp.arange(10) % 5
     trained = (loss.init(KEY), jax.random.normal(jax.random.key(1), (10, 8)))
 
@@ -265,9 +265,9 @@ def test_embeddings_and_proxies_of_a_class_find_each_other(name: str) -> None:
 def test_low_precision_is_computed_in_float32() -> None:
     loss, labels = _create("cosface", 4, 4), jnp.arange(4)
     x, params = jnp.eye(4, dtype=jnp.bfloat16), loss.init(KEY)
-    found, expected = (loss.apply(params, y, labels, KEY) for y in (x, x.astype(jnp.float32)))
-    assert found[0].dtype == jnp.float32
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    actual, expected = (loss.apply(params, y, labels, KEY) for y in (x, x.astype(jnp.float32)))
+    assert actual[0].dtype == jnp.float32
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def _fails(name: str, num_classes: int = 4, **changed: Any) -> Callable[[], Any]:
@@ -295,7 +295,7 @@ def test_errors_say_what_is_required(create: Callable[[], Any], message: str) ->
         create()
 
 
-def test_a_nan_embedding_makes_the_loss_nan() -> None:
+def test_nan_embedding_makes_the_loss_nan() -> None:
     x, labels = jnp.ones((4, 3)).at[0, 0].set(jnp.nan), jnp.array([0, 0, 1, 1])
     for name in NAMES:
         loss = _create(name, 2, 3)

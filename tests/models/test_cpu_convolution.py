@@ -1,4 +1,4 @@
-"""Products of matrices give the numbers and gradients of XLA's convolutions."""
+"""Convolutions as matrix products give the values and gradients of XLA's convolutions."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from slow_resnet import slow_conv, slow_max_pool
 
 from dcjax.models import cpu_convolution
 
-# Even and odd, down to one pixel; above and below the size at which another form takes over.
+# Even and odd, down to one pixel; above and below the size at which the method changes.
 SIDES = ((1, 1), (2, 3), (4, 5), (7, 8))
 EXACT = {"float32": 1e-5, "float64": 1e-12}
 
@@ -30,18 +30,18 @@ def value_and_gradients(job: Callable[..., jax.Array], *inputs: Any) -> Any:
     return compute(*inputs)
 
 
-def assert_same(found: Any, expected: Any, exact: float) -> None:
+def assert_same(actual: Any, expected: Any, exact: float) -> None:
     def same(a: Any, b: Any) -> None:
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=exact * max(1, np.max(np.abs(b))))
 
-    jax.tree.map(same, found, expected)
+    jax.tree.map(same, actual, expected)
 
 
 @pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 3, 7])
-def test_products_are_convolutions(size: int, stride: int, dtype: str) -> None:
+def test_matmul_convolutions_equal_xla_convolutions(size: int, stride: int, dtype: str) -> None:
     kernel = normal(size, size, 5, 6, dtype=dtype) / size
     jobs = {
         method: functools.partial(cpu_convolution.convolve, stride=stride, method=method)
@@ -50,9 +50,9 @@ def test_products_are_convolutions(size: int, stride: int, dtype: str) -> None:
     with jax.enable_x64(True):
         for sides in SIDES:
             x = normal(4, *sides, 5, dtype=dtype)
-            found = value_and_gradients(jobs["matmul"], x, kernel)
-            assert_same(found, value_and_gradients(jobs["xla"], x, kernel), EXACT[dtype])
-            assert_same(found[0], slow_conv(x, kernel, stride).astype(dtype), EXACT[dtype])
+            actual = value_and_gradients(jobs["matmul"], x, kernel)
+            assert_same(actual, value_and_gradients(jobs["xla"], x, kernel), EXACT[dtype])
+            assert_same(actual[0], slow_conv(x, kernel, stride).astype(dtype), EXACT[dtype])
 
 
 @pytest.mark.parametrize("sides", SIDES)
@@ -62,22 +62,27 @@ def test_max_pool_gives_its_gradient_to_the_first_maximum(
 ) -> None:
     x = np.random.default_rng(1).integers(0, levels, (3, *sides, 5)).astype(np.float32)
     xla = value_and_gradients(functools.partial(cpu_convolution.max_pool, method="xla"), x)
-    found = value_and_gradients(functools.partial(cpu_convolution.max_pool, method="matmul"), x)
-    assert_same(found, xla, 1e-6)
-    np.testing.assert_array_equal(found[0], slow_max_pool(x))
+    actual = value_and_gradients(functools.partial(cpu_convolution.max_pool, method="matmul"), x)
+    assert_same(actual, xla, 1e-6)
+    np.testing.assert_array_equal(actual[0], slow_max_pool(x))
 
 
-def test_equal_maxima_by_hand() -> None:
-    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1].set(1.0)  # in all four windows; then none is larger
+def test_gradient_of_equal_maxima_equals_hand_computed_values() -> None:
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1].set(1.0)  # the maximum of all four windows
     gradient = jax.grad(lambda x: cpu_convolution.max_pool(x, "matmul").sum())
     np.testing.assert_array_equal(gradient(x)[0, ..., 0], 4 * x[0, ..., 0])
-    first = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]  # of each window
+    first = [
+        [1, 1, 0, 0],
+        [1, 1, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]  # the first pixel of each window
     np.testing.assert_array_equal(gradient(0 * x)[0, ..., 0], first)
 
 
 @pytest.mark.parametrize("job", ["convolve", "max_pool"])
 @pytest.mark.parametrize(("backend", "same"), [("cpu", "matmul"), ("gpu", "xla"), ("tpu", "xla")])
-def test_auto_is_chosen_by_the_backend(
+def test_auto_depends_on_the_backend(
     job: str, backend: str, same: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, kernel = jnp.zeros((4, 3, 3, 5)), jnp.zeros((3, 3, 5, 6))

@@ -1,4 +1,4 @@
-"""Weights by a hub name: from the cache without a network, and downloads that are verified.
+"""Weights by a hub name: from the cache without a network, or by a verified download.
 
 The hub is a server on this machine; huggingface_hub is the real one, in a process of its own.
 """
@@ -32,8 +32,8 @@ class FakeHub(http.server.ThreadingHTTPServer):
     """Serves files by their path, OWNER/NAME/resolve/main/FILE.
 
     Attributes:
-      files: path: content, and the checksum that is told if it is not the content's.
-      requests: methods and paths asked for so far.
+      files: path: content, and the checksum to declare if it is not that of the content.
+      requests: methods and paths of the requests so far.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ def cached(tmp_path: Path, repository: str, file: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["timm/resnet50.tv_in1k", "hf-hub:timm/resnet50.tv_in1k", "a/b"])
-def test_names_of_repositories(name: str) -> None:
+def test_repository_names_are_recognised(name: str) -> None:
     assert hub.is_name(name)
 
 
@@ -118,7 +118,7 @@ def test_other_names_are_paths(name: str) -> None:
     assert not hub.is_name(name)
 
 
-def test_without_permission_the_error_says_what_is_missing_and_how_to_get_it(
+def test_without_permission_the_error_says_how_to_download(
     find: Callable[..., str], server: FakeHub, tmp_path: Path
 ) -> None:
     error = find("hf-hub:timm/resnet50.tv_in1k", download=False)
@@ -134,7 +134,7 @@ def test_without_permission_the_error_says_what_is_missing_and_how_to_get_it(
     assert not server.requests
 
 
-def test_the_cache_is_enough_where_there_is_no_network(find, server, tmp_path: Path) -> None:
+def test_cached_weights_are_used_without_a_network(find, server, tmp_path: Path) -> None:
     file = cached(tmp_path, "a/b", "pytorch_model.bin")
     file.parent.mkdir(parents=True)
     file.write_bytes(b"weights")
@@ -146,7 +146,7 @@ def test_the_cache_is_enough_where_there_is_no_network(find, server, tmp_path: P
     assert not server.requests
 
 
-def test_a_download_is_kept_and_safetensors_come_first(find, server, tmp_path: Path) -> None:
+def test_download_is_cached_and_safetensors_are_preferred(find, server, tmp_path: Path) -> None:
     server.files = {
         "a/b/resolve/main/model.safetensors": (b"safe", None),
         "a/b/resolve/main/pytorch_model.bin": (b"torch", None),
@@ -165,17 +165,17 @@ def test_a_download_is_kept_and_safetensors_come_first(find, server, tmp_path: P
         assert not server.requests
 
 
-def test_a_download_that_is_not_what_was_published_is_removed(find, server) -> None:
-    path, whole = "a/b/resolve/main/model.safetensors", b"weights"
-    checksum = hashlib.sha256(whole).hexdigest()
+def test_download_that_was_not_published_is_removed(find, server) -> None:
+    path, content = "a/b/resolve/main/model.safetensors", b"weights"
+    checksum = hashlib.sha256(content).hexdigest()
     server.files = {path: (b"wei?hts", checksum)}
     assert f"should have SHA-256 {checksum}, got" in find("a/b", download=True)
     assert "No weights" in find("a/b", download=False)
-    server.files = {path: (whole, None)}
-    assert Path(find("a/b", download=True)).read_bytes() == whole
+    server.files = {path: (content, None)}
+    assert Path(find("a/b", download=True)).read_bytes() == content
 
 
-def test_a_cached_file_that_was_damaged_is_not_loaded(find, server, tmp_path: Path) -> None:
+def test_damaged_cached_file_is_not_loaded(find, server, tmp_path: Path) -> None:
     server.files = {"a/b/resolve/main/model.safetensors": (b"weights", None)}
     path = Path(find("a/b", download=True))
     path.resolve().write_bytes(bytes(7))
@@ -189,7 +189,7 @@ def test_the_checksum_of_the_papers_weights_is_known(find, server) -> None:
     assert "should have SHA-256 5d061a3c" in find("timm/resnet50.tv_in1k", download=True)
 
 
-def test_what_is_not_to_be_had_is_one_line(find) -> None:
+def test_unavailable_weights_give_a_one_line_error(find) -> None:
     assert find("a/b", download=True) == (
         "MissingFileError The hub's a/b has none of model.safetensors, pytorch_model.bin."
     )
@@ -198,7 +198,7 @@ def test_what_is_not_to_be_had_is_one_line(find) -> None:
     assert "\n" not in error
 
 
-def test_the_library_is_imported_only_for_a_name_on_the_hub() -> None:
+def test_huggingface_hub_is_not_imported_at_import_time() -> None:
     code = "import sys, dcjax.models.pretrained; print('huggingface_hub' in sys.modules)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The embedder: masks come first, then the normalisation; frozen statistics stay."""
+"""The embedder applies masks before the normalisation and keeps frozen statistics."""
 
 import functools
 from typing import Any
@@ -74,7 +74,7 @@ def test_backbones_have_the_published_number_of_parameters(name: str, published:
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3])
-def test_a_cut_network_has_the_stages_before_the_cut(num_stages: int) -> None:
+def test_truncated_network_has_the_stages_before_the_cut(num_stages: int) -> None:
     model = embedder("resnet18", num_stages=num_stages)
     variables = filled(model, 32)
     stages = {name.split("_")[0] for name in variables["params"]["backbone"] if "layer" in name}
@@ -99,10 +99,10 @@ def test_frozen_statistics_are_used_in_training_and_never_change() -> None:
         np.testing.assert_allclose(output, expected[name], rtol=1e-5, atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
     for name, gradient in flatten_dict(gradients).items():
-        assert np.all(np.any(gradient != 0, axis=-1)), name  # gamma and beta among them
+        assert np.all(np.any(gradient != 0, axis=-1)), name  # including gamma and beta
 
 
-def test_train_uses_batch_statistics_and_moves_the_running_ones_by_a_tenth() -> None:
+def test_train_uses_batch_statistics_and_updates_running_ones_by_a_tenth() -> None:
     model = embedder(batch_norm="train")
     variables, pixels = filled(model), images(5, 8, 8)
     before = variables["batch_stats"]["backbone"]["bn1"]
@@ -125,12 +125,12 @@ def test_train_uses_batch_statistics_and_moves_the_running_ones_by_a_tenth() -> 
 def test_train_statistics_are_only_read_at_test_time() -> None:
     frozen, train = embedder(), embedder(batch_norm="train")
     variables, pixels = filled(frozen), images(2, 8, 8)
-    found, expected = apply(train, variables, pixels), apply(frozen, variables, pixels)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    actual, expected = apply(train, variables, pixels), apply(frozen, variables, pixels)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.mark.parametrize("full_embedding", [False, True])
-def test_a_batch_is_masked_by_its_cluster_and_then_normalised(full_embedding: bool) -> None:
+def test_batch_is_masked_by_its_cluster_and_then_normalised(full_embedding: bool) -> None:
     model = embedder()
     variables, pixels = filled(model), images(2, 3, 8, 8)
     masks = np.maximum(variables["masks"]["masks"], 0)
@@ -138,23 +138,23 @@ def test_a_batch_is_masked_by_its_cluster_and_then_normalised(full_embedding: bo
     embedding = pooled @ variables["params"]["embedding"]["kernel"]
     embedding = embedding + variables["params"]["embedding"]["bias"]
     chosen = masks.sum(0) if full_embedding else masks[[2, 1], None]
-    found = apply(model, variables, pixels, jnp.array([2, 1]), full_embedding)
-    np.testing.assert_allclose(found["backbone"], normalized(pooled), rtol=1e-4, atol=1e-5)
+    outputs = apply(model, variables, pixels, jnp.array([2, 1]), full_embedding)
+    np.testing.assert_allclose(outputs["backbone"], normalized(pooled), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        found["embedding"], normalized(embedding * chosen), rtol=1e-4, atol=1e-5
+        outputs["embedding"], normalized(embedding * chosen), rtol=1e-4, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("test_masks", ["sum", "sum_l1", "none"])
-def test_test_time_joins_the_masks(test_masks: str) -> None:
+def test_masks_are_combined_at_test_time(test_masks: str) -> None:
     model = embedder(test_masks=test_masks)
     variables, pixels = filled(model), images(2, 8, 8)
     masks = np.maximum(variables["masks"]["masks"], 0)
     joined = {"sum": masks.sum(0), "sum_l1": (masks.T / masks.sum(1)).sum(1), "none": np.ones(6)}
     embedding = slow_pooled(model, variables, pixels) @ variables["params"]["embedding"]["kernel"]
     embedding = embedding + variables["params"]["embedding"]["bias"]
-    found = apply(model, variables, pixels)["embedding"]
-    np.testing.assert_allclose(found, normalized(embedding * joined[test_masks]), 1e-4, 1e-5)
+    actual = apply(model, variables, pixels)["embedding"]
+    np.testing.assert_allclose(actual, normalized(embedding * joined[test_masks]), 1e-4, 1e-5)
 
 
 def test_only_the_mask_of_the_cluster_gets_a_gradient() -> None:
@@ -170,7 +170,7 @@ def test_only_the_mask_of_the_cluster_gets_a_gradient() -> None:
     assert not gradient[[0, 1, 3]].any()
 
 
-def test_dropout_falls_on_the_pooled_features_in_training_only() -> None:
+def test_dropout_applies_to_the_pooled_features_in_training_only() -> None:
     model = embedder(dropout=0.5, embedding_dim=16, width=16)
     variables, pixels = filled(model), images(4, 8, 8)
     variables["params"]["embedding"] = {"kernel": jnp.eye(16), "bias": jnp.zeros(16)}
@@ -193,18 +193,18 @@ def test_max_pooling_takes_the_largest_value_of_the_feature_map() -> None:
     x = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     backbone = {name: variables[name]["backbone"] for name in ("params", "batch_stats")}
     *_, features = slow_resnet(x, model.backbone, backbone)
-    found = apply(model, variables, pixels)["backbone"]
-    np.testing.assert_allclose(found, normalized(features.max(axis=(1, 2))), 1e-4, 1e-5)
+    actual = apply(model, variables, pixels)["backbone"]
+    np.testing.assert_allclose(actual, normalized(features.max(axis=(1, 2))), 1e-4, 1e-5)
 
 
-def test_a_fresh_model_has_pytorchs_linear_and_the_mask_of_one_cluster() -> None:
+def test_initial_model_has_pytorchs_linear_init_and_one_mask() -> None:
     model = embedder(width=16, embedding_dim=512)
     fresh = jax.jit(model.init)(jax.random.key(0), images(1, 8, 8))
     for values in fresh["params"]["embedding"].values():  # within 1 / sqrt(16)
         assert 0.24 < values.max() <= 0.25
         assert -0.25 <= values.min() < -0.24
         np.testing.assert_allclose(values.std(), 0.25 / 3**0.5, rtol=0.1)
-    assert set(fresh["params"]) == {"backbone", "embedding"}  # masks are no parameters
+    assert set(fresh["params"]) == {"backbone", "embedding"}  # masks are not parameters
     np.testing.assert_array_equal(fresh["masks"]["masks"], np.eye(4)[:, :1] * np.ones(512))
 
 
@@ -218,13 +218,13 @@ def test_a_fresh_model_has_pytorchs_linear_and_the_mask_of_one_cluster() -> None
         ({"pooling": "gem"}, r"'gem'; known are average, max"),
     ],
 )
-def test_errors_name_what_was_found_and_what_is_known(changes: dict, message: str) -> None:
+def test_errors_name_the_value_and_the_alternatives(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         embedder(**changes)
 
 
 @pytest.mark.parametrize("convolution", ["xla", "matmul"])
-def test_bfloat16_is_the_backbones_alone(convolution: str):
+def test_bfloat16_is_used_in_the_backbone_only(convolution: str):
     pixels, clusters = images(2, 4, 16, 16), np.zeros(2, np.int32)
     outputs, gradients = {}, {}
     variables = filled(embedder(num_stages=3), size=16)

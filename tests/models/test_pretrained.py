@@ -1,4 +1,4 @@
-"""Published weights land in the right place, each exactly once; what does not fit is named."""
+"""Each published weight fills the right leaf exactly once; tensors that do not fit are named."""
 
 import functools
 import itertools
@@ -27,7 +27,7 @@ Tensors = dict[str, np.ndarray]
 
 @functools.cache
 def backbone(name: str = "resnet18", num_stages: int = 2, width: int = 4) -> tuple[Any, Any]:
-    """Returns a network, cut after a stage: shapes of its parameters and running statistics."""
+    """Returns the shapes of parameters and running statistics of a truncated network."""
     block, stage_sizes, stem = BACKBONES[name]
     net = ResNet(
         block=block,
@@ -72,8 +72,10 @@ def all_values(tree: Any) -> list[float]:
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "torchvision and timm": lambda name: name,
     "parallel": lambda name: f"module.{name}",
-    "hugging face": published.hugging_face,
-    "hugging face's backbone": lambda name: published.hugging_face(name).removeprefix("resnet."),
+    "hugging face": published.hugging_face_name,
+    "hugging face's backbone": lambda name: published.hugging_face_name(name).removeprefix(
+        "resnet."
+    ),
 }
 
 
@@ -98,7 +100,7 @@ def test_every_leaf_is_filled_once_in_every_spelling(
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_leaves_are_in_their_place_and_kernels_transposed(spelling: str, load) -> None:
+def test_leaves_are_in_the_right_place_and_kernels_transposed(spelling: str, load) -> None:
     weights = tensors()
     params, stats = load({SPELLINGS[spelling](key): value for key, value in weights.items()})
     shortcut = params["layer2_0"]["downsample_0"]["kernel"]
@@ -106,26 +108,26 @@ def test_leaves_are_in_their_place_and_kernels_transposed(spelling: str, load) -
     for out, into, i, j in [(0, 0, 0, 0), (7, 3, 2, 1), (5, 0, 0, 2)]:
         assert kernel[i, j, into, out] == weights["layer2.0.conv1.weight"][out, into, i, j]
     assert shortcut[0, 0, 3, 6] == weights["layer2.0.downsample.0.weight"][6, 3, 0, 0]
-    for found, name in [
+    for leaf, name in [
         (params["bn1"]["scale"], "bn1.weight"),
         (params["layer1_1"]["bn2"]["scale"], "layer1.1.bn2.weight"),
         (params["layer1_1"]["bn2"]["bias"], "layer1.1.bn2.bias"),
         (stats["layer2_1"]["bn1"]["mean"], "layer2.1.bn1.running_mean"),
         (stats["layer2_0"]["downsample_1"]["var"], "layer2.0.downsample.1.running_var"),
     ]:
-        np.testing.assert_array_equal(found, weights[name])
+        np.testing.assert_array_equal(leaf, weights[name])
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_classifier_counters_and_later_stages_are_passed_over(spelling: str, load) -> None:
-    whole = tensors(num_stages=4, counters=True, head=True)
-    renamed = {SPELLINGS[spelling](key): value for key, value in whole.items()}
-    cut = {key: value for key, value in whole.items() if key in tensors()}
+def test_classifier_counters_and_later_stages_are_skipped(spelling: str, load) -> None:
+    complete = tensors(num_stages=4, counters=True, head=True)
+    renamed = {SPELLINGS[spelling](key): value for key, value in complete.items()}
+    cut = {key: value for key, value in complete.items() if key in tensors()}
     jax.tree.map(np.testing.assert_array_equal, load(renamed), load(cut))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_floats_become_the_trees(dtype: str, load, tmp_path: Path) -> None:
+def test_other_float_types_are_converted_to_float32(dtype: str, load, tmp_path: Path) -> None:
     weights = {name: (x % 64).astype(jnp.dtype(dtype)) for name, x in tensors().items()}
     safetensors.numpy.save_file(weights, tmp_path / "half")
     params, _ = pretrained.load(str(tmp_path / "half"), *backbone(), download=False)
@@ -149,30 +151,32 @@ def test_other_floats_become_the_trees(dtype: str, load, tmp_path: Path) -> None
         ("module.encoder_q.", ["module.queue"]),
     ],
 )
-def test_a_prefix_is_taken_off_and_said(
+def test_prefix_is_removed_and_reported(
     prefix: str, beside: list[str], spelling: str, load, tmp_path: Path
 ) -> None:
     weights = tensors(num_stages=3, counters=True, head=True)
     renamed = {prefix + SPELLINGS[spelling](key): value for key, value in weights.items()}
     renamed |= {name: np.ones(3, np.float32) for name in beside}
-    said: list[str] = []
+    messages: list[str] = []
     np.savez(tmp_path / "renamed", **renamed)
     safetensors.numpy.save_file(renamed, tmp_path / "renamed.safetensors")
     for file in ("renamed.npz", "renamed.safetensors"):
-        found = pretrained.load(str(tmp_path / file), *backbone(), download=False, say=said.append)
-        jax.tree.map(np.testing.assert_array_equal, found, load(weights))
-    assert said[0] == said[1] or set(beside) <= set(re.findall(r"[\w.]+", said[1]))
+        filled = pretrained.load(
+            str(tmp_path / file), *backbone(), download=False, say=messages.append
+        )
+        jax.tree.map(np.testing.assert_array_equal, filled, load(weights))
+    assert messages[0] == messages[1] or set(beside) <= set(re.findall(r"[\w.]+", messages[1]))
     full = f"{prefix}module." if spelling == "parallel" else prefix
     rest = f"; left out: {', '.join(beside)}" if beside else ""
-    assert said[0] == f"weights   by their names without {full!r}{rest}"
+    assert messages[0] == f"weights   by their names without {full!r}{rest}"
 
 
-def test_nothing_is_said_of_names_that_are_as_published(load, tmp_path: Path) -> None:
+def test_published_names_load_without_a_message(load, tmp_path: Path) -> None:
     load(tensors(), say=pytest.fail)
-    load({published.hugging_face(key): x for key, x in tensors().items()}, say=pytest.fail)
+    load({published.hugging_face_name(key): x for key, x in tensors().items()}, say=pytest.fail)
 
 
-def test_two_networks_in_a_file_are_not_guessed_between(load) -> None:
+def test_file_with_two_networks_is_refused(load) -> None:
     weights = {
         f"module.{network}.{name}": x
         for network in ("encoder_q", "encoder_k")
@@ -194,7 +198,7 @@ def test_values_that_are_not_finite_are_refused_by_name(value, dtype: str, tmp_p
         pretrained.load(str(tmp_path / "weights"), *backbone(), download=False)
 
 
-def test_what_float32_does_not_hold_and_negative_variances_are_refused(load) -> None:
+def test_values_beyond_float32_and_negative_variances_are_refused(load) -> None:
     weights = {name: x.astype(np.float64) for name, x in tensors().items()}
     weights["conv1.weight"][0, 0, 0, 0] = 1e300
     weights["bn1.running_var"][2] = -1e-3
@@ -205,14 +209,14 @@ def test_what_float32_does_not_hold_and_negative_variances_are_refused(load) -> 
         load(weights)
 
 
-def test_what_is_passed_over_may_hold_anything(load) -> None:
+def test_skipped_tensors_may_hold_any_values(load) -> None:
     weights = tensors(num_stages=4, head=True, counters=True)
     weights["fc.weight"][:] = np.nan
     weights["layer4.0.conv1.weight"][:] = np.inf
     load(weights)
 
 
-def test_an_error_names_the_first_few_of_many(load) -> None:
+def test_error_names_only_the_first_few_of_many(load) -> None:
     other = {f"blocks.{i}.norm.weight": np.ones(3, np.float32) for i in range(40)}
     with pytest.raises(ValueError, match=r"Missing: bn1.bias, .* more\. Nothing takes: ") as error:
         load(other)
@@ -223,18 +227,18 @@ def test_an_error_names_the_first_few_of_many(load) -> None:
     assert len(str(error.value)) < 800
 
 
-def test_a_checkpoint_of_pytorch_fills_the_same_leaves(load, tmp_path: Path) -> None:
+def test_pytorch_checkpoint_fills_the_same_leaves(load, tmp_path: Path) -> None:
     program, storages = {}, []
     for key, (name, value) in enumerate(tensors().items()):
         strides = tuple(stride // 4 for stride in value.strides)
         program[f"module.{name}"] = tensor(storage(str(key), value.size), 0, value.shape, strides)
         storages.append((str(key), value.size, value.tobytes()))
     (tmp_path / "weights.pth").write_bytes(legacy_file(pickled(program), storages))
-    found = pretrained.load(str(tmp_path / "weights.pth"), *backbone(), download=False)
-    jax.tree.map(np.testing.assert_array_equal, found, load(tensors()))
+    filled = pretrained.load(str(tmp_path / "weights.pth"), *backbone(), download=False)
+    jax.tree.map(np.testing.assert_array_equal, filled, load(tensors()))
 
 
-def test_one_error_names_all_that_is_missing_left_over_twice_and_misshaped(load) -> None:
+def test_one_error_names_missing_unused_duplicate_and_misshaped_tensors(load) -> None:
     weights = tensors()
     del weights["bn1.weight"], weights["layer2.1.bn2.running_var"]
     weights["layer1.2.conv1.weight"] = np.ones((4, 4, 3, 3), np.float32)  # of a deeper network
@@ -262,12 +266,12 @@ def test_weights_of_another_network_are_refused(published_name: str, message: st
         load(tensors(published_name))
 
 
-def test_a_file_that_is_cut_short_of_the_networks_stages_is_refused(load) -> None:
+def test_file_with_too_few_stages_is_refused(load) -> None:
     with pytest.raises(ValueError, match=r"Missing: layer2\.0\.bn1\.bias, "):
         load(tensors(num_stages=1))
 
 
-def test_a_missing_file_and_a_damaged_one_are_named(tmp_path: Path, load) -> None:
+def test_missing_and_damaged_files_are_named(tmp_path: Path, load) -> None:
     load(tensors())
     path = tmp_path / "weights.npz"
     for missing in ("/nowhere/w.safetensors", "resnet50", str(tmp_path)):
@@ -278,7 +282,7 @@ def test_a_missing_file_and_a_damaged_one_are_named(tmp_path: Path, load) -> Non
         pretrained.load(str(path), *backbone(), download=False)
 
 
-def test_a_hub_name_is_looked_up_unless_there_is_such_a_file(
+def test_hub_name_is_looked_up_unless_a_file_of_that_name_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
@@ -292,15 +296,15 @@ def test_a_hub_name_is_looked_up_unless_there_is_such_a_file(
     ):
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
-    found = pretrained.load("some/net", *backbone(), download=False)
-    jax.tree.map(np.testing.assert_array_equal, found, load(tensors()))
+    filled = pretrained.load("some/net", *backbone(), download=False)
+    jax.tree.map(np.testing.assert_array_equal, filled, load(tensors()))
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "net").write_bytes(b"a file")
     with pytest.raises(ValueError, match="Cannot read some/net"):
         pretrained.load("some/net", *backbone(), download=False)
 
 
-def test_a_path_that_cannot_be_looked_at_is_an_error_that_names_the_setting() -> None:
+def test_inaccessible_path_is_an_error_that_names_the_setting() -> None:
     with pytest.raises(FileError, match=r"Cannot read model\.pretrained='x+': File name too long"):
         pretrained.check("x" * 5000, download=False)
 

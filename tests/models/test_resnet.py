@@ -1,4 +1,4 @@
-"""The ResNet is torchvision's, layer by layer, however it convolves."""
+"""The ResNet equals torchvision's, layer by layer, with every convolution method."""
 
 import functools
 from pathlib import Path
@@ -42,21 +42,21 @@ def stages(net: ResNet, variables: Any, x: np.ndarray, train: bool = True) -> li
 
 @pytest.mark.parametrize("size", [32, 33])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_every_stage_is_the_slow_resnets(block: str, size: int) -> None:
+def test_every_stage_equals_the_plain_resnet(block: str, size: int) -> None:
     net = resnet(block, dtype=jnp.float64, param_dtype=jnp.float64)
     x = np.random.default_rng(0).normal(size=(1, size, size, 3))
     with jax.enable_x64(True):
         shapes = shapes_of(net, x)
         variables = random_variables(shapes)
-        found = stages(net, variables, x)
-    for stage, expected in zip(found, slow_resnet(x, net, variables), strict=True):
+        outputs = stages(net, variables, x)
+    for stage, expected in zip(outputs, slow_resnet(x, net, variables), strict=True):
         np.testing.assert_allclose(stage, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [64, 65])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_every_stage_agrees_with_pytorch(name: str, size: int, tmp_path: Path) -> None:
-    """The numbers are those that benchmarks/golden_resnet.py got for the same weights and image."""
+    """Compares with the numbers of benchmarks/golden_resnet.py for equal weights and image."""
     block, stage_sizes, stem = BACKBONES[name]
     net = ResNet(block, stage_sizes, stem, 64, frozen_statistics=True, convolution="auto")
     np.savez(tmp_path / "weights.npz", **published.draw(published.shapes(name)))
@@ -67,8 +67,8 @@ def test_every_stage_agrees_with_pytorch(name: str, size: int, tmp_path: Path) -
     )
     golden = np.load(GOLDEN)
     for train in (True, False):
-        found = stages(net, {"params": params, "batch_stats": stats}, x, train=train)
-        for number, stage in enumerate(found, 1):
+        outputs = stages(net, {"params": params, "batch_stats": stats}, x, train=train)
+        for number, stage in enumerate(outputs, 1):
             maps, means = (
                 golden[f"{name}/{size}/layer{number}/{kind}"] for kind in ("maps", "means")
             )
@@ -117,11 +117,11 @@ def test_every_convolution_gives_the_same_numbers_in_float32(block: str) -> None
     net = resnet(block, (2, 2, 2, 2), convolution="xla")
     variables = variables_of(net, x)
     *_, expected = stages(net, variables, x)
-    *_, found = stages(net.clone(convolution="matmul"), variables, x)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.max(np.abs(expected)))
+    *_, actual = stages(net.clone(convolution="matmul"), variables, x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.max(np.abs(expected)))
 
 
-def test_kernels_are_drawn_as_flaxs_convolution_draws_them() -> None:
+def test_kernels_are_initialised_as_by_flax() -> None:
     x, key = jnp.zeros((1, 9, 9, 5)), jax.random.key(3)
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     stock = nn.Conv(6, (3, 3), use_bias=False, kernel_init=init).init(key, x)
@@ -130,7 +130,7 @@ def test_kernels_are_drawn_as_flaxs_convolution_draws_them() -> None:
         jax.tree.map(np.testing.assert_array_equal, ours, stock)
 
 
-def test_variables_do_not_depend_on_how_convolutions_and_frozen_norms_are_computed() -> None:
+def test_variables_do_not_depend_on_convolution_method_or_frozen_norms() -> None:
     x = jnp.zeros((1, 16, 16, 3))
     fresh = [
         jax.jit(functools.partial(resnet("bottleneck", convolution=method).init, train=train))(

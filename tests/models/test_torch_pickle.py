@@ -1,4 +1,4 @@
-"""Pickles of tensors are understood, old ones too; no other does anything, whatever it tries."""
+"""Pickles of tensors, old ones too, are read; no other pickle can execute anything."""
 
 import argparse
 import collections
@@ -77,11 +77,11 @@ def read_zip(folder: Path, program: bytes) -> weight_files.Tensors:
     }.items(),
     ids=lambda item: item[0],
 )
-def test_a_state_dict_is_read_however_it_is_pickled(program, tmp_path: Path) -> None:
-    (found,) = read_zip(tmp_path, program[1]).items()
-    assert found[0] == "w"
-    assert found[1].tolist() == EXPECTED
-    assert found[1].dtype == np.float32
+def test_state_dict_is_read_in_every_pickle_form(program, tmp_path: Path) -> None:
+    (item,) = read_zip(tmp_path, program[1]).items()
+    assert item[0] == "w"
+    assert item[1].tolist() == EXPECTED
+    assert item[1].dtype == np.float32
 
 
 class Color(enum.Enum):
@@ -89,18 +89,18 @@ class Color(enum.Enum):
 
 
 class Own(dict):
-    """A dict of a class that nobody knows here, which holds itself."""
+    """A dict of an unknown class, which contains itself."""
 
     def __init__(self) -> None:
         self["me"] = self.me = self
 
 
 class Names(list):
-    """A list of a class that nobody knows here."""
+    """A list of an unknown class."""
 
 
 class Named:
-    """Made of keywords."""
+    """An object constructed from keywords."""
 
     def __new__(cls, *, name: str) -> "Named":
         return super().__new__(cls)
@@ -137,22 +137,20 @@ BESIDE = {
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("what", BESIDE)
-def test_whatever_lies_beside_the_weights_is_passed_over(
-    what: str, protocol: int, tmp_path: Path
-) -> None:
+def test_objects_beside_the_weights_are_skipped(what: str, protocol: int, tmp_path: Path) -> None:
     beside = pickle.dumps(BESIDE[what], protocol)[2:-1]
     weights = b"}\x8c\x01w" + ONE + b"s"
     for items in (
         b"\x8c\x04args" + beside + b"\x8c\x0astate_dict" + weights,
         b"\x8c\x09optimizer}\x8c\x05state}K\x00" + beside + b"ss" + b"\x8c\x05model" + weights,
     ):
-        found = read_zip(tmp_path, b"\x80" + bytes([protocol]) + b"}(" + items + b"u.")
-        assert list(found) == ["w"]
-        assert found["w"].tolist() == EXPECTED
+        tensors = read_zip(tmp_path, b"\x80" + bytes([protocol]) + b"}(" + items + b"u.")
+        assert list(tensors) == ["w"]
+        assert tensors["w"].tolist() == EXPECTED
 
 
-def test_a_checkpoint_of_timm_gives_its_averaged_weights(tmp_path: Path) -> None:
-    """With timm's names; args is an argparse.Namespace, which would be imported."""
+def test_timm_checkpoint_gives_its_averaged_weights(tmp_path: Path) -> None:
+    """Uses timm's names; args is an argparse.Namespace, which unpickling would import."""
     values = {"epoch": 3, "arch": "resnet50", "args": BESIDE["options"], "metric": 75.5}
     optimizer = {"state": {0: {"step": 7}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
     items = {key: pickle.dumps(value, 2)[2:-1] for key, value in values.items()}
@@ -170,40 +168,40 @@ def test_a_checkpoint_of_timm_gives_its_averaged_weights(tmp_path: Path) -> None
             "teacher, not of ",
         ),
         ({"criterion": of_six("proxies"), "state_dict": WANTED}, "state_dict, not of criterion"),
-        ({"net": WANTED, "epoch": push(3)}, None),  # the only one, whatever its name
+        ({"net": WANTED, "epoch": push(3)}, None),  # the only state dict, of any name
         ({"module": WANTED, "optimizer": push({"state": {}, "param_groups": []})}, None),
         ({"model": WANTED, "rng_state": tensor(storage("0", 6), 0, (6,), (1,))}, None),
     ],
 )
-def test_of_several_state_dicts_the_averaged_one_is_read_and_said(
+def test_averaged_state_dict_is_preferred_and_reported(
     given: dict[str, bytes], line: str | None, tmp_path: Path
 ) -> None:
     for items in (given, dict(reversed(given.items()))):
         (tmp_path / "w.pth").write_bytes(zip_file(pickled(items), {"data/0": STORED}))
-        said: list[str] = []
-        found = weight_files.read(str(tmp_path / "w.pth"), said.append)
-        assert found["w"].tolist() == EXPECTED
-        assert len(said) == (line is not None)
-        assert not line or line in said[0]
+        messages: list[str] = []
+        tensors = weight_files.read(str(tmp_path / "w.pth"), messages.append)
+        assert tensors["w"].tolist() == EXPECTED
+        assert len(messages) == (line is not None)
+        assert not line or line in messages[0]
 
 
-def test_several_state_dicts_of_unknown_names_are_not_guessed_between(tmp_path: Path) -> None:
+def test_several_state_dicts_of_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds several state dicts, net, critic, and none of the"):
         read_zip(tmp_path, pickled({"net": WANTED, "critic": OTHER}))
 
 
-def test_an_unknown_object_in_place_of_a_tensor_is_named(tmp_path: Path) -> None:
+def test_unknown_object_in_place_of_a_tensor_is_named(tmp_path: Path) -> None:
     program = pickled({"w": ONE, "v": call("torch._utils", "_rebuild_qtensor", push(1))})
     with pytest.raises(ValueError, match=r"v names 'torch._utils._rebuild_qtensor'.*not run; save"):
         read_zip(tmp_path, program)
     parts = push(()) + push({"w": 1}) + b"b."
-    whole = b"\x80\x02" + name("my.models", "Net") + parts[:1] + b"\x81" + parts[1:]
+    content = b"\x80\x02" + name("my.models", "Net") + parts[:1] + b"\x81" + parts[1:]
     with pytest.raises(ValueError, match=r"it names 'my.models.Net'.*save the weights alone"):
-        read_zip(tmp_path, whole)
+        read_zip(tmp_path, content)
 
 
 TOUCH = push("touch {marker}")
-# Hashing it takes 2^60 steps: each tuple holds the one before twice.
+# Hashing takes 2^60 steps: each tuple holds the previous one twice.
 TUPLES = b")" + b"2\x86" * 60
 
 
@@ -231,7 +229,7 @@ TUPLES = b")" + b"2\x86" * 60
         (b"(" + TUPLES + push(1) + b"d.", "instruction DICT"),
         (b"(" + TUPLES + b"\x91.", "names 'frozenset'"),
         (b"\x8f(" + TUPLES + b"\x90.", "names 'set'"),
-        (b"}(" + push(5) + b"N" + push(2**61 + 4) + b"Nu.", "got int"),  # of the same hash
+        (b"}(" + push(5) + b"N" + push(2**61 + 4) + b"Nu.", "got int"),  # with equal hashes
         (b"Np2305843009213693956\n.", "instruction PUT"),
         (call("torch", "FloatStorage") + TUPLES + b".", "not callable"),
         (
@@ -239,11 +237,11 @@ TUPLES = b")" + b"2\x86" * 60
             "other objects",
         ),
         (b"(" + b"N" * 1001 + b"tQ.", "require a tuple of at most 1000 values, got tuple"),
-        (b"Nr\xff\xff\xff\xff.", "no state dict"),  # a memo of 4 thousand million places
+        (b"Nr\xff\xff\xff\xff.", "no state dict"),  # a memo of 4 billion slots
         (b"X\xff\xff\xff\xffshort", "expected 4294967295 bytes"),
         (b"\x8d" + bytes(7) + b"\x40short", "expected 4611686018427387904 bytes"),
         (b"\x8b\xff\xff\xff\x7f", "not enough data"),
-        (b"]" * 100_000 + b"a" * 99_999 + b".", "no state dict"),  # lists in lists
+        (b"]" * 100_000 + b"a" * 99_999 + b".", "no state dict"),  # nested lists
         (b")" + b"\x85" * 100_000 + b".", "no state dict"),
         (b"}q\x00" + push("self") + b"h\x00s.", "got self"),
         (b"N" * 1_100_000 + b".", "over 1000000 instructions"),
@@ -257,7 +255,7 @@ TUPLES = b")" + b"2\x86" * 60
     ],
 )
 @pytest.mark.parametrize("file", [zip_file, legacy_file])
-def test_nothing_is_run_and_every_outcome_names_the_file(
+def test_hostile_pickles_run_nothing_and_name_the_file(
     program: bytes, message: str, file, tmp_path: Path
 ) -> None:
     marker, path = tmp_path / "executed", tmp_path / "w.pth"
@@ -267,7 +265,7 @@ def test_nothing_is_run_and_every_outcome_names_the_file(
     assert not marker.exists()
 
 
-def test_the_attacks_would_work_on_pickles_own_reader(tmp_path: Path) -> None:
+def test_attacks_work_on_the_standard_unpickler(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     pickle.loads(b"\x80\x02" + call("os", "system", push(f"touch {marker}")) + b".")
     assert marker.exists()
@@ -291,7 +289,7 @@ def test_the_attacks_would_work_on_pickles_own_reader(tmp_path: Path) -> None:
     ],
     ids=range(8),
 )
-def test_a_file_takes_memory_as_it_is_long_not_as_it_says(program: bytes, tmp_path: Path) -> None:
+def test_memory_follows_the_file_size_not_the_claimed_sizes(program: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(legacy_file(b"\x80\x02" + program))
     tracemalloc.start()
     with pytest.raises(ValueError, match="Cannot read"):
@@ -301,7 +299,7 @@ def test_a_file_takes_memory_as_it_is_long_not_as_it_says(program: bytes, tmp_pa
     assert peak < 150e6
 
 
-def test_state_changes_neither_a_tensor_nor_this_program(tmp_path: Path) -> None:
+def test_pickled_state_changes_neither_tensors_nor_functions(tmp_path: Path) -> None:
     functions = [x for x in torch_pickle._KNOWN.values() if inspect.isfunction(x)]
     before = [(x.__defaults__, x.__doc__, vars(x).copy()) for x in functions]
     for state in ({"offset": 0}, (None, {"offset": 0, "__defaults__": (1,), "__doc__": "changed"})):
@@ -314,7 +312,7 @@ def test_state_changes_neither_a_tensor_nor_this_program(tmp_path: Path) -> None
 
 
 def test_instructions_in_any_order_are_read_or_refused(tmp_path: Path) -> None:
-    """Instructions of sound pickles, repeated, left out and mixed with those of others."""
+    """Repeats, drops and mixes instructions of valid pickles."""
     rng, refused = np.random.default_rng(0), 0
     sound = [pickled({"model": WANTED, "w": ONE}), *(pickle.dumps(x, 4) for x in BESIDE.values())]
     pieces = [instructions(program) for program in sound]

@@ -1,4 +1,4 @@
-"""Every published format gives the tensors it holds; a damaged file is named, never trusted."""
+"""Every published format gives its tensors; damaged files are refused by name."""
 
 import io
 import itertools
@@ -20,9 +20,9 @@ BOTH = ["torch_zip.pth", "torch_legacy.pth"]
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_files_of_pytorch_give_the_values_that_were_saved(name: str) -> None:
-    """As benchmarks/golden_resnet.py made them: element i of each storage is i - 4."""
-    found = weight_files.read(str(GOLDEN / name))
+def test_pytorch_files_give_the_saved_values(name: str) -> None:
+    """Files of benchmarks/golden_resnet.py: element i of each storage is i - 4."""
+    tensors = weight_files.read(str(GOLDEN / name))
     count = np.arange(24) - 4
     kinds = ["float64", "float16", "bfloat16", "int64", "int32", "int16", "int8"]
     expected = {kind: count.astype(jnp.dtype(kind)) for kind in kinds} | {
@@ -36,21 +36,26 @@ def test_files_of_pytorch_give_the_values_that_were_saved(name: str) -> None:
         "view.every_third": np.float32([3, 6, 9, 12, 15, 18]),
         "expanded": np.float32([1, 1, 1]),
     }
-    assert list(found) == list(expected)
+    assert list(tensors) == list(expected)
     for kind, values in expected.items():
-        np.testing.assert_array_equal(found[kind], values, err_msg=kind, strict=True)
+        np.testing.assert_array_equal(tensors[kind], values, err_msg=kind, strict=True)
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"needs the real weights {REAL}")
-def test_a_real_file_of_the_old_format_gives_the_numbers_that_pytorch_reads() -> None:
-    found = weight_files.read(str(REAL))
-    assert len(found) == 97
-    for name, shape, total, weighted in [  # sums of the values, and of each times its place
+def test_real_legacy_file_gives_the_numbers_of_pytorch() -> None:
+    tensors = weight_files.read(str(REAL))
+    assert len(tensors) == 97
+    for (
+        name,
+        shape,
+        total,
+        weighted,
+    ) in [  # sums of the values, and of the values times their positions
         ("module.conv1.weight", (16, 3, 3, 3), 1.3100982000032673, 453.0575594469992),
         ("module.layer2.1.bn2.running_var", (32,), 14.657966658473015, 225.77699993550777),
         ("module.linear.weight", (10, 64), -0.04562738863751292, -505.7195189059712),
     ]:
-        values = found[name].astype(np.float64)
+        values = tensors[name].astype(np.float64)
         assert values.shape == shape
         assert values.sum() == pytest.approx(total, rel=1e-12)
         assert values.ravel() @ np.arange(values.size) == pytest.approx(weighted, rel=1e-12)
@@ -78,17 +83,17 @@ ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zero
 
 def test_numpy_files_are_read(read) -> None:
     arrays = ARRAYS | {"turned": np.asfortranarray(ARRAYS["a.weight"]), "one": np.float16(3)}
-    found = read(numpy_file(**arrays))
-    assert list(found) == list(arrays)
+    tensors = read(numpy_file(**arrays))
+    assert list(tensors) == list(arrays)
     for name, values in arrays.items():
-        np.testing.assert_array_equal(found[name], values, strict=True)
+        np.testing.assert_array_equal(tensors[name], values, strict=True)
 
 
-def test_safetensors_are_read_bfloat16_too(read) -> None:
+def test_safetensors_including_bfloat16_are_read(read) -> None:
     arrays = ARRAYS | {"half": ARRAYS["a.weight"].astype(jnp.bfloat16)}
-    found = read(safetensors.numpy.save(arrays))
+    tensors = read(safetensors.numpy.save(arrays))
     for name, values in arrays.items():
-        np.testing.assert_array_equal(found[name], values, strict=True)
+        np.testing.assert_array_equal(tensors[name], values, strict=True)
 
 
 def shorts(values: np.ndarray) -> dict[str, bytes]:
@@ -99,14 +104,14 @@ def shorts(values: np.ndarray) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_the_order_of_bytes_is_the_files(order: str, read) -> None:
+def test_byte_order_of_the_file_is_respected(order: str, read) -> None:
     program = pickled({"w": tensor(storage("0", 5, "ShortStorage"), 1, (2, 2), (2, 1))})
-    found = read(zip_file(program, shorts(np.arange(256, 261, dtype=f"{order}i2"))))
-    assert found["w"].tolist() == [[257, 258], [259, 260]]
+    tensors = read(zip_file(program, shorts(np.arange(256, 261, dtype=f"{order}i2"))))
+    assert tensors["w"].tolist() == [[257, 258], [259, 260]]
 
 
-def test_a_view_of_a_storage_is_read_where_it_lies(read) -> None:
-    """Old files may name a part of a storage: a key, where it starts, and its size."""
+def test_view_of_a_storage_is_read_at_its_offset(read) -> None:
+    """Old files may refer to a part of a storage by key, offset and size."""
     part = storage("0", 8, "IntStorage", view=(("1", 3, 4),))
     program = pickled({"w": tensor(part, 1, (3,), (1,))})
     content = np.arange(8, dtype="<i4").tobytes()
@@ -116,7 +121,7 @@ def test_a_view_of_a_storage_is_read_where_it_lies(read) -> None:
         read(legacy_file(outside, [("0", 8, content)]))
 
 
-def test_any_strides_are_followed_and_none_leads_out_of_the_storage(read) -> None:
+def test_strides_are_followed_and_must_stay_inside_the_storage(read) -> None:
     rng, outcomes = np.random.default_rng(0), set()
     values = np.arange(12, dtype="<i4")
     for _ in range(200):
@@ -133,9 +138,9 @@ def test_any_strides_are_followed_and_none_leads_out_of_the_storage(read) -> Non
         outcomes.add(inside)
         content = zip_file(program, {"data/0": values.tobytes()})
         if inside:
-            found = read(content)["w"]
-            assert found.shape == tuple(shape)
-            assert found.ravel().tolist() == indices
+            actual = read(content)["w"]
+            assert actual.shape == tuple(shape)
+            assert actual.ravel().tolist() == indices
         else:
             with pytest.raises(ValueError, match="lies outside of storage '0'"):
                 read(content)
@@ -160,7 +165,7 @@ def test_any_strides_are_followed_and_none_leads_out_of_the_storage(read) -> Non
         ((True, (1,), (1,)), "require integers from 0"),
     ],
 )
-def test_what_a_tensor_claims_is_checked(claim, message: str, read) -> None:
+def test_shape_strides_and_offset_of_a_tensor_are_checked(claim, message: str, read) -> None:
     program = pickled({"w": tensor(storage("0", 6), *claim)})
     with pytest.raises(ValueError, match=message):
         read(zip_file(program, {"data/0": bytes(24)}))
@@ -193,19 +198,19 @@ CONTENT = np.arange(6, dtype="<f4").tobytes()
         ),
     ],
 )
-def test_what_a_storage_claims_is_checked(tensors, storages, message: str, read) -> None:
+def test_claims_of_a_storage_are_checked(tensors, storages, message: str, read) -> None:
     with pytest.raises(ValueError, match=message):
         read(legacy_file(pickled(tensors), storages))
 
 
 @pytest.mark.parametrize("storages", [{"data/0": CONTENT[:20]}, {"data/1": CONTENT}])
-def test_a_zip_without_the_bytes_of_its_tensors_is_refused(storages, read) -> None:
+def test_zip_without_the_bytes_of_its_tensors_is_refused(storages, read) -> None:
     with pytest.raises(ValueError, match=r"is cut short|no item named"):
         read(zip_file(pickled({"w": ONE}), storages))
 
 
 def npy(shape: tuple[int, ...]) -> bytes:
-    """Returns an array of six numbers whose header says another shape."""
+    """Returns an .npy file of six numbers whose header declares another shape."""
     file = io.BytesIO()
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
@@ -230,7 +235,7 @@ def overlapping() -> bytes:
 
 
 def overlapping_though_empty() -> bytes:
-    """Returns a zip of empty members that are said to take up the same bytes in the file."""
+    """Returns a zip of empty members that are declared to occupy the same bytes of the file."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a.npy", npy((6,)))
@@ -270,7 +275,7 @@ def test_other_files_are_refused_with_a_reason(
         read(content)
 
 
-def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=f"^Cannot read {tmp_path}/none: No such file"):
         weight_files.read(str(tmp_path / "none"))
 
@@ -286,7 +291,7 @@ SOUND = {
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_a_file_cut_short_anywhere_is_refused(name: str, read, tmp_path: Path) -> None:
+def test_truncated_file_is_refused(name: str, read, tmp_path: Path) -> None:
     content = SOUND[name]
     read(content)
     for length in range(0, len(content), max(1, len(content) // 100)):
@@ -296,7 +301,7 @@ def test_a_file_cut_short_anywhere_is_refused(name: str, read, tmp_path: Path) -
 
 @pytest.mark.filterwarnings("ignore:Reading `.npy`")
 @pytest.mark.parametrize("name", SOUND)
-def test_a_file_with_wrong_bytes_is_read_or_refused(name: str, read) -> None:
+def test_file_with_wrong_bytes_is_read_or_refused(name: str, read) -> None:
     rng, refused = np.random.default_rng(0), 0
     for _ in range(300):
         content = bytearray(SOUND[name])
@@ -312,7 +317,7 @@ def test_a_file_with_wrong_bytes_is_read_or_refused(name: str, read) -> None:
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"needs the real weights {REAL}")
-def test_the_real_file_cut_short_anywhere_is_refused(read) -> None:
+def test_truncated_real_file_is_refused(read) -> None:
     content = REAL.read_bytes()
     for percent in range(100):
         with pytest.raises(ValueError, match="Cannot read"):

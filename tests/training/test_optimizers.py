@@ -1,4 +1,4 @@
-"""Adam with a rate per group, against a plain NumPy Adam; the decay is part of the gradient."""
+"""Adam with a learning rate per group and coupled decay, against a plain NumPy Adam."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def adam(opt_state: Any, group: str) -> optax.ScaleByAdamState:
 def slow_adam(
     param: np.ndarray, gradients: list[np.ndarray], rates: list[float], decay: str, factor: float
 ) -> np.ndarray:
-    """PyTorch's formula: epsilon is added after the correction of the bias."""
+    """PyTorch's formula: epsilon is added after the bias correction."""
     param, mean, square = np.float64(param), np.float64(0), np.float64(0)
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
         g = gradient + factor * param if decay == "coupled" else gradient
@@ -62,11 +62,11 @@ def slow_adam(
 
 @pytest.mark.parametrize("decay", optimizers.DECAYS)
 @pytest.mark.parametrize("backbone_rates", [[0.1, 0.1, 0.1], [0.1, 0.0, 0.2], [0.0, 0.0, 0.1]])
-def test_three_steps_are_those_of_a_plain_adam(decay: str, backbone_rates: list[float]) -> None:
+def test_three_steps_equal_those_of_plain_adam(decay: str, backbone_rates: list[float]) -> None:
     optimizer, start = create(decay), random_tree(0)
     gradients = [random_tree(seed) for seed in (1, 2, 3)]
     for gradient in gradients:
-        gradient["loss"]["w"] = gradient["loss"]["w"] * 1e-7  # epsilon counts
+        gradient["loss"]["w"] = gradient["loss"]["w"] * 1e-7  # so small that epsilon matters
     params, opt_state = start, optimizer.init(start)
     for gradient, rate in zip(gradients, backbone_rates, strict=True):
         params, opt_state = step(optimizer, params, opt_state, gradient, backbone=rate)
@@ -78,7 +78,7 @@ def test_three_steps_are_those_of_a_plain_adam(decay: str, backbone_rates: list[
 
 
 @pytest.mark.parametrize("decay", optimizers.DECAYS)
-def test_at_rate_zero_parameters_stand_still_and_moments_go_on(decay: str) -> None:
+def test_learning_rate_zero_keeps_parameters_but_updates_moments(decay: str) -> None:
     optimizer, start = create(decay), random_tree(0)
     params, opt_state = start, optimizer.init(start)
     for seed in (1, 2):
@@ -105,7 +105,7 @@ def test_freezing_a_group_does_not_recompile() -> None:
     assert len(traces) == 1
 
 
-def test_renewal_is_of_one_group_and_its_first_update_has_the_size_of_the_rate() -> None:
+def test_renewal_resets_one_group_whose_next_update_has_the_learning_rate() -> None:
     optimizer, params = create(factor=0.0), random_tree(0)
     opt_state = optimizer.init(params)
     for seed in (1, 2, 3):
@@ -124,7 +124,7 @@ def test_renewal_is_of_one_group_and_its_first_update_has_the_size_of_the_rate()
 
 
 @pytest.mark.parametrize("factor", [1e-4, 1e-2])
-def test_coupled_decay_alone_moves_a_coordinate_by_the_rate(factor: float) -> None:
+def test_coupled_decay_alone_moves_a_coordinate_by_the_learning_rate(factor: float) -> None:
     optimizer, params = create(factor=factor), constant_tree(0.5)
     opt_state = optimizer.init(params)
     for _ in range(30):
@@ -146,7 +146,7 @@ def test_coupled_decay_revives_a_dead_coordinate_and_decoupled_does_not() -> Non
 
 
 @pytest.mark.parametrize("decay", optimizers.DECAYS)
-def test_masks_of_clusters_that_do_not_exist_stay_exactly_zero(decay: str) -> None:
+def test_masks_of_unused_clusters_stay_zero(decay: str) -> None:
     optimizer, params = create(decay), random_tree(0)
     params["masks"]["w"][1] = 0
     opt_state = optimizer.init(params)
@@ -158,13 +158,13 @@ def test_masks_of_clusters_that_do_not_exist_stay_exactly_zero(decay: str) -> No
     np.testing.assert_array_equal(params["masks"]["w"][1], 0)
 
 
-def test_a_loss_without_parameters_needs_no_state() -> None:
+def test_loss_without_parameters_needs_no_optimizer_state() -> None:
     optimizer, params = create(), random_tree(0) | {"loss": {}}
     gradients = random_tree(1) | {"loss": {}}
     moved, _ = step(optimizer, params, optimizer.init(params), gradients)
     assert moved["loss"] == {}
 
 
-def test_unknown_decay_is_an_error_that_lists_the_known() -> None:
+def test_unknown_decay_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'l2'; known are coupled, decoupled"):
         create("l2")

@@ -1,4 +1,4 @@
-"""A division gives masks to its clusters and changes nothing else that training keeps."""
+"""A division changes the masks and their moments, and nothing else of the training state."""
 
 from typing import Any
 
@@ -47,13 +47,13 @@ def create(key: jax.Array) -> state.TrainState:
     return state.create(MODEL, LOSS, OPTIMIZER, key=key, image_size=8, memory_size=0)
 
 
-def fresh(seed: int = 0) -> state.TrainState:
+def initial_state(seed: int = 0) -> state.TrainState:
     return create(jax.random.key(seed))
 
 
 @jax.jit
-def trained(run: state.TrainState) -> state.TrainState:
-    """Returns the state after one update by some gradients, with new running statistics."""
+def train_once(run: state.TrainState) -> state.TrainState:
+    """Returns the state after one update with random gradients and new running statistics."""
     gradients = jax.tree.map(lambda x: jnp.sin(run.step + x.size + 10 * x), run.trainable)
     exists = jnp.arange(len(run.masks)) < run.num_clusters
     gradients["masks"] = jnp.where(exists[:, None], gradients["masks"], 0)
@@ -71,52 +71,52 @@ def trained(run: state.TrainState) -> state.TrainState:
     )
 
 
-def divided(run: state.TrainState, parents: list[int], kind: str) -> state.TrainState:
+def divide(run: state.TrainState, parents: list[int], kind: str) -> state.TrainState:
     padded = np.array(parents + [-1] * (len(run.masks) - len(parents)), np.int32)
     return state.rebuild_masks(run, OPTIMIZER, parents=padded, kind=kind)
 
 
-def assert_same(found: Any, expected: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+def assert_same(actual: Any, expected: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_training_starts_with_one_cluster_and_its_own_random_numbers() -> None:
-    run = fresh()
+def test_initial_state_has_one_cluster_and_depends_on_the_key() -> None:
+    run = initial_state()
     assert (run.step, run.num_clusters) == (0, 1)
     np.testing.assert_array_equal(run.masks, np.eye(4)[:, :1] * np.ones(8))
     assert set(run.trainable) == set(optimizers.GROUPS)
     assert run.trainable["loss"]["beta"].shape == (5,)
-    assert_same(fresh(), run)
-    kernels = [s.params["embedding"]["kernel"] for s in (run, fresh(seed=1))]
+    assert_same(initial_state(), run)
+    kernels = [s.params["embedding"]["kernel"] for s in (run, initial_state(seed=1))]
     assert np.all(kernels[0] != kernels[1])
 
 
-def test_fixed_masks_end_as_consecutive_blocks() -> None:
-    run = fresh()
+def test_fixed_masks_are_consecutive_blocks() -> None:
+    run = initial_state()
     for parents in PARENTS:
-        run = divided(run, parents, "fixed")
+        run = divide(run, parents, "fixed")
         size = 8 // len(parents)
         blocks = np.kron(np.eye(4, len(parents)), np.ones(size))
         np.testing.assert_array_equal(run.masks, blocks)
         assert run.num_clusters == len(parents)
 
 
-def test_learned_masks_start_as_their_parents_and_rows_beyond_them_stay_zero() -> None:
-    run = fresh()
+def test_learned_masks_start_as_their_parents_and_unused_rows_stay_zero() -> None:
+    run = initial_state()
     for parents in PARENTS:
-        before = trained(run)
-        run = divided(before, parents, "learned")
+        before = train_once(run)
+        run = divide(before, parents, "learned")
         np.testing.assert_array_equal(run.masks[: len(parents)], before.masks[np.array(parents)])
         np.testing.assert_array_equal(run.masks[len(parents) :], 0)
         assert run.num_clusters == len(parents)
 
 
 @pytest.mark.parametrize("kind", ["learned", "fixed"])
-def test_a_division_renews_the_masks_moments_and_keeps_all_else(kind: str) -> None:
-    run = fresh()
+def test_division_resets_mask_moments_and_keeps_everything_else(kind: str) -> None:
+    run = initial_state()
     for parents in PARENTS:
-        before = trained(trained(run))
-        run = divided(before, parents, kind)
+        before = train_once(train_once(run))
+        run = divide(before, parents, kind)
         for name in ("step", "params", "loss_params", "batch_stats"):
             assert_same(getattr(run, name), getattr(before, name))
         old, new = (s.opt_state[0].inner_states for s in (before, run))
@@ -126,22 +126,22 @@ def test_a_division_renews_the_masks_moments_and_keeps_all_else(kind: str) -> No
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(new["masks"]))
 
 
-def test_no_shape_or_type_changes_so_that_nothing_recompiles() -> None:
-    run = fresh()
+def test_division_changes_no_shape_or_dtype() -> None:
+    run = initial_state()
     expected = jax.tree.map(jax.typeof, run)
     for parents in PARENTS:
-        run = divided(run, parents, "learned")
+        run = divide(run, parents, "learned")
         assert jax.tree.map(jax.typeof, run) == expected
 
 
-def test_variables_are_the_models_collections() -> None:
-    run = fresh()
+def test_variables_are_the_collections_of_the_model() -> None:
+    run = initial_state()
     assert set(run.variables) == {"params", "masks", "batch_stats"}
     assert set(run.variables["params"]) == {"backbone", "embedding"}
     assert run.variables["masks"]["masks"] is run.masks
 
 
-def test_a_parameter_without_a_type_of_its_own_gets_one():
+def test_weakly_typed_parameter_gets_a_definite_dtype():
     loss = losses.Loss(lambda key: {"boundary": jnp.asarray(0.5)}, max)
     run = jax.eval_shape(
         lambda: state.create(

@@ -1,4 +1,4 @@
-"""One step gives the same on any number of devices, in the subspace it should."""
+"""A step gives equal results on any number of devices, and trains the right subspace."""
 
 import functools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
 
 
 def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainState]:
-    """A tiny masked embedder, its loss, and a state divided twice with masks that differ."""
+    """A tiny masked embedder, its loss, and a state after two divisions with different masks."""
     model = masked_embedder.create(
         "resnet_small",
         num_stages=1,
@@ -78,7 +78,7 @@ def _controls(*, full: bool = False, memory: bool = True, **rates: float) -> dic
     }
 
 
-def _one() -> jax.sharding.Mesh:
+def _one_device_mesh() -> jax.sharding.Mesh:
     return devices.create_mesh(jax.devices()[:1])
 
 
@@ -88,7 +88,7 @@ def _jitted(
     loss: losses.Loss,
     optimizer: Any,
 ) -> Callable[..., tuple[state.TrainState, dict[str, jax.Array]]]:
-    whole = devices.replicated(mesh)
+    replicated = devices.replicated(mesh)
     step = functools.partial(
         steps.train_step,
         model=model,
@@ -96,8 +96,8 @@ def _jitted(
         optimizer=optimizer,
         orthogonality_weight=0.1,
     )
-    shardings = (whole, devices.batch_shardings(mesh), whole, whole)
-    return jax.jit(step, in_shardings=shardings, out_shardings=whole)
+    shardings = (replicated, devices.batch_shardings(mesh), replicated, replicated)
+    return jax.jit(step, in_shardings=shardings, out_shardings=replicated)
 
 
 def _three_states(num_devices: int, parallel: int = 1) -> list[state.TrainState]:
@@ -131,22 +131,22 @@ def one_device() -> list[state.TrainState]:
 
 
 @pytest.mark.parametrize(("num_devices", "parallel"), [(2, 2), (4, 1), (8, 2)])
-def test_gradients_and_states_are_those_of_one_device(
+def test_gradients_and_states_equal_those_of_one_device(
     num_devices: int, parallel: int, one_device: list[state.TrainState]
 ) -> None:
     with jax.enable_x64(True):
         many = _three_states(num_devices, parallel)
     gradients = _gradients(one_device[0])
     assert len(gradients) == len(jax.tree.leaves(one_device[0].trainable))
-    assert min(float(np.max(np.abs(leaf))) for leaf in gradients) > 1e-5  # all take part
+    assert min(float(np.max(np.abs(leaf))) for leaf in gradients) > 1e-5  # all have a gradient
     assert _largest_difference(gradients, _gradients(many[0])) < 1e-12
     assert _largest_difference(one_device, many) < 1e-12
 
 
-def _by_hand(
+def _expected_losses(
     model: Any, loss: losses.Loss, run: state.TrainState, batch: Any, key: Any, memories: Any
 ) -> list[Any]:
-    """Returns the loss of each cluster batch of the next step, beside its memory."""
+    """Returns the loss of each cluster batch of the next step, given its memory."""
     dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, run.step))
     outputs, _ = jax.jit(model.apply, static_argnames=("train", "mutable"))(
         run.variables,
@@ -162,25 +162,27 @@ def _by_hand(
     return [loss.apply(run.loss_params, *three, memory=kept)[0] for *three, kept in each]
 
 
-def test_loss_is_that_of_each_cluster_batch_in_its_own_subspace() -> None:
+def test_loss_is_the_mean_over_cluster_batches_in_their_subspaces() -> None:
     with jax.enable_x64(True):
         model, loss, run = _parts(jnp.float64, _adam())
         batch, key = _batch(0), jax.random.key(2)
-        step = _jitted(_one(), model, loss, _adam())
+        step = _jitted(_one_device_mesh(), model, loss, _adam())
         _, metrics = step(run, batch, _controls(), key)
-        empty = References(jnp.zeros((48, 8)), jnp.full(48, -1))  # gives draws their shape
-        by_hand = _by_hand(model, loss, run, batch, key, [empty, empty])
+        empty = References(
+            jnp.zeros((48, 8)), jnp.full(48, -1)
+        )  # an empty memory, so that draws have the same shape
+        by_hand = _expected_losses(model, loss, run, batch, key, [empty, empty])
         np.testing.assert_allclose(metrics["loss"], np.mean(by_hand), rtol=1e-12)
         np.testing.assert_allclose(
             metrics["orthogonality"], masks.orthogonality(run.masks, 4), rtol=1e-12
         )
 
 
-def test_a_memory_gives_each_batch_the_past_of_its_cluster() -> None:
+def test_memory_gives_each_batch_past_embeddings_of_its_cluster() -> None:
     with jax.enable_x64(True):
         model, loss, run = _parts(jnp.float64, _adam())
         step, key = (
-            _jitted(_one(), model, loss, _adam()),
+            _jitted(_one_device_mesh(), model, loss, _adam()),
             jax.random.key(2),
         )
         together = {"cluster": np.array([1, 3], np.int32)}
@@ -193,19 +195,19 @@ def test_a_memory_gives_each_batch_the_past_of_its_cluster() -> None:
             mask = jax.nn.relu(run.masks[batch["cluster"][c]])
             rows = masks.apply(run.memory["embeddings"], mask)
             memories.append(References(rows, jnp.asarray(labels)))
-        by_hand = _by_hand(model, loss, run, batch, key, memories)
+        by_hand = _expected_losses(model, loss, run, batch, key, memories)
         np.testing.assert_allclose(metrics["loss"], np.mean(by_hand), rtol=1e-6)
         assert abs(by_hand[0] - by_hand[1]) > 1e-6
 
 
 @pytest.fixture(scope="module")
 def float32() -> tuple[Callable[..., Any], losses.Loss, state.TrainState]:
-    """A jitted step, compiled once for the tests that need no more, and a state."""
+    """A jitted step, compiled once for all tests that use it, and a state."""
     model, loss, run = _parts(jnp.float32, _adam())
-    return _jitted(_one(), model, loss, _adam()), loss, run
+    return _jitted(_one_device_mesh(), model, loss, _adam()), loss, run
 
 
-def test_other_masks_get_no_gradient_but_that_of_orthogonality(float32: Any) -> None:
+def test_other_masks_get_only_the_orthogonality_gradient(float32: Any) -> None:
     step, _, run = float32
     batch = _batch(0) | {"cluster": np.array([2, 2], np.int32)}
     new, _ = step(run, batch, _controls(), jax.random.key(0))
@@ -218,7 +220,7 @@ def test_other_masks_get_no_gradient_but_that_of_orthogonality(float32: Any) -> 
     np.testing.assert_array_equal(same, [True, True, False, True])
 
 
-def test_full_embedding_leaves_out_subspaces_and_orthogonality(float32: Any) -> None:
+def test_full_embedding_uses_neither_subspaces_nor_orthogonality(float32: Any) -> None:
     step, _, run = float32
     batch, key = _batch(0), jax.random.key(0)
     full = _controls(full=True, masks=0.0)
@@ -230,7 +232,7 @@ def test_full_embedding_leaves_out_subspaces_and_orthogonality(float32: Any) -> 
     assert _largest_difference(jax.device_get(a.params), jax.device_get(c.params)) > 0
 
 
-def test_a_frozen_backbone_stands_still_without_another_compilation(float32: Any) -> None:
+def test_frozen_backbone_does_not_change_and_needs_no_compilation(float32: Any) -> None:
     step, _, run = float32
     frozen, _ = step(run, _batch(0), _controls(backbone=0.0), jax.random.key(0))
     moving, _ = step(run, _batch(0), _controls(), jax.random.key(0))
@@ -240,7 +242,7 @@ def test_a_frozen_backbone_stands_still_without_another_compilation(float32: Any
     assert step._cache_size() == 1
 
 
-def test_rows_without_a_cluster_stay_exactly_zero(float32: Any) -> None:
+def test_mask_rows_of_unused_clusters_stay_zero(float32: Any) -> None:
     step, _, run = float32
     run = run.replace(masks=masks.initial(4, 8), num_clusters=jnp.ones((), jnp.int32))
     for number in range(3):
@@ -251,7 +253,7 @@ def test_rows_without_a_cluster_stay_exactly_zero(float32: Any) -> None:
 
 
 def test_direct_division_with_fixed_masks_is_the_2019_method() -> None:
-    """P19: learner k sees slice [k D/K, (k + 1) D/K) of the embedding, normalised by itself."""
+    """P19: learner k gets slice [k D/K, (k + 1) D/K) of the embedding, normalised separately."""
     model, _, run = _parts(jnp.float32, _adam())
     run = run.replace(masks=masks.initial(4, 8), num_clusters=jnp.ones((), jnp.int32))
     run = state.rebuild_masks(run, _adam(), parents=np.zeros(4, int), kind="fixed")
@@ -260,14 +262,16 @@ def test_direct_division_with_fixed_masks_is_the_2019_method() -> None:
     def embed(variables: Any) -> jax.Array:
         return model.apply(variables, images, jnp.arange(4))["embedding"]
 
-    whole = model.apply(run.variables, images[0])["embedding"]
+    embedding = model.apply(run.variables, images[0])["embedding"]
     embeddings = embed(run.variables)
     gradients = jax.jacobian(lambda v: jnp.sum(embed(v), axis=(1, 2)))(run.variables)
     for k in range(4):
-        own = slice(2 * k, 2 * k + 2)
-        norms = np.linalg.norm(whole[:, own], axis=1, keepdims=True)
-        np.testing.assert_allclose(embeddings[k][:, own], whole[:, own] / norms, rtol=1e-4)
-        np.testing.assert_array_equal(np.delete(embeddings[k], own, axis=1), 0)
+        columns = slice(2 * k, 2 * k + 2)
+        norms = np.linalg.norm(embedding[:, columns], axis=1, keepdims=True)
+        np.testing.assert_allclose(
+            embeddings[k][:, columns], embedding[:, columns] / norms, rtol=1e-4
+        )
+        np.testing.assert_array_equal(np.delete(embeddings[k], columns, axis=1), 0)
         kernel = gradients["params"]["embedding"]["kernel"][k]
-        np.testing.assert_array_equal(np.delete(kernel, own, axis=1), 0)
-        assert np.all(np.any(kernel[:, own] != 0, axis=0))
+        np.testing.assert_array_equal(np.delete(kernel, columns, axis=1), 0)
+        assert np.all(np.any(kernel[:, columns] != 0, axis=0))
