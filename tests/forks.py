@@ -1,4 +1,4 @@
-"""Processes that have imported the large libraries already, since importing them takes seconds."""
+"""Processes in which the large libraries are already imported, since importing takes seconds."""
 
 import atexit
 import multiprocessing
@@ -15,7 +15,7 @@ from unittest import mock
 _ROOT = Path(__file__).parents[1]
 _LARGE = ["tensorflow", "jax", "flax.linen", "optax", "orbax.checkpoint", "sklearn.cluster"]
 _LARGE += ["ml_collections.config_flags", "absl.app", "scipy.optimize"]
-# Forked from one that has imported these and done nothing else: JAX and TensorFlow have no threads
+# The parent has imported these modules and done nothing else, so JAX and TensorFlow have no threads
 # there yet. `dcjax/distributed/machine.py` says why the variables are set before the imports.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_LARGE)
@@ -38,7 +38,7 @@ class Fork:
             self._process.start()
 
     def finish(self, seconds: float = 240) -> tuple[int, str, str]:
-        """Waits, kills the process after so long; returns exit code, output and errors."""
+        """Waits, kills the process after `seconds`; returns exit code, output and errors."""
         self._process.join(seconds)
         if self._process.is_alive():
             self._process.kill()
@@ -51,9 +51,9 @@ class Fork:
 def launch(
     *flags: str, folder: Path = _ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python launch.py` with flags in a folder, and returns how it ended.
+    """Runs `python launch.py` with flags in a folder, and returns the completed process.
 
-    What Python and JAX read when they are started cannot be given as `environment`.
+    Variables that Python and JAX read when they start cannot be set by `environment`.
     """
     ended = Fork(_launch, flags, folder, environment).finish()
     return subprocess.CompletedProcess(flags, *ended)
@@ -73,4 +73,4 @@ def _run(texts: list[Path], function: Callable[..., Any], arguments: tuple[Any, 
     try:
         function(*arguments)
     finally:
-        atexit._run_exitfuncs()  # which a process of multiprocessing leaves out
+        atexit._run_exitfuncs()  # not done by a process of multiprocessing

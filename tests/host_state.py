@@ -1,6 +1,6 @@
-"""A program that loads a run and looks whether its own process is as it was: python FILE WORKDIR.
+"""Loads a run and checks that the process state is unchanged: python FILE WORKDIR.
 
-What libraries do when they are imported is theirs: it is done before the first look.
+Libraries are imported before the first snapshot, since imports may change the state.
 """
 
 import gc
@@ -35,7 +35,7 @@ def loggers() -> dict[str, Any]:
     }
 
 
-def look() -> dict[str, Any]:
+def snapshot() -> dict[str, Any]:
     return {
         "environment": dict(os.environ),
         "folder": os.getcwd(),
@@ -64,7 +64,7 @@ def look() -> dict[str, Any]:
 
 if __name__ == "__main__":
     jax.devices()
-    before = look()
+    before = snapshot()
     import dcjax
 
     embedder = dcjax.load(sys.argv[1])
@@ -73,8 +73,8 @@ if __name__ == "__main__":
     try:
         dcjax.load(f"{sys.argv[1]}/nowhere")
     except FileNotFoundError:
-        after = look()
-    # A logger of a module that was imported just now is as Python makes it.
+        after = snapshot()
+    # Loggers of modules imported in between have Python's initial state.
     new = after["loggers"].keys() - before["loggers"].keys()
     assert all(after["loggers"].pop(name) == (0, False, True, [], []) for name in new)
     for key, value in before.items():

@@ -1,4 +1,4 @@
-"""Runs a program on several processes of this machine, joined as the hosts of a pod are."""
+"""Runs a program on several local processes that are joined like the hosts of a pod."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import sys
 import forks
 
 _ROOT = pathlib.Path(__file__).parent.parent
-# Gloo, in C++, greets on the standard output.
+# Gloo, in C++, prints a greeting to the standard output.
 _JOIN = """
 import os, sys
 sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
@@ -22,16 +22,16 @@ jax.distributed.initialize({address!r}, {num}, {number})
 def run(
     program: str, *, num_processes: int = 2, num_devices: int = 2, seconds: int = 240
 ) -> list[str]:
-    """Runs Python source on processes that have found each other; returns what each printed.
+    """Runs Python source on joined processes; returns what each printed.
 
     Args:
       program: what each process runs; `jax.process_index()` tells them apart.
       num_processes: how many.
       num_devices: virtual CPU devices of each.
-      seconds: after which they are killed, and the test fails.
+      seconds: time after which they are killed and the test fails.
 
     Raises:
-      AssertionError: if one of them fails; tells what it wrote.
+      AssertionError: if one of them fails; shows its output.
     """
     programs = _joining(program, num_processes)
     running = [forks.Fork(_execute, each, num_devices) for each in programs]
@@ -51,7 +51,7 @@ def _execute(program: str, num_devices: int) -> None:
 def start(
     program: str, *, num_processes: int = 2, num_devices: int = 2
 ) -> list[subprocess.Popen[str]]:
-    """Starts Python source on processes that find each other."""
+    """Starts Python source on processes that join each other."""
     programs = _joining(program, num_processes)
     return [python("-c", each, num_devices=num_devices) for each in programs]
 
@@ -79,7 +79,7 @@ def python(*arguments: str, num_devices: int = 1, **variables: str) -> subproces
 def finish(
     processes: list[subprocess.Popen[str]], seconds: int = 300
 ) -> list[tuple[int, str, str]]:
-    """Waits for processes, kills them after so long; returns exit code, stdout, stderr of each."""
+    """Waits for processes, kills them after `seconds`; returns exit code, stdout and stderr."""
     try:
         outputs = [process.communicate(timeout=seconds) for process in processes]
     finally:

@@ -1,4 +1,4 @@
-"""A run in float64 on real digits, as one process of a pod trains it: python tests/pod.py ...
+"""One process of a pod that trains a run in float64 on real digits: python tests/pod.py ...
 
 python tests/pod.py WORKDIR DEVICES COORDINATOR NUM_PROCESSES PROCESS_ID HEARTBEAT [CHANGE ...]
 
@@ -41,8 +41,8 @@ SETTINGS = {
 }
 
 
-def told_to_stop(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the function, which first tells this process to stop, twice, as schedulers do."""
+def with_stop_signal(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a function so that it first sends this process SIGTERM, twice, as schedulers do."""
 
     def stopped(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -53,7 +53,7 @@ def told_to_stop(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main() -> None:
-    """Joins the others, and trains."""
+    """Joins the other processes and trains."""
     workdir, num_devices, coordinator, num_processes, process_id, heartbeat, *changes = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", int(num_devices))
     jax.config.update("jax_enable_x64", True)
@@ -72,7 +72,7 @@ def main() -> None:
     from dcjax.retrieval import evaluation
     from dcjax.runs.checkpoints import Checkpoints
 
-    # What no setting does: numbers in which devices differ by rounding alone, and no more.
+    # Not possible by settings: float64, so that devices differ only by its rounding.
     masked_embedder.create = functools.partial(masked_embedder.create, dtype=jnp.float64)
     train_step = build.Experiment.train_step
     build_step, compiled_steps = train_step.func, []
@@ -85,15 +85,15 @@ def main() -> None:
     if "disagree" in changes and process_id == "1":
         received = epochs.receive_from_first
         epochs.receive_from_first = lambda *arguments: dataclasses.replace(
-            found := received(*arguments), cluster=found.cluster[::-1].copy()
+            first := received(*arguments), cluster=first.cluster[::-1].copy()
         )
     for owner, name, moment, number in (
-        (division, "divide", "division", "0"),  # which divides for all
+        (division, "divide", "division", "0"),  # process 0 divides for all
         (evaluation, "evaluate", "evaluation", "1"),
         (Checkpoints, "save", "save", "1"),
     ):
         if f"stop in {moment}" in changes and process_id == number:
-            setattr(owner, name, told_to_stop(getattr(owner, name)))
+            setattr(owner, name, with_stop_signal(getattr(owner, name)))
     config = digits.get_config()
     typed = {
         key: type(SETTINGS[key])(value)

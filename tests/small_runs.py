@@ -1,4 +1,4 @@
-"""Small runs: one to save, whose arrays are functions of the step; and what others have saved."""
+"""Small runs: a state whose arrays are functions of the step, and checkpoints of saved runs."""
 
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ def division(step: int) -> Division:
     return Division(cluster, np.arange(2, dtype=np.int32), period=step // 100)
 
 
-def saved(config: ConfigDict, workdir: str | Path) -> tuple[TrainState, dict[str, Any]]:
-    """Returns the arrays and the division's of the last checkpoint of a run on digits."""
+def load_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[TrainState, dict[str, Any]]:
+    """Returns state and division of the last checkpoint of a run on digits."""
     splits, _ = inputs.load_splits(config.dataset)
     experiment = build.Experiment(config, devices.create_mesh(), splits)
     checkpoints = Checkpoints(str(workdir), read_only=True)
@@ -53,6 +53,6 @@ def saved(config: ConfigDict, workdir: str | Path) -> tuple[TrainState, dict[str
     return jax.device_get(run), vars(clusters)
 
 
-def assert_equal(found: Any, expected: Any) -> None:
-    """Asserts that two trees of arrays are the same, bit for bit."""
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+def assert_equal(actual: Any, expected: Any) -> None:
+    """Asserts that two trees of arrays are equal bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)

@@ -1,4 +1,4 @@
-"""The package as its users get it: built, installed in an empty environment, and run."""
+"""The package as users get it: built, installed in an empty environment, and run."""
 
 import email
 import json
@@ -43,7 +43,7 @@ def sweep():
 """
 
 
-def test_files_of_the_project_are_yaml_and_agree() -> None:
+def test_project_metadata_files_parse_and_agree() -> None:
     versions = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
     workflow = yaml.safe_load((_ROOT / ".github" / "workflows" / "ci.yml").read_text())
     tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
@@ -58,7 +58,7 @@ def test_files_of_the_project_are_yaml_and_agree() -> None:
     citation = yaml.safe_load((_ROOT / "CITATION.cff").read_text())
     readme = (_ROOT / "README.md").read_text()
     assert all(f"{{{paper['title']}}}" in readme for paper in citation["references"])
-    assert "version" not in citation  # which dcjax.__version__ alone says
+    assert "version" not in citation  # defined only in dcjax.__version__
 
     _, head, body = (_ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.md").read_text().split("---\n")
     assert yaml.safe_load(head)["name"]
@@ -84,7 +84,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def command(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The installed command `dcjax`, in an environment that shares dcjax's requirements alone."""
+    """The installed command `dcjax`, in an environment that shares only dcjax's requirements."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder)
     python = folder / "bin" / "python"
@@ -99,11 +99,11 @@ def _run(command: list[str], folder: Path, code: int = 0) -> subprocess.Complete
     """Runs a command in a folder, far from the clone."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     environment.pop("PYTHONPATH", None)
-    ended = subprocess.run(
+    completed = subprocess.run(
         command, cwd=folder, env=environment, text=True, capture_output=True, check=False
     )
-    assert ended.returncode == code, ended.stdout + ended.stderr
-    return ended
+    assert completed.returncode == code, completed.stdout + completed.stderr
+    return completed
 
 
 @pytest.mark.long
@@ -119,14 +119,14 @@ def test_built_files_hold_the_package_and_the_experiments(built: dict[str, Path]
     assert held == ours | {"dcjax" / path for path in experiments} | {Path("dcjax/py.typed")}
 
     listed = {
-        _described(line, "" if name == "common" else name)
+        _describe(line, "" if name == "common" else name)
         for name in ("common", "cuda", "tpu", "dev")
         for line in (_ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
         if line and not line.startswith("#")
     }
     extra = re.compile(r'extra == "(\w+)"')
     assert listed == {
-        _described(line, *extra.findall(line)) for line in described.get_all("Requires-Dist", [])
+        _describe(line, *extra.findall(line)) for line in described.get_all("Requires-Dist", [])
     }
     assert described["Version"] == dcjax.__version__
 
@@ -136,7 +136,7 @@ def test_built_files_hold_the_package_and_the_experiments(built: dict[str, Path]
     assert "tests" not in parts
 
 
-def _described(line: str, extra: str = "") -> tuple[str, frozenset[str], SpecifierSet, str]:
+def _describe(line: str, extra: str = "") -> tuple[str, frozenset[str], SpecifierSet, str]:
     requirement = Requirement(line)
     return requirement.name, frozenset(requirement.extras), requirement.specifier, extra
 
@@ -148,7 +148,7 @@ def test_built_files_can_be_published(built: dict[str, Path], tmp_path: Path) ->
 
 
 @pytest.mark.long
-def test_installed_command_says_what_it_is(command: str, tmp_path: Path) -> None:
+def test_installed_command_prints_its_version_and_help(command: str, tmp_path: Path) -> None:
     first, second = _run([command, "--version"], tmp_path).stdout.splitlines()
     assert first.startswith(f"dcjax {dcjax.__version__}, Python 3.")
     assert f"jax {metadata.version('jax')}, " in first
@@ -172,7 +172,7 @@ def test_installed_command_trains_and_evaluates_in_any_folder(command: str, tmp_
 
 
 @pytest.mark.long
-def test_installed_command_sweeps_a_config_of_the_users_own(command: str, tmp_path: Path) -> None:
+def test_installed_command_sweeps_a_users_own_config(command: str, tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "mine.py").write_text(_SWEPT)
     sweep = ["--sweep", "--config=configs/mine.py", *_FLAGS]

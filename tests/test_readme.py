@@ -1,4 +1,4 @@
-"""The README's lines for library users, run as they stand."""
+"""The README's code for library users, run unchanged."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 _README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_lines_on_losses_compute_one() -> None:
+def test_readme_example_computes_a_loss() -> None:
     blocks = re.findall(r"```python\n(.*?)```", _README, re.S)
     (lines,) = (block for block in blocks if "losses.create(" in block)
     key = jax.random.key(0)

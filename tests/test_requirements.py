@@ -1,4 +1,4 @@
-"""The requirements: one common list, complete and within tested bounds, and flavours of JAX."""
+"""The requirements: one complete common list within tested bounds, and variants of JAX."""
 
 import ast
 import importlib.metadata
@@ -10,11 +10,11 @@ from packaging.requirements import Requirement
 
 _ROOT = Path(__file__).parents[1]
 _COMMON = "requirements/common.txt"
-# Names of packages that differ from what is imported.
+# Packages whose name differs from the imported module.
 _PACKAGES = {
     "absl": "absl-py",
     "ml_collections": "ml-collections",
-    "numpy": "jax",  # whose bounds of NumPy count
+    "numpy": "jax",  # its bounds of NumPy count
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
     "tensorflow": "tensorflow-cpu",
@@ -35,17 +35,17 @@ def _lines(name: str) -> list[str]:
         ("requirements-tpu.txt", "tpu"),
     ],
 )
-def test_flavours_add_an_extra_of_jax_to_the_common_list(flavour: str, extra: str) -> None:
+def test_platform_requirements_add_a_jax_extra_to_the_common_list(flavour: str, extra: str) -> None:
     added = [f"requirements/{extra}.txt"] if extra else []
     assert _lines(flavour) == [f"-r {name}" for name in [_COMMON, *added]]
     for name in added:
         (requirement,) = map(Requirement, _lines(name))
         assert (requirement.name, requirement.extras) == ("jax", {extra})
-        assert not requirement.specifier  # the bounds stand in the common list
+        assert not requirement.specifier  # the bounds are in the common list
 
 
 @pytest.mark.parametrize("line", _lines(_COMMON) + _lines("requirements/dev.txt"))
-def test_bounds_hold_what_is_installed(line: str) -> None:
+def test_installed_versions_satisfy_the_bounds(line: str) -> None:
     requirement = Requirement(line)
     operators = {bound.operator for bound in requirement.specifier}
     assert operators == {">=", "<"}
@@ -54,7 +54,7 @@ def test_bounds_hold_what_is_installed(line: str) -> None:
         assert requirement.specifier.contains(installed, prereleases=True)
 
 
-def test_everything_imported_is_required() -> None:
+def test_every_imported_package_is_required() -> None:
     required = {Requirement(line).name for line in _lines(_COMMON)}
     imported: set[str] = set()
     for path in [_ROOT / "launch.py", *(_ROOT / "dcjax").rglob("*.py")]:

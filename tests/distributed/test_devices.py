@@ -1,4 +1,4 @@
-"""The mesh: which devices, and which processes, have which part of a step."""
+"""The mesh: which part of a step each device and process has."""
 
 import functools
 import re
@@ -23,7 +23,9 @@ from dcjax.experiment import build, checks
         (1, r"sampling.batch_size must be a multiple of the number of devices of a batch \(8\), "),
     ],
 )
-def test_sizes_that_do_not_divide_are_named_with_those_that_do(parallel: int, reason: str) -> None:
+def test_batch_sizes_that_do_not_divide_are_refused_with_alternatives(
+    parallel: int, reason: str
+) -> None:
     config = digits.get_config()
     config.sampling.batch_size = 60
     config.sampling.images_per_class = 4
@@ -33,7 +35,7 @@ def test_sizes_that_do_not_divide_are_named_with_those_that_do(parallel: int, re
 
 
 def _shares(num_processes: int, parallel: int, shape: tuple[int, int]) -> list[devices.Share]:
-    """Returns the shares of processes that have 8 devices in all."""
+    """Returns the shares of processes with 8 devices in total."""
     everyone = jax.devices()
     mesh = devices.create_mesh(everyone, cluster_parallel=parallel)
     each = len(everyone) // num_processes
@@ -66,14 +68,14 @@ def test_any_number_of_processes_reads_the_same_batches(num_processes: int, para
         stream = pipeline.Stream(images, augmentation, seed=1, num_threads=2, share=share)
         return list(stream.train_batches([block.skip(1)], epoch=2))
 
-    whole = read(devices.WHOLE)
+    expected = read(devices.WHOLE)
     parts = [(share, read(share)) for share in _shares(num_processes, parallel, (8, 16))]
-    for step, batch in enumerate(whole):
+    for step, batch in enumerate(expected):
         for share, batches in parts:
-            own = batches[step]
-            np.testing.assert_array_equal(own["image"], batch["image"][share])
-            np.testing.assert_array_equal(own["label"], batch["label"][share])
-            np.testing.assert_array_equal(own["cluster"], batch["cluster"][share.clusters])
+            local = batches[step]
+            np.testing.assert_array_equal(local["image"], batch["image"][share])
+            np.testing.assert_array_equal(local["label"], batch["label"][share])
+            np.testing.assert_array_equal(local["cluster"], batch["cluster"][share.clusters])
     assert sum(batches[0]["label"].size for _, batches in parts) == 8 * 16
 
 
@@ -98,16 +100,18 @@ def _compiled(clusters_per_step: int, parallel: int) -> str:
 
 
 @pytest.mark.parametrize(("clusters_per_step", "parallel"), [(4, 2), (8, 8)])
-def test_a_device_sees_its_own_images_alone(clusters_per_step: int, parallel: int) -> None:
+def test_each_device_convolves_only_its_own_images(clusters_per_step: int, parallel: int) -> None:
     text = _compiled(clusters_per_step, parallel)
     convolutions = re.findall(r"= f32\[(\d+),8,8,16\]\S* convolution\(", text)
     assert {int(n) for n in convolutions} == {clusters_per_step * 32 // 8}
     assert not re.search(r"u8\[\S* all-gather", text)
 
 
-def test_the_loss_of_a_device_with_its_own_cluster_needs_no_other() -> None:
+def test_loss_with_one_cluster_per_device_needs_no_communication() -> None:
     moved = re.findall(
         r" (all-gather|all-to-all|collective-permute|reduce-scatter)\(", _compiled(8, 8)
     )
     assert not moved
-    assert re.search(r" all-gather\(", _compiled(1, 1))  # one batch over all devices does
+    assert re.search(
+        r" all-gather\(", _compiled(1, 1)
+    )  # one batch over all devices needs communication

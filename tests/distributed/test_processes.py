@@ -1,4 +1,4 @@
-"""How processes find each other, or say that they have not; and what they agree on."""
+"""How processes connect or report that they cannot, and what they agree on."""
 
 from pathlib import Path
 
@@ -53,17 +53,17 @@ except ValueError as error:
         ),
     ],
 )
-def test_others_that_are_not_found_are_an_error(
+def test_processes_that_cannot_connect_are_an_error(
     flags: list[str], variables: dict[str, str], code: int, reason: str, tmp_path: Path
 ) -> None:
-    ended = launch("--config=configs/digits.py", f"--workdir={tmp_path}", *flags, **variables)
-    assert ended.returncode == code
-    assert ended.stderr.startswith("launch.py: ")
-    assert reason in ended.stderr
-    assert ended.stderr.count("\n") == 1
+    completed = launch("--config=configs/digits.py", f"--workdir={tmp_path}", *flags, **variables)
+    assert completed.returncode == code
+    assert completed.stderr.startswith("launch.py: ")
+    assert reason in completed.stderr
+    assert completed.stderr.count("\n") == 1
 
 
-def test_one_process_runs_alone_and_devices_can_be_pretended(tmp_path: Path) -> None:
+def test_one_process_runs_alone_on_virtual_devices(tmp_path: Path) -> None:
     flags = ["--config=configs/digits.py", "--config.sampling.batch_size=60", "--distributed=off"]
     flags += ["--virtual_devices=8", f"--workdir={tmp_path}"]
     run = many_processes.python("launch.py", *flags, OMPI_COMM_WORLD_SIZE="4")
@@ -74,10 +74,10 @@ def test_one_process_runs_alone_and_devices_can_be_pretended(tmp_path: Path) -> 
     )
 
 
-def test_the_tasks_of_srun_find_each_other() -> None:
-    """With the variables that SLURM sets, as far as JAX reads them."""
+def test_srun_tasks_find_each_other() -> None:
+    """Uses the variables set by SLURM that JAX reads."""
     job = {
-        "SLURM_JOB_ID": str(many_processes.free_port()),  # of which JAX makes a port
+        "SLURM_JOB_ID": str(many_processes.free_port()),  # from which JAX derives a port
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_STEP_NUM_NODES": "1",
         "SLURM_NTASKS": "2",
@@ -86,7 +86,7 @@ def test_the_tasks_of_srun_find_each_other() -> None:
     ends = many_processes.finish(
         [many_processes.python("-c", _JOINED, num_devices=2, **task) for task in tasks]
     )
-    assert [told.splitlines()[-1:] for _, told, _ in ends] == [["0 2 4"], ["1 2 4"]], ends
+    assert [output.splitlines()[-1:] for _, output, _ in ends] == [["0 2 4"], ["1 2 4"]], ends
 
 
 _BROKEN = """
@@ -96,9 +96,9 @@ print(command_line._error_line(error))
 """
 
 
-def test_a_broken_connection_is_told_in_one_line_by_one_of_many() -> None:
-    (told,) = many_processes.run(_BROKEN, num_processes=1, num_devices=1)
-    assert told == (
+def test_broken_connection_is_reported_in_one_line() -> None:
+    (message,) = many_processes.run(_BROKEN, num_processes=1, num_devices=1)
+    assert message == (
         "launch.py: UNKNOWN: all-reduce failed: Connection reset by peer; if another process has "
         "ended, start all of them again: they go on from the last checkpoint.\n"
     )
@@ -117,17 +117,17 @@ except ValueError as error:
 """
 
 
-def test_a_setting_that_differs_is_named() -> None:
-    for told in many_processes.run(_DIFFER, num_devices=1):
-        assert told == (
+def test_setting_that_differs_between_processes_is_named() -> None:
+    for message in many_processes.run(_DIFFER, num_devices=1):
+        assert message == (
             "All processes must have the same settings, got different ones of "
             "optimizer.learning_rate; start all of them with the same command.\n"
         )
 
 
-def test_processes_take_what_the_first_has_and_say_when_they_differ() -> None:
-    for told in many_processes.run(_AGREE, num_devices=1):
-        first, second = told.splitlines()
+def test_processes_receive_values_of_the_first_and_report_differences() -> None:
+    for output in many_processes.run(_AGREE, num_devices=1):
+        first, second = output.splitlines()
         assert first == "int32 2449965000 [1073741824]"
         assert second.startswith(
             "All processes must have the same division, got checksums 00000008 on process 0, "

@@ -1,4 +1,4 @@
-"""Bad settings end before anything compiles, in an error that says what would do."""
+"""Invalid settings end before anything compiles, in an error that says what would be valid."""
 
 import dataclasses
 from pathlib import Path
@@ -111,7 +111,7 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"train__num_epochs": 0}, "train.num_epochs must be a whole number from 1 .* 0"),
     ],
 )
-def test_names_the_value_and_what_is_allowed(
+def test_errors_name_the_value_and_what_is_allowed(
     changes: dict[str, Any], message: str, splits: Splits
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -156,13 +156,13 @@ def test_unknown_names_list_the_known_ones(
         {"augment__strategy": "geom", "augment__crop": "random_resized"},
     ],
 )
-def test_good_settings_pass(changes: dict[str, Any], splits: Splits) -> None:
+def test_valid_settings_pass(changes: dict[str, Any], splits: Splits) -> None:
     _check(_config(**changes), splits)
 
 
-def test_data_and_weights_that_are_missing_are_named_together(tmp_path: Path) -> None:
+def test_missing_data_and_weights_are_named_together(tmp_path: Path) -> None:
     both = _config(dataset__name="cub", dataset__root=str(tmp_path), model__batch_norm="frozen")
-    with pytest.raises(MissingFileError) as lacking:
+    with pytest.raises(MissingFileError) as error:
         checks.check_present(both.model, both.dataset)
     for words in (
         f"images is in {tmp_path}",
@@ -171,14 +171,14 @@ def test_data_and_weights_that_are_missing_are_named_together(tmp_path: Path) ->
         "--config.model.pretrained=FILE",
         "timm/resnet50.tv_in1k",
     ):
-        assert words in str(lacking.value)
+        assert words in str(error.value)
     weights = _config(model__pretrained=str(tmp_path / "w.safetensors"))
     with pytest.raises(MissingFileError, match=r"^No weights at model.pretrained=.*w.safetensors"):
         checks.check_present(weights.model, weights.dataset)
     checks.check_present(_config().model, _config().dataset)
 
 
-def test_a_run_that_lacks_its_weights_writes_nothing(tmp_path: Path) -> None:
+def test_run_without_its_weights_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"give --config.model.pretrained=FILE"):
         train(_config(model__batch_norm="frozen"), str(tmp_path / "run"))
     for bad in ({"devices__cluster_parallel": 0}, {"augment__scale": (0.9, 0.1)}):
@@ -200,7 +200,7 @@ def test_super_classes_must_fill_the_clusters(splits: Splits) -> None:
         _check(config, dataclasses.replace(splits, train=alone))
 
 
-def test_the_schedule_freezes_backbone_and_masks_when_it_should() -> None:
+def test_schedule_freezes_backbone_and_masks_in_the_right_epochs() -> None:
     config = _config(
         division__every_epochs=3,
         division__freeze_backbone_epochs=1,
@@ -213,12 +213,12 @@ def test_the_schedule_freezes_backbone_and_masks_when_it_should() -> None:
     np.testing.assert_array_equal([rate["backbone"] for rate in rates], [0, 2, 2, 0, 2, 2])
     np.testing.assert_array_equal([rate["masks"] for rate in rates], [10] * 4 + [0] * 2)
     assert [bool(control["full_embedding"]) for control in controls] == [False] * 4 + [True] * 2
-    config.division.max_clusters = 1  # the baseline has no periods and no subspaces
+    config.division.max_clusters = 1  # the baseline has neither periods nor subspaces
     rates = Schedule(config).controls(0)["learning_rates"]
     assert (rates["backbone"], rates["masks"]) == (2, 0)
 
 
-def test_the_schedule_of_division_is_that_of_p21() -> None:
+def test_division_schedule_is_that_of_p21() -> None:
     """Stanford Online Products: T = 2, K_max = 32."""
     config = _config(division__every_epochs=2, division__max_clusters=32)
     counts = [Schedule(config).num_clusters(epoch) for epoch in range(13)]
@@ -226,7 +226,7 @@ def test_the_schedule_of_division_is_that_of_p21() -> None:
     assert [Schedule(config).period(epoch) for epoch in (0, 1, 2, 12)] == [0, 0, 1, 6]
 
 
-def test_due_every_so_many_epochs_and_after_the_last() -> None:
+def test_evaluation_and_saving_are_due_at_intervals_and_at_the_end() -> None:
     expected = {
         0: [False, False, False, False, True],
         1: [True] * 5,
@@ -239,22 +239,22 @@ def test_due_every_so_many_epochs_and_after_the_last() -> None:
         assert [schedule.saves_after(epoch) for epoch in range(5)] == due
 
 
-def test_test_images_must_have_something_to_find(splits: Splits) -> None:
+def test_test_images_must_have_positives_and_negatives(splits: Splits) -> None:
     query = splits.query
-    _, firsts = np.unique(query.labels, return_index=True)
-    alone, one_class = query.select(firsts), query.select(query.labels == 0)
-    strangers = ImageSet(query.images, query.labels, query.class_names).select(query.labels == 1)
+    _, first_rows = np.unique(query.labels, return_index=True)
+    alone, one_class = query.select(first_rows), query.select(query.labels == 0)
+    other_class = ImageSet(query.images, query.labels, query.class_names).select(query.labels == 1)
     for bad in (
         Splits(splits.train, alone),
         Splits(splits.train, one_class),
-        Splits(splits.train, one_class, strangers),
+        Splits(splits.train, one_class, other_class),
     ):
         with pytest.raises(ValueError, match="Retrieval is scored on images of two classes"):
             checks.check_query(_config(eval__ks=(1,)), bad)
     checks.check_query(_config(eval__ks=(1,)), Splits(splits.train, alone, query))
 
 
-def test_a_gallery_is_drawn_where_there_is_none(splits: Splits) -> None:
+def test_gallery_is_drawn_only_if_the_dataset_has_none(splits: Splits) -> None:
     drawing = _config(eval__protocol="gallery", eval__ks=(1, 5))
     checks.check_query(drawing, splits)
     given = Splits(splits.train, splits.query, splits.query)

@@ -1,4 +1,4 @@
-"""The experiments: every file can be built, adds no setting, and says what the papers say."""
+"""The experiments: each can be built, adds no setting, and has the settings of the papers."""
 
 import importlib
 import itertools
@@ -41,14 +41,14 @@ def test_every_experiment_has_the_settings_of_default_and_no_other():
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_can_be_built(name):
+def test_every_experiment_can_be_built(name):
     config = _config(name)
     images = np.zeros((2000, 1, 1, 3), np.uint8)
     labels = np.repeat(np.arange(200, dtype=np.int32), 10)
     image_set = ImageSet(images, labels, tuple(map(str, range(200))))
 
     datasets.known_options(config.dataset.name)  # raises for an unknown data set
-    config.model.pretrained = "weights.safetensors"  # frozen statistics need some
+    config.model.pretrained = "weights.safetensors"  # frozen statistics need pretrained weights
     mesh = checks.check_training(config)
     splits = Splits(train=image_set, query=image_set)
     checks.check_data(config, splits)
@@ -67,10 +67,10 @@ def test_can_be_built(name):
         ("vid", 16, 2, 80, 170),
     ],
 )
-def test_values_of_the_paper(
+def test_settings_are_those_of_the_paper(
     name, max_clusters, every_epochs, full_embedding_from_epoch, num_epochs
 ):
-    """P21 Table IX, and what its section 4.2 says for all data sets."""
+    """P21 Table IX and, for all datasets, section 4.2."""
     config = _config(name)
     assert config.division.max_clusters == max_clusters
     assert config.division.every_epochs == every_epochs
@@ -99,7 +99,7 @@ def test_values_of_the_paper(
         ("vid", (1, 5)),
     ],
 )
-def test_recalls_of_the_papers_tables(name, ks):
+def test_ks_are_those_of_the_papers_tables(name, ks):
     assert _config(name).eval.ks == ks
 
 
@@ -113,7 +113,7 @@ def test_recalls_of_the_papers_tables(name, ks):
         ("vid", "standard"),
     ],
 )
-def test_augmentations_of_the_papers_scores(name, strategy):
+def test_augmentations_are_those_of_the_papers_best_scores(name, strategy):
     """P21 Table V: the best of four, with which the other tables are made."""
     config = _config(name)
     assert config.augment.strategy == strategy
@@ -125,14 +125,14 @@ def test_augmentations_of_the_papers_scores(name, strategy):
 
 
 @pytest.mark.parametrize("name", ["cub", "cars", "inshop", "vid"])
-def test_guesses_are_marked(name):
+def test_guessed_settings_are_marked_as_guesses(name):
     source = (_FOLDER / f"{name}.py").read_text()
     for key in ("freeze_backbone_epochs", "orthogonality_weight", "weight_decay"):
         line = next(line for line in source.splitlines() if f".{key} = " in line)
         assert line.endswith("# guess: not in the paper or its code")
 
 
-def test_values_of_the_released_recipe():
+def test_sop_has_the_settings_of_the_released_recipe():
     """Those that the README of P21's code gives for Stanford Online Products."""
     config = _config("sop")
     assert config.sampling.images_per_class == 2
@@ -186,11 +186,11 @@ def test_every_row_of_an_ablation_fits_the_settings(table):
         ("p19_figure_1", "sop", "K = 1; K = 2; K = 3; K = 4; K = 8; K = 16"),
     ],
 )
-def test_rows_of_the_papers_tables(table, data, names):
+def test_ablation_rows_are_those_of_the_papers_tables(table, data, names):
     assert [row["name"] for row in _rows(table, data)] == names.split("; ")
 
 
-def test_rows_of_losses_and_of_augmentations():
+def test_loss_and_augmentation_tables_have_a_row_for_each():
     losses, augmentations = _rows("p21_table_6", "cub"), _rows("p21_table_5", "cub")
     assert len(losses) == 4 * 4
     assert {row["settings"]["loss.name"] for row in losses} == {
@@ -215,7 +215,7 @@ def test_rows_of_losses_and_of_augmentations():
         ("p19_figure_1", {}),
     ],
 )
-def test_the_papers_figures_stand_beside_their_own_data(table, counts):
+def test_published_scores_are_given_for_their_own_datasets(table, counts):
     for data in ablations.experiments():
         with_figures = [row for row in _rows(table, data) if row["paper"]]
         assert len(with_figures) == counts.get(data, 0)
@@ -223,8 +223,8 @@ def test_the_papers_figures_stand_beside_their_own_data(table, counts):
 
 
 @pytest.mark.parametrize("data", ["cub", "cars", "sop", "inshop"])
-def test_the_same_run_has_the_same_figures_in_every_table(data):
-    """And a typing error in one of them shows."""
+def test_equal_runs_have_equal_published_scores_in_every_table(data):
+    """Shows typing errors in one of the tables."""
 
     def figures(table: str) -> dict[str, dict[str, float]]:
         config = importlib.import_module(f"configs.ablations.{table}").get_config(data)
@@ -242,7 +242,7 @@ def test_the_same_run_has_the_same_figures_in_every_table(data):
                 assert runs[run][score] == others[run][score], (one, other, run)
 
 
-def test_the_base_of_the_first_papers_ablations():
+def test_ablations_of_p19_start_from_its_settings():
     """P19 4.1 and 4.4: slices from the start, no frozen backbone, 80 epochs."""
     config = importlib.import_module("configs.ablations.p19").get_config("sop")
     assert (config.model.embedding_dim, config.division.max_clusters) == (128, 8)

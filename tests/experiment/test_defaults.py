@@ -1,4 +1,4 @@
-"""Defaults stand in signatures, and configs/default.py has the values that it always had."""
+"""Defaults are defined in signatures; configs/default.py keeps its golden values."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,26 +26,26 @@ def _lines(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping) and value:
             yield from _lines(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key} = {value!r}"  # which tells 1 from 1.0, and a tuple from a list
+            yield f"{prefix}{key} = {value!r}"  # distinguishes 1 from 1.0
 
 
-def test_default_settings_have_the_names_values_and_types_of_the_golden_ones() -> None:
+def test_default_settings_equal_the_golden_ones_in_name_value_and_type() -> None:
     assert list(_lines(default.get_config().to_dict())) == _GOLDEN.read_text().splitlines()
 
 
-def test_every_loss_left_to_its_defaults_is_that_of_the_default_config() -> None:
+def test_default_options_of_each_loss_equal_the_default_config() -> None:
     config = default.get_config()
     config.model.embedding_dim = 8
     for config.loss.name in losses.KNOWN:
         configured = build.create_loss(config, num_classes=4)
         by_default = losses.create(config.loss.name, num_classes=4, embedding_dim=8)
-        found, expected = (
+        actual, expected = (
             loss.apply(loss.init(_KEY), _X, _LABELS, _KEY) for loss in (by_default, configured)
         )
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_a_miner_is_given_by_name_or_as_it_is() -> None:
+def test_miner_is_given_by_name_or_as_a_function() -> None:
     def value(miner: Any) -> Any:
         loss = losses.create("margin", num_classes=4, embedding_dim=8, miner=miner)
         return loss.apply({}, _X, _LABELS, _KEY)[0]
@@ -54,16 +54,16 @@ def test_a_miner_is_given_by_name_or_as_it_is() -> None:
     assert value("distance_weighted") == value(mining.create("distance_weighted", cutoff=0.5))
 
 
-def test_every_miner_left_to_its_defaults_is_that_of_the_default_config() -> None:
+def test_default_options_of_each_miner_equal_the_default_config() -> None:
     config, compared = default.get_config(), compare(_X, _LABELS)
     for name in mining.KNOWN:
-        found = mining.create(name)(_KEY, compared)
+        actual = mining.create(name)(_KEY, compared)
         given = {option: config.mining[option] for option in mining.options_of(name)}
         expected = mining.create(name, **given)(_KEY, compared)
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_miners_agree_on_the_defaults_of_the_options_they_share() -> None:
+def test_miners_share_the_defaults_of_common_options() -> None:
     shared: dict[str, set[Any]] = {}
     for make in mining.MINERS.values():
         for name, value in options.of(make).items():

@@ -1,4 +1,4 @@
-"""What an epoch trains on when images are grouped at random or by super-class."""
+"""Epochs of images that are grouped at random or by super-class."""
 
 import contextlib
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def splits() -> Splits:
 
 @pytest.fixture
 def prepare(splits: Splits) -> Prepare:
-    """Prepares an epoch where nothing can be embedded: there is no network."""
+    """Returns the function that prepares an epoch; without a network, nothing can be embedded."""
 
     def prepare(config: ConfigDict, epoch: int, current: Division | None) -> epochs.Epoch:
         experiment = build.Experiment(config, devices.create_mesh(), splits)
@@ -45,7 +45,7 @@ def prepare(splits: Splits) -> Prepare:
 @pytest.mark.parametrize(
     ("hierarchy", "num_clusters"), [("progressive", [1, 2, 4, 4]), ("direct", [3, 3, 3, 3])]
 )
-def test_groups_need_no_features_and_follow_from_the_ones_before(
+def test_grouping_without_kmeans_needs_no_features_and_is_repeatable(
     grouping: str, hierarchy: str, num_clusters: list[int], splits: Splits, prepare: Prepare
 ) -> None:
     config = digits.get_config()
@@ -54,24 +54,24 @@ def test_groups_need_no_features_and_follow_from_the_ones_before(
     config.sampling.update(batch_size=8, images_per_class=2)
     config.eval.ks = (1,)
     checks.check_data(config, splits)
-    clusters, found = None, []
+    clusters, divisions = None, []
     for epoch in range(4):
         clusters, plan, batches = prepare(config, epoch, clusters)
         np.testing.assert_array_equal(next(batches)["label"], splits.train.labels[plan.rows[0]])
-        found.append(clusters)
-    assert [division.num_clusters for division in found] == num_clusters
-    again = prepare(config, 2, found[1]).division
-    np.testing.assert_array_equal(again.cluster, found[2].cluster)
+        divisions.append(clusters)
+    assert [division.num_clusters for division in divisions] == num_clusters
+    again = prepare(config, 2, divisions[1]).division
+    np.testing.assert_array_equal(again.cluster, divisions[2].cluster)
     if grouping == "labels":
         for above in range(4):
-            assert len(set(found[3].cluster[splits.train.super_class_labels == above])) == 1
-        np.testing.assert_array_equal(found[3].cluster, found[2].cluster)
+            assert len(set(divisions[3].cluster[splits.train.super_class_labels == above])) == 1
+        np.testing.assert_array_equal(divisions[3].cluster, divisions[2].cluster)
     else:
-        kept = (found[3].cluster >= 0) & (found[2].cluster >= 0)
-        assert np.mean(found[3].cluster[kept] == found[2].cluster[kept]) < 0.6
+        kept = (divisions[3].cluster >= 0) & (divisions[2].cluster >= 0)
+        assert np.mean(divisions[3].cluster[kept] == divisions[2].cluster[kept]) < 0.6
 
 
-def test_an_epoch_that_was_stopped_goes_on_from_its_next_step(splits: Splits) -> None:
+def test_stopped_epoch_continues_from_its_next_step(splits: Splits) -> None:
     config = digits.get_config()
     config.division.max_clusters = 1
     config.sampling.update(batch_size=8, images_per_class=2)
@@ -81,8 +81,8 @@ def test_an_epoch_that_was_stopped_goes_on_from_its_next_step(splits: Splits) ->
         with contextlib.closing(epochs.Planner(experiment)) as planner:
             planner.begin(Progress(epoch=1, epoch_step=step), None, None)
             batches.append(list(planner.finish().batches))
-    whole, rest = batches
-    assert len(rest) == len(whole) - 3 > 0
-    for found, expected in zip(rest, whole[3:], strict=True):
+    complete, rest = batches
+    assert len(rest) == len(complete) - 3 > 0
+    for actual, expected in zip(rest, complete[3:], strict=True):
         for name in ("image", "label", "cluster"):
-            np.testing.assert_array_equal(found[name], expected[name])
+            np.testing.assert_array_equal(actual[name], expected[name])

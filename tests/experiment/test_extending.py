@@ -1,4 +1,4 @@
-"""The guide's own loss, miner and backbone train, from its text as it stands."""
+"""Custom loss, miner and backbone, taken verbatim from the guide, train."""
 
 import json
 import re
@@ -28,7 +28,7 @@ _GUIDE = (_ROOT / "docs" / "extending.md").read_text()
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with the guide's files, in which a run of them has ended."""
+    """A folder with the files of the guide and a finished run of them."""
     folder = tmp_path_factory.mktemp("guide")
     parts, config, _ = re.findall(r"```python\n(.*?)```", _GUIDE, re.S)
     (command,) = re.findall(r"```\n(python .*?)\n```", _GUIDE)
@@ -43,10 +43,10 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_the_guides_parts_train(trained):
+def test_parts_of_the_guide_train(trained):
     lines = (trained / "run" / "metrics.jsonl").read_text().splitlines()
     curve = [json.loads(line) for line in lines if "train/boundary" in line]
-    # The parameter of the loss is trained, and the network too: beyond chance, 0.2.
+    # Both the parameter of the loss and the network are trained: chance is 0.2.
     assert abs(curve[-1]["train/boundary"] - 0.5) > 0.01
     scores = json.loads((trained / "run" / "scores.json").read_text())
     assert scores["last"]["recall_at_1"] > 0.8
@@ -57,50 +57,50 @@ def _config_of(run):
     return ConfigDict(versions.parse(json.loads(path.read_text()), str(path)))
 
 
-def test_code_that_a_saved_run_names_is_imported_with_consent_only(trained, monkeypatch):
+def test_code_named_by_a_saved_run_is_imported_only_with_consent(trained, monkeypatch):
     monkeypatch.syspath_prepend(trained)
     workdir, config = str(trained / "run"), _config_of(trained / "run")
     checkpoint = next((trained / "run" / "checkpoints").iterdir())
     for path in (workdir, str(checkpoint)):
         with pytest.raises(ValueError, match="'my_parts:two_convolutions': importing it runs it"):
             dcjax.load(path)
-    config.model.backbone = "my_config:get_config"  # of the caller's own, but another one
+    config.model.backbone = "my_config:get_config"  # code named by the caller, but other code
     with pytest.raises(ValueError, match="holds a run of another config"):
         dcjax.load(workdir, config)
     assert not {"my_parts", "my_config"} & sys.modules.keys()
 
     image = np.zeros((1, 8, 8, 3), np.uint8)
     trusting = dcjax.load(workdir, trust_custom_code=True)(image)
-    own = dcjax.load(workdir, _config_of(trained / "run"))(image)
-    np.testing.assert_array_equal(trusting, own)
+    with_config = dcjax.load(workdir, _config_of(trained / "run"))(image)
+    np.testing.assert_array_equal(trusting, with_config)
 
 
 @pytest.mark.parametrize(("flags", "code"), [([], 1), (["--trust_custom_code"], 0)])
-def test_an_evaluation_imports_a_runs_code_with_consent_only(trained, flags, code):
+def test_evaluation_imports_code_of_a_run_only_with_consent(trained, flags, code):
     parts = (trained / "my_parts.py").read_text()
     marker = trained / f"imported{code}"
     folder = trained / f"again{code}"
     folder.mkdir()
     (folder / "my_parts.py").write_text(f"{parts}\nopen({str(marker)!r}, 'w').close()\n")
-    # The settings of one run come from its config.json, which are not the caller's own either.
+    # The settings of a single run come from its config.json, so they need consent too.
     done = launch("--mode=evaluate", f"--workdir={trained / 'run'}", *flags, folder=folder)
     assert done.returncode == code, done.stderr
     assert marker.exists() is (code == 0)
     assert code == 0 or "--trust_custom_code" in done.stderr
 
 
-def test_a_saved_run_downloads_nothing_by_itself(trained, monkeypatch):
+def test_loaded_run_downloads_only_if_the_caller_allows_it(trained, monkeypatch):
     monkeypatch.syspath_prepend(trained)
     workdir, config = str(trained / "run"), _config_of(trained / "run")
     assert not dcjax.load(workdir, trust_custom_code=True).config.dataset.download
-    assert dcjax.load(workdir, config).config.dataset.download  # which the caller allows
+    assert dcjax.load(workdir, config).config.dataset.download  # allowed by the caller
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "numpy:memmap",  # empties the file that its options name
-        "numpy.lib.format:open_memmap",  # takes dtype too
+        "numpy.lib.format:open_memmap",  # also accepts dtype
         "os:system",
         "os:makedirs",  # of a module that is frozen into Python
         "builtins:exec",
@@ -113,7 +113,7 @@ def test_a_saved_run_downloads_nothing_by_itself(trained, monkeypatch):
         "importlib:import_module",
         "functools:partial",
         "jax.numpy:save",
-        "my_others:system",  # in a file of one's own, but from elsewhere
+        "my_others:system",  # imported into a custom file from elsewhere
         "my_others:rmtree",
         "my_others:remove_all",
         "my_others:cached",
@@ -122,7 +122,7 @@ def test_a_saved_run_downloads_nothing_by_itself(trained, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("returns", [nn.Module, losses.Loss, Callable])
-def test_what_is_not_made_to_be_a_part_is_not_called(name, returns, tmp_path, monkeypatch):
+def test_functions_not_written_as_parts_are_not_called(name, returns, tmp_path, monkeypatch):
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "installed.py").write_text(
         "def unannotated(**options): pass\ndef annotated_otherwise(**options) -> int: pass\n"
@@ -140,7 +140,7 @@ def test_what_is_not_made_to_be_a_part_is_not_called(name, returns, tmp_path, mo
         plugins.load(name, returns)
 
 
-def test_installed_parts_say_what_they_return(tmp_path, monkeypatch):
+def test_installed_parts_must_annotate_what_they_return(tmp_path, monkeypatch):
     (tmp_path / "site-packages").mkdir()
     (tmp_path / "site-packages" / "my_package.py").write_text(
         "from __future__ import annotations\nimport functools\nfrom flax import linen as nn\n"
@@ -160,21 +160,23 @@ def test_installed_parts_say_what_they_return(tmp_path, monkeypatch):
         assert isinstance(plugins.load(f"my_package:{name}", returns)(), returns)
 
 
-def test_the_guides_proxies_take_the_mask(tmp_path, monkeypatch):
+def test_proxies_of_the_guide_use_the_mask(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     *_, proxies = re.findall(r"```python\n(.*?)```", _GUIDE, re.S)
     (tmp_path / "my_proxies.py").write_text(proxies)
-    own = losses.create("my_proxies:proxies", num_classes=5, embedding_dim=8, scale=20.0)
-    ours = losses.create("normalized_softmax", num_classes=5, embedding_dim=8, temperature=0.05)
+    custom = losses.create("my_proxies:proxies", num_classes=5, embedding_dim=8, scale=20.0)
+    builtin = losses.create("normalized_softmax", num_classes=5, embedding_dim=8, temperature=0.05)
     key, mask = jax.random.key(0), jnp.arange(8.0)
     x = masks.apply(jax.random.normal(key, (6, 8)), mask)
-    params, labels = own.init(key), jnp.arange(6) % 5
+    params, labels = custom.init(key), jnp.arange(6) % 5
     for given in (mask, None):
-        found, expected = (loss.apply(params, x, labels, key, mask=given) for loss in (own, ours))
-        np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+        actual, expected = (
+            loss.apply(params, x, labels, key, mask=given) for loss in (custom, builtin)
+        )
+        np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5)
 
 
-def test_a_name_that_leads_nowhere_says_so(tmp_path, monkeypatch):
+def test_unknown_module_or_function_and_wrong_return_type_are_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "others.py").write_text("def one(**options):\n    return 1\n")
     for name in ("nowhere:part", "nowhere.at_all:part", ":part", "..above:part"):
@@ -206,7 +208,7 @@ def test_a_name_that_leads_nowhere_says_so(tmp_path, monkeypatch):
         ("def part(**_): return len(0)", TypeError),
     ],
 )
-def test_a_fault_within_is_shown_as_it_is(text, error, tmp_path, monkeypatch):
+def test_error_inside_custom_code_is_raised_unchanged(text, error, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / f"has_{error.__name__}.py").write_text(text)
     with pytest.raises(error):
@@ -222,7 +224,9 @@ def test_a_fault_within_is_shown_as_it_is(text, error, tmp_path, monkeypatch):
         ("(e.sum(), {'loss': e.sum()})", "must not call a scalar 'loss'"),
     ],
 )
-def test_a_loss_returns_a_scalar_and_scalars(output, message, tmp_path, monkeypatch):
+def test_custom_loss_must_return_a_scalar_and_scalar_metrics(
+    output, message, tmp_path, monkeypatch
+):
     monkeypatch.syspath_prepend(tmp_path)
     name = f"returns_{abs(hash(output))}"
     text = f"def loss(**_):\n    return Loss(lambda k: {{}}, lambda p, e, y, k: {output})\n"
@@ -232,7 +236,7 @@ def test_a_loss_returns_a_scalar_and_scalars(output, message, tmp_path, monkeypa
         loss.apply({}, jnp.ones((4, 2)), jnp.zeros(4, int), jax.random.key(0))
 
 
-def test_a_loss_takes_what_there_is(tmp_path, monkeypatch):
+def test_custom_loss_may_only_request_known_inputs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     text = (
         "from dcjax.losses import Loss\ndef loss(**_):\n    return Loss(dict, dict, ('masks',))\n"
@@ -242,7 +246,7 @@ def test_a_loss_takes_what_there_is(tmp_path, monkeypatch):
         losses.create("takes_too_much:loss", num_classes=2, embedding_dim=2)
 
 
-def test_options_that_do_not_fit_are_named(tmp_path, monkeypatch):
+def test_options_that_do_not_match_the_signature_are_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "part_of_mine.py").write_text("def miner(*, cutoff):\n    return max\n")
     with pytest.raises(ValueError, match=r"gets the options cut: missing .*'cutoff'"):

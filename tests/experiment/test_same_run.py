@@ -1,4 +1,4 @@
-"""A saved run is gone on with, and evaluated, only as the run that it is."""
+"""A saved run is continued and evaluated only with the settings and data that it was saved with."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ def _settings(**changes: Any) -> dict[str, Any]:
     return _config(**changes).to_dict()
 
 
-def test_a_run_may_only_differ_where_training_does_not() -> None:
+def test_run_may_differ_only_in_settings_that_do_not_change_training() -> None:
     saved = digits.get_config().to_dict()
     free = _settings(
         train__num_epochs=99,
@@ -51,14 +51,14 @@ def test_a_run_may_only_differ_where_training_does_not() -> None:
         same_run.check_same(scored_otherwise, saved, "runs/a")
 
 
-def test_settings_that_a_saved_run_does_not_know_are_told_apart() -> None:
+def test_settings_unknown_to_a_saved_run_are_named() -> None:
     saved = digits.get_config().to_dict()
     del saved["dataset"]["cache"]
     with pytest.raises(ValueError, match=r"none for dataset.cache; .* another version"):
         same_run.check_same(_settings(), saved, "runs/a")
 
 
-def test_data_may_move_but_not_change() -> None:
+def test_data_may_be_moved_but_not_changed() -> None:
     train = datasets.load("digits", root="").train
     saved = same_run.fingerprint(train)
     same_run.check_same_data(
@@ -73,13 +73,13 @@ def test_data_may_move_but_not_change() -> None:
             same_run.check_same_data(same_run.fingerprint(other), saved, "runs/a")
 
 
-def test_of_two_sets_of_images_what_both_runs_know_is_compared() -> None:
+def test_only_fingerprints_known_to_both_runs_are_compared() -> None:
     splits = datasets.load("digits", root="")
     query, half = splits.query, splits.query.select(np.arange(100))
     now = same_run.fingerprints(splits)
     assert list(now) == ["train", "query"]
     same_run.check_same_data(now, now, "runs/a")
-    same_run.check_same_data(now, now["train"], "runs/a")  # as older versions saved it
+    same_run.check_same_data(now, now["train"], "runs/a")  # the form saved by older versions
     for others, kind in (
         (datasets.Splits(splits.train, half), "test images: now 100 images of 5 classes, then 896"),
         (datasets.Splits(splits.train, query, half), "gallery images: now 100 .*, then 0 of 0"),
@@ -93,11 +93,11 @@ def test_of_two_sets_of_images_what_both_runs_know_is_compared() -> None:
     assert list(test_only) == ["query"]
     assert not list(same_run.differences(test_only, now))
     with_gallery = same_run.fingerprints(datasets.Splits(splits.train, query, half))
-    (told,) = same_run.differences(test_only, with_gallery)
-    assert told.startswith("gallery images: now 0 images of 0 classes, then 100 of 5")
+    (message,) = same_run.differences(test_only, with_gallery)
+    assert message.startswith("gallery images: now 0 images of 0 classes, then 100 of 5")
 
 
-def test_files_are_the_same_wherever_they_lie(tmp_path: Path) -> None:
+def test_fingerprint_does_not_depend_on_folder_and_file_names(tmp_path: Path) -> None:
     def fingerprint(folder: str, contents: dict[str, bytes], name: str = "x") -> dict[str, int]:
         (tmp_path / folder).mkdir()
         for file, content in contents.items():

@@ -1,4 +1,4 @@
-"""Every setting has a rule, and a value that breaks it ends in one line that names the setting."""
+"""Every setting has a rule; a value that violates it gives a one-line error naming the setting."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ _MINER = mining.create("all")
 
 
 def bad_values(rule: Rule) -> list[Any]:
-    """Returns values of other types, and those just beyond a rule's bounds and far beyond."""
+    """Returns values of other types, and values just and far beyond the bounds of a rule."""
     match rule:
         case Flag():
             return [*_OF_NO_TYPE, 0, 1, "True", "", []]
@@ -57,7 +57,7 @@ def bad_values(rule: Rule) -> list[Any]:
 
 
 class _Holding:
-    """Settings that a `ConfigDict` would refuse to hold, as a file may give them."""
+    """Settings that a `ConfigDict` would refuse but a file may contain."""
 
     def __init__(self, **changes: Any) -> None:
         self._tree = copy.deepcopy(_TREE)
@@ -72,12 +72,12 @@ class _Holding:
         return self._tree
 
 
-def test_every_setting_has_a_rule_that_its_default_keeps() -> None:
+def test_every_setting_has_a_rule_that_its_default_satisfies() -> None:
     assert settings.RULES.keys() == _DEFAULTS.keys()
     settings.check(default.get_config())
 
 
-def test_every_bad_value_is_refused_in_one_line_that_names_its_setting() -> None:
+def test_every_bad_value_is_refused_in_one_line_naming_its_setting() -> None:
     passed, unclear = [], []
     for name, rule in settings.RULES.items():
         for value in bad_values(rule):
@@ -93,12 +93,12 @@ def test_every_bad_value_is_refused_in_one_line_that_names_its_setting() -> None
     assert not unclear
 
 
-def test_bounds_are_said_as_they_are_read() -> None:
+def test_rules_are_printed_with_readable_bounds() -> None:
     assert str(Whole(0, 2**31 - 1)) == "a whole number from 0 to 2147483647"
     assert str(Number(1e-6, math.pi / 2)) == "a number from 1e-06 to 1.5708"
 
 
-def test_bounds_belong_to_what_is_allowed() -> None:
+def test_bounds_themselves_are_allowed() -> None:
     for name, rule in settings.RULES.items():
         ends = {
             Whole: lambda r: [r.low, r.high],
@@ -113,7 +113,7 @@ def test_bounds_belong_to_what_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("name", losses.KNOWN)
-def test_losses_take_whatever_their_rules_allow(name: str) -> None:
+def test_losses_accept_all_values_that_their_rules_allow(name: str) -> None:
     options = {
         key.rpartition(".")[2]: rule
         for key, rule in settings.RULES.items()
@@ -141,19 +141,19 @@ def test_losses_take_whatever_their_rules_allow(name: str) -> None:
         ({"loss.own": 5}, "no setting loss.own; it is loss.custom now"),
     ],
 )
-def test_an_unknown_setting_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_unknown_setting_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         settings.check(_Holding(**changes))  # type: ignore[arg-type]
 
 
-def test_options_of_parts_of_ones_own_are_free() -> None:
+def test_options_of_custom_parts_are_unrestricted() -> None:
     config = default.get_config()
     with config.unlocked():
         config.loss.custom = ConfigDict({"anything": None, "inner": {"x": [1]}})
     settings.check(config)
 
 
-def test_a_lacking_setting_is_refused() -> None:
+def test_missing_setting_is_refused() -> None:
     config = _Holding()
     del config.to_dict()["train"]["num_epochs"]
     with pytest.raises(ValueError, match=r"got none for train.num_epochs"):

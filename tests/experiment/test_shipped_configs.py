@@ -1,4 +1,4 @@
-"""Experiments of dcjax are found from any folder, behind those in the user's `configs/`."""
+"""Experiments of dcjax are found from any folder, after those in the user's `configs/`."""
 
 import sys
 from collections.abc import Iterator
@@ -70,6 +70,6 @@ def test_nearest_experiment_is_named(place: str, project: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["configs", "configs/", "configs/nothing.py", "digits.py"])
-def test_other_paths_are_no_experiments(place: str, project: Path) -> None:
+def test_paths_that_are_no_experiment_are_refused(place: str, project: Path) -> None:
     with pytest.raises(SettingError, match="must be a Python file"):
         config_files.load(place)

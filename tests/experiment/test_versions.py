@@ -1,4 +1,4 @@
-"""Runs that another version of dcjax has saved: an older one's go on, a newer one's are refused."""
+"""Runs saved by older versions of dcjax are continued; those of newer versions are refused."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ _GOLDEN = Path(__file__).parents[1] / "golden" / "run_of_format_1.zip"
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """Two epochs on digits of a tiny network, saved before runs said their format."""
+    """Two epochs of a tiny network on digits, saved before runs recorded their format."""
     with zipfile.ZipFile(_GOLDEN) as file:
         file.extractall(tmp_path / "saved")
     return tmp_path / "saved"
@@ -36,7 +36,7 @@ def _content(workdir: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
-    """A version that has one more setting; returns its default settings."""
+    """Simulates a version with one more setting; returns its default settings."""
     config = default.get_config()
     with config.unlocked():
         config.model.added = (7,)
@@ -47,7 +47,7 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
     return config
 
 
-def test_every_setting_since_the_first_format_is_in_the_table() -> None:
+def test_settings_added_since_the_first_format_are_in_the_table() -> None:
     with zipfile.ZipFile(_GOLDEN) as file:
         first = json.loads(file.read("config.json"))
     upgraded = same_run.flatten(versions.upgrade(first, 1, "golden"))
@@ -55,14 +55,14 @@ def test_every_setting_since_the_first_format_is_in_the_table() -> None:
     assert same_run.flatten(first).items() <= upgraded.items()
 
 
-def test_a_run_without_a_new_setting_is_evaluated_and_goes_on(
+def test_run_without_a_new_setting_is_evaluated_and_continued(
     saved: Path, newer: ConfigDict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scores = json.loads((saved / "scores.json").read_text())["last"]
     embedder = dcjax.load(str(saved))
     assert embedder.config.model.added == (7,)
-    found = embedder.evaluate()
-    assert found == {name: pytest.approx(scores[name], abs=0.01) for name in found}
+    actual = embedder.evaluate()
+    assert actual == {name: pytest.approx(scores[name], abs=0.01) for name in actual}
 
     config = ConfigDict(versions.parse(_content(saved), str(saved)))
     assert sweeps.Run(saved, config, ()).result() is not None
@@ -84,7 +84,7 @@ def test_a_run_without_a_new_setting_is_evaluated_and_goes_on(
     assert "format" not in dcjax.load(str(saved)).config
 
 
-def test_a_run_of_a_newer_version_is_refused_by_every_reader(
+def test_run_of_a_newer_version_is_refused_by_every_reader(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = ConfigDict(versions.parse(_content(saved), str(saved)))
@@ -100,7 +100,7 @@ def test_a_run_of_a_newer_version_is_refused_by_every_reader(
             read()
 
 
-def test_settings_that_are_not_known_are_those_of_a_newer_version() -> None:
+def test_unknown_settings_are_attributed_to_a_newer_version() -> None:
     saved = digits.get_config().to_dict()
     saved["model"]["later"] = 1
     for config in (None, digits.get_config()):
@@ -115,14 +115,14 @@ def test_settings_that_are_not_known_are_those_of_a_newer_version() -> None:
         ({"later": 1}, "does not know, as a newer version saves them: later;"),
     ],
 )
-def test_the_command_line_refuses_a_newer_run_in_one_line(
+def test_command_line_refuses_a_newer_run_in_one_line(
     change: dict[str, int], line: str, saved: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(_content(saved) | change))
-    ended = launch("--mode=evaluate", f"--workdir={tmp_path}")
-    assert ended.returncode == 2
-    assert line in ended.stderr
-    assert ended.stderr.count("\n") == 1
+    completed = launch("--mode=evaluate", f"--workdir={tmp_path}")
+    assert completed.returncode == 2
+    assert line in completed.stderr
+    assert completed.stderr.count("\n") == 1
 
 
 def _print_settings(*flags: str) -> None:
@@ -131,9 +131,7 @@ def _print_settings(*flags: str) -> None:
     sys.stdout.write(f"{command_line._config().to_dict()}\n")
 
 
-def test_the_command_line_reads_settings_with_and_without_a_format(
-    saved: Path, tmp_path: Path
-) -> None:
+def test_command_line_reads_settings_with_and_without_a_format(saved: Path, tmp_path: Path) -> None:
     expected = versions.parse(_content(saved), str(saved))
     expected["eval"]["ks"] = (1,)
     for content in (_content(saved), _content(saved) | {"format": versions.current()}):
@@ -144,7 +142,7 @@ def test_the_command_line_reads_settings_with_and_without_a_format(
         assert output == f"{ConfigDict(expected).to_dict()}\n"
 
 
-def test_settings_follow_the_formats_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_of_each_format_are_applied_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = (
         Change(added={"train.first": 1}),
         Change(added={"train.second": [2, 3]}, renamed={"train.first": "model.renamed"}),
@@ -190,7 +188,7 @@ def test_a_config_file_with_a_renamed_setting_is_told_its_new_name(
         config_files.load(str(path))
 
 
-def test_what_no_version_saves_is_refused() -> None:
+def test_content_that_no_version_saves_is_refused() -> None:
     saved = default.get_config().to_dict()
     for version in (0, -1, True, "2", None, 1.0):
         with pytest.raises(InputError, match="a run must hold settings and the number"):
@@ -203,7 +201,7 @@ def test_what_no_version_saves_is_refused() -> None:
         versions.upgrade(saved, 1, "a run")
 
 
-def test_additions_of_a_users_config_are_no_newer_version() -> None:
+def test_additions_in_a_users_config_do_not_mean_a_newer_version() -> None:
     saved = default.get_config().to_dict()
     saved["loss"]["custom"] = {"anything": {"at": "all"}}
     saved["note"] = "mine"

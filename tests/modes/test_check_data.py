@@ -1,4 +1,4 @@
-"""A look at the data names every bad file and says what to do; it fails where training would."""
+"""check_data names every bad file with a remedy, and fails if and only if training would fail."""
 
 import csv
 import os
@@ -30,13 +30,13 @@ def jpeg(pixels: np.ndarray) -> bytes:
     return tf.io.encode_jpeg(pixels).numpy()
 
 
-WEBP = bytes.fromhex(  # 8 x 8 pixels of one grey, without loss
+WEBP = bytes.fromhex(  # 8 x 8 pixels of one grey level, lossless
     "524946461e000000574542505650384c110000002f07c001000750ad6a55abff8188e87f0000"
 )
 
 
 def write_table(folder: Path, rows: dict[str, tuple[bytes | None, str, str]]) -> str:
-    """Writes files (None: none) and their table of path, label and split."""
+    """Writes files (None: no file) and their table of path, label and split."""
     for name, (content, _, _) in rows.items():
         if content is not None:
             (folder / name).write_bytes(content)
@@ -46,8 +46,8 @@ def write_table(folder: Path, rows: dict[str, tuple[bytes | None, str, str]]) ->
     return str(folder / "table.csv")
 
 
-def good(num_train: int = 4, num_test: int = 3) -> dict[str, tuple[bytes | None, str, str]]:
-    """Three images of each class."""
+def good_rows(num_train: int = 4, num_test: int = 3) -> dict[str, tuple[bytes | None, str, str]]:
+    """Rows of three images of each class."""
     classes = [f"t{i}" for i in range(num_train)] + [f"u{i}" for i in range(num_test)]
     return {
         f"{label}_{i}.png": (
@@ -68,8 +68,8 @@ def config(table: str, **changes: Any) -> ConfigDict:
     return made
 
 
-def listed(workdir: Path) -> dict[str, tuple[str, str, str, str]]:
-    """Returns split, class, problem and detail by name of the file; only reading fails."""
+def read_problems(workdir: Path) -> dict[str, tuple[str, str, str, str]]:
+    """Returns split, class, problem and detail by file name."""
     with (workdir / "check_data.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["image", "split", "class", "severity", "problem", "detail"]
@@ -77,7 +77,7 @@ def listed(workdir: Path) -> dict[str, tuple[str, str, str, str]]:
     return {Path(row[0]).name: tuple(row[1:3] + row[4:]) for row in rows[1:]}
 
 
-def test_every_problem_is_named_with_what_to_do(tmp_path, capsys):
+def test_every_problem_is_named_with_a_remedy(tmp_path, capsys):
     picture = jpeg(noise(40, 40))
     bad = {
         "cut.jpg": (picture[: len(picture) // 2], "t0", "train"),
@@ -87,38 +87,38 @@ def test_every_problem_is_named_with_what_to_do(tmp_path, capsys):
         "webp.jpg": (WEBP, "t0", "train"),
         "deep.png": (png(noise(12, 12).astype(np.uint16) * 257), "t1", "train"),
         "alone.png": (png(noise(12, 12, seed=900)), "u9", "test"),
-        "copy.png": (good()["t0_0.png"][0], "u0", "test"),
-        "two_classes.png": (good()["t1_1.png"][0], "t2", "train"),
+        "copy.png": (good_rows()["t0_0.png"][0], "u0", "test"),
+        "two_classes.png": (good_rows()["t1_1.png"][0], "t2", "train"),
         "tiny.png": (png(noise(6, 20, seed=901)), "t3", "train"),
-        "twice.png": (good()["u1_0.png"][0], "u1", "test"),
+        "twice.png": (good_rows()["u1_0.png"][0], "u1", "test"),
     }
-    table = write_table(tmp_path, good() | bad)
+    table = write_table(tmp_path, good_rows() | bad)
     assert not check_data.check_data(config(table), str(tmp_path / "run"))
-    found = listed(tmp_path / "run")
-    assert set(found) == set(bad)
+    problems = read_problems(tmp_path / "run")
+    assert set(problems) == set(bad)
     for name in ("cut.jpg", "empty.jpg", "page.jpg", "missing.jpg"):
-        assert found[name][2] == "cannot be read"
-    assert "Input is empty" in found["empty.jpg"][3]
-    assert found["webp.jpg"] == ("train", "t0", "the name says another format", "it is WebP")
-    assert found["deep.png"][2:] == ("more than 8 bits a channel", "16 bits")
-    assert found["alone.png"][:3] == ("query", "u9", "the only image of its class")
-    assert found["copy.png"][2] == "the same picture is in two splits"
-    assert found["copy.png"][3].endswith("t0_0.png (train, t0)")
-    assert found["two_classes.png"][2] == "the same picture has two classes"
-    assert found["twice.png"][2] == "the same picture is there twice"
-    assert found["tiny.png"][2:] == ("a side is shorter than dataset.crop", "20 x 6")
-    told = capsys.readouterr().out
-    assert all(name in told for name in bad)
-    assert "error     4 images: cannot be read; replace or remove them" in told
-    assert "result    training would fail" in told
+        assert problems[name][2] == "cannot be read"
+    assert "Input is empty" in problems["empty.jpg"][3]
+    assert problems["webp.jpg"] == ("train", "t0", "the name says another format", "it is WebP")
+    assert problems["deep.png"][2:] == ("more than 8 bits a channel", "16 bits")
+    assert problems["alone.png"][:3] == ("query", "u9", "the only image of its class")
+    assert problems["copy.png"][2] == "the same picture is in two splits"
+    assert problems["copy.png"][3].endswith("t0_0.png (train, t0)")
+    assert problems["two_classes.png"][2] == "the same picture has two classes"
+    assert problems["twice.png"][2] == "the same picture is there twice"
+    assert problems["tiny.png"][2:] == ("a side is shorter than dataset.crop", "20 x 6")
+    output = capsys.readouterr().out
+    assert all(name in output for name in bad)
+    assert "error     4 images: cannot be read; replace or remove them" in output
+    assert "result    training would fail" in output
 
 
-def test_a_limit_on_pixels_is_that_of_training(tmp_path, capsys):
+def test_pixel_limit_is_the_same_as_in_training(tmp_path, capsys):
     large = {"large.png": (png(noise(40, 30)), "t0", "train")}
-    limited = config(write_table(tmp_path, good() | large), **{"dataset.max_pixels": 1199})
+    limited = config(write_table(tmp_path, good_rows() | large), **{"dataset.max_pixels": 1199})
     assert not check_data.check_data(limited, str(tmp_path / "run"))
     reason = "It has 30 x 40 pixels, more than dataset.max_pixels=1,199; make it smaller"
-    assert reason in listed(tmp_path / "run")["large.png"][3]
+    assert reason in read_problems(tmp_path / "run")["large.png"][3]
     with pytest.raises(ValueError, match=f"large.png: {reason}"):
         inputs.load_splits(limited.dataset)
     images = inputs.load_index(limited.dataset).train
@@ -135,77 +135,79 @@ def test_a_limit_on_pixels_is_that_of_training(tmp_path, capsys):
     assert (len(splits.train), num_skipped) == (12, 1)
 
 
-def test_no_weights_are_needed(tmp_path):
-    table = write_table(tmp_path, good())
+def test_check_data_needs_no_weights(tmp_path):
+    table = write_table(tmp_path, good_rows())
     assert check_data.check_data(config(table, **{"model.batch_norm": "frozen"}), str(tmp_path))
 
 
-def test_what_is_left_out_is_no_error(tmp_path, capsys):
+def test_skipped_files_are_no_error(tmp_path, capsys):
     bad = {"empty.png": (b"", "t1", "train")}
-    table = write_table(tmp_path, good() | bad)
+    table = write_table(tmp_path, good_rows() | bad)
     settings = {"dataset.skip_unreadable": True}
     assert check_data.check_data(config(table, **settings), str(tmp_path))
-    told = capsys.readouterr().out
-    assert "warning   1 image: cannot be read" in told
-    assert "result    training can begin\n" in told
+    output = capsys.readouterr().out
+    assert "warning   1 image: cannot be read" in output
+    assert "result    training can begin\n" in output
 
 
-def test_a_class_without_a_readable_image_is_an_error(tmp_path, capsys):
-    rows = good() | {f"t0_{i}.png": (b"", "t0", "train") for i in range(3)}
+def test_class_without_a_readable_image_is_an_error(tmp_path, capsys):
+    rows = good_rows() | {f"t0_{i}.png": (b"", "t0", "train") for i in range(3)}
     settings = {"dataset.skip_unreadable": True}
     assert not check_data.check_data(config(write_table(tmp_path, rows), **settings), str(tmp_path))
     assert "none in 1 classes, the first is 't0'" in capsys.readouterr().out
 
 
-def test_good_data_are_told_so_in_a_table(tmp_path, capsys):
-    table = write_table(tmp_path, good())
+def test_table_of_good_data_shows_no_problems(tmp_path, capsys):
+    table = write_table(tmp_path, good_rows())
     assert check_data.check_data(config(table), str(tmp_path))
-    told = capsys.readouterr().out
-    rows = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.split()}
+    output = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.split()}
     assert rows["train"] == ["12", "0", "4", "3", "3", "3", "12-16", "3"]
     assert rows["query"] == ["9", "0", "3", "3", "3", "3", "12-16", "3"]
-    assert "result    training can begin; all is well" in told
-    assert listed(tmp_path) == {}
+    assert "result    training can begin; all is well" in output
+    assert read_problems(tmp_path) == {}
 
 
-def test_what_training_refuses_is_an_error(tmp_path, capsys):
-    table = write_table(tmp_path, good(num_train=2))
+def test_data_that_training_refuses_is_an_error(tmp_path, capsys):
+    table = write_table(tmp_path, good_rows(num_train=2))
     assert not check_data.check_data(config(table), str(tmp_path))
-    told = capsys.readouterr().out
-    assert "error     Every cluster needs two classes with two images" in told
-    assert "result    training would fail\n" in told
+    output = capsys.readouterr().out
+    assert "error     Every cluster needs two classes with two images" in output
+    assert "result    training would fail\n" in output
 
 
-def test_a_query_without_an_answer_is_named(tmp_path):
+def test_query_without_a_positive_is_named(tmp_path):
     rows = {
         name: (content, label, "query" if name.endswith("0.png") else "gallery")
         if split == "test"
         else (content, label, split)
-        for name, (content, label, split) in good().items()
+        for name, (content, label, split) in good_rows().items()
     }
     rows["lost.png"] = (png(noise(9, 9, seed=902)), "u9", "query")
     table = write_table(tmp_path, rows)
     assert check_data.check_data(config(table), str(tmp_path))
-    assert listed(tmp_path)["lost.png"][2].startswith("a query without an image of its class")
+    assert read_problems(tmp_path)["lost.png"][2].startswith(
+        "a query without an image of its class"
+    )
 
 
-def test_files_that_are_there_twice_are_all_listed_and_an_error(tmp_path, capsys):
-    rows = good() | {
+def test_repeated_files_are_all_listed_and_an_error(tmp_path, capsys):
+    rows = good_rows() | {
         "again.png": (None, "u0", "test"),
-        "copy.png": (good()["u1_0.png"][0], "u1", "test"),
+        "copy.png": (good_rows()["u1_0.png"][0], "u1", "test"),
     }
     table = write_table(tmp_path, rows)
     os.link(tmp_path / "t0_0.png", tmp_path / "again.png")
     with open(table, "a") as file:
         file.write("./u2_0.png,u2,test\nt1_0.png,t1,train\n")
     assert not check_data.check_data(config(table), str(tmp_path / "run"))
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     same = "the same file is in two splits, in two classes or twice in a test"
-    assert f"error     2 images: {same}" in told
-    assert f"{tmp_path}/again.png (query, u0): like {tmp_path}/t0_0.png (train, t0)" in told
+    assert f"error     2 images: {same}" in output
+    assert f"{tmp_path}/again.png (query, u0): like {tmp_path}/t0_0.png (train, t0)" in output
     with (tmp_path / "run" / "check_data.csv").open(newline="") as file:
-        found = {row["image"]: row["problem"] for row in csv.DictReader(file)}
-    assert found == {
+        problems = {row["image"]: row["problem"] for row in csv.DictReader(file)}
+    assert problems == {
         f"{tmp_path}/again.png": same,
         f"{tmp_path}/u2_0.png": same,
         f"{tmp_path}/t1_0.png": "the same picture is there twice",
@@ -213,36 +215,36 @@ def test_files_that_are_there_twice_are_all_listed_and_an_error(tmp_path, capsys
     }
 
 
-def test_many_problems_are_cut_short_but_for_the_file(tmp_path, capsys):
+def test_many_problems_are_shortened_on_screen_but_not_in_the_file(tmp_path, capsys):
     rows = {f"x{i:02}.png": (png(noise(6, 6, seed=i)), f"t{i % 4}", "train") for i in range(25)}
-    table = write_table(tmp_path, good() | rows)
+    table = write_table(tmp_path, good_rows() | rows)
     check_data.check_data(config(table), str(tmp_path))
-    told = capsys.readouterr().out
-    assert "x19.png" in told
-    assert "x20.png" not in told
-    assert "... and 5 more" in told
-    assert len(listed(tmp_path)) == 25
+    output = capsys.readouterr().out
+    assert "x19.png" in output
+    assert "x20.png" not in output
+    assert "... and 5 more" in output
+    assert len(read_problems(tmp_path)) == 25
 
 
-def test_images_in_memory_are_looked_at_too(tmp_path, capsys):
+def test_images_in_memory_are_checked_too(tmp_path, capsys):
     assert check_data.check_data(digits.get_config(), str(tmp_path))
     assert "901" in capsys.readouterr().out
 
 
-def test_the_exit_code_tells_whether_training_would_fail(tmp_path):
+def test_exit_code_says_whether_training_would_fail(tmp_path):
     flags = ["--mode=check_data", "--config=configs/digits.py", f"--workdir={tmp_path}"]
     flags += ["--config.dataset.name=manifest", "--config.eval.ks=1,2"]
     flags += ["--config.sampling.batch_size=8", "--config.sampling.images_per_class=2"]
-    table = write_table(tmp_path, good())
-    ended = launch(*flags, f"--config.dataset.manifest={table}")
-    assert (ended.returncode, ended.stderr) == (0, "")
+    table = write_table(tmp_path, good_rows())
+    completed = launch(*flags, f"--config.dataset.manifest={table}")
+    assert (completed.returncode, completed.stderr) == (0, "")
 
-    table = write_table(tmp_path, good() | {"\u00e9x.png": (None, "t0", "train")})
-    # A plain locale, and a terminal that takes nothing else.
+    table = write_table(tmp_path, good_rows() | {"\u00e9x.png": (None, "t0", "train")})
+    # An ASCII locale and a terminal that accepts only ASCII.
     env = os.environ | {"JAX_PLATFORMS": "cpu", "LC_ALL": "POSIX", "PYTHONUTF8": "0"}
     env |= {"PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"}
-    env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX has set it in this process
-    ended = subprocess.run(
+    env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX has set this variable in this process
+    completed = subprocess.run(
         [sys.executable, "launch.py", *flags, f"--config.dataset.manifest={table}"],
         cwd=_ROOT,
         text=True,
@@ -250,5 +252,5 @@ def test_the_exit_code_tells_whether_training_would_fail(tmp_path):
         check=False,
         env=env,
     )
-    assert (ended.returncode, ended.stderr) == (1, "")
-    assert r"\xe9x.png" in ended.stdout
+    assert (completed.returncode, completed.stderr) == (1, "")
+    assert r"\xe9x.png" in completed.stdout

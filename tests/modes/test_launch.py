@@ -1,4 +1,4 @@
-"""The command line: what is wrong is said in one line, what is right runs to the end."""
+"""The command line: user errors end in one line; valid commands run to the end."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def _start(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs launch.py as a user does."""
+    """Runs launch.py in a new process, as a user does."""
     return subprocess.run(
         [sys.executable, "launch.py", *flags],
         cwd=_ROOT,
@@ -52,26 +52,26 @@ def _start(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         ),
     ],
 )
-def test_a_wrong_flag_ends_in_one_line_with_code_2(flags: list[str], words: list[str]) -> None:
-    ended = launch("--config=configs/digits.py", *flags)
-    assert ended.returncode == 2
-    (line,) = ended.stderr.strip().splitlines()
+def test_wrong_flag_ends_in_one_line_with_code_2(flags: list[str], words: list[str]) -> None:
+    completed = launch("--config=configs/digits.py", *flags)
+    assert completed.returncode == 2
+    (line,) = completed.stderr.strip().splitlines()
     assert all(word in line for word in words)
 
 
 @pytest.mark.parametrize("place", ["configs/nothing.py", "configs/", "README.md", ""])
-def test_a_missing_config_ends_in_one_line_with_code_2(place: str) -> None:
-    ended = launch(f"--config={place}")
-    assert ended.returncode == 2
-    (line,) = ended.stderr.strip().splitlines()
+def test_missing_config_ends_in_one_line_with_code_2(place: str) -> None:
+    completed = launch(f"--config={place}")
+    assert completed.returncode == 2
+    (line,) = completed.stderr.strip().splitlines()
     assert repr(place) in line
     assert "configs/" in line
 
 
-def test_no_config_says_what_to_give() -> None:
-    ended = _start()
-    assert ended.returncode == 2
-    assert "--config=configs/" in ended.stderr
+def test_error_without_config_says_which_flag_to_give() -> None:
+    completed = _start()
+    assert completed.returncode == 2
+    assert "--config=configs/" in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -94,30 +94,30 @@ def test_no_config_says_what_to_give() -> None:
         (["--workdir=README.md/run"], 1, ["--workdir=README.md/run", "folder"]),
     ],
 )
-def test_what_cannot_be_done_ends_in_one_line_with_its_code(
+def test_user_errors_end_in_one_line_with_their_exit_code(
     flags: list[str], code: int, words: list[str], tmp_path: Path
 ) -> None:
     if not any(flag.startswith("--workdir") for flag in flags):
         flags = [*flags, f"--workdir={tmp_path}/run"]
-    ended = launch("--config=configs/digits.py", *flags)
-    assert ended.returncode == code
-    (line,) = ended.stderr.strip().splitlines()
+    completed = launch("--config=configs/digits.py", *flags)
+    assert completed.returncode == code
+    (line,) = completed.stderr.strip().splitlines()
     assert line.startswith("launch.py: ")
     assert all(word in line for word in words)
     assert not list(tmp_path.iterdir())
 
 
 def test_help_shows_the_flags() -> None:
-    ended = _start("--help")
-    assert ended.returncode == 0
-    assert ended.stdout.startswith("python launch.py --config=")
-    assert "\n  --config: " in ended.stdout
+    completed = _start("--help")
+    assert completed.returncode == 0
+    assert completed.stdout.startswith("python launch.py --config=")
+    assert "\n  --config: " in completed.stdout
 
 
-def test_version_names_what_runs() -> None:
-    ended = _start("--version")
-    assert ended.returncode == 0
-    first, second = ended.stdout.splitlines()
+def test_version_flag_prints_versions_and_platform() -> None:
+    completed = _start("--version")
+    assert completed.returncode == 0
+    first, second = completed.stdout.splitlines()
     versions = (f"dcjax {dcjax.__version__}", f"Python {platform.python_version()}")
     assert first.startswith(", ".join((*versions, f"jax {jax.__version__}, ")))
     assert first.endswith(f"flax {flax.__version__}")
@@ -132,8 +132,8 @@ def test_help_and_wrong_flags_import_no_large_library(
 ) -> None:
     for name in ("jax", "flax", "orbax", "tensorflow"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('has been imported')")
-    ended = _start(*flags, PYTHONPATH=str(tmp_path))
-    assert ended.returncode == code, ended.stderr
+    completed = _start(*flags, PYTHONPATH=str(tmp_path))
+    assert completed.returncode == code, completed.stderr
 
 
 _PARTS = """
@@ -157,14 +157,14 @@ def backbone(*, dtype):
         ("OSError(2, 'no such file', 'weights')", "FileNotFoundError: "),
     ],
 )
-def test_a_fault_in_a_users_code_shows_its_place_and_is_kept(
+def test_traceback_of_custom_code_is_shown_and_logged(
     error: str, name: str, tmp_path: Path
 ) -> None:
     (tmp_path / "parts.py").write_text(_PARTS.format(error=error))
     flags = ["--config.model.backbone=parts:backbone", f"--workdir={tmp_path}/run"]
-    ended = launch("--config=configs/digits.py", *flags, PYTHONPATH=str(tmp_path))
-    assert ended.returncode == 1
-    *trace, last = ended.stderr.strip().splitlines()
+    completed = launch("--config=configs/digits.py", *flags, PYTHONPATH=str(tmp_path))
+    assert completed.returncode == 1
+    *trace, last = completed.stderr.strip().splitlines()
     assert last == f"launch.py: The traceback is kept in {tmp_path}/run/error.log."
     kept = (tmp_path / "run" / "error.log").read_text()
     for text in ("\n".join(trace), kept):
@@ -173,12 +173,12 @@ def test_a_fault_in_a_users_code_shows_its_place_and_is_kept(
     assert "launch.py --config=configs/digits.py --config.model.backbone=parts:backbone" in kept
 
 
-def test_a_fault_in_a_config_file_shows_its_place(tmp_path: Path) -> None:
+def test_error_in_a_config_file_shows_its_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import nothing_like_it\n")
-    ended = launch(f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
-    assert ended.returncode == 1
-    assert f'File "{tmp_path}/mine.py", line 1' in ended.stderr
-    assert "No module named 'nothing_like_it'" in ended.stderr
+    completed = launch(f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
+    assert completed.returncode == 1
+    assert f'File "{tmp_path}/mine.py", line 1' in completed.stderr
+    assert "No module named 'nothing_like_it'" in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -189,42 +189,42 @@ def test_a_fault_in_a_config_file_shows_its_place(tmp_path: Path) -> None:
         ('{"a": ', "config.json does not hold the settings"),
     ],
 )
-def test_a_damaged_config_json_is_told_in_one_line(
+def test_damaged_config_json_is_reported_in_one_line(
     content: str, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(content)
-    ended = launch("--mode=evaluate", f"--workdir={tmp_path}")
-    assert ended.returncode == 2
-    (line,) = ended.stderr.strip().splitlines()
+    completed = launch("--mode=evaluate", f"--workdir={tmp_path}")
+    assert completed.returncode == 2
+    (line,) = completed.stderr.strip().splitlines()
     assert words in line
     assert str(tmp_path) in line
 
 
-def test_a_workdir_may_hold_a_comma_and_a_tilde(tmp_path: Path) -> None:
+def test_workdir_may_contain_a_comma_and_a_tilde(tmp_path: Path) -> None:
     (tmp_path / "one,two").mkdir()
     given = ["--workdir=~/one,two", "--workdir=~/three,~/four"]
-    ended = launch("--mode=evaluate", *given, HOME=str(tmp_path))
-    assert ended.returncode == 1
-    assert "No checkpoint in ~/one,two, ~/three, ~/four; " in ended.stderr
+    completed = launch("--mode=evaluate", *given, HOME=str(tmp_path))
+    assert completed.returncode == 1
+    assert "No checkpoint in ~/one,two, ~/three, ~/four; " in completed.stderr
     made = launch("--mode=check_data", "--config=configs/digits.py", given[0], HOME=str(tmp_path))
     assert made.returncode == 0
     assert (tmp_path / "one,two" / "check_data.csv").is_file()
 
 
-def test_nobody_need_read_to_the_end() -> None:
+def test_closed_output_pipe_is_no_error() -> None:
     sweep = f'"{sys.executable}" launch.py --config=configs/ablations/p21_table_1.py:digits --sweep'
-    ended = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{sweep} --dry_run --workdir=none | head -1"],
         cwd=_ROOT,
         text=True,
         capture_output=True,
         check=False,
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("python launch.py --config=configs/ablations/p21_table_1.py")
+    assert (completed.returncode, completed.stderr) == (0, "")
+    assert completed.stdout.startswith("python launch.py --config=configs/ablations/p21_table_1.py")
 
 
-def test_flags_for_devices_count_although_configs_import_jax() -> None:
+def test_device_flags_take_effect_although_configs_import_jax() -> None:
     program = (
         "import sys; from dcjax.modes import command_line; command_line._parse(sys.argv); "
         "import jax; print(jax.device_count('cpu'))"

@@ -1,4 +1,4 @@
-"""A sweep trains each run once, shares it, goes on after a stop or a failure, and makes a table."""
+"""A sweep trains each run once, continues after a stop or a failure, and writes a table."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ _TINY = small_runs.TINY | {
     "train.num_epochs": 3,
     "eval.every_epochs": 1,
 }
-# Imports none of configs/, and so no JAX: what trains here does not need it.
+# Imports nothing of configs/, and so no JAX: the trainer of these tests does not need it.
 _SWEPT = """
 from ml_collections import ConfigDict
 
@@ -43,8 +43,8 @@ def get_config():
 def sweep():
     return {rows}
 """
-# Has the command line of launch.py, but draws its scores. TROUBLE: "SETTING=VALUE" fails there,
-# "stop" is told to stop with its sweep, "wait" waits for that.
+# Has the command line of launch.py, but random scores. TROUBLE: a run with "SETTING=VALUE" fails,
+# "stop" sends a stop signal to run and sweep, "wait" waits for one.
 _TRAINER = """
 import json, os, pathlib, random, signal, sys, time
 from absl import app, flags
@@ -96,7 +96,7 @@ def _settings(**changes: Any) -> dict[str, Any]:
 def _plan(
     folder: Path, rows: list[dict[str, Any]] = _ALL, seeds: str = "0,1", **changes: Any
 ) -> sweeps.Sweep:
-    """Plans a sweep of rows in a file below a folder, with the trainer that draws its scores."""
+    """Plans a sweep of rows in a file below a folder, with the trainer of random scores."""
     (folder / "trainer.py").write_text(_TRAINER)
     (folder / "tiny.py").write_text(_SWEPT.format(settings=_config().to_dict(), rows=rows))
     return sweeps.plan(
@@ -109,7 +109,7 @@ def _plan(
     )
 
 
-def _times_trained(sweep: sweeps.Sweep) -> list[int]:
+def _num_trainings(sweep: sweeps.Sweep) -> list[int]:
     logs = [run.folder / "output.log" for run in sweep.runs]
     return [log.read_text().count("trains") if log.exists() else 0 for log in logs]
 
@@ -119,7 +119,7 @@ def _finds_configs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(_ROOT))
 
 
-def test_the_command_line_trains_and_makes_the_table(tmp_path: Path) -> None:
+def test_command_line_trains_the_runs_and_writes_the_table(tmp_path: Path) -> None:
     rows = [_BASE, _OURS, _SAME]
     (tmp_path / "tiny.py").write_text(_SWEPT.format(settings=_config().to_dict(), rows=rows))
     flags = ["--sweep", f"--config={tmp_path}/tiny.py"]
@@ -141,7 +141,7 @@ def test_the_command_line_trains_and_makes_the_table(tmp_path: Path) -> None:
             assert cells == f"| {name} | 1 | {ours[0]} | {ours[1]} | {paper} |"
 
 
-def test_the_table_has_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
+def test_table_has_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
     sweep = _plan(tmp_path, seeds="0,1,2")
     assert sweep_runner.run(sweep)
     with (tmp_path / "runs" / "tiny.csv").open() as file:
@@ -159,15 +159,15 @@ def test_the_table_has_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
         assert line["paper_percent"] == ("66.9" if compared else "")
 
 
-def test_rows_of_the_same_settings_share_their_run(tmp_path: Path) -> None:
+def test_rows_with_equal_settings_share_a_run(tmp_path: Path) -> None:
     sweep = _plan(tmp_path)
     assert sweep_runner.run(sweep)
     assert [run.folder for run in sweep.rows["ours"]] == [run.folder for run in sweep.rows["same"]]
-    assert _times_trained(sweep) == [1] * 6
+    assert _num_trainings(sweep) == [1] * 6
 
 
 def test_tables_share_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # away from runs that there may be
+    monkeypatch.chdir(tmp_path)  # away from existing runs
 
     def folders(table: str) -> set[Path]:
         path = f"{_ROOT}/configs/ablations/{table}.py:small.grocery"
@@ -188,37 +188,37 @@ def _module(table: str) -> Any:
     return __import__(f"configs.ablations.{table}", fromlist=["get_config"])
 
 
-def test_a_failure_is_told_and_the_others_go_on(
+def test_failed_run_is_reported_and_the_others_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = _plan(tmp_path)
     monkeypatch.setenv("TROUBLE", "--config.division.max_clusters=1")
     assert not sweep_runner.run(sweep)
-    told = capsys.readouterr().out
-    assert told.count("failed    with code 1") == told.count(" this cannot be trained") == 2
-    assert "failed    2 runs:" in told
+    output = capsys.readouterr().out
+    assert output.count("failed    with code 1") == output.count(" this cannot be trained") == 2
+    assert "failed    2 runs:" in output
     assert "| base | 0 |" in (tmp_path / "runs" / "tiny.md").read_text()
     assert "| ours | 2 |" in (tmp_path / "runs" / "tiny.md").read_text()
     monkeypatch.delenv("TROUBLE")
     assert sweep_runner.run(sweep)
-    assert _times_trained(sweep) == [2, 2, 1, 1, 1, 1]
+    assert _num_trainings(sweep) == [2, 2, 1, 1, 1, 1]
 
 
-def test_a_stop_reaches_the_run_and_the_sweep_goes_on_later(
+def test_stopped_sweep_stops_its_run_and_can_be_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = _plan(tmp_path)
     monkeypatch.setenv("TROUBLE", "stop")
     assert sweep_runner.run(sweep)
     assert "Stopped by SIGTERM; the same command continues" in capsys.readouterr().out
-    assert _times_trained(sweep) == [1, 0, 0, 0, 0, 0]
+    assert _num_trainings(sweep) == [1, 0, 0, 0, 0, 0]
     assert "stopped" in (next(iter(sweep.runs)).folder / "output.log").read_text()
     monkeypatch.delenv("TROUBLE")
     assert sweep_runner.run(sweep)
-    assert _times_trained(sweep) == [2, 1, 1, 1, 1, 1]
+    assert _num_trainings(sweep) == [2, 1, 1, 1, 1, 1]
 
 
-def test_a_run_that_was_told_to_stop_ends_the_sweep(
+def test_stopped_run_ends_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = _plan(tmp_path, [_BASE, _OURS], seeds="0")
@@ -226,11 +226,11 @@ def test_a_run_that_was_told_to_stop_ends_the_sweep(
     trainer.write_text("import os, signal, sys; print('trains'); sys.exit(0)")
     assert sweep_runner.run(sweep)
     assert "the same command continues from there" in capsys.readouterr().out
-    assert _times_trained(sweep) == [1, 0]
+    assert _num_trainings(sweep) == [1, 0]
 
 
 @pytest.mark.parametrize(("name", "finishes"), [("sweep", False), ("sweep", True), ("run", True)])
-def test_a_run_that_another_sweep_or_command_trains_is_looked_at_again_at_the_end(
+def test_run_trained_by_another_process_is_checked_again_at_the_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, finishes: bool
 ) -> None:
     sweep = _plan(tmp_path, [_BASE, _OURS], seeds="0")
@@ -253,13 +253,13 @@ def test_a_run_that_another_sweep_or_command_trains_is_looked_at_again_at_the_en
     thread.start()
     assert sweep_runner.run(sweep)
     thread.join()
-    told = capsys.readouterr().out
-    assert told.index("(ours), 2 to go") < told.index("waiting   for 1 runs")
-    assert ("(base), 1 to go" in told) is not finishes
+    output = capsys.readouterr().out
+    assert output.index("(ours), 2 to go") < output.index("waiting   for 1 runs")
+    assert ("(base), 1 to go" in output) is not finishes
     assert "| base | 1 |" in (tmp_path / "runs" / "tiny.md").read_text()
 
 
-def test_a_run_keeps_its_lock_when_its_sweep_is_killed(tmp_path: Path) -> None:
+def test_run_keeps_its_lock_when_its_sweep_is_killed(tmp_path: Path) -> None:
     sweep = _plan(tmp_path, [_BASE], seeds="0")
     code = (
         "import pathlib, test_sweeps as t; from dcjax.modes import sweep_runner as runner; "
@@ -282,7 +282,7 @@ def test_a_run_keeps_its_lock_when_its_sweep_is_killed(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections loads files so
+@pytest.mark.filterwarnings("ignore:the load_module")  # as ml_collections loads files
 def test_commands_make_the_planned_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [*_ALL, {"name": "rates", "settings": {"optimizer.learning_rate": 1e-05}}]
     changes = {"augment.scale": (0.3, 1.0), "augment.flip": True, "dataset.root": "/my pictures"}
@@ -327,7 +327,7 @@ def test_commands_of_finished_runs_are_comments(tmp_path: Path) -> None:
         ([{"name": "a", "settings": {"augment.flip": 3}}], "", {}, "another type.*flip"),
     ],
 )
-def test_what_cannot_be_swept_is_an_error(
+def test_invalid_sweep_is_an_error(
     tmp_path: Path, rows: list[dict[str, Any]], seeds: str, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -355,7 +355,7 @@ def sweep(data{default}):
         (", other", ":birds", "sweep of .*missing a required argument: 'other'"),
     ],
 )
-def test_the_argument_of_a_sweep_stands_behind_a_colon(
+def test_sweep_argument_follows_a_colon(
     default: str, argument: str, expected: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "takes_one.py"
@@ -381,7 +381,7 @@ def test_the_argument_of_a_sweep_stands_behind_a_colon(
 @pytest.mark.parametrize(
     ("name", "content"), [("config.json", "[1]"), ("scores.json", "{}"), ("scores.json", "[]")]
 )
-def test_a_file_that_is_not_of_a_run_is_named(tmp_path: Path, name: str, content: str) -> None:
+def test_file_that_belongs_to_no_run_is_named(tmp_path: Path, name: str, content: str) -> None:
     sweep = _plan(tmp_path, [_BASE], seeds="0")
     assert sweep_runner.run(sweep)
     (next(iter(sweep.runs)).folder / name).write_text(content)
@@ -389,7 +389,7 @@ def test_a_file_that_is_not_of_a_run_is_named(tmp_path: Path, name: str, content
         _plan(tmp_path, [_BASE], seeds="0")
 
 
-def test_a_folder_with_another_run_is_an_error(tmp_path: Path) -> None:
+def test_folder_with_another_run_is_an_error(tmp_path: Path) -> None:
     assert sweep_runner.run(_plan(tmp_path, [_BASE], seeds="0"))
     with pytest.raises(ValueError, match=r"another config.*Different: model.width=8 \(saved: 4\)"):
         _plan(tmp_path, [_OURS, _BASE], seeds="0", **{"model.width": 8})
@@ -397,7 +397,7 @@ def test_a_folder_with_another_run_is_an_error(tmp_path: Path) -> None:
         _plan(tmp_path, [_OURS, _BASE], seeds="0", **{"train.num_epochs": 2})
 
 
-def test_a_run_is_finished_after_its_last_epoch(tmp_path: Path) -> None:
+def test_run_counts_as_finished_after_its_last_epoch(tmp_path: Path) -> None:
     assert sweep_runner.run(_plan(tmp_path, [_BASE], seeds="0"))
     same, longer, free = (
         next(iter(_plan(tmp_path, [_BASE], seeds="0", **changes).runs)).result()
@@ -416,7 +416,7 @@ def test_a_run_is_finished_after_its_last_epoch(tmp_path: Path) -> None:
         ("eval.nmi", "always"),
     ],
 )
-def test_scores_of_other_data_weights_or_protocols_are_not_taken(
+def test_scores_of_other_data_weights_or_protocols_are_refused(
     key: str, value: str, tmp_path: Path
 ) -> None:
     assert sweep_runner.run(_plan(tmp_path, [_BASE], seeds="0"))
@@ -436,18 +436,18 @@ def test_scores_of_other_data_weights_or_protocols_are_not_taken(
         ({"dataset.root": "/a b"}, "dataset.root=_a_b+8f6739bb+seed=0"),
     ],
 )
-def test_a_folder_is_named_after_what_differs(changes: dict[str, Any], name: str) -> None:
+def test_run_folder_is_named_after_the_changed_settings(changes: dict[str, Any], name: str) -> None:
     assert sweeps.folder_name(_settings(), _settings(**changes)) == name
 
 
-def test_names_are_bounded_and_tell_apart() -> None:
+def test_folder_names_are_short_and_distinct() -> None:
     roots = ["x" * 300 + end for end in "ab"]
     names = {sweeps.folder_name(_settings(), _settings(**{"dataset.root": x})) for x in roots}
     assert len(names) == 2
     assert all(len(name) < 200 for name in names)
 
 
-def test_a_score_that_some_runs_lack_is_left_empty() -> None:
+def test_score_missing_from_some_runs_is_left_empty() -> None:
     results = [
         {"last": {"epoch": 3, "nmi": 0.5, "map_at_r": x}, "best_test": {"map_at_r": x} | nmi}
         for x, nmi in ((0.25, {}), (0.75, {"nmi": 0.5}))
@@ -461,7 +461,7 @@ def test_a_score_that_some_runs_lack_is_left_empty() -> None:
     assert "both,nmi,best_test,0,,,50.0" in tables.format_csv(rows, []).splitlines()
 
 
-def test_a_sweep_computes_nothing_itself() -> None:
+def test_sweep_imports_neither_jax_nor_tensorflow() -> None:
     code = "import sys, dcjax.modes.sweep_runner; print({'jax', 'tensorflow'} & sys.modules.keys())"
     command = [sys.executable, "-c", code]
     assert subprocess.check_output(command, cwd=_ROOT, text=True).strip() == "set()"

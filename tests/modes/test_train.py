@@ -1,4 +1,4 @@
-"""A run divides, trains, is scored, saved, killed and continued, on real digits."""
+"""Runs on real digits are divided, trained, scored, saved, killed and continued."""
 
 import json
 import os
@@ -43,7 +43,7 @@ _TINY = small_runs.TINY | {
 }
 
 
-# What a step changes besides the network: the loss's parameters, and the memory.
+# Beside the network, a step changes the parameters of the loss and the memory.
 _KEPT = {
     "loss.margin.learn_beta": "per_class",
     "loss.memory_size": 48,
@@ -64,7 +64,7 @@ def _lines(workdir: Path, group: str = "") -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path, dict[str, float]]:
-    """A run through two divisions that was not disturbed, and its scores."""
+    """An uninterrupted run with two divisions, and its scores."""
     workdir = tmp_path_factory.mktemp("finished")
     config = _config(division__max_clusters=2, eval__every_epochs=1, eval__nmi="always")
     scores = train(config, str(workdir))
@@ -72,8 +72,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path
     return config, workdir, scores
 
 
-def test_compiles_each_step_once_in_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    jax.clear_caches()  # of tests before this one in the same process
+def test_each_step_is_compiled_once_per_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jax.clear_caches()  # of earlier tests in the same process
     with jax.log_compiles(True):
         train(_config(train__num_epochs=2, eval__every_epochs=1), str(tmp_path))
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
@@ -81,7 +83,7 @@ def test_compiles_each_step_once_in_a_run(tmp_path: Path, caplog: pytest.LogCapt
         assert sum(f"jit({name})" in message for message in compiled) == 1
 
 
-def test_a_batch_that_is_not_on_the_devices_yet_is_an_error(
+def test_batch_not_yet_on_the_devices_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "prefetch", lambda batches, shardings: batches)
@@ -89,15 +91,17 @@ def test_a_batch_that_is_not_on_the_devices_yet_is_an_error(
         train(_config(), str(tmp_path))
 
 
-def test_a_profile_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profile_is_written_and_idle_share_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(_config(sampling__batch_size=8, train__num_epochs=1), str(tmp_path), profiled=True)
-    told = capsys.readouterr().out
-    assert re.search(r"profile   devices idle \d+\.\d% of 50 steps", told)
-    assert re.search(r"time      \d+ s: .*training steps \d+\.\d%", told)
+    output = capsys.readouterr().out
+    assert re.search(r"profile   devices idle \d+\.\d% of 50 steps", output)
+    assert re.search(r"time      \d+ s: .*training steps \d+\.\d%", output)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_learns_and_tells(finished: Any) -> None:
+def test_training_lowers_the_loss_and_writes_divisions_and_scores(finished: Any) -> None:
     _, workdir, scores = finished
     losses = [row["train/loss"] for row in _lines(workdir, "train/")]
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
@@ -107,12 +111,12 @@ def test_learns_and_tells(finished: Any) -> None:
     assert json.loads((workdir / "scores.json").read_text())["last"] == {"epoch": 3, **scores}
 
 
-def test_a_loaded_model_scores_as_in_training(finished: Any) -> None:
+def test_loaded_model_scores_as_in_training(finished: Any) -> None:
     _, workdir, scores = finished
     assert dcjax.load(str(workdir)).evaluate() == scores
 
 
-def test_a_loaded_model_embeds_arrays(finished: Any) -> None:
+def test_loaded_model_embeds_arrays(finished: Any) -> None:
     config, workdir, _ = finished
     splits, _ = inputs.load_splits(config.dataset)
     embedder = dcjax.load(str(workdir))
@@ -122,7 +126,7 @@ def test_a_loaded_model_embeds_arrays(finished: Any) -> None:
     assert embedder(splits.query.images[:0]).shape == (0, 8)
 
 
-def test_whatever_lists_images_in_order_is_embedded(finished: Any, tmp_path: Path) -> None:
+def test_any_ordered_collection_of_images_is_embedded(finished: Any, tmp_path: Path) -> None:
     embedder = dcjax.load(str(finished[1]))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
@@ -146,10 +150,10 @@ def test_whatever_lists_images_in_order_is_embedded(finished: Any, tmp_path: Pat
         assert embedder(none).shape == (0, 8)
 
 
-def test_what_is_no_list_of_images_is_refused_with_what_is_wanted(finished: Any) -> None:
+def test_inputs_that_are_no_list_of_images_are_refused(finished: Any) -> None:
     embedder = dcjax.load(str(finished[1]))
     images = np.zeros((2, 8, 8, 3), np.uint8)
-    for wrong, found in (
+    for wrong, description in (
         ("image.jpg", "'image.jpg'"),
         (b"image.jpg", "b'image.jpg'"),
         (Path("image.jpg"), r"PosixPath\('image.jpg'\)"),
@@ -171,22 +175,24 @@ def test_what_is_no_list_of_images_is_refused_with_what_is_wanted(finished: Any)
         (images[..., :2], r"uint8 \[2, 8, 8, 2\]"),
         (images[:, :0], r"uint8 \[2, 0, 8, 3\]"),
     ):
-        with pytest.raises(InputError, match=rf"^Give a list of paths or an array .*, got {found}"):
+        with pytest.raises(
+            InputError, match=rf"^Give a list of paths or an array .*, got {description}"
+        ):
             embedder(wrong)
 
 
-def test_a_loaded_model_runs_at_any_batch_size_on_any_number_of_devices(finished: Any) -> None:
+def test_loaded_model_runs_at_any_batch_size_on_any_number_of_devices(finished: Any) -> None:
     config, workdir, _ = finished
     config = config.copy_and_resolve_references()
     images = inputs.load_splits(config.dataset)[0].query.images[:21]
     expected = dcjax.load(str(workdir))(images)
     for batch_size in (1, 7, 100):  # on eight devices
         config.eval.batch_size = batch_size
-        found = dcjax.load(str(workdir), config)(images)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        embeddings = dcjax.load(str(workdir), config)(images)
+        np.testing.assert_allclose(embeddings, expected, atol=1e-5)
 
 
-def test_loading_a_model_leaves_the_process_as_it_is(finished: Any) -> None:
+def test_loading_a_model_does_not_change_process_settings(finished: Any) -> None:
     done = subprocess.run(
         [sys.executable, "tests/host_state.py", str(finished[1])],
         cwd=_ROOT,
@@ -197,7 +203,7 @@ def test_loading_a_model_leaves_the_process_as_it_is(finished: Any) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_best_checkpoint_can_be_chosen(finished: Any) -> None:
+def test_best_checkpoint_can_be_selected(finished: Any) -> None:
     config, workdir, _ = finished
     best = json.loads((workdir / "scores.json").read_text())["best_test"]
     with config.unlocked():
@@ -208,24 +214,22 @@ def test_the_best_checkpoint_can_be_chosen(finished: Any) -> None:
     assert embedder.evaluate() == best
 
 
-def test_a_finished_run_is_not_trained_again(
-    finished: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_run_is_not_trained_again(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config, workdir, scores = finished
-    monkeypatch.delattr(build.Experiment, "_readers")  # nor are its images read
+    monkeypatch.delattr(build.Experiment, "_readers")  # and its images are not read
     before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert train(config, str(workdir)) == scores
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
 
 
-def test_refuses_the_workdir_of_another_config(finished: Any) -> None:
+def test_workdir_of_another_config_is_refused(finished: Any) -> None:
     _, workdir, _ = finished
     other = _config(division__max_clusters=2, optimizer__learning_rate=0.5, seed=1)
     with pytest.raises(ValueError, match=r"optimizer.learning_rate=0.5 \(saved: 0.001\), seed=1"):
         train(other, str(workdir))
 
 
-def test_a_second_run_in_a_workdir_is_refused_before_it_writes(finished: Any) -> None:
+def test_second_run_in_a_workdir_is_refused_before_it_writes(finished: Any) -> None:
     config, workdir, _ = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     with (
@@ -250,7 +254,7 @@ def test_a_second_run_in_a_workdir_is_refused_before_it_writes(finished: Any) ->
         {"config.json": "OURS", "scores.json": "{}"},
     ],
 )
-def test_a_new_run_overwrites_nothing_of_another(tmp_path: Path, files: dict[str, str]) -> None:
+def test_new_run_overwrites_nothing_of_another(tmp_path: Path, files: dict[str, str]) -> None:
     config = _config()
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -262,7 +266,7 @@ def test_a_new_run_overwrites_nothing_of_another(tmp_path: Path, files: dict[str
     assert before == {name: (tmp_path / name).read_bytes() for name in files}
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(
+def test_run_killed_before_its_first_checkpoint_starts_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(*arguments: Any) -> None:
@@ -284,7 +288,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
         ("labels", "direct", 3, "fixed"),
     ],
 )
-def test_a_run_of_other_groups_than_by_kmeans_goes_on_as_if_it_had_not_stopped(
+def test_continued_run_of_other_groupings_equals_an_uninterrupted_one(
     grouping: str,
     hierarchy: str,
     max_clusters: int,
@@ -311,23 +315,23 @@ def test_a_run_of_other_groups_than_by_kmeans_goes_on_as_if_it_had_not_stopped(
         sampling__images_per_class=2,
         eval__ks=(1,),
     )
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(config, str(whole))
-    shutil.copytree(whole, stopped)
+    uninterrupted, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(config, str(uninterrupted))
+    shutil.copytree(uninterrupted, stopped)
     last = Checkpoints(str(stopped), read_only=True).number("last")
-    shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed in the last epoch
+    shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed during the last epoch
     train(config, str(stopped))
-    run, found = small_runs.saved(config, whole)
-    small_runs.assert_equal(small_runs.saved(config, stopped), (run, found))
-    assert run.num_clusters == len(found["parents"]) == max_clusters
-    assert set(found["cluster"][found["cluster"] >= 0]) == set(range(max_clusters))
+    run, division = small_runs.load_checkpoint(config, uninterrupted)
+    small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))
+    assert run.num_clusters == len(division["parents"]) == max_clusters
+    assert set(division["cluster"][division["cluster"] >= 0]) == set(range(max_clusters))
     if masks == "fixed":  # 8 dimensions for 3 clusters
         np.testing.assert_array_equal(run.masks.sum(axis=0), np.ones(8))
         np.testing.assert_array_equal(run.masks.sum(axis=1), [2, 3, 3])
 
 
-def test_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    # Nothing moves in epoch 1, whose backbone is frozen; in epoch 2 each step makes it larger.
+def test_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    # In epoch 1 the backbone is frozen; in epoch 2 each step makes its weights larger.
     config = _config(
         division__every_epochs=2,
         division__freeze_backbone_epochs=1,
@@ -343,7 +347,7 @@ def test_stops_at_a_loss_that_is_not_finite_and_keeps_the_last_checkpoint(tmp_pa
     (saved,) = _lines(tmp_path, "train/")[-1:]
     last_good = Checkpoints(str(tmp_path), read_only=True).number("last")
     assert last_good < step == saved["step"] + 1
-    run, _ = small_runs.saved(config, tmp_path)
+    run, _ = small_runs.load_checkpoint(config, tmp_path)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(run))
 
 
@@ -377,10 +381,10 @@ def _steps_done(workdir: Path) -> int:
 
 
 @pytest.mark.long
-def test_a_run_killed_in_an_epoch_and_in_a_save_equals_one_that_was_not(tmp_path: Path) -> None:
-    # Also, a run from the device cache, which is filled again each time, equals one from files.
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    output, _ = _start(whole, cache="none").communicate()
+def test_run_killed_in_an_epoch_and_in_a_save_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    # A run from the device cache, which is filled again each time, also equals one from files.
+    uninterrupted, broken = tmp_path / "whole", tmp_path / "broken"
+    output, _ = _start(uninterrupted, cache="none").communicate()
     steps_per_epoch = int(output.split("epochs of about ")[1].split()[0])
 
     def kill_when(condition: Callable[[], Any], number: int) -> str:
@@ -400,8 +404,8 @@ def test_a_run_killed_in_an_epoch_and_in_a_save_equals_one_that_was_not(tmp_path
     assert process.returncode == 0, text
 
     config = _config(**_KEPT)
-    run, found = small_runs.saved(config, whole)
+    run, division = small_runs.load_checkpoint(config, uninterrupted)
     assert np.all(run.memory["labels"] >= 0)
     assert run.memory["count"] > 48
-    small_runs.assert_equal(small_runs.saved(config, broken), (run, found))
-    assert _lines(whole, "train/") == _lines(broken, "train/")
+    small_runs.assert_equal(small_runs.load_checkpoint(config, broken), (run, division))
+    assert _lines(uninterrupted, "train/") == _lines(broken, "train/")

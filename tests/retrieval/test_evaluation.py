@@ -1,4 +1,4 @@
-"""Every image is embedded once and in order; scores are those of the protocol."""
+"""Every image is embedded once and in order, and scored by the protocol."""
 
 import ast
 import functools
@@ -27,10 +27,10 @@ def image_set(labels: list[int]) -> ImageSet:
 
 
 def read(images: ImageSet) -> pipeline.Stream:
-    whole = crops.Augmentation(
+    augmentation = crops.Augmentation(
         "resize_then_random", 8, 8, (1.0, 1.0), (1.0, 1.0), flip=False, strategy="standard"
     )
-    return pipeline.Stream(images, whole, seed=0, num_threads=1)
+    return pipeline.Stream(images, augmentation, seed=0, num_threads=1)
 
 
 def embed(images: ImageSet, step: Any, variables: Any = None, **changes: Any) -> np.ndarray:
@@ -50,7 +50,7 @@ def sharded(*embeddings: np.ndarray) -> list[jax.Array]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 16])
-def test_rows_are_the_images_in_order_whatever_the_batch_size(batch_size: int) -> None:
+def test_rows_are_in_image_order_for_any_batch_size(batch_size: int) -> None:
     traces = []
 
     @jax.jit
@@ -64,11 +64,11 @@ def test_rows_are_the_images_in_order_whatever_the_batch_size(batch_size: int) -
     np.testing.assert_array_equal(embed(images, step, 2.0, batch_size=batch_size), 2 * corners)
     backbone = embed(images, step, 2.0, batch_size=batch_size, output="backbone")
     np.testing.assert_array_equal(backbone, -corners)
-    assert len(traces) == 1  # the last batch is filled up
+    assert len(traces) == 1  # the last batch is padded
 
 
 @pytest.mark.parametrize("num_devices", [3, 6])
-def test_a_batch_is_rounded_up_to_the_devices(num_devices: int) -> None:
+def test_batch_size_is_rounded_up_to_the_number_of_devices(num_devices: int) -> None:
     mesh = devices.create_mesh(jax.devices()[:num_devices])
 
     def step(_: Any, images: jax.Array) -> dict[str, jax.Array]:
@@ -80,7 +80,7 @@ def test_a_batch_is_rounded_up_to_the_devices(num_devices: int) -> None:
     np.testing.assert_array_equal(rows, images.images[:, 0, 0])
 
 
-def test_a_models_rows_do_not_depend_on_the_batch_size() -> None:
+def test_embeddings_do_not_depend_on_the_batch_size() -> None:
     model = masked_embedder.create(
         "resnet_small",
         num_stages=1,
@@ -105,17 +105,17 @@ def test_a_models_rows_do_not_depend_on_the_batch_size() -> None:
     np.testing.assert_allclose(padded, rows, rtol=1e-4, atol=1e-6)
 
 
-def test_embeddings_that_are_not_finite_stop_the_run() -> None:
+def test_non_finite_embeddings_stop_the_run() -> None:
     def step(_: Any, images: jax.Array) -> dict[str, jax.Array]:
         return {"embedding": jnp.ones((len(images), 2)).at[-1].set(jnp.nan)}
 
-    padding = image_set([0] * 7)  # the eighth row is cut off before it is looked at
+    padding = image_set([0] * 7)  # the eighth row is padding and is dropped before the check
     np.testing.assert_array_equal(embed(padding, step), np.ones((7, 2)))
     with pytest.raises(FloatingPointError, match="embedding of some images is not finite"):
         embed(image_set([0] * 8), step)
 
 
-def test_queries_search_themselves_or_the_gallery() -> None:
+def test_queries_are_searched_among_themselves_or_in_the_gallery() -> None:
     places = np.array([[0.0], [0.1], [5.0], [5.1], [5.2]])
     query, gallery = np.array([0, 0, 1, 1, 0]), np.array([1, 0, 0])
     alone = evaluation.evaluate(sharded(places), [query], ks=[1, 2], nmi_runs=0, gallery_draws=0)
@@ -128,7 +128,7 @@ def test_queries_search_themselves_or_the_gallery() -> None:
             "r_precision": (1 / 2 + 1 / 2 + 1 + 1 + 0) / 5,
         }
     )
-    # The query at 5.2 finds class 1 and then, at 9, its own.
+    # The query at 5.2 finds class 1 and then, at 9, its own class.
     both = sharded(places, np.array([[5.0], [0.0], [9.0]]))
     searched = evaluation.evaluate(both, [query, gallery], ks=[1, 2], nmi_runs=0, gallery_draws=0)
     assert searched["recall_at_1"] == pytest.approx(4 / 5)
@@ -145,7 +145,7 @@ def test_nmi_clusters_query_and_gallery_together(kmeans: str) -> None:
 
 
 @pytest.mark.parametrize("kmeans", ["host", "devices"])
-def test_nmi_is_the_mean_over_runs_and_left_out_without_any(kmeans: str) -> None:
+def test_nmi_is_the_mean_over_runs_and_absent_without_runs(kmeans: str) -> None:
     labels = np.array([0, 1, 2, 3] * 5)
     places = np.random.default_rng(0).normal(size=(20, 2))
     runs = [
@@ -161,7 +161,7 @@ def test_nmi_is_the_mean_over_runs_and_left_out_without_any(kmeans: str) -> None
     )
 
 
-def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
+def test_scores_of_digit_pixels_equal_plain_numpy() -> None:
     splits = datasets.load("digits", root="")
     query = splits.query
     sharding = devices.rows_sharding(devices.create_mesh())
@@ -176,21 +176,21 @@ def test_pixels_of_digits_score_as_plain_numpy_says() -> None:
     assert scores["recall_at_1"] == pytest.approx(hits.mean())
 
 
-# Reads an image set from a cache that counts, embeds it, and tells its scores and what was read.
-_SPREAD = f"""
+# Reads an image set from a counting cache, embeds it, and prints its scores and the rows read.
+_SCORE_SHARDED = f"""
 import sys
 import numpy as np
 sys.path.append({str(Path(__file__).parent)!r})
 import test_evaluation
 from dcjax.retrieval import evaluation
 
-scores, whole, read = test_evaluation.score_spread()
-print(repr(scores), whole.shape, sorted(read), sep="|")
+scores, embeddings, read = test_evaluation.score_sharded()
+print(repr(scores), embeddings.shape, sorted(read), sep="|")
 """
 
 
-def score_spread() -> tuple[dict[str, float], np.ndarray, set[int]]:
-    """Scores 37 images on all devices, by both protocols; returns also which this process read."""
+def score_sharded() -> tuple[dict[str, float], np.ndarray, set[int]]:
+    """Scores 37 images on all devices by both protocols; also returns which rows were read."""
     labels = np.random.default_rng(3).integers(8, size=37).tolist()
     images, mesh, rows_read = image_set(labels), devices.create_mesh(), set()
 
@@ -199,7 +199,7 @@ def score_spread() -> tuple[dict[str, float], np.ndarray, set[int]]:
             rows_read.add(row)
             return super().image(row)
 
-    pixels = images.images // 64  # a few levels, so that many distances are equal
+    pixels = images.images // 64  # few grey levels, so that many distances are equal
     sizes = np.full((37, 2), 8, np.int32)
     source = host_cache.create_source(Counted(pixels.reshape(-1), np.arange(37) * 192, sizes))
     step = jax.jit(lambda _, batch: {"embedding": batch[:, 0, 0].astype(jnp.float32)})
@@ -231,12 +231,12 @@ def score_spread() -> tuple[dict[str, float], np.ndarray, set[int]]:
 
 
 def test_processes_share_the_images_and_agree_on_the_scores() -> None:
-    scores, whole, rows_read = score_spread()
-    assert len(whole) == 37
+    scores, embeddings, rows_read = score_sharded()
+    assert len(embeddings) == 37
     assert rows_read == set(range(37))
-    for process, printed in enumerate(many_processes.run(_SPREAD)):
-        told, shape, rows = printed.strip().split("|")
-        assert ast.literal_eval(told) == scores
+    for process, printed in enumerate(many_processes.run(_SCORE_SHARDED)):
+        printed_scores, shape, rows = printed.strip().split("|")
+        assert ast.literal_eval(printed_scores) == scores
         assert ast.literal_eval(shape) == ((0, 3) if process else (37, 3))
         # Five batches of eight: 20 rows to a process; the last rows repeat the last image.
         assert ast.literal_eval(rows) == ([*range(20, 37)] if process else [*range(20)])

@@ -1,4 +1,4 @@
-"""Tests of dcjax.retrieval."""
+"""Retrieval metrics against golden numbers and hand-computed scores."""
 
 from pathlib import Path
 
@@ -18,17 +18,17 @@ def _golden(case: str) -> dict[str, float]:
 
 
 def _with_ties(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns embeddings on a small grid, so that most distances occur many times, exactly."""
+    """Returns embeddings on a small grid, so that most distances occur many times exactly."""
     rng = np.random.default_rng(seed)
     return rng.integers(-1, 2, (num, 3)).astype(np.float32), rng.integers(12, size=num)
 
 
-def test_all_against_all_golden():
+def test_all_against_all_scores_equal_golden_numbers():
     scores = metrics.score(_GOLDEN["embeddings"], _GOLDEN["labels"], ks=(1, 2, 4, 8, 10, 100))
     assert scores == pytest.approx(_golden("all"), abs=1e-12)
 
 
-def test_query_and_gallery_golden():
+def test_query_and_gallery_scores_equal_golden_numbers():
     embeddings, labels = _GOLDEN["embeddings"], _GOLDEN["labels"]
     query, gallery = _GOLDEN["query_index"], _GOLDEN["gallery_index"]
     scores = metrics.score(
@@ -41,7 +41,7 @@ def test_query_and_gallery_golden():
     assert scores == pytest.approx(_golden("query_gallery"), abs=1e-12)
 
 
-def test_precision_divided_by_hits_and_by_r():
+def test_marp_paper_divides_by_hits_and_map_at_r_by_r():
     # One query; its four relevant images are nearest, third, fifth and sixth: hits 1, 0, 1, 0.
     gallery, labels = np.arange(1.0, 7.0)[:, None], np.array([5, 1, 5, 1, 5, 5])
     scores = metrics.score(np.zeros((1, 1)), np.array([5]), gallery, labels, ks=(1,))
@@ -51,7 +51,7 @@ def test_precision_divided_by_hits_and_by_r():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_ties_go_by_index(seed):
+def test_ties_are_ordered_by_index(seed):
     queries, query_labels = _with_ties(40, seed)
     gallery, labels = _with_ties(70, 100 + seed)
     ks = (1, 2, 5, 39)
@@ -63,8 +63,8 @@ def test_ties_go_by_index(seed):
     )
 
 
-def test_a_duplicate_of_the_query_is_not_the_query():
-    # Rows 0 and 1 are the same picture: of one class in the first case, of two in the second.
+def test_duplicate_of_the_query_is_searched():
+    # Rows 0 and 1 are the same picture, in one class in the first case and in two in the second.
     embeddings = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
     same = metrics.score(embeddings, np.array([0, 0, 1, 1]), ks=(1,))
     crossed = metrics.score(embeddings, np.array([0, 1, 0, 1]), ks=(1, 3))
@@ -81,18 +81,18 @@ def test_embeddings_need_not_be_normalised():
 
 
 @pytest.mark.parametrize("block", [1, 7, 32, 1000])
-def test_block_does_not_change_the_scores(block):
+def test_block_size_does_not_change_the_scores(block):
     embeddings, labels = _with_ties(65, 3)
     assert metrics.score(embeddings, labels, block=block) == metrics.score(embeddings, labels)
 
 
-def test_devices_do_not_change_the_scores():
+def test_number_of_devices_does_not_change_the_scores():
     embeddings, labels = _with_ties(65, 3)
     shared = metrics.score(embeddings, labels, block=4, mesh=devices.create_mesh())
     assert shared == metrics.score(embeddings, labels)
 
 
-def test_scores_are_those_of_float64_far_from_the_origin_and_near_it():
+def test_scores_equal_those_of_float64_far_from_the_origin_and_near_it():
     random = np.random.default_rng(0)
     labels = random.integers(30, size=200)
     x = random.normal(size=(30, 16))[labels] + random.normal(size=(200, 16))
@@ -105,12 +105,12 @@ def test_scores_are_those_of_float64_far_from_the_origin_and_near_it():
         shared = sharded_rows.place(embeddings, mesh)
         assert metrics.score(shared, labels, mesh=mesh) == pytest.approx(expected, abs=1e-12)
         expected = slow_score_one_per_class(exact, labels, ks, 3)
-        found = metrics.score_one_per_class(embeddings, labels, ks=ks, num_draws=3)
-        assert found == pytest.approx(expected, abs=1e-12)
+        actual = metrics.score_one_per_class(embeddings, labels, ks=ks, num_draws=3)
+        assert actual == pytest.approx(expected, abs=1e-12)
 
 
-def test_recall_far_beyond_the_images_of_a_class():
-    # A query among 500 images of other classes, all of them as near as or nearer than its own.
+def test_recall_counts_k_beyond_the_size_of_a_class():
+    # A query among 500 images of other classes, all as near as its positive or nearer.
     gallery = np.array([1.0] * 250 + [3.0] * 250 + [3.0])[:, None]
     labels = np.array([0] * 500 + [1])
     scores = metrics.score(np.zeros((1, 1)), np.array([1]), gallery, labels, ks=(1, 500, 501))
@@ -137,14 +137,14 @@ def test_queries_without_positives_miss_but_have_no_precision():
     assert set(alone.values()) == {0.0}
 
 
-def test_large_labels_stay_apart():
+def test_large_labels_stay_distinct():
     embeddings = np.array([[0.0], [0.1], [5.0], [5.1]])
     labels = 2**53 + np.array([0, 1, 0, 1], dtype=np.int64)
     assert metrics.score(embeddings, labels, ks=(1,))["recall_at_1"] == 0.0
 
 
-def test_one_per_class_searches_the_only_image_of_a_class_too():
-    # Classes 1 and 2 lie between the others, whose two images are a query and the gallery in turn.
+def test_one_per_class_gallery_includes_classes_of_one_image():
+    # Classes 1 and 2 lie between the images of class 0, each of which is a query and gallery once.
     embeddings = np.array([[0.0], [4.0], [1.0], [3.0]])
     scores = metrics.score_one_per_class(
         embeddings, np.array([0, 0, 1, 2]), ks=(1, 2, 3), num_draws=5
@@ -159,16 +159,16 @@ def test_one_per_class_searches_the_only_image_of_a_class_too():
     }
 
 
-def test_one_per_class_draws_every_image_as_often():
+def test_one_per_class_draws_every_image_equally_often():
     embeddings = np.array([[9.0], [0.0], [0.1], [0.2], [8.0]])
     labels = np.array([0, 0, 0, 0, 1])
     scores = metrics.score_one_per_class(embeddings, labels, ks=(1,), num_draws=1000)
-    # All three queries miss image 0, which itself misses the others: a mean of 2/3 or, in one draw
+    # Three queries miss image 0, and image 0 misses the others: the mean is 2/3 or, in one draw
     # of four, 0; of 1000 draws it deviates by 0.29 / sqrt(1000).
     assert scores["recall_at_1"] == pytest.approx(3 / 4 * 2 / 3, abs=3 * 0.29 / 1000**0.5)
 
 
-def test_one_compilation_serves_all_draws():
+def test_all_draws_share_one_compilation():
     embeddings, labels = _with_ties(331, 8)
     metrics.score_one_per_class(embeddings, labels, ks=(1,), num_draws=1)
     before = ranking._rank._cache_size()
@@ -185,7 +185,7 @@ def test_one_compilation_serves_all_draws():
         ([0, 0, 1], {}, "Labels of embeddings must be 4 integers"),
     ],
 )
-def test_one_per_class_names_what_is_wrong(labels, options, message):
+def test_one_per_class_errors_name_the_invalid_argument(labels, options, message):
     options = {"ks": (1,), "num_draws": 2} | options
     with pytest.raises(ValueError, match=message):
         metrics.score_one_per_class(np.zeros((4, 3)), np.array(labels), **options)
@@ -213,6 +213,6 @@ def test_one_per_class_names_what_is_wrong(labels, options, message):
         ),
     ],
 )
-def test_errors_name_what_is_wrong(queries, labels, options, message):
+def test_errors_name_the_invalid_argument(queries, labels, options, message):
     with pytest.raises(ValueError, match=message):
         metrics.score(queries, labels, **options)

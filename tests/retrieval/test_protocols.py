@@ -1,4 +1,4 @@
-"""Each benchmark's protocol against a slow version, and as a trained run is evaluated by it."""
+"""Each benchmark's protocol against a slow version, and in the evaluation of a trained run."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def _on_a_grid(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _labels(sizes: np.ndarray, seed: int) -> np.ndarray:
-    """Returns so many labels of each class, in no order."""
+    """Returns `sizes[c]` labels of each class c in random order."""
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
 
 
@@ -46,7 +46,9 @@ def _sharded(embeddings: np.ndarray) -> jax.Array:
 # A test class of CUB and CARS has some 60 images, one of Stanford Online Products 2 to 12.
 @pytest.mark.parametrize(("num_classes", "smallest", "largest"), [(8, 20, 31), (70, 2, 12)])
 @pytest.mark.parametrize("gallery_draws", [0, 3])
-def test_cub_cars_and_sop(num_classes, smallest, largest, gallery_draws):
+def test_protocols_of_cub_cars_and_sop_equal_slow_scores(
+    num_classes, smallest, largest, gallery_draws
+):
     sizes = np.random.default_rng(0).integers(smallest, largest + 1, num_classes)
     labels = _labels(sizes, seed=1)
     embeddings = _on_a_grid(labels, seed=2)
@@ -66,7 +68,7 @@ def test_cub_cars_and_sop(num_classes, smallest, largest, gallery_draws):
     assert 0.2 < scores["recall_at_1"] < scores["recall_at_8"]
 
 
-def test_inshop():
+def test_protocol_of_inshop_equals_slow_scores():
     # Three or four images of an item in query and in gallery; some items are in the gallery alone.
     rng = np.random.default_rng(0)
     query_labels = _labels(rng.integers(3, 5, 40), seed=1)
@@ -92,7 +94,7 @@ def _read_list(root: Path, name: str) -> tuple[list[int], np.ndarray]:
     return rows[:, 0].tolist(), rows[:, 1]
 
 
-def test_vehicle_ids_lists_each_by_its_own_rows(tmp_path):
+def test_each_vehicleid_list_is_scored_by_its_own_rows(tmp_path):
     benchmark_trees.write("vid", "original", tmp_path, num_test_classes=48)
     small, _ = _read_list(tmp_path, "small")
     large, vehicles = _read_list(tmp_path, "large")
@@ -158,7 +160,7 @@ _DRAWING = {"eval__protocol": "gallery", "eval__gallery_draws": 3}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of VehicleID, and of runs on it by either protocol: all_vs_all/ and gallery/."""
+    """Folder of VehicleID and of runs on it by both protocols: all_vs_all/ and gallery/."""
     root = tmp_path_factory.mktemp("vehicle_id")
     benchmark_trees.write("vid", "original", root, num_test_classes=15)
     train(_tiny(root), str(root / "all_vs_all"))
@@ -171,7 +173,7 @@ def _saved_scores(workdir: Path) -> dict[str, dict[str, float]]:
 
 
 def _score_as_trained(trained: Path, name: str, protocol: str) -> dict[str, float]:
-    """Scores the first run by a list that is read here, and by a tested function."""
+    """Scores the first run by a list that is read here, with a function tested elsewhere."""
     numbers, vehicles = _read_list(trained, name)
     paths = [f"{trained}/VehicleID_V1.0/image/{number:07}.jpg" for number in numbers]
     embeddings = embedder.load(str(trained / "all_vs_all"))(paths)
@@ -183,7 +185,7 @@ def _score_as_trained(trained: Path, name: str, protocol: str) -> dict[str, floa
 @pytest.mark.long
 @pytest.mark.parametrize("name", _LISTS)
 @pytest.mark.parametrize("protocol", ["all_vs_all", "gallery"])
-def test_a_trained_run_is_evaluated_by_every_list_and_protocol(trained, name, protocol):
+def test_trained_run_is_evaluated_by_every_list_and_protocol(trained, name, protocol):
     config = _tiny(trained, dataset__test_list=name, eval__protocol=protocol)
     scores = embedder.load(str(trained / "all_vs_all"), config).evaluate()
     assert scores == _score_as_trained(trained, name, protocol)
@@ -192,35 +194,35 @@ def test_a_trained_run_is_evaluated_by_every_list_and_protocol(trained, name, pr
 
 
 @pytest.mark.long
-def test_flags_choose_list_and_protocol(trained):
+def test_flags_select_list_and_protocol(trained):
     command = [sys.executable, "launch.py", "--mode=evaluate", f"--workdir={trained}/all_vs_all"]
     flags = ["--config.dataset.test_list=small", "--config.eval.protocol=gallery"]
     env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    ended = subprocess.run(command + flags, cwd=_ROOT, env=env, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    completed = subprocess.run(command + flags, cwd=_ROOT, env=env, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
     assert "Unseen classes, a gallery of one image each, mean of 10" in " ".join(
-        ended.stdout.split()
+        completed.stdout.split()
     )
-    told = [float(number) for number in re.findall(r"\d\.\d{4}", ended.stdout)]
+    printed = [float(number) for number in re.findall(r"\d\.\d{4}", completed.stdout)]
     scores = _score_as_trained(trained, "small", "gallery")
-    assert told == pytest.approx(list(scores.values()), abs=6e-5)
+    assert printed == pytest.approx(list(scores.values()), abs=6e-5)
 
 
 @pytest.mark.long
-def test_a_run_finds_its_best_epoch_by_its_own_protocol(trained):
+def test_best_epoch_is_selected_by_the_protocol_of_the_run(trained):
     workdir = str(trained / "gallery")
-    own = embedder.load(workdir, _tiny(trained, eval__select="best_test", **_DRAWING))
+    same_protocol = embedder.load(workdir, _tiny(trained, eval__select="best_test", **_DRAWING))
     best = _saved_scores(trained / "gallery")["best_test"]
-    assert {"epoch": own.epoch, **own.evaluate()} == best
-    other = embedder.load(workdir, _tiny(trained, eval__select="best_test"))
-    assert other.epoch == own.epoch
-    assert other.evaluate() != own.evaluate()
+    assert {"epoch": same_protocol.epoch, **same_protocol.evaluate()} == best
+    other_protocol = embedder.load(workdir, _tiny(trained, eval__select="best_test"))
+    assert other_protocol.epoch == same_protocol.epoch
+    assert other_protocol.evaluate() != same_protocol.evaluate()
     with pytest.raises(ValueError, match=r"eval.protocol='all_vs_all' \(saved: 'gallery'\)"):
         train(_tiny(trained), workdir)
 
 
 @pytest.mark.long
-def test_scores_by_two_protocols_make_no_table(trained):
+def test_scores_of_two_protocols_are_not_put_in_one_table(trained):
     workdirs = [str(trained / name) for name in ("all_vs_all", "gallery")]
     with pytest.raises(ValueError, match=r"one table, got .*protocol all_vs_all and gallery; give"):
         evaluate.compare(workdirs, None)

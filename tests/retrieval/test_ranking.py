@@ -1,4 +1,4 @@
-"""Tests of dcjax.ranking."""
+"""Rankings of a gallery against a stable sort in float64, on any number of devices."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from dcjax.retrieval import galleries, near_ties, ranking, rounding, selection
 
 
 def _slow_rank(queries, query_classes, gallery, classes, exclude_self):
-    """Sorts every row, stably: yields the rows before the nearest positive, and which are one."""
+    """Sorts every row stably; yields how many rows precede the nearest positive, and the hits."""
     for i, (query, own_class) in enumerate(zip(queries, query_classes, strict=True)):
         distances = np.sum((gallery.astype(np.float64) - query) ** 2, axis=1)
         if exclude_self:
@@ -28,7 +28,7 @@ def _one_device() -> jax.sharding.Mesh:
 
 
 def _rank(queries, query_classes, gallery, classes, *, mesh=None, **options):
-    """Ranks embeddings that are not on the devices yet, all rows of them."""
+    """Places embeddings on the devices and ranks all rows."""
     mesh = _one_device() if mesh is None else mesh
     sets = [
         galleries.Set(
@@ -42,39 +42,39 @@ def _rank(queries, query_classes, gallery, classes, *, mesh=None, **options):
 def _check(queries, query_classes, gallery, classes, *, exclude_self, **options):
     """Checks that every query is there once, in order, with the ranking of `_slow_rank`."""
     slow = list(_slow_rank(queries, query_classes, gallery, classes, exclude_self))
-    most = max(1, *(positives.sum() for _, positives in slow))
+    num_positives = max(1, *(positives.sum() for _, positives in slow))
     num_seen = 0
     for rows, num_before, hits in _rank(
         queries, query_classes, gallery, classes, exclude_self=exclude_self, **options
     ):
-        seen = range(len(queries))[rows]
-        assert seen.start == num_seen
-        assert len(seen) == len(num_before) == len(hits)
-        num_seen = seen.stop
-        for i, before, hit in zip(seen, num_before, hits, strict=True):
+        block_rows = range(len(queries))[rows]
+        assert block_rows.start == num_seen
+        assert len(block_rows) == len(num_before) == len(hits)
+        num_seen = block_rows.stop
+        for i, before, hit in zip(block_rows, num_before, hits, strict=True):
             assert before == slow[i][0]
-            assert hit.tolist() == slow[i][1][:most].tolist()
+            assert hit.tolist() == slow[i][1][:num_positives].tolist()
     assert num_seen == len(queries)
 
 
 def _on_a_grid(num: int, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns embeddings whose distances are integers, most of them many times, and classes."""
+    """Returns embeddings whose distances are integers, most with many ties, and classes."""
     rng = np.random.default_rng(seed)
     embeddings = rng.integers(-2, 3, (num, 3)).astype(np.float32)
     return embeddings, rng.integers(num_classes, size=num).astype(np.int32)
 
 
-# 2 classes: all distances are searched. From about 30 on runs, of up to 20 rows for one positive.
+# 2 classes: all distances are searched. From about 30 on: runs, of up to 20 rows per positive.
 @pytest.mark.parametrize("num_classes", [1, 2, 8, 30, 90, 400])
 @pytest.mark.parametrize("seed", range(2))
-def test_equals_a_stable_sort_of_every_row(num_classes, seed):
+def test_ranking_equals_a_stable_sort_of_every_row(num_classes, seed):
     embeddings, classes = _on_a_grid(401, num_classes, seed)
     _check(embeddings, classes, embeddings, classes, exclude_self=True)
     _check(embeddings[:77], classes[:77], embeddings[77:], classes[77:], exclude_self=False)
 
 
 @pytest.mark.parametrize("num_rows", [3, 63, 64, 65, 127, 128, 400, 401])
-def test_runs_need_not_fit_the_gallery(num_rows):
+def test_gallery_size_need_not_be_a_multiple_of_the_run_length(num_rows):
     embeddings, _ = _on_a_grid(num_rows, 1, 7)
     classes = np.arange(num_rows, dtype=np.int32) // 2  # pairs, and a class of one image
     _check(embeddings, classes, embeddings, classes, exclude_self=True)
@@ -85,7 +85,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _places(num: int, dim: int) -> dict[str, np.ndarray]:
-    """Returns embeddings where float32 cannot tell all distances apart if it squares them."""
+    """Returns embeddings whose squared distances float32 cannot all distinguish."""
     rng = np.random.default_rng(dim)
     x = rng.normal(size=(num, dim)) + rng.normal(size=(8, dim))[np.arange(num) % 8]
     unit, half = _unit(x), num // 2
@@ -111,7 +111,7 @@ def _places(num: int, dim: int) -> dict[str, np.ndarray]:
     places["twice, but for a bit"] = last_bit
     places |= {f"offset {offset:g}": x + offset for offset in (1e3, 1e4, 1e7)}
     places |= {f"cone {width:g}": _unit(unit[0] + width * x) for width in (1e-3, 1e-5, 1e-7)}
-    # From numbers that are too small for float32 but as multiples of the smallest, to its largest.
+    # From subnormal numbers of float32 to its largest ones.
     places |= {f"scale {s:g}": s * x for s in (1e-44, 1e-37, 1e-30, 1e-20, 1e15, 1e30, 1e37)}
     for size in (1e6, 1e30):
         outlier, huge = unit.copy(), unit.copy()
@@ -122,7 +122,7 @@ def _places(num: int, dim: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("num_devices", "dim"), [(1, 1), (1, 24), (8, 24)])
-def test_ranks_as_float64_does_wherever_embeddings_lie(num_devices, dim):
+def test_ranks_equal_those_of_float64_wherever_embeddings_lie(num_devices, dim):
     mesh, wrong = devices.create_mesh(jax.devices()[:num_devices]), []
     classes = np.random.default_rng(0).integers(40, size=160).astype(np.int32)
     for name, embeddings in _places(160, dim).items():
@@ -135,7 +135,7 @@ def test_ranks_as_float64_does_wherever_embeddings_lie(num_devices, dim):
     assert not wrong
 
 
-def test_queries_may_lie_elsewhere_than_the_gallery():
+def test_queries_may_lie_far_from_the_gallery():
     places, classes = _places(160, 24), np.arange(160, dtype=np.int32) % 30
     for ours, theirs in [
         ("unit", "offset 1000"),
@@ -149,7 +149,7 @@ def test_queries_may_lie_elsewhere_than_the_gallery():
             )
 
 
-def test_queries_are_ranked_anew_in_blocks(monkeypatch):
+def test_near_ties_are_ranked_again_in_blocks(monkeypatch):
     monkeypatch.setattr(near_ties, "_DISTANCES_PER_BLOCK", 1000)
     monkeypatch.setattr(near_ties, "_NUMBERS_PER_BLOCK", 700)
     monkeypatch.setattr(ranking, "_LISTED_AT_ONCE", 500)
@@ -160,12 +160,12 @@ def test_queries_are_ranked_anew_in_blocks(monkeypatch):
     _check(embeddings, classes, embeddings, classes, exclude_self=True, block=16)
 
 
-def test_few_images_are_compared_again(monkeypatch):
-    compared, anew = [], []
+def test_near_ties_are_recomputed_for_few_images_only(monkeypatch):
+    compared, reranked = [], []
     distances, rank = near_ties.squared_distances, near_ties.rank
 
     def observed(queries: galleries.Set, *args: Any) -> Any:
-        anew.extend(queries.rows)
+        reranked.extend(queries.rows)
         return rank(queries, *args)
 
     monkeypatch.setattr(
@@ -177,11 +177,11 @@ def test_few_images_are_compared_again(monkeypatch):
         list(_rank(*2 * (embeddings, classes), exclude_self=True))
         if name in ("many distances equal", "codes", "all in one place"):
             assert not compared
-            assert not anew
+            assert not reranked
         if name in ("unit", "cone 0.001", "offset 1000", "scale 1e-30"):
             assert len(compared) < 0.05 * 400 * 4
-            assert len(anew) < 0.05 * 400
-        compared.clear(), anew.clear()
+            assert len(reranked) < 0.05 * 400
+        compared.clear(), reranked.clear()
 
 
 @pytest.mark.parametrize("dim", [3, 512, 4096])
@@ -209,8 +209,8 @@ def test_bounds_hold_in_spite_of_rounding(dim):
 
 
 @pytest.mark.parametrize("num_same", [5, 50, 200])
-def test_many_copies_of_an_image_go_by_index(num_same):
-    # All rows are as far from all queries, and more of them than any class has.
+def test_many_copies_of_an_image_are_ordered_by_index(num_same):
+    # All rows are equally far from all queries, and there are more of them than any class has.
     gallery, classes = _on_a_grid(200, 60, 3)
     gallery[:num_same] = gallery[0]
     queries = np.zeros((60, 3), np.float32)
@@ -218,8 +218,8 @@ def test_many_copies_of_an_image_go_by_index(num_same):
     _check(gallery, classes, gallery, classes, exclude_self=True)
 
 
-def test_equal_images_are_equally_near_in_blocks_of_one_query():
-    # The product of a matrix and a vector alone would not be the same for equal rows.
+def test_equal_images_tie_in_blocks_of_one_query():
+    # A matrix-vector product alone would not give equal results for equal rows.
     random = np.random.default_rng(1)
     gallery = np.tile(random.normal(size=(204, 333)).astype(np.float32), (3, 1))
     classes = np.repeat(np.arange(3, dtype=np.int32), 204)
@@ -229,8 +229,8 @@ def test_equal_images_are_equally_near_in_blocks_of_one_query():
     assert not any(np.any(num_before) for _, num_before, _ in ranked)
 
 
-def test_nearest_takes_runs_with_the_lowest_minima_only():
-    # Eight rows of a run are the nearest; the last rows, which fill no run, hold the next.
+def test_nearest_searches_only_runs_with_the_lowest_minima():
+    # The eight rows of a run are the nearest; the next is in the last rows, which fill no run.
     distances = np.full((1003, 1), 9.0, np.float32)
     distances[500:508] = np.arange(8)[::-1, None]
     distances[1002] = 8
@@ -239,14 +239,14 @@ def test_nearest_takes_runs_with_the_lowest_minima_only():
 
 
 @pytest.mark.parametrize("block", [1, 7, 32, 64, 1000, None])
-def test_blocks_of_any_size(block):
+def test_ranking_does_not_depend_on_the_block_size(block):
     embeddings, classes = _on_a_grid(130, 20, 4)
     _check(embeddings, classes, embeddings, classes, exclude_self=True, block=block)
 
 
-# One class: more rows of it than a share has. Blocks of one: two calls.
+# One class has more rows than a shard. Blocks of one: two calls.
 @pytest.mark.parametrize(("block", "num_classes"), [(1, 40), (None, 40), (17, 1)])
-def test_devices_share_the_gallery(block, num_classes):
+def test_ranking_over_a_sharded_gallery_equals_a_stable_sort(block, num_classes):
     embeddings, classes = _on_a_grid(203, num_classes, 5)
     mesh = devices.create_mesh()
     assert mesh.size == 8
@@ -255,7 +255,7 @@ def test_devices_share_the_gallery(block, num_classes):
 
 
 @pytest.mark.parametrize("num_rows", [3, 9])
-def test_shares_may_be_empty(num_rows):
+def test_shards_may_be_empty(num_rows):
     queries, query_classes = _on_a_grid(30, 4, 6)
     gallery, classes = _on_a_grid(num_rows, 3, 7)  # nothing to find for the fourth
     mesh = devices.create_mesh()
@@ -264,7 +264,7 @@ def test_shares_may_be_empty(num_rows):
 
 
 @pytest.mark.parametrize("num_same", [9, 203])
-def test_copies_on_several_devices_go_by_index(num_same):
+def test_copies_on_several_devices_are_ordered_by_index(num_same):
     gallery, classes = _on_a_grid(203, 60, 3)
     gallery[-num_same:] = gallery[0]
     queries, mesh = np.zeros((60, 3), np.float32), devices.create_mesh()
@@ -273,7 +273,7 @@ def test_copies_on_several_devices_go_by_index(num_same):
     _check(gallery, classes, gallery, classes, exclude_self=True, mesh=mesh)
 
 
-def test_equal_images_on_several_devices_are_equally_near():
+def test_equal_images_on_several_devices_tie():
     random = np.random.default_rng(1)
     gallery = np.tile(random.normal(size=(67, 333)).astype(np.float32), (3, 1))
     classes = np.repeat(np.arange(3, dtype=np.int32), 67)
@@ -284,13 +284,13 @@ def test_equal_images_on_several_devices_are_equally_near():
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
-def test_parts_are_searched_where_they_are(num_devices):
+def test_ranking_parts_of_a_gallery_equals_ranking_their_rows(num_devices):
     embeddings, classes = _on_a_grid(200, 12, 8)
     mesh = devices.create_mesh(jax.devices()[:num_devices])
     everything = galleries.Set(
         sharded_rows.place(embeddings, mesh).values, np.arange(200, dtype=np.int32), classes
     )
-    # Of 25 rows to a device, all on the first, none on the second, others on all.
+    # Of 25 rows per device: all on the first device, none on the second, some on the others.
     searched = np.r_[0:25, 60:200:3]
     others = np.setdiff1d(np.arange(200), searched)
     ranked = ranking.rank(everything.part(others), everything.part(searched), exclude_self=False)
@@ -298,23 +298,23 @@ def test_parts_are_searched_where_they_are(num_devices):
         *(x[rows] for rows in (others, searched) for x in (embeddings, classes)),
         exclude_self=False,
     )
-    for (_, *found), (_, *slow) in zip(ranked, expected, strict=True):
-        for values, of_one in zip(found, slow, strict=True):
+    for (_, *actual), (_, *slow) in zip(ranked, expected, strict=True):
+        for values, of_one in zip(actual, slow, strict=True):
             np.testing.assert_array_equal(values, of_one)
 
 
-def test_every_device_holds_its_share():
+def test_every_device_holds_only_its_shard():
     num_rows, block, dim = 80_000, 64, 64
     compiled = _compiled(num_rows=num_rows, block=block, mesh=devices.create_mesh(), dim=dim)
     memory = compiled.memory_analysis()
-    # The embeddings count twice, as queries and as gallery, but are one array; then three numbers.
+    # Queries and gallery are the same array but count twice; then three numbers per row.
     share = num_rows // 8
     assert memory.argument_size_in_bytes < share * (2 * dim + 3) * 4 + 16 * block * 12 + 1000
     assert memory.temp_size_in_bytes < 2.5 * block * (share + dim) * 4
     assert memory.output_size_in_bytes < 16 * block * 300
     text = compiled.as_text()
     assert "all-to-all" in text
-    # Lists of the nearest, 17 for each of 16 blocks of queries, and nothing larger.
+    # Only lists of the 17 nearest for each of 16 blocks of queries are gathered.
     gathered = re.findall(r" = \(?(?:\S+?)\[(\S*?)\]\S* all-gather", text)
     assert gathered
     assert all(np.prod([int(n) for n in shape.split(",")]) <= 16 * block * 17 for shape in gathered)
@@ -328,7 +328,7 @@ def test_classes_may_differ_between_queries_and_gallery():
     _check(queries, present, gallery, classes, exclude_self=False)
 
 
-def test_one_compilation_serves_every_call():
+def test_all_calls_share_one_compilation():
     embeddings, classes = _on_a_grid(997, 300, 5)
     before = ranking._rank._cache_size()
     blocks = list(_rank(embeddings, classes, embeddings, classes, exclude_self=True, block=10))
@@ -339,10 +339,10 @@ def test_one_compilation_serves_every_call():
 
 
 def _compiled(*, num_rows: int, block: int, mesh: jax.sharding.Mesh, dim: int = 8):
-    spread = sharded_rows.sharding(mesh)
+    sharding = sharded_rows.sharding(mesh)
 
     def held(*shape: int, dtype: str = "int32") -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=spread)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     embeddings = held(num_rows, dim, dtype="float32")
     asked = galleries.Gallery(
@@ -361,11 +361,11 @@ def _compiled(*, num_rows: int, block: int, mesh: jax.sharding.Mesh, dim: int = 
 
 
 @pytest.mark.parametrize("num_rows", [100_000, 1_000_000])
-def test_memory_is_that_of_one_block(num_rows):
+def test_peak_memory_is_that_of_one_block(num_rows):
     block = 64
     compiled = _compiled(num_rows=num_rows, block=block, mesh=_one_device())
     memory = compiled.memory_analysis()
-    # Distances, and a part of them for what is reduced; nothing for each of the 16 blocks.
+    # Distances and part of them for reductions of one block, not of all 16 blocks.
     assert memory.temp_size_in_bytes < 2.5 * block * num_rows * 4
     assert memory.output_size_in_bytes < 16 * block * 300
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what comes back, what an unfinished one looks like."""
+"""Checkpoints: which are kept, what is restored, how unfinished ones are handled."""
 
 import shutil
 from pathlib import Path
@@ -32,24 +32,24 @@ def _save(workdir: Path, scores: dict[int, float | None], **options: Any) -> Che
     return _open(workdir, **options)
 
 
-def _kept(workdir: Path) -> list[int]:
+def _list_steps(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-def test_keeps_the_latest_and_the_best(tmp_path: Path) -> None:
+def test_latest_and_best_checkpoints_are_kept(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: 0.3, 200: 0.6, 300: 0.5, 400: 0.4, 500: 0.45})
-    assert _kept(tmp_path) == [200, 400, 500]
+    assert _list_steps(tmp_path) == [200, 400, 500]
     assert checkpoints.latest == 500
     assert checkpoints.number("last") == 500
     assert checkpoints.number("best_test") == 200
 
 
-def test_those_without_scores_are_kept_while_they_are_the_latest(tmp_path: Path) -> None:
+def test_checkpoint_without_scores_is_kept_while_among_the_latest(tmp_path: Path) -> None:
     _save(tmp_path, {100: None, 200: 0.6, 300: None, 400: None})
-    assert _kept(tmp_path) == [200, 300, 400]
+    assert _list_steps(tmp_path) == [200, 300, 400]
 
 
-def test_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_restored_run_equals_the_saved_one_bit_for_bit(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: 0.3, 200: None})
     run, clusters = checkpoints.restore(200, small_runs.state(0))
     assert jax.tree.structure(run) == jax.tree.structure(small_runs.state(200))
@@ -60,15 +60,15 @@ def test_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert checkpoints.meta(200) == {"progress": {"epoch": 200}}
 
 
-def test_the_model_comes_back_without_the_rest(tmp_path: Path) -> None:
+def test_model_is_restored_alone(tmp_path: Path) -> None:
     _save(tmp_path, {100: 0.3})
     expected = join_variables(small_runs.state(100).params, small_runs.state(100).masks, {})
-    like = jax.eval_shape(lambda: expected)
-    restored = Checkpoints(str(tmp_path), read_only=True).restore_model(100, like)
+    abstract_model = jax.eval_shape(lambda: expected)
+    restored = Checkpoints(str(tmp_path), read_only=True).restore_model(100, abstract_model)
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
 
 
-def test_a_step_saved_again_has_two_checkpoints_the_later_of_which_counts(tmp_path: Path) -> None:
+def test_step_saved_again_has_two_checkpoints_and_the_later_counts(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {100: None})
     for epoch, score in ((7, 0.5), (8, 0.4)):
         checkpoints.save(
@@ -78,22 +78,22 @@ def test_a_step_saved_again_has_two_checkpoints_the_later_of_which_counts(tmp_pa
             {"recall_at_1": score},
         )
         checkpoints.wait()
-        found = _open(tmp_path, read_only=True)
-        assert found.latest == 100 + epoch - 6
-        assert found.meta(found.number("last")) == {"progress": {"epoch": epoch}}
-    assert found.number("best_test") == 101
-    state, division = found.restore(102, small_runs.state(0))
+        reopened = _open(tmp_path, read_only=True)
+        assert reopened.latest == 100 + epoch - 6
+        assert reopened.meta(reopened.number("last")) == {"progress": {"epoch": epoch}}
+    assert reopened.number("best_test") == 101
+    state, division = reopened.restore(102, small_runs.state(0))
     jax.tree.map(np.testing.assert_array_equal, state, small_runs.state(100))
     np.testing.assert_array_equal(division.cluster, small_runs.division(8).cluster)
-    assert _kept(tmp_path) == [101, 102]
+    assert _list_steps(tmp_path) == [101, 102]
 
     checkpoints.save(small_runs.state(101), small_runs.division(9), {}, None)
     checkpoints.save(small_runs.state(200), small_runs.division(9), {}, None)
     checkpoints.close()
-    assert _kept(tmp_path) == [101, 103, 200]
+    assert _list_steps(tmp_path) == [101, 103, 200]
 
 
-def test_a_kill_in_the_second_save_of_a_step_leaves_the_first(tmp_path: Path) -> None:
+def test_kill_in_the_second_save_of_a_step_leaves_the_first(tmp_path: Path) -> None:
     _save(tmp_path, {100: 0.3}).close()
     (tmp_path / "checkpoints" / "101.orbax-checkpoint-tmp").mkdir()
     checkpoints = _open(tmp_path)
@@ -101,22 +101,22 @@ def test_a_kill_in_the_second_save_of_a_step_leaves_the_first(tmp_path: Path) ->
     checkpoints.restore(100, small_runs.state(0))
     checkpoints.save(small_runs.state(100), small_runs.division(7), {}, {"recall_at_1": 0.3})
     checkpoints.close()
-    assert _kept(tmp_path) == [100, 101]
+    assert _list_steps(tmp_path) == [100, 101]
 
 
-def test_of_equal_scores_the_later_one_is_the_best(tmp_path: Path) -> None:
+def test_later_of_equal_scores_is_the_best(tmp_path: Path) -> None:
     assert _save(tmp_path, {100: 0.5, 200: 0.5, 300: 0.1}).number("best_test") == 200
 
 
-def test_an_older_step_is_not_dropped_in_silence(tmp_path: Path) -> None:
+def test_older_step_saved_later_is_the_last_checkpoint(tmp_path: Path) -> None:
     checkpoints = _save(tmp_path, {200: None, 100: None})
     state, _ = checkpoints.restore(checkpoints.number("last"), small_runs.state(0))
     assert state.step == 100
-    assert _kept(tmp_path) == [200, 201]
+    assert _list_steps(tmp_path) == [200, 201]
 
 
-def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> None:
-    # Saved and closed, but not opened again: whoever opens it cleans up, some time later.
+def test_half_written_checkpoint_is_ignored_and_removed(tmp_path: Path) -> None:
+    # Saved and closed, but not reopened: opening for writing cleans up some time later.
     checkpoints = _open(tmp_path)
     checkpoints.save(small_runs.state(100), small_runs.division(100), {}, None)
     checkpoints.close()
@@ -128,16 +128,16 @@ def test_what_a_kill_left_is_no_checkpoint_and_is_removed(tmp_path: Path) -> Non
     assert checkpoints.latest == 100
     checkpoints.save(small_runs.state(200), small_runs.division(200), {}, None)
     checkpoints.close()
-    assert _kept(tmp_path) == [100, 200]
+    assert _list_steps(tmp_path) == [100, 200]
 
 
-def test_reading_makes_no_folder_and_says_what_is_missing(tmp_path: Path) -> None:
+def test_reading_creates_no_folder_and_names_the_missing_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"No checkpoint in .*absent.*--workdir"):
         Checkpoints(str(tmp_path / "absent"), read_only=True)
     assert not (tmp_path / "absent").exists()
 
 
-def test_the_best_of_none_is_an_error(tmp_path: Path) -> None:
+def test_best_checkpoint_without_scores_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="No complete checkpoint"):
         _save(tmp_path / "a", {100: None}).number("best_test")
     _save(tmp_path / "b", {100: 0.5})
@@ -146,7 +146,7 @@ def test_the_best_of_none_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("item", ["meta", "model", "train", "division"])
-def test_a_damaged_checkpoint_is_named_with_the_one_before(tmp_path: Path, item: str) -> None:
+def test_damaged_checkpoint_is_named_with_the_one_before(tmp_path: Path, item: str) -> None:
     checkpoints = _save(tmp_path, {100: 0.3, 200: 0.2})
     shutil.rmtree(tmp_path / "checkpoints" / "200" / item)
 
@@ -158,7 +158,7 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(tmp_path: Path, item:
         read()
 
 
-def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_error_at_once(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file")
     with pytest.raises(OSError, match="Cannot write to --workdir"):
         _open(tmp_path)

@@ -1,4 +1,4 @@
-"""Curves go on where a run does; what is printed stays readable in a file and on a terminal."""
+"""Curves continue where a run does; printed output is readable in a file and on a terminal."""
 
 import json
 import resource
@@ -48,17 +48,17 @@ def test_each_line_is_one_step_with_names_by_group(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_a_continued_run_forgets_what_it_does_again(tmp_path: Path) -> None:
+def test_continued_run_drops_lines_of_repeated_steps(tmp_path: Path) -> None:
     size = write(tmp_path, 1, 2)
     write(tmp_path, 3, 4, size=size)
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 5, "trai')  # a kill cut this line
+        file.write('{"step": 5, "trai')  # a line truncated by a kill
     write(tmp_path, 3, 4, 5, size=size)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("damage", [lambda x: x[:-3], lambda x: x[:-3] + bytes(3), lambda x: b""])
-def test_curves_that_have_lost_their_end_go_on_with_whole_lines(tmp_path: Path, damage) -> None:
+def test_truncated_curves_continue_with_complete_lines(tmp_path: Path, damage) -> None:
     size = write(tmp_path, 1, 2)
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(damage(path.read_bytes()))
@@ -70,7 +70,7 @@ def test_curves_that_have_lost_their_end_go_on_with_whole_lines(tmp_path: Path, 
     assert [row["step"] for row in rows(tmp_path)] in ([1, 3], [3])
 
 
-def test_tensorboard_reads_every_point_and_where_a_run_goes_on(tmp_path: Path) -> None:
+def test_tensorboard_reads_every_point_of_a_continued_run(tmp_path: Path) -> None:
     scalars = Scalars(tmp_path, step=7, size=0)
     scalars.write(8, {"loss": 0.25, "none": float("nan")}, group="train")
     scalars.close()
@@ -84,32 +84,32 @@ def test_tensorboard_reads_every_point_and_where_a_run_goes_on(tmp_path: Path) -
     ]
 
 
-def test_a_run_that_starts_again_forgets_everything(tmp_path: Path) -> None:
+def test_restarted_run_drops_all_earlier_lines(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
     write(tmp_path, 0, 1)
     assert [row["step"] for row in rows(tmp_path)] == [0, 1]
 
 
-def test_what_is_not_finite_is_valid_json(tmp_path: Path) -> None:
+def test_non_finite_values_are_written_as_json_null(tmp_path: Path) -> None:
     scalars = Scalars(tmp_path, step=0, size=0)
     scalars.write(1, {"loss": float("nan")}, group="train")
     scalars.close()
     assert rows(tmp_path) == [{"step": 1, "train/loss": None}]
 
 
-def test_lines_are_printed_as_they_are_and_never_wrapped(capsys) -> None:
+def test_lines_are_printed_unchanged_and_unwrapped(capsys) -> None:
     text = "workdir   /data/[old] [/bold] " + 60 * "long "
     Console().print_line(text)
     assert capsys.readouterr().out == text + "\n"
 
 
 @pytest.mark.parametrize("text", [":100: clusters", r"C:\runs\[1]"])
-def test_nothing_in_a_line_is_markup(text: str, capsys) -> None:
+def test_markup_in_a_line_is_not_interpreted(text: str, capsys) -> None:
     Console().print_line(text)
     assert capsys.readouterr().out == text + "\n"
 
 
-def test_a_table_aligns_its_numbers_and_leaves_gaps_where_there_is_no_score(capsys) -> None:
+def test_table_aligns_numbers_and_leaves_missing_scores_blank(capsys) -> None:
     Console().print_scores("Scores", {"epoch 1": SCORES, "[best] epoch": {"nmi": 0.5}})
     lines = capsys.readouterr().out.splitlines()
     heading = next(line for line in lines if "R@1" in line)
@@ -122,7 +122,7 @@ def test_a_table_aligns_its_numbers_and_leaves_gaps_where_there_is_no_score(caps
     assert second[end - 6 : end] == "0.5000"
 
 
-def test_a_file_gets_every_number_beside_a_long_label(capsys) -> None:
+def test_file_output_has_every_number_beside_a_long_label(capsys) -> None:
     label = "best epoch (120), chosen on these classes"
     Console().print_scores("Scores", {label: MANY})
     words = capsys.readouterr().out.split()
@@ -132,7 +132,7 @@ def test_a_file_gets_every_number_beside_a_long_label(capsys) -> None:
 
 
 @pytest.mark.usefixtures("terminal")
-def test_a_terminal_of_80_columns_shows_every_number(capsys) -> None:
+def test_terminal_of_80_columns_shows_every_number(capsys) -> None:
     Console().print_scores("Scores", {"epoch 3": MANY})
     out = capsys.readouterr().out
     assert "…" not in out
@@ -145,13 +145,13 @@ def progress() -> None:
         move("loss 0.5")
 
 
-def test_no_bar_without_a_terminal(capsys) -> None:
+def test_no_progress_bar_without_a_terminal(capsys) -> None:
     progress()
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.usefixtures("terminal")
-def test_the_bar_starts_at_what_is_done_and_shows_the_text(capsys) -> None:
+def test_progress_bar_starts_at_the_steps_done_and_shows_its_text(capsys) -> None:
     progress()
     out = capsys.readouterr().out
     assert "1/3" in out
@@ -159,7 +159,7 @@ def test_the_bar_starts_at_what_is_done_and_shows_the_text(capsys) -> None:
     assert "loss 0.5" in out
 
 
-def test_a_full_disk_is_an_error_unless_what_is_lost_may_be(tmp_path):
+def test_full_disk_is_an_error_unless_curves_may_be_lossy(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     strict = Scalars(tmp_path, step=0, size=0)
     for use in (lambda: strict.write(1, {"loss": 1.0}, group="train"), strict.close):
@@ -171,7 +171,7 @@ def test_a_full_disk_is_an_error_unless_what_is_lost_may_be(tmp_path):
     lossy.close()
 
 
-def test_a_disk_that_is_full_for_a_while_leaves_whole_lines(tmp_path):
+def test_temporarily_full_disk_leaves_only_complete_lines(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     scalars = Scalars(tmp_path, step=0, size=0, lossy=True)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
@@ -189,7 +189,7 @@ def test_a_disk_that_is_full_for_a_while_leaves_whole_lines(tmp_path):
     assert scalars.size == (tmp_path / "metrics.jsonl").stat().st_size
 
 
-def test_tensorboard_that_cannot_be_written_takes_no_lines_with_it(tmp_path):
+def test_unwritable_tensorboard_folder_loses_no_json_lines(tmp_path):
     (tmp_path / "tensorboard").write_text("a file")
     with pytest.raises(FileError, match=r"Cannot write curves to .*tensorboard"):
         Scalars(tmp_path, step=0, size=0)

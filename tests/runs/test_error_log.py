@@ -1,16 +1,16 @@
-"""What nobody has foreseen is kept beside the run, and hides nothing if it cannot be."""
+"""Tracebacks of unexpected errors are kept in the run's folder if possible."""
 
 from pathlib import Path
 
 from dcjax.runs import error_log
 
 
-def test_tracebacks_are_kept_one_after_the_other(tmp_path: Path) -> None:
+def test_tracebacks_are_appended(tmp_path: Path) -> None:
     for text in ("first \udcff", "second"):
-        told = error_log.append(
+        message = error_log.append(
             tmp_path / "run", text, ["python", "launch.py", "--workdir=a b"], version="1.2"
         )
-        assert told == f"The traceback is kept in {tmp_path / 'run' / 'error.log'}."
+        assert message == f"The traceback is kept in {tmp_path / 'run' / 'error.log'}."
     kept = (tmp_path / "run" / "error.log").read_text()
     assert kept.index("first \\udcff") < kept.index("second")
     assert kept.count("dcjax 1.2, Python 3.") == 2
@@ -24,8 +24,8 @@ def test_each_process_has_a_log(tmp_path: Path) -> None:
     assert (tmp_path / "error.3.log").read_text().endswith("of 3\n\n")
 
 
-def test_a_log_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_unwritable_error_log_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = error_log.append(tmp_path / "file", "text", [], version="")
-    assert "is not kept" in told
-    assert str(tmp_path / "file" / "error.log") in told
+    message = error_log.append(tmp_path / "file", "text", [], version="")
+    assert "is not kept" in message
+    assert str(tmp_path / "file" / "error.log") in message

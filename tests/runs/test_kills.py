@@ -1,4 +1,4 @@
-"""A run that is killed with no warning, at any moment, finds its last checkpoint again."""
+"""A run killed at any moment without warning restores its last checkpoint."""
 
 import random
 import time
@@ -12,7 +12,7 @@ import small_runs
 
 from dcjax.runs.checkpoints import Checkpoints
 
-_ROWS = 2_000_000  # 32 MB in all
+_ROWS = 2_000_000  # 32 MB in total
 _SAVE = f"""
 import sys
 import small_runs
@@ -32,26 +32,26 @@ while True:
 
 
 def _saves_until_killed(workdir: Path, seconds: float) -> list[list[str]]:
-    """Returns what the saving process said until it was killed, so long after its second save."""
+    """Returns the output of a saving process that is killed `seconds` after its second save."""
     process = many_processes.python("-c", _SAVE, str(workdir))
     assert process.stdout is not None
-    told = [process.stdout.readline() for _ in range(4)]  # two are begun, and saved
+    lines = [process.stdout.readline() for _ in range(4)]  # two saves are started and finished
     time.sleep(seconds)
     assert process.poll() is None
     process.kill()
-    return [line.split() for line in [*told, *process.communicate()[0].splitlines()]]
+    return [line.split() for line in [*lines, *process.communicate()[0].splitlines()]]
 
 
 def _check_kills(workdir: Path, num_kills: int) -> None:
     rng, saved = random.Random(num_kills), -1
     for _ in range(num_kills):
-        told = _saves_until_killed(workdir, rng.uniform(0, 1))
-        saved = max([saved, *(int(number) for word, number in told if word == "saved")])
-        begun = max(int(number) for word, number in told if word == "begun")
-        checkpoints = Checkpoints(str(workdir), keep_latest=2)  # puts right what the kill left
+        lines = _saves_until_killed(workdir, rng.uniform(0, 1))
+        saved = max([saved, *(int(number) for word, number in lines if word == "saved")])
+        last_started = max(int(number) for word, number in lines if word == "begun")
+        checkpoints = Checkpoints(str(workdir), keep_latest=2)  # repairs what the kill left
         latest = checkpoints.latest
         assert latest is not None
-        assert saved <= latest <= begun
+        assert saved <= latest <= last_started
         state, division = checkpoints.restore(latest, small_runs.state(0, rows=_ROWS))
         expected = small_runs.state(latest // 2, rows=_ROWS)
         jax.tree.map(np.testing.assert_array_equal, state, expected)

@@ -1,4 +1,4 @@
-"""Locks of folders: one run at a time, by whatever path, and a killed one holds nobody up."""
+"""Locks of folders: one run at a time, by any path; a killed run releases its lock."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ time.sleep(600)
 """
 
 
-def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
+def test_second_run_is_refused_and_names_the_first(tmp_path: Path) -> None:
     workdir = tmp_path / "runs" / "one"
     with shared_workdirs.lock(str(workdir)):
         (tmp_path / "link").symlink_to(workdir)
@@ -34,9 +34,9 @@ def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> Non
                 shared_workdirs.lock(str(path)),
             ):
                 pass
-            told = str(refusal.value)
-            assert f"{path}, held by process {os.getpid()} on {socket.gethostname()}" in told
-            assert "take another --workdir" in told
+            message = str(refusal.value)
+            assert f"{path}, held by process {os.getpid()} on {socket.gethostname()}" in message
+            assert "take another --workdir" in message
         assert locks.is_held(workdir)
         with shared_workdirs.lock(str(tmp_path / "runs" / "other")):
             pass
@@ -45,7 +45,7 @@ def test_a_second_run_is_refused_by_the_name_of_the_first(tmp_path: Path) -> Non
         pass
 
 
-def test_the_lock_of_a_killed_run_holds_nobody_up(tmp_path: Path) -> None:
+def test_lock_of_a_killed_run_is_released(tmp_path: Path) -> None:
     process = many_processes.python("-c", _HOLD, str(tmp_path))
     assert process.stdout is not None
     child = int(process.stdout.readline())
@@ -54,14 +54,14 @@ def test_the_lock_of_a_killed_run_holds_nobody_up(tmp_path: Path) -> None:
             locks.hold(tmp_path)
         process.kill()
         process.wait()
-        os.kill(child, 0)  # it is there
+        os.kill(child, 0)  # the child still runs
         locks.release(locks.hold(tmp_path))
     finally:
         os.kill(child, signal.SIGKILL)
         process.communicate()
 
 
-def test_a_folder_in_a_bucket_is_locked_on_this_machine(
+def test_bucket_folder_is_locked_on_this_machine_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -72,15 +72,15 @@ def test_a_folder_in_a_bucket_is_locked_on_this_machine(
             shared_workdirs.lock("gs://bucket/one"),
         ):
             pass
-        with shared_workdirs.lock("gs://other/one"):  # whose curves lie elsewhere, too
+        with shared_workdirs.lock("gs://other/one"):  # its curves are also elsewhere
             pass
 
 
-def test_a_folder_that_cannot_be_locked_is_said_and_used(
+def test_folder_that_cannot_be_locked_is_reported_and_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # as some network file systems do
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # like some network file systems
 
     monkeypatch.setattr("fcntl.flock", refuse)
     with shared_workdirs.lock(str(tmp_path)):
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_locked_is_said_and_used(
     assert f"warning   {tmp_path} cannot be locked (No locks available)" in capsys.readouterr().out
 
 
-def test_a_pipe_in_place_of_a_lock_or_log_blocks_nobody(tmp_path: Path) -> None:
+def test_pipe_in_place_of_a_lock_or_log_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.lock")
     os.mkfifo(tmp_path / "error.log")
     assert not locks.is_held(tmp_path)
@@ -97,5 +97,5 @@ def test_a_pipe_in_place_of_a_lock_or_log_blocks_nobody(tmp_path: Path) -> None:
         shared_workdirs.lock(str(tmp_path)),
     ):
         pass
-    told = error_log.append(tmp_path, "Traceback", ["launch.py"], version="1")
-    assert told.endswith("error.log is a named pipe (FIFO).")
+    message = error_log.append(tmp_path, "Traceback", ["launch.py"], version="1")
+    assert message.endswith("error.log is a named pipe (FIFO).")

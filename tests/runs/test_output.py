@@ -1,4 +1,4 @@
-"""A program goes on whatever becomes of its output, and shows any text."""
+"""A program continues if its output cannot be written, and can show any text."""
 
 import os
 import subprocess
@@ -42,16 +42,16 @@ def _run(path: Path, redirection: str) -> subprocess.CompletedProcess[str]:
         (">&- 2>&- <&-", "", ""),
     ],
 )
-def test_output_that_cannot_be_written_is_dropped(
+def test_unwritable_output_is_dropped_and_the_program_continues(
     redirection: str, output: str, errors: str, tmp_path: Path
 ) -> None:
-    ended = _run(tmp_path / "end", redirection)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, output, errors)
+    completed = _run(tmp_path / "end", redirection)
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, output, errors)
     assert (tmp_path / "end").read_text() == "went on"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_what_an_encoding_lacks_is_shown_by_its_number(encoding: str) -> None:
+def test_characters_missing_from_the_encoding_are_escaped(encoding: str) -> None:
     code = (
         "from dcjax.runs import output; from dcjax.core.console import Console; output.protect();"
         "Console().print_line('ä ± \\udcff 鳥'); Console().print_scores('鳥', {'ä': {'nmi': 0.5}})"
@@ -72,7 +72,7 @@ def test_what_an_encoding_lacks_is_shown_by_its_number(encoding: str) -> None:
     assert "NMI" in shown
 
 
-def test_a_locale_of_ascii_alone_becomes_utf_8() -> None:
+def test_ascii_locale_is_replaced_by_utf8() -> None:
     code = (
         "import sys; from dcjax.distributed import machine; machine.use_utf8(); "
         "print(sys.flags.utf8_mode, ascii(sys.argv[1]), sys.argv[2])"

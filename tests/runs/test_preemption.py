@@ -1,4 +1,4 @@
-"""Stopping on request: one signal is heard, a repeated one does not hurt, processes agree."""
+"""Stopping on request: a signal is received once, repeats are harmless, processes agree."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ print(step, stop.requested)
 """
 
 
-def test_sigterm_is_a_request_however_often_it_comes() -> None:
+def test_repeated_sigterm_is_one_stop_request() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         assert not stop.asks_to_stop()
@@ -41,16 +41,16 @@ def test_sigterm_is_a_request_however_often_it_comes() -> None:
 
 
 @pytest.fixture
-def _heard() -> Iterator[None]:
-    """Ctrl-C as in a terminal: a shell has what runs in the background ignore it."""
+def _interrupt_enabled() -> Iterator[None]:
+    """Enables Ctrl-C as in a terminal, since shells disable it for background processes."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_heard")
+@pytest.mark.usefixtures("_interrupt_enabled")
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_acts_at_once_after_a_request(first: signal.Signals) -> None:
+def test_interrupt_after_a_stop_request_acts_at_once(first: signal.Signals) -> None:
     with StopRequest() as stop:
         os.kill(os.getpid(), first)
         assert stop.requested == first.name
@@ -59,7 +59,7 @@ def test_ctrl_c_acts_at_once_after_a_request(first: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_notice_ends_a_wait_where_it_is_allowed_to(number: signal.Signals) -> None:
+def test_stop_signal_interrupts_a_wait_where_allowed(number: signal.Signals) -> None:
     def wait() -> None:
         os.kill(os.getpid(), number)
         threading.Event().wait(60)
@@ -79,8 +79,8 @@ def test_a_notice_ends_a_wait_where_it_is_allowed_to(number: signal.Signals) -> 
         signal.signal(number, before)
 
 
-def test_what_is_ignored_at_the_start_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+def test_signals_ignored_at_the_start_stay_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # like nohup
     try:
         with StopRequest() as stop:
             stop.allow()
@@ -91,16 +91,16 @@ def test_what_is_ignored_at_the_start_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_thread_that_hears_no_signals_can_train() -> None:
-    def asks() -> bool:
+def test_training_outside_the_main_thread_receives_no_signals() -> None:
+    def is_stop_requested() -> bool:
         with StopRequest() as stop:
             return stop.asks_to_stop()
 
     with ThreadPoolExecutor(1) as pool:
-        assert not pool.submit(asks).result()
+        assert not pool.submit(is_stop_requested).result()
 
 
-def test_all_processes_stop_after_the_same_step_when_one_is_asked_twice() -> None:
+def test_all_processes_stop_after_the_same_step_when_one_is_signalled_twice() -> None:
     processes = many_processes.start(_LOOP, num_devices=1)
     try:
         for process in processes:
@@ -113,13 +113,13 @@ def test_all_processes_stop_after_the_same_step_when_one_is_asked_twice() -> Non
     finally:
         ends = many_processes.finish(processes, 60)
     assert [code for code, _, _ in ends] == [0, 0], ends
-    (step, reason), other = (told.split() for _, told, _ in ends)
+    (step, reason), other = (output.split() for _, output, _ in ends)
     assert other == [step, reason]
     assert reason == "SIGTERM"
     assert 63 < int(step) < 1999
 
 
-def test_a_notice_before_the_first_step_is_heard() -> None:
+def test_stop_signal_before_the_first_step_is_received() -> None:
     program = """
 import os, signal, time
 from dcjax.runs.preemption import StopRequest
@@ -128,11 +128,11 @@ with StopRequest() as stop:
     time.sleep(2)  # as if it read data and compiled: JAX agrees on a step meanwhile
     print(any(stop.asks_to_stop() for _ in range(100) if not time.sleep(0.01)))
 """
-    (told,) = many_processes.run(program, num_processes=1, num_devices=1)
-    assert told == "True\n"
+    (output,) = many_processes.run(program, num_processes=1, num_devices=1)
+    assert output == "True\n"
 
 
-def test_a_save_in_the_background_does_not_hide_the_notice(tmp_path: Path) -> None:
+def test_stop_signal_is_received_during_a_background_save(tmp_path: Path) -> None:
     program = f"""
 import os, signal, time
 import small_runs
@@ -153,7 +153,7 @@ with StopRequest() as stop:
         time.sleep(0.01)
 print(step, stop.requested)
 """
-    (told,) = many_processes.run(program, num_processes=1, num_devices=1)
-    step, reason = told.split()
+    (output,) = many_processes.run(program, num_processes=1, num_devices=1)
+    step, reason = output.split()
     assert 70 <= int(step) < 399
     assert reason == "SIGTERM"

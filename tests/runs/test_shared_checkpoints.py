@@ -1,4 +1,4 @@
-"""Several processes save one checkpoint, and any number of devices and processes restores it."""
+"""Several processes save one checkpoint; any number of devices and processes restores it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from dcjax.runs import shared_workdirs
 
 _ROWS = 2048
 
-# Replicated arrays, and one that is spread over all devices by rows, as many proxies are.
+# Replicated arrays, and one that is sharded by rows over all devices, like many proxies.
 _STATE = f"""
 ROWS = {_ROWS}
 import numpy as np
@@ -102,7 +102,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_what_all_hold_is_written_once(workdir: Path) -> None:
+def test_replicated_arrays_are_written_once(workdir: Path) -> None:
     checkpoint = workdir / "checkpoints" / "101"
     assert [path.name for path in checkpoint.parent.iterdir()] == ["101"]
     size = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
@@ -113,13 +113,15 @@ def test_what_all_hold_is_written_once(workdir: Path) -> None:
 
 
 @pytest.mark.parametrize("num_devices", [8, pytest.param(1, marks=pytest.mark.long)])
-def test_one_process_with_other_devices_restores_it(workdir: Path, num_devices: int) -> None:
+def test_one_process_with_other_devices_restores_the_checkpoint(
+    workdir: Path, num_devices: int
+) -> None:
     program = _STATE + _RESTORE.format(workdir=str(workdir))
     many_processes.run(program, num_processes=1, num_devices=num_devices)
 
 
 @pytest.mark.long
-def test_others_restore_it_and_all_refuse_it_when_one_sees_damage(workdir: Path) -> None:
+def test_damage_seen_by_one_process_is_refused_by_all(workdir: Path) -> None:
     files = (workdir / "checkpoints" / "101" / "train").rglob("ocdbt.process_1/d/*")
     largest = max(files, key=lambda path: path.stat().st_size)
     content = largest.read_bytes()
@@ -132,14 +134,14 @@ def test_others_restore_it_and_all_refuse_it_when_one_sees_damage(workdir: Path)
     assert f"{largest.name} has other contents than were saved" in one
 
 
-def test_a_disk_of_each_host_and_a_folder_with_a_run_are_refused_by_all(tmp_path: Path) -> None:
+def test_unshared_unwritable_and_locked_workdirs_are_refused_by_all(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     shared, others, impossible = ["one", "one"], ["one", "other"], ["file", "file"]
     folders = [[str(tmp_path / name) for name in names] for names in (shared, others, impossible)]
     with shared_workdirs.lock(held := str(tmp_path / "held")):
         program = _CHECK.format(folders=folders, held=held)
-        told = [text.splitlines() for text in many_processes.run(program)]
-    for number, (first, second, third, fourth) in enumerate(told):
+        outputs = [text.splitlines() for text in many_processes.run(program)]
+    for number, (first, second, third, fourth) in enumerate(outputs):
         assert first == "shared"
         assert f"save into --workdir={folders[1][number]} together" in second
         assert "not seen by process 1; give a folder on a file system that all" in second
@@ -153,9 +155,9 @@ def test_a_disk_of_each_host_and_a_folder_with_a_run_are_refused_by_all(tmp_path
 @pytest.mark.parametrize("full", [0, 1])
 def test_all_processes_end_when_one_cannot_write(tmp_path: Path, full: int) -> None:
     program = _STATE + _FAILED.format(workdir=str(tmp_path), full=full)
-    told = many_processes.run(program, num_devices=1, seconds=120)
-    assert "checkpoints/200 could not be saved: File too large; " in told[full]
-    assert "checkpoints/200 could not be saved: it was not written by all" in told[1 - full]
-    assert all("the last complete one is 100" in text for text in told)
+    outputs = many_processes.run(program, num_devices=1, seconds=120)
+    assert "checkpoints/200 could not be saved: File too large; " in outputs[full]
+    assert "checkpoints/200 could not be saved: it was not written by all" in outputs[1 - full]
+    assert all("the last complete one is 100" in text for text in outputs)
     checkpoint = tmp_path / "checkpoints" / "100"
     assert [path for path in checkpoint.parent.iterdir() if path.name.isdigit()] == [checkpoint]

@@ -1,4 +1,4 @@
-"""A run that is told to stop, whatever it is doing, saves and goes on as if it had not been."""
+"""A run stopped at any stage saves, and continued it equals an uninterrupted one."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ from dcjax.experiment import inputs
 from dcjax.modes.train import train
 from dcjax.retrieval import evaluation
 
-# A run of launch.py whose division takes a day, and whose first evaluation is disturbed.
+# A run of launch.py whose division takes a day and whose first evaluation fails or is stopped.
 _BUSY = """
 import functools, sys, time
 from absl import app
@@ -34,7 +34,7 @@ def fail(*arguments, **options):
 
 # With its signature, which has the defaults of its settings.
 division.divide = functools.wraps(division.divide)(lambda *_, **__: time.sleep(86_400))
-evaluation.evaluate = pod.told_to_stop(evaluation.evaluate) if "{error}" == "None" else fail
+evaluation.evaluate = pod.with_stop_signal(evaluation.evaluate) if "{error}" == "None" else fail
 settings = pod.SETTINGS | {{"eval.every_epochs": 1}}
 flags = [f"--config.{{key}}={{value}}" for key, value in settings.items()]
 sys.argv = ["launch.py", "--config=configs/digits.py", "--workdir={workdir}", *flags]
@@ -44,21 +44,21 @@ app.run(command_line.main, flags_parser=command_line._parse)
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("error", "ends", "told"),
+    ("error", "ends", "message"),
     [
         ("None", 0, ""),
         ("OSError", 1, "OSError: no such image\n{kept}"),
         ("KeyError", 1, "KeyError: 'no such image'\n{kept}"),
     ],
 )
-def test_the_end_does_not_wait_for_a_division(
-    error: str, ends: int, told: str, tmp_path: Path
+def test_run_ends_without_waiting_for_a_division(
+    error: str, ends: int, message: str, tmp_path: Path
 ) -> None:
     run = many_processes.python("-c", _BUSY.format(error=error, workdir=tmp_path))
     ((code, output, errors),) = many_processes.finish([run], seconds=200)
     assert code == ends
     kept = f"launch.py: The traceback is kept in {tmp_path / 'error.log'}.\n"
-    assert errors.endswith(told.format(kept=kept))
+    assert errors.endswith(message.format(kept=kept))
     assert ("Stopped by SIGTERM and saved after epoch 1" in output) is (error == "None")
 
 
@@ -69,8 +69,8 @@ def _config() -> ConfigDict:
 
 
 @pytest.fixture
-def wait_for_ever() -> Iterator[Callable[..., None]]:
-    """What a run waits for until the test is over, after a notice to stop."""
+def endless_wait() -> Iterator[Callable[..., None]]:
+    """A wait that lasts until the test ends, after a stop signal."""
     released = threading.Event()
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -85,24 +85,26 @@ def wait_for_ever() -> Iterator[Callable[..., None]]:
 
 
 @pytest.mark.long
-def test_a_notice_ends_a_start_an_evaluation_and_a_division_and_loses_nothing(
+def test_stop_signal_during_start_evaluation_or_division_loses_nothing(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    wait_for_ever: Callable[..., None],
+    endless_wait: Callable[..., None],
 ) -> None:
-    config, (whole, stopped) = _config(), (tmp_path / "whole", tmp_path / "stopped")
-    scores = train(config, str(whole))
+    config, (uninterrupted, stopped) = _config(), (tmp_path / "whole", tmp_path / "stopped")
+    scores = train(config, str(uninterrupted))
     assert scores
-    for owner, name, number, told in (
+    for owner, name, number, message in (
         (inputs, "load_splits", signal.SIGTERM, "before it trained a step"),
         (evaluation, "evaluate", signal.SIGHUP, "saved after epoch 1 and 0 steps, which is still"),
         (division, "divide", signal.SIGTERM, "saved after epoch 1 and 0 steps"),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name, functools.partial(wait_for_ever, number))
+            patch.setattr(owner, name, functools.partial(endless_wait, number))
             assert train(config, str(stopped)) is None
         assert f"Stopped by {number.name} " in (output := capsys.readouterr().out)
-        assert told in output
+        assert message in output
     assert train(config, str(stopped)) == scores
-    small_runs.assert_equal(small_runs.saved(config, stopped), small_runs.saved(config, whole))
+    small_runs.assert_equal(
+        small_runs.load_checkpoint(config, stopped), small_runs.saved(config, uninterrupted)
+    )

@@ -1,4 +1,4 @@
-"""What disks and kills do to checkpoints: damage is named, a failed save leaves the one before."""
+"""Damaged checkpoints are named; a failed or killed save leaves the previous checkpoint."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from dcjax.core import checksums
 from dcjax.runs import store
 from dcjax.runs.checkpoints import Checkpoints
 
-_LARGE = 20_000  # rows of the arrays of a checkpoint that does not fit a full disk
+_LARGE = 20_000  # rows of arrays that do not fit the limited disk
 
 
 def _open(workdir: Path, **options: Any) -> Checkpoints:
@@ -34,7 +34,7 @@ def _save(checkpoints: Checkpoints, step: int, *, rows: int = 3, score: float | 
     )
 
 
-def _saved(workdir: Path, *steps: int, **options: Any) -> Checkpoints:
+def _save_steps(workdir: Path, *steps: int, **options: Any) -> Checkpoints:
     checkpoints = _open(workdir, **options)
     for step in steps:
         assert not _save(checkpoints, step)
@@ -42,7 +42,7 @@ def _saved(workdir: Path, *steps: int, **options: Any) -> Checkpoints:
     return checkpoints
 
 
-def _found(workdir: Path) -> list[str]:
+def _list_checkpoints(workdir: Path) -> list[str]:
     return sorted(path.name for path in (workdir / "checkpoints").iterdir())
 
 
@@ -58,7 +58,7 @@ def _check_restores(workdir: Path, step: int, *, rows: int = 3) -> None:
 
 @contextlib.contextmanager
 def _full_disk(num_bytes: int = 2**14) -> Iterator[None]:
-    """Lets no file grow larger: the system refuses to write on, as it does on a full disk."""
+    """Limits the size of files: writing beyond it fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -77,15 +77,15 @@ def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("harm", [_flip, _truncate, Path.unlink])
-def test_every_file_that_is_not_as_it_was_saved_is_named(
-    tmp_path: Path, harm: Callable[[Path], None]
+@pytest.mark.parametrize("damage", [_flip, _truncate, Path.unlink])
+def test_every_changed_file_of_a_checkpoint_is_named(
+    tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    _saved(tmp_path, 100, 200).close()
+    _save_steps(tmp_path, 100, 200).close()
     folder = tmp_path / "checkpoints" / "200"
-    # Orbax's notes of when it saved, and checksums that are not there, have no part in it.
+    # Orbax's time stamps and missing checksums do not count as damage.
     harmless = {"_CHECKPOINT_METADATA", "commit_success.txt"}
-    if harm is Path.unlink:
+    if damage is Path.unlink:
         harmless.add(checksums.NAME)
     remedy = (
         f"; move that folder out of {folder.parent}, and the same command goes on from checkpoint 1"
@@ -93,19 +93,19 @@ def test_every_file_that_is_not_as_it_was_saved_is_named(
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         content = path.read_bytes()
-        harm(path)
+        damage(path)
         expected = contextlib.nullcontext()
         if name not in harmless:
-            told = f"{re.escape(f'{folder} is damaged: {name} ')}.*{re.escape(remedy)}"
-            expected = pytest.raises(ValueError, match=told)
+            message = f"{re.escape(f'{folder} is damaged: {name} ')}.*{re.escape(remedy)}"
+            expected = pytest.raises(ValueError, match=message)
         with expected:
             _check_restores(tmp_path, 200)
         path.write_bytes(content)
     _check_restores(tmp_path, 200)
 
 
-def test_with_the_damaged_one_moved_away_the_one_before_is_the_latest(tmp_path: Path) -> None:
-    _saved(tmp_path, 100, 200).close()
+def test_previous_checkpoint_is_latest_after_moving_a_damaged_one(tmp_path: Path) -> None:
+    _save_steps(tmp_path, 100, 200).close()
     folder = tmp_path / "checkpoints" / "200"
     _flip(folder / "meta" / "metadata")
     with pytest.raises(ValueError, match="goes on from checkpoint 100"):
@@ -115,73 +115,73 @@ def test_with_the_damaged_one_moved_away_the_one_before_is_the_latest(tmp_path: 
     shutil.rmtree(tmp_path / "checkpoints" / "100" / "model")
     with pytest.raises(ValueError, match=r"100 is damaged: model/.* back from a copy") as refusal:
         _check_restores(tmp_path, 100)
-    assert "another --workdir" in str(refusal.value)  # nothing that would lose the run
+    assert "another --workdir" in str(refusal.value)  # suggests nothing that would lose the run
 
 
-def test_an_evaluation_looks_at_what_it_reads(tmp_path: Path) -> None:
-    _saved(tmp_path, 100).close()
-    like = jax.eval_shape(lambda: small_runs.state(100).variables)
+def test_evaluation_verifies_only_the_items_it_reads(tmp_path: Path) -> None:
+    _save_steps(tmp_path, 100).close()
+    abstract_model = jax.eval_shape(lambda: small_runs.state(100).variables)
     shutil.rmtree(tmp_path / "checkpoints" / "100" / "train")
-    _open(tmp_path, read_only=True).restore_model(100, like)
+    _open(tmp_path, read_only=True).restore_model(100, abstract_model)
     (path,) = (tmp_path / "checkpoints" / "100" / "model" / "d").iterdir()
     _flip(path)
     with pytest.raises(ValueError, match=f"model/d/{path.name} has other contents than were saved"):
-        _open(tmp_path, read_only=True).restore_model(100, like)
+        _open(tmp_path, read_only=True).restore_model(100, abstract_model)
 
 
 def test_all_files_of_the_items_have_checksums(tmp_path: Path) -> None:
-    _saved(tmp_path, 100).close()
+    _save_steps(tmp_path, 100).close()
     folder = tmp_path / "checkpoints" / "100"
     inner = {path for path in folder.rglob("*") if path.is_file() and path.parent != folder}
     names = json.loads((folder / checksums.NAME).read_text())["files"]
     assert {folder / name for name in names} == inner
 
 
-def test_a_full_disk_stops_the_run_in_one_line(
+def test_full_disk_stops_the_run_with_a_one_line_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoints = _saved(tmp_path, 100)
+    checkpoints = _save_steps(tmp_path, 100)
     with _full_disk():
         _save(checkpoints, 200, rows=_LARGE)
         with pytest.raises(OSError, match=r"checkpoints/200 could not be saved: File too large; "):
             _save(checkpoints, 300, rows=_LARGE)
     checkpoints.close()
-    assert _found(tmp_path) == ["100"]
+    assert _list_checkpoints(tmp_path) == ["100"]
     assert not caplog.records  # of Orbax's threads
     _check_restores(tmp_path, 100)
 
 
-def test_a_run_may_go_on_and_saves_again_when_there_is_room(tmp_path: Path) -> None:
-    checkpoints = _saved(tmp_path, 100, 200, on_failure="go_on")
+def test_run_may_continue_after_a_failed_save_and_save_again(tmp_path: Path) -> None:
+    checkpoints = _save_steps(tmp_path, 100, 200, on_failure="go_on")
     with _full_disk():
         assert not _save(checkpoints, 300, rows=_LARGE)
-        told = _save(checkpoints, 400, rows=_LARGE)
-        assert "checkpoints/300 could not be saved: File too large; " in told
-        assert told.endswith("the last complete one is 200.")
+        message = _save(checkpoints, 400, rows=_LARGE)
+        assert "checkpoints/300 could not be saved: File too large; " in message
+        assert message.endswith("the last complete one is 200.")
         with pytest.raises(OSError, match="checkpoints/400 could not be saved"):
-            checkpoints.wait()  # as for the last one
-    assert _found(tmp_path) == ["100", "200"]
+            checkpoints.wait()  # like for the last save
+    assert _list_checkpoints(tmp_path) == ["100", "200"]
     assert not _save(checkpoints, 500, rows=_LARGE)
     checkpoints.wait()
     checkpoints.close()
-    assert _found(tmp_path) == ["200", "500"]
+    assert _list_checkpoints(tmp_path) == ["200", "500"]
     _check_restores(tmp_path, 500, rows=_LARGE)
 
 
-def test_a_failed_second_save_of_a_step_leaves_the_first(tmp_path: Path) -> None:
-    checkpoints = _saved(tmp_path, 100)
+def test_failed_second_save_of_a_step_leaves_the_first(tmp_path: Path) -> None:
+    checkpoints = _save_steps(tmp_path, 100)
     with _full_disk():
         _save(checkpoints, 100, rows=_LARGE)
         with pytest.raises(OSError, match=r"101 could not be saved: .*; the last .* one is 100\."):
             checkpoints.wait()
     checkpoints.close()
-    assert _found(tmp_path) == ["100"]
+    assert _list_checkpoints(tmp_path) == ["100"]
     _check_restores(tmp_path, 100)
 
 
 @pytest.fixture(scope="module")
 def best_first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with its best checkpoint, 100, and the latest two."""
+    """A run with its best checkpoint, 100, and its latest two."""
     workdir = tmp_path_factory.mktemp("best_first")
     checkpoints = _open(workdir, keep_best=1)
     for step, score in ((100, 0.9), (200, 0.2), (300, 0.3)):
@@ -207,26 +207,26 @@ def _empty(folder: Path) -> None:
         (_empty, ""),
     ],
 )
-def test_a_damaged_best_checkpoint_stays_and_is_refused_by_name(
+def test_damaged_best_checkpoint_is_kept_and_refused_by_name(
     tmp_path: Path, best_first: Path, harm: Callable[[Path], None], name: str
 ) -> None:
     def evaluate_best() -> None:
         checkpoints = _open(tmp_path, read_only=True)
-        like = jax.eval_shape(lambda: small_runs.state(100).variables)
-        checkpoints.restore_model(checkpoints.number("best_test"), like)
+        abstract_model = jax.eval_shape(lambda: small_runs.state(100).variables)
+        checkpoints.restore_model(checkpoints.number("best_test"), abstract_model)
 
     shutil.copytree(best_first, tmp_path, dirs_exist_ok=True)
     harm(tmp_path / "checkpoints" / "100" / name)
-    with contextlib.suppress(ValueError):  # whoever goes on reads only the scores saved with it
+    with contextlib.suppress(ValueError):  # continuing reads only the scores saved with it
         checkpoints = _open(tmp_path, keep_best=1)
         _save(checkpoints, 400)
         checkpoints.close()
-    assert "100" in _found(tmp_path)
+    assert "100" in _list_checkpoints(tmp_path)
     with pytest.raises(ValueError, match=r"checkpoints/100 is damaged: .* move that folder out"):
         evaluate_best()
 
 
-def test_every_bit_of_the_checksums_counts(tmp_path: Path) -> None:
+def test_every_flipped_bit_of_the_checksum_file_is_detected(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "d").write_text("content")
     checksums.write(epath.Path(tmp_path))
@@ -239,27 +239,27 @@ def test_every_bit_of_the_checksums_counts(tmp_path: Path) -> None:
         assert checksums.damage(epath.Path(tmp_path), ["model"], part=0, num_parts=1), damaged
 
 
-def test_a_checkpoint_is_moved_away_at_once_before_it_is_deleted(
+def test_checkpoint_is_renamed_before_it_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = _saved(tmp_path, 100, 200)
+    checkpoints = _save_steps(tmp_path, 100, 200)
     folder = tmp_path / "checkpoints"
     before = {path.relative_to(folder) for path in (folder / "100").rglob("*")}
     with monkeypatch.context() as killed:
         killed.setattr(store, "_delete_doomed", lambda path: None)
         _save(checkpoints, 300)
         checkpoints.close()
-    assert _found(tmp_path) == ["200", "300", "being-deleted"]
+    assert _list_checkpoints(tmp_path) == ["200", "300", "being-deleted"]
     doomed = folder / "being-deleted"
     assert {path.relative_to(doomed) for path in (doomed / "100").rglob("*")} == before
-    shutil.rmtree(doomed / "100" / "model")  # as if killed in the middle
+    shutil.rmtree(doomed / "100" / "model")  # as if killed during the removal
     assert _open(tmp_path, read_only=True).latest == 300
     _check_restores(tmp_path, 300)
-    assert _found(tmp_path) == ["200", "300"]
+    assert _list_checkpoints(tmp_path) == ["200", "300"]
 
 
-def test_what_a_run_removes_while_it_is_read_is_not_called_damaged(tmp_path: Path) -> None:
-    _saved(tmp_path, 100, 200).close()
+def test_checkpoint_removed_while_being_read_is_not_called_damaged(tmp_path: Path) -> None:
+    _save_steps(tmp_path, 100, 200).close()
     reader = _open(tmp_path, read_only=True)
     shutil.rmtree(tmp_path / "checkpoints" / "100")
     with pytest.raises(ValueError, match="100 has been removed, as by a run under way"):
@@ -267,64 +267,64 @@ def test_what_a_run_removes_while_it_is_read_is_not_called_damaged(tmp_path: Pat
     assert reader.meta(200) == {"at": 200}
 
 
-def test_what_has_appeared_since_the_start_is_not_overwritten(tmp_path: Path) -> None:
-    checkpoints = _saved(tmp_path, 100)
+def test_checkpoint_created_by_others_is_not_overwritten(tmp_path: Path) -> None:
+    checkpoints = _save_steps(tmp_path, 100)
     shutil.copytree(tmp_path / "checkpoints" / "100", tmp_path / "checkpoints" / "200")
     with pytest.raises(OSError, match="200 could not be saved: a folder of that name is there"):
         _save(checkpoints, 200)
     checkpoints.close()
-    assert _found(tmp_path) == ["100", "200"]
+    assert _list_checkpoints(tmp_path) == ["100", "200"]
 
 
-def test_what_cannot_be_read_back_is_no_checkpoint(
+def test_save_that_cannot_be_read_back_is_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def skip(*arguments: Any, **options: Any) -> None:
         del arguments, options
 
-    checkpoints = _saved(tmp_path, 100)
+    checkpoints = _save_steps(tmp_path, 100)
     with monkeypatch.context() as patch:
-        patch.setattr(ocdbt_utils, "merge_ocdbt_per_process_files", skip)  # which it only logs
+        patch.setattr(
+            ocdbt_utils, "merge_ocdbt_per_process_files", skip
+        )  # whose failure it only logs
         _save(checkpoints, 200)
         with pytest.raises(OSError, match=r"200 could not be saved: .*; the last .* is 100"):
             checkpoints.wait()
     checkpoints.close()
-    assert _found(tmp_path) == ["100"]
+    assert _list_checkpoints(tmp_path) == ["100"]
     _check_restores(tmp_path, 100)
 
 
 @pytest.mark.parametrize("name", ["[x]", "a*b", "a?b", "back\\slash", "logs:", "\udcff"])
-def test_a_path_that_checkpoints_cannot_lie_in_is_refused_before_anything_is_written(
-    tmp_path: Path, name: str
-) -> None:
+def test_unsupported_workdir_path_is_refused_before_writing(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"Checkpoints cannot lie below a path .* symbolic link"):
         _open(tmp_path / name / "run")
     assert not list(tmp_path.iterdir())
 
 
-def test_any_other_path_does(tmp_path: Path) -> None:
+def test_workdir_with_special_characters_is_supported(tmp_path: Path) -> None:
     workdir = tmp_path / "a]b {c} 'd' \"e\" \n%20 #~é\u0301 日本" / ("x" * 255)
-    _saved(workdir, 100, 200).close()
+    _save_steps(workdir, 100, 200).close()
     _check_restores(workdir, 200)
     plain = tmp_path / "plain"
     plain.symlink_to(tmp_path / "[x]")
     (tmp_path / "[x]").mkdir()
-    _saved(plain, 100, 200).close()  # and what is saved can be read anywhere
-    like = jax.eval_shape(lambda: small_runs.state(200).variables)
-    _open(tmp_path / "[x]", read_only=True).restore_model(200, like)
+    _save_steps(plain, 100, 200).close()  # and a checkpoint can be read from any path
+    abstract_model = jax.eval_shape(lambda: small_runs.state(200).variables)
+    _open(tmp_path / "[x]", read_only=True).restore_model(200, abstract_model)
 
 
-def test_what_an_earlier_version_left_of_a_replacement_is_kept(tmp_path: Path) -> None:
-    _saved(tmp_path / "old", 100, 200).close()
+def test_replaced_folder_of_an_earlier_version_is_kept(tmp_path: Path) -> None:
+    _save_steps(tmp_path / "old", 100, 200).close()
     old, new = tmp_path / "old" / "checkpoints", tmp_path / "checkpoints"
     shutil.copytree(old / "100", new / "100")
     shutil.copytree(old / "200", new / "200.replaced")
-    (new / "200.orbax-checkpoint-tmp").mkdir()  # the one that was to take its place
+    (new / "200.orbax-checkpoint-tmp").mkdir()  # its unfinished replacement
     assert _open(tmp_path, read_only=True).latest == 100
     _check_restores(tmp_path, 200)
-    assert _found(tmp_path) == ["100", "200"]
+    assert _list_checkpoints(tmp_path) == ["100", "200"]
 
-    shutil.copytree(old / "100", new / "200.replaced")  # by one that is complete
-    _saved(tmp_path, 300, 400).close()
+    shutil.copytree(old / "100", new / "200.replaced")  # its replacement is complete
+    _save_steps(tmp_path, 300, 400).close()
     _check_restores(tmp_path, 400)
-    assert _found(tmp_path) == ["200.replaced", "300", "400"]
+    assert _list_checkpoints(tmp_path) == ["200.replaced", "300", "400"]
