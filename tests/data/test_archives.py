@@ -154,7 +154,7 @@ def test_links_that_leave_the_folder_and_devices_are_refused(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "page"])
-def test_a_damaged_archive_is_named(tmp_path: Path, kind: str, damage: str) -> None:
+def test_damaged_archive_is_named(tmp_path: Path, kind: str, damage: str) -> None:
     noise = np.random.default_rng(0).bytes(20_000)
     path = pack(tmp_path / kind, {"set/a": noise, "set/b": noise[::-1]})
     content = bytearray(path.read_bytes())

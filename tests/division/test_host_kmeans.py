@@ -171,18 +171,18 @@ def test_concurrent_kmeans_restore_the_blas_thread_limit():
 @pytest.mark.parametrize(("k", "dim", "part"), [(16, 64, 0.75), (700, 32, 0.5)])
 def test_most_distances_are_skipped(k, dim, part, monkeypatch):
     x = _embeddings(4000, 4 * k, dim)
-    look, num_compared, rounds = host_kmeans._search_block, [], []
+    search, num_compared, rounds = host_kmeans._search_block, [], []
     assign = host_kmeans._assign
 
-    def counting_look(x, squares, rounding, at):
+    def counting_search(x, squares, rounding, at):
         num_compared.append(len(x) * len(at.offset))
-        return look(x, squares, rounding, at)
+        return search(x, squares, rounding, at)
 
     def counting_assign(*args):
         rounds.append(1)
         return assign(*args)
 
-    monkeypatch.setattr(host_kmeans, "_search_block", counting_look)
+    monkeypatch.setattr(host_kmeans, "_search_block", counting_search)
     monkeypatch.setattr(host_kmeans, "_assign", counting_assign)
     host_kmeans.lloyd(x, _start(x, k), num_iterations=100)
     assert sum(num_compared) < part * (len(rounds) + 1) * len(x) * k

@@ -178,7 +178,7 @@ def test_saved_options_of_custom_parts_are_read_under_their_new_name() -> None:
 
 
 @pytest.mark.parametrize("use", ["config.loss.own = {}", "config.loss.own.alpha = 8.0"])
-def test_a_config_file_with_a_renamed_setting_is_told_its_new_name(
+def test_renamed_setting_in_a_config_file_is_refused_with_its_new_name(
     use: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.py"

@@ -183,7 +183,7 @@ def test_damaged_cached_file_is_not_loaded(find, server, tmp_path: Path) -> None
     assert Path(find("a/b", download=True)).read_bytes() == b"weights"
 
 
-def test_the_checksum_of_the_papers_weights_is_known(find, server) -> None:
+def test_checksum_of_the_papers_weights_is_known(find, server) -> None:
     path = "timm/resnet50.tv_in1k/resolve/main/model.safetensors"
     server.files = {path: (b"others", None)}
     assert "should have SHA-256 5d061a3c" in find("timm/resnet50.tv_in1k", download=True)
