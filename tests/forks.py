@@ -39,8 +39,9 @@ class Fork:
 
     def finish(self, seconds: float = 240) -> tuple[int, str, str]:
         """Waits, kills the process after `seconds`; returns exit code, output and errors."""
-        self._process.join(seconds)
-        if self._process.is_alive():
+        try:
+            self._process.join(seconds)
+        finally:  # also when the test is interrupted
             self._process.kill()
             self._process.join()
         output, errors = (path.read_text() for path in self._texts)

@@ -34,7 +34,7 @@ def load(place: str) -> ConfigDict:
         raise SettingError(f"{file} has no function get_config(), which returns the settings.")
     try:
         config = call(get_config, [argument] if colon else [], file)
-    except AttributeError as error:
+    except (AttributeError, KeyError) as error:
         # A locked ConfigDict says '"Key "NAME" does not exist ...' or "'NAME'", without the group.
         match = re.match(r"""['"]+(?:Key ")?(\w+)""", str(error))
         if match and (names := versions.names_ending_in(match[1])):

@@ -103,11 +103,18 @@ def upgrade(
 
 
 def hint(name: str, known: Collection[str]) -> str:
-    """Returns "; it is X now" for a setting that was renamed, else what `errors.nearest` does."""
+    """Returns "; it is X now" for a setting that was renamed, else what `errors.nearest` does.
+
+    Args:
+      name: which is no setting.
+      known: the settings that there are.
+    """
     for change in CHANGES:
         for before, now in change.renamed.items():
             if f"{name}.".startswith(f"{before}."):
-                return f"; it is {now}{name.removeprefix(before)} now"
+                new = f"{now}{name.removeprefix(before)}"
+                is_there = any(f"{each}.".startswith(f"{new}.") for each in known)
+                return f"; it is {new} now{'' if is_there else ', which the config does not have'}"
     return nearest(name, known)
 
 

@@ -67,17 +67,20 @@ class Store:
           **options: of `ocp.CheckpointManagerOptions`.
 
         Raises:
-          InputError: if the scores saved with a checkpoint are damaged.
+          InputError: if the scores saved with a checkpoint are damaged; or, with `read_only`, if
+            the last checkpoint has the name that an earlier version gave it while it was replaced.
         """
         self._path = path
         self._handlers = dict(handlers)
         self._saving: int | None = None
         self._failure = ""
-        if not read_only:
+        if read_only:
+            _refuse_aside(path)
+        else:
             if processes.is_first():
                 _put_back(path)
                 _delete_doomed(path)
-            processes.wait_for_all("the folder is tidy")
+            processes.wait_for_all("leftovers are removed")
         numbers = _numbers(path)
         self._check(numbers, ["metrics"], numbers)  # which the manager reads of all of them
         self.manager = _Manager(
@@ -240,11 +243,23 @@ def _numbers(path: epath.Path, suffix: str = "") -> list[int]:
     return sorted(int(match[1]) for name in names if (match := pattern.fullmatch(name)))
 
 
-def _put_back(path: epath.Path) -> None:
-    """Restores the last checkpoint's name, if an earlier version was killed after moving it."""
+def _last_aside(path: epath.Path) -> int | None:
+    """Returns the last checkpoint's number, if an earlier version was killed after moving it."""
     aside = max(_numbers(path, _REPLACED), default=-1)
-    if aside > max(_numbers(path), default=-1):
+    return aside if aside > max(_numbers(path), default=-1) else None
+
+
+def _put_back(path: epath.Path) -> None:
+    if (aside := _last_aside(path)) is not None:
         (path / f"{aside}{_REPLACED}").rename(path / str(aside))
+
+
+def _refuse_aside(path: epath.Path) -> None:
+    if (aside := _last_aside(path)) is not None:
+        raise InputError(
+            f"The last checkpoint in {path} is {aside}{_REPLACED}, which a killed run has left; "
+            f"continue the run, or rename it to {aside}."
+        )
 
 
 def _delete_doomed(path: epath.Path) -> None:

@@ -33,7 +33,10 @@ def _start(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     [
         (["--config.bach_size=3"], ["bach_size"]),
         (["--config.trian.num_epochs=2"], ["trian.num_epochs", "nearest is train.num_epochs"]),
-        (["--config.model.own.x=1"], ["model.own.x", "it is model.custom.x now"]),
+        (
+            ["--config.model.own.x=1"],
+            ["model.own.x", "it is model.custom.x now, which the config does not have"],
+        ),
         (["--config.train=5"], ["config.train", "group", "train.num_epochs"]),
         (["--config.seed=1", "--config.seed=2"], ["--config.seed=1", "--config.seed=2"]),
         (["--config.eval.ks", "x", "y"], ["'y'"]),
