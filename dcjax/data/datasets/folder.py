@@ -71,7 +71,7 @@ def _list_images(top: Path, names: list[str] | None = None) -> tuple[list[str], 
     paths: list[str] = []
     classes: list[str] = []
     for name in _subfolders(top) if names is None else names:
-        images = filter(_is_image, os.listdir(top / name))
+        images = filter(is_image, os.listdir(top / name))
         files = sorted(images, key=naming.encode)
         if not files:
             raise InputError(
@@ -83,7 +83,8 @@ def _list_images(top: Path, names: list[str] | None = None) -> tuple[list[str], 
     return paths, classes
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Returns whether the name of a file is that of an image."""
     return name.lower().endswith(tuple(FORMATS)) and not name.startswith(".")
 
 
