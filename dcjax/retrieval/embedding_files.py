@@ -1,0 +1,403 @@
+"""Files of embeddings: Parquet and NumPy's .npy, of dcjax or of any other framework.
+
+A Parquet file has a row for each image: the columns path, label and split (text; the latter two if
+there are any) and vector (a list of D floats). A .npy file is an array [N, D]; a table of the same
+name, .csv, has its labels.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+
+from dcjax.core import naming, regular_files
+from dcjax.core.errors import InputError, MissingFileError, SettingError, file_errors
+from dcjax.data.datasets import tables
+
+SUFFIXES = (".parquet", ".npy")
+
+_VECTOR, _LABEL, _SPLIT = "vector", "label", "split"
+_METADATA, _CLASSES = b"dcjax", b"dcjax.classes"
+_ROWS_AT_ONCE = 16_384
+_BYTES_AT_ONCE = 2**22  # of a column of a Parquet file, which would be read as one
+_SHOWN = 5  # rows named in an error
+_TOLERANCE = 1e-3  # of the length of a unit vector, rounded to float16 too
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a file to be written.
+
+    Attributes:
+      texts: the path of each row, and further columns, by name.
+      vectors: float32 [B, D].
+    """
+
+    texts: Mapping[str, Sequence[str]]
+    vectors: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """The content of a file.
+
+    Attributes:
+      vectors: float32 [N, D], finite; it may be mapped to the file.
+      labels: the number of each one's class, int64 [N].
+      classes: their names.
+      splits: the name of each one's split, str [N]; None if there is no such column.
+      shortest: the least length of a vector.
+      longest: the greatest.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    splits: np.ndarray | None
+    shortest: float
+    longest: float
+
+    @property
+    def are_unit_vectors(self) -> bool:
+        """Whether all vectors are of length 1, up to rounding."""
+        return max(1 - self.shortest, self.longest - 1) < _TOLERANCE
+
+    def select(self, rows: np.ndarray) -> "Embeddings":
+        """Returns the rows of a mask [N]; consecutive ones are not copied."""
+        chosen: Any = np.flatnonzero(rows)
+        if len(chosen) and chosen[-1] - chosen[0] == len(chosen) - 1:
+            chosen = slice(chosen[0], chosen[-1] + 1)
+        splits = None if self.splits is None else self.splits[chosen]
+        return dataclasses.replace(
+            self, vectors=self.vectors[chosen], labels=self.labels[chosen], splits=splits
+        )
+
+
+def paths_of(prefix: Path) -> tuple[Path, Path]:
+    """Returns the paths of the Parquet and the .npy file of a prefix."""
+    parquet, array = (prefix.with_name(f"{prefix.name}{suffix}") for suffix in SUFFIXES)
+    return parquet, array
+
+
+def write(
+    prefix: Path,
+    blocks: Iterable[Block],
+    *,
+    num_rows: int,
+    dim: int,
+    columns: Mapping[str, pyarrow.DataType],
+    classes: Sequence[str],
+    metadata: Mapping[str, Any],
+) -> None:
+    """Writes PREFIX.parquet and PREFIX.npy, which replace old ones once both are complete.
+
+    Args:
+      prefix: of the paths.
+      blocks: the rows in order.
+      num_rows: of all blocks together.
+      dim: D.
+      columns: name and type (`text_type`) of the columns of text.
+      classes: names of the classes in their order, [] without labels.
+      metadata: kept in the Parquet file, as JSON.
+
+    Raises:
+      FileError: if the files cannot be written; old ones are still there then.
+    """
+    # The classes in their order: the data set may number them otherwise than by their names.
+    kept = {_METADATA: json.dumps(metadata), _CLASSES: json.dumps(list(classes))}
+    finals = paths_of(prefix)
+    unfinished = [path.with_name(f"{path.name}.part") for path in finals]
+    try:
+        with file_errors(f"Cannot write {finals[0]}", advice="make room, or give another --output"):
+            with unfinished[0].open("wb") as table, unfinished[1].open("wb") as array:
+                _write_header(array, num_rows, dim)
+                with contextlib.closing(_ParquetWriter(table, columns, dim, kept)) as rows:
+                    for block in blocks:
+                        rows.write(block)
+                        array.write(np.ascontiguousarray(block.vectors, "<f4").data)
+                for file in (table, array):
+                    file.flush()
+                    os.fsync(file.fileno())
+            for path, final in zip(reversed(unfinished), reversed(finals), strict=True):
+                path.replace(final)  # the Parquet file last: it says what both are of
+    finally:
+        for path in unfinished:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+class _ParquetWriter:
+    """Writes blocks as row groups of a Parquet file."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        columns: Mapping[str, pyarrow.DataType],
+        dim: int,
+        metadata: Mapping[bytes, str],
+    ) -> None:
+        vector = pyarrow.list_(pyarrow.float32(), dim)
+        schema = pyarrow.schema([*columns.items(), (_VECTOR, vector)], metadata)
+        self._schema = schema
+        self._writer = pyarrow.parquet.ParquetWriter(
+            file,
+            schema,
+            use_dictionary=[name for name in columns if name != "path"],
+            compression={**dict.fromkeys(columns, "zstd"), f"{_VECTOR}.list.element": "none"},
+            write_statistics=list(columns),
+        )
+
+    def write(self, block: Block) -> None:
+        """Writes a block."""
+        texts = [
+            pyarrow.array(list(map(naming.encode, block.texts[field.name])), pyarrow.binary()).cast(
+                field.type
+            )
+            for field in self._schema
+            if field.name != _VECTOR
+        ]
+        numbers = pyarrow.array(np.ravel(block.vectors))
+        vectors = pyarrow.FixedSizeListArray.from_arrays(
+            numbers, type=self._schema.field(_VECTOR).type
+        )
+        self._writer.write_table(pyarrow.table([*texts, vectors], schema=self._schema))
+
+    def close(self) -> None:
+        """Writes the end of the file."""
+        self._writer.close()
+
+
+def text_type(texts: Iterable[str]) -> pyarrow.DataType:
+    """Returns the type of a column of texts: bytes if one is not valid UTF-8, else text."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return pyarrow.binary()
+    return pyarrow.string()
+
+
+def _write_header(file: BinaryIO, num_rows: int, dim: int) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, dim)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def read_metadata(prefix: Path) -> dict[str, Any] | None:
+    """Returns the metadata that `write` kept; None if both files are not there as it left them."""
+    parquet, array = paths_of(prefix)
+    try:
+        if not (parquet.is_file() and array.is_file()):
+            return None
+        with parquet.open("rb") as file:
+            parts = pyarrow.parquet.ParquetFile(file)
+            metadata = json.loads(parts.schema_arrow.metadata[_METADATA])
+            shape = parts.metadata.num_rows, parts.schema_arrow.field(_VECTOR).type.list_size
+        is_whole = np.load(array, mmap_mode="r").shape == shape
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pyarrow.ArrowException):
+        return None
+    return metadata if is_whole and isinstance(metadata, dict) else None
+
+
+def check_name(path: Path) -> None:
+    """Checks the suffix of a file of embeddings.
+
+    Raises:
+      SettingError: for an unknown suffix.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise SettingError(
+            "--embeddings must be a .parquet file, or a .npy file with a .csv beside it, got "
+            f"{path}."
+        )
+
+
+def read(path: Path, *, normalize: bool = False) -> Embeddings:
+    """Reads a file of embeddings with labels.
+
+    Args:
+      path: of a Parquet file with the columns vector (lists of D floats of 16, 32 or 64 bits),
+        label and, if there is one, split; or of a .npy file (such floats, [N, D]) beside whose
+        place is a table with these columns, of the same name, .csv.
+      normalize: whether to scale the vectors to length 1.
+
+    Raises:
+      SettingError: for an unknown suffix.
+      FileError: if the file, or the table, is not there or cannot be read.
+      InputError: naming the column or the rows that are not as required.
+    """
+    check_name(path)
+    regular_files.require(path)
+    if not path.is_file():
+        raise MissingFileError(f"There is no file of embeddings {path}; correct --embeddings.")
+    is_parquet = path.suffix.lower() == ".parquet"
+    with file_errors(f"Cannot read {path}"):
+        return (_read_parquet if is_parquet else _read_array)(path, normalize)
+
+
+def _read_parquet(path: Path, normalize: bool) -> Embeddings:
+    try:
+        with path.open("rb") as file:
+            parts = pyarrow.parquet.ParquetFile(file, buffer_size=_BYTES_AT_ONCE)
+            schema, num_rows = parts.schema_arrow, parts.metadata.num_rows
+            names = _require_columns(schema.names, path)
+            _require_floats(schema.field(_VECTOR).type, path)
+            columns = parts.read(columns=names)
+            texts = {name: tables.read_cells(path, name, columns[name]) for name in names}
+            vectors = _collect(_read_vectors(parts, path), num_rows, path)
+    except pyarrow.ArrowException as error:
+        raise InputError(f"Cannot read {path}: {str(error).splitlines()[0]}.") from None
+    for name, values in texts.items():
+        if "" in values:
+            raise InputError(f"{path}, row {values.index('')}: require a {name}, got none.")
+    known = json.loads((schema.metadata or {}).get(_CLASSES, b"[]"))
+    return _finish(path, vectors, texts, known, normalize)
+
+
+def _require_columns(names: Sequence[str], path: Path) -> list[str]:
+    """Returns the names of the columns of text that are read."""
+    for name in (_VECTOR, _LABEL):
+        if (count := names.count(name)) != 1:
+            given = ", ".join(map(naming.escape, names)) or "none"
+            raise InputError(
+                f"{path}: require one column vector and one column label, got the columns "
+                f"{given}; {'add' if not count else 'keep one'} {name}."
+            )
+    return [name for name in (_LABEL, _SPLIT) if name in names]
+
+
+def _require_floats(kind: pyarrow.DataType, path: Path) -> None:
+    types = pyarrow.types
+    is_list = types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
+    if not is_list or not types.is_floating(kind.value_type):
+        raise InputError(
+            f"{path}: require lists of float16, float32 or float64 as vector, got {kind}."
+        )
+
+
+def _read_vectors(parts: pyarrow.parquet.ParquetFile, path: Path) -> Iterator[np.ndarray]:
+    """Yields the vectors in order, [B, D] each."""
+    start, dim = 0, None
+    for batch in parts.iter_batches(_ROWS_AT_ONCE, columns=[_VECTOR]):
+        column = batch.column(0)
+        values = column.flatten()
+        sizes = np.asarray(pyarrow.compute.list_value_length(column).fill_null(0))
+        dim = int(sizes[0]) if dim is None else dim
+        wrong = np.flatnonzero(sizes != dim)
+        if len(wrong) or column.null_count or values.null_count:
+            row = start + (int(wrong[0]) if len(wrong) else 0)
+            found = f"{sizes[wrong[0]]} in row {row}" if len(wrong) else "empty values"
+            raise InputError(
+                f"{path}: require vectors of one length, without empty values, got {dim} numbers "
+                f"in row 0 and {found} (rows count from 0)."
+            )
+        start += len(column)
+        yield values.to_numpy(zero_copy_only=False).reshape(len(column), dim)
+
+
+def _collect(blocks: Iterator[np.ndarray], num_rows: int, path: Path) -> np.ndarray:
+    """Returns the rows of all blocks as float32."""
+    first = next(blocks, None)
+    if first is None or first.size == 0:
+        raise InputError(f"{path}: require vectors, got {num_rows} rows without numbers.")
+    vectors = np.empty((num_rows, first.shape[1]), np.float32)
+    start = 0
+    with np.errstate(over="ignore"):  # an overflow is reported as infinity
+        for block in itertools.chain([first], blocks):
+            vectors[start : start + len(block)] = block
+            start += len(block)
+    return vectors
+
+
+def _read_array(path: Path, normalize: bool) -> Embeddings:
+    table = path.with_suffix(".csv")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"Cannot read {path}: {str(error).splitlines()[0]}.") from None
+    is_floating = array.dtype.kind == "f" and array.dtype.itemsize <= 8
+    if array.ndim != 2 or not array.size or not is_floating:
+        raise InputError(
+            f"{path}: require an array [N, D] of float16, float32 or float64, got {array.dtype} "
+            f"{list(array.shape)}."
+        )
+    remedy = "write the columns path and label there, or give the .parquet file"
+    columns = tables.read(table, (_LABEL,), optional=(_SPLIT,), remedy=remedy)
+    if len(columns[_LABEL]) != len(array):
+        raise InputError(
+            f"Require a row of {table} for each row of {path}, got {len(columns[_LABEL])} and "
+            f"{len(array)}."
+        )
+    if array.dtype != np.float32:
+        array = _collect(_blocks(array), len(array), path)
+    texts = {name: values.tolist() for name, values in columns.items()}
+    return _finish(path, array, texts, [], normalize)
+
+
+def _finish(
+    path: Path,
+    vectors: np.ndarray,
+    texts: Mapping[str, list[str]],
+    known: Sequence[str],
+    normalize: bool,
+) -> Embeddings:
+    """Checks vectors, and numbers the classes: in the order `known`, or else of their names."""
+    if len(vectors) < 2:
+        raise InputError(f"{path}: require two images or more, got {len(vectors)}.")
+    lengths = _lengths(vectors)
+    _refuse(path, ~np.isfinite(lengths), "finite as float32, got NaN or infinity")
+    if normalize:
+        _refuse(path, lengths == 0, "not zero, to be scaled to length 1, got zeros")
+        vectors = _collect(
+            (
+                block / lengths[start : start + len(block), None]
+                for start, block in _numbered(vectors)
+            ),
+            len(vectors),
+            path,
+        )
+        lengths = _lengths(vectors)
+    names = texts[_LABEL]
+    used = set(names)
+    classes = tuple(known) if used <= set(known) else tuple(sorted(used, key=naming.encode))
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.fromiter((numbers[name] for name in names), np.int64, len(names))
+    splits = np.array(texts[_SPLIT], np.str_) if _SPLIT in texts else None
+    return Embeddings(vectors, labels, classes, splits, float(lengths.min()), float(lengths.max()))
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """Returns the length of each vector in float64, NaN or infinity if it is not finite, [N]."""
+    squares = [np.sum(np.square(block, dtype=np.float64), axis=1) for block in _blocks(vectors)]
+    return np.sqrt(np.concatenate(squares))
+
+
+def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
+    return (block for _, block in _numbered(vectors))
+
+
+def _numbered(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields blocks of rows, each after the number of its first row."""
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        yield start, vectors[start : start + _ROWS_AT_ONCE]
+
+
+def _refuse(path: Path, are_wrong: np.ndarray, required: str) -> None:
+    """Raises InputError if rows are wrong, naming the first ones."""
+    rows = np.flatnonzero(are_wrong)
+    if not len(rows):
+        return
+    shown = ", ".join(map(str, rows[:_SHOWN]))
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    raise InputError(
+        f"{path}: require vectors that are {required} in row{'s' * (len(rows) > 1)} {shown}{more} "
+        "(rows count from 0); leave these out or compute them again."
+    )
