@@ -1,5 +1,7 @@
 """Checks of settings and data, before anything compiles."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -184,20 +186,44 @@ def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
             f"{config.dataset.name!r} has one of its own, which its protocol fixes; take "
             "eval.protocol=all_vs_all, with which queries search that gallery."
         )
-    gallery = splits.query if splits.gallery is None else splits.gallery
-    classes, counts = np.unique(gallery.labels, return_counts=True)
-    is_answerable = np.isin(splits.query.labels, classes[counts > (splits.gallery is None)])
+    gallery = () if splits.gallery is None else (splits.gallery.labels,)
+    check_retrieval(splits.query.labels, *gallery, ks=config.eval.ks, draws_gallery=draws_gallery)
+
+
+def check_retrieval(
+    query: np.ndarray,
+    gallery: np.ndarray | None = None,
+    *,
+    ks: Sequence[int],
+    draws_gallery: bool,
+    name: str = "eval.ks",
+) -> None:
+    """Checks that there is something to retrieve, for every k.
+
+    Args:
+      query: labels of the queries.
+      gallery: labels of what they search; None: each query searches all others.
+      ks: of recall at k.
+      draws_gallery: whether queries search one image of each class instead.
+      name: of the setting or flag of ks.
+
+    Raises:
+      InputError: saying what is there and what is required.
+    """
+    searched = query if gallery is None else gallery
+    classes, counts = np.unique(searched, return_counts=True)
+    is_answerable = np.isin(query, classes[counts > (gallery is None)])
     if len(classes) < 2 or not is_answerable.any():
         raise InputError(
             "Retrieval is scored on images of two classes or more, with another image of a query's "
             f"own class to find; got {len(classes)} test classes, and {is_answerable.sum()} of "
             f"{len(is_answerable)} queries have one. Add test images or classes."
         )
-    num_searched = len(classes) if draws_gallery else len(gallery) - (splits.gallery is None)
-    if max(config.eval.ks) > num_searched:
+    num_searched = len(classes) if draws_gallery else len(searched) - (gallery is None)
+    if max(ks) > num_searched:
         raise InputError(
-            f"eval.ks must lie in 1 to {num_searched}, the images that a query searches, got "
-            f"{tuple(config.eval.ks)}."
+            f"{name} must lie in 1 to {num_searched}, the images that a query searches, got "
+            f"{tuple(ks)}."
         )
 
 

@@ -45,6 +45,13 @@ def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_b
     console.print_scores(title, {name: order(scores) for name, scores in rows.items()})
 
 
+def describe_protocol(evaluated: ConfigDict) -> str:
+    """Returns the part of a title for a protocol other than all_vs_all."""
+    if evaluated.protocol == "all_vs_all":
+        return ""
+    return f", a gallery of one image each, mean of {evaluated.gallery_draws}"
+
+
 def check_new(config: ConfigDict, workdir: str) -> None:
     """Checks that a run that starts from the beginning overwrites no file of another one.
 

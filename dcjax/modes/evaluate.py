@@ -8,7 +8,7 @@ from dcjax.core.console import Console
 from dcjax.core.errors import InputError, MissingFileError
 from dcjax.distributed import processes
 from dcjax.experiment import agreement, embedder
-from dcjax.experiment.reporter import show_scores
+from dcjax.experiment.reporter import describe_protocol, show_scores
 from dcjax.runs.checkpoints import is_there
 from dcjax.runs.progress import Scores
 
@@ -55,11 +55,5 @@ def compare(
         rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
     best_by = runs[workdirs[0]].config.eval.best_by
     console = Console(quiet=not processes.is_first())
-    show_scores(console, f"Unseen classes{_protocol(runs[workdirs[0]].config.eval)}", rows, best_by)
-
-
-def _protocol(evaluated: ConfigDict) -> str:
-    """Returns the part of a title for a protocol other than all_vs_all."""
-    if evaluated.protocol == "all_vs_all":
-        return ""
-    return f", a gallery of one image each, mean of {evaluated.gallery_draws}"
+    protocol = describe_protocol(runs[workdirs[0]].config.eval)
+    show_scores(console, f"Unseen classes{protocol}", rows, best_by)
