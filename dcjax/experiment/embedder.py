@@ -2,9 +2,11 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Set
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
+import jax
 import numpy as np
 import numpy.typing as npt
 from ml_collections import ConfigDict
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict
 from dcjax.core import plugins
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError
+from dcjax.data import pipeline
 from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import devices, processes
 from dcjax.experiment import build, checks, inputs, same_run, versions
@@ -30,6 +33,7 @@ class Embedder:
     Attributes:
       config: of the run that trained it.
       epoch: epochs that it was trained.
+      checkpoint: number of the checkpoint that it was restored from.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Embedder:
         network: build.Network,
         variables: dict[str, Any],
         epoch: int,
+        checkpoint: int,
         data: Mapping[str, Any] | None = None,
     ) -> None:
         """Takes trained variables; `load` creates the embedder of a run.
@@ -45,10 +50,12 @@ class Embedder:
           network: of the run.
           variables: of the model.
           epoch: epochs that it was trained.
+          checkpoint: its number.
           data: `same_run.fingerprints` of the run's images, if they are known.
         """
         self.config = network.config
         self.epoch = epoch
+        self.checkpoint = checkpoint
         self._network = network
         self._variables = variables
         self._data = data or {}
@@ -78,6 +85,36 @@ class Embedder:
         )
         return evaluation.fetch(embeddings, len(image_set))
 
+    def embed(self, images: ImageSet, advance: Callable[[int], None]) -> np.ndarray:
+        """Embeds an image set in batches of `eval.batch_size`, as an evaluation does.
+
+        Args:
+          images: N of them.
+          advance: called after each batch with the number of its images.
+
+        Returns:
+          float32 [N, D], rows L2-normalised.
+
+        Raises:
+          InputError: naming an image that cannot be read.
+          DivergedError: if an embedding is not finite.
+        """
+        reader = _CountingReader(self._network.stream(images), advance)
+        embeddings = self._network.embed(reader, self._variables)
+        return evaluation.fetch(embeddings, len(images))
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what its embeddings depend on: checkpoint, settings and weights, as JSON."""
+        total = 0
+        for leaf in jax.tree.leaves(jax.device_get(self._variables)):
+            total = zlib.crc32(np.ascontiguousarray(leaf).data, total)
+        return {
+            "checkpoint": self.checkpoint,
+            "epoch": self.epoch,
+            "settings": same_run.settings_fingerprint(self.config.to_dict()),
+            "weights": total,
+        }
+
     def load_test(self) -> Splits:
         """Loads the test images of the run; prints how many are left out, and if they changed."""
         say = Console(quiet=not processes.is_first()).print_line
@@ -101,6 +138,23 @@ class Embedder:
     def score_pixels(self, splits: Splits) -> dict[str, float]:
         """Scores the images' own pixels, a baseline."""
         return self._network.score_pixels(self._network.open_test(splits))
+
+
+class _CountingReader:
+    """A reader of centre crops that reports each batch; implements `pipeline.Reader`."""
+
+    def __init__(self, reader: pipeline.Reader, advance: Callable[[int], None]) -> None:
+        self.images = reader.images
+        self.train_batches = reader.train_batches
+        self._reader = reader
+        self._advance = advance
+
+    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[Any]:
+        left = len(self.images)
+        for batch in self._reader.eval_batches(rows):
+            yield batch
+            self._advance(min(left, rows.shape[1]))
+            left -= min(left, rows.shape[1])
 
 
 def _as_images(images: Any) -> npt.NDArray[Any]:
@@ -176,7 +230,7 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     network = build.Network(config, devices.create_mesh())
     variables = checkpoints.restore_model(chosen, network.abstract_variables)
     meta = checkpoints.meta(chosen)
-    return Embedder(network, variables, meta["progress"]["epoch"], meta.get("data"))
+    return Embedder(network, variables, meta["progress"]["epoch"], chosen, meta.get("data"))
 
 
 def _check_best(

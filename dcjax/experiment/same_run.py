@@ -1,5 +1,7 @@
 """Checks that a config continues or evaluates the run that was saved, on the same images."""
 
+import hashlib
+import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -182,6 +184,12 @@ def check_same(
             f"settings{'' if evaluating else ' (--mode=evaluate may change how it is scored)'}. "
             f"Different: {', '.join(different)}."
         )
+
+
+def settings_fingerprint(settings: dict[str, Any]) -> str:
+    """Returns a fingerprint of nested settings, without those that may differ within a run."""
+    kept = {key: value for key, value in flatten(settings).items() if key not in _FREE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_complete(settings: dict[str, Any], needed: Iterable[str]) -> None:

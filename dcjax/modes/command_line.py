@@ -29,8 +29,8 @@ from dcjax.runs import error_log, output, workdirs
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "check_data"],
-    "What to do; evaluate needs no --config.",
+    ["train", "evaluate", "check_data", "embed", "score"],
+    "What to do; evaluate and embed need no --config, score neither a run nor --config.",
 )
 _CONFIG = flags.DEFINE_string(
     "config",
@@ -78,11 +78,35 @@ _VIRTUAL_DEVICES = flags.DEFINE_integer(
 _TRUST_CUSTOM_CODE = flags.DEFINE_bool(
     "trust_custom_code",
     False,
-    "To evaluate without --config: import and run the code outside dcjax that a run names.",
+    "To evaluate or embed without --config: import and run code outside dcjax that a run names.",
 )
+_IMAGES = flags.DEFINE_string(
+    "images",
+    None,
+    "To embed: a folder (its sub-folders are the classes, if all images lie directly in one), a "
+    "table (.csv, .tsv or .parquet with the column path and, if wanted, label and split) or a list "
+    "(a path a line); by default the test images of the run.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "Of embed: PREFIX of the files, by default WORKDIR/embeddings/NAME OF IMAGES. Of score: folder "
+    "of scores.json, by default that of the embeddings.",
+)
+_EMBEDDINGS = flags.DEFINE_string(
+    "embeddings",
+    None,
+    "To score: FILE, or FILE,GALLERY; .parquet with the columns vector and label, or .npy with the "
+    "labels in a .csv of the same name.",
+)
+_KS = flags.DEFINE_list("ks", [], "Of score: ks of recall at k, by default 1,2,4,8.")
+_NMI = flags.DEFINE_bool("nmi", False, "Of score: also cluster the embeddings, for NMI.")
+_NORMALIZE = flags.DEFINE_bool("normalize", False, "Of score: scale the embeddings to length 1.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 _VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, and end.")
 
+# Settings that --mode=score uses, besides those that are flags.
+_SCORE_SETTINGS = {"eval.protocol", "eval.gallery_draws", "eval.nmi_runs", "eval.kmeans"}
 _SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings to change
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
 _USAGE = """{program} --config=configs/cub.py [--workdir=DIR] [--mode=MODE]
@@ -110,8 +134,13 @@ def main(argv: Sequence[str]) -> None:
     output.protect(f"{programs.name()}: {ended}" if trains else "")
     logging.set_verbosity(logging.ERROR)
     try:
-        modes = {"train": _train, "evaluate": _evaluate, "check_data": _check_data}
-        _check_mode()
+        modes = {
+            "train": _train,
+            "evaluate": _evaluate,
+            "check_data": _check_data,
+            "embed": _embed,
+            "score": _score,
+        }
         if _SWEEP.value:
             _sweep(_config(), argv[0])
         elif _SEEDS.value or _DRY_RUN.value:
@@ -119,15 +148,67 @@ def main(argv: Sequence[str]) -> None:
         else:
             modes[_MODE.value](_config(), _workdirs())
     except KeyboardInterrupt:
-        _end(1, f"{programs.name()}: interrupted; a run goes on from its last checkpoint.")
+        rest = {
+            "train": "; a run goes on from its last checkpoint",
+            "embed": "; the same command continues with the parts that are complete",
+        }
+        _end(1, f"{programs.name()}: interrupted{rest.get(_MODE.value, '')}.")
     except Exception as error:
         _fail(error)
 
 
 def _check_mode() -> None:
-    for flag, mode in ((_PROFILE, "train"), (_TRUST_CUSTOM_CODE, "evaluate")):
-        if flag.value and _MODE.value != mode:
-            raise SettingError(f"--{flag.name} is for --mode={mode}, got --mode={_MODE.value}.")
+    """Checks that the flags are of the mode.
+
+    Raises:
+      SettingError: naming a flag of another mode, or one that is missing.
+    """
+    modes = (
+        (_PROFILE, ["train"]),
+        (_TRUST_CUSTOM_CODE, ["evaluate", "embed"]),
+        (_IMAGES, ["embed"]),
+        (_OUTPUT, ["embed", "score"]),
+        (_EMBEDDINGS, ["score"]),
+        (_KS, ["score"]),
+        (_NMI, ["score"]),
+        (_NORMALIZE, ["score"]),
+        (_WORKDIR, ["train", "evaluate", "check_data", "embed"]),
+    )
+    for flag, allowed in modes:
+        if flag.value in (None, False, []):
+            continue
+        if _MODE.value not in allowed:
+            raise SettingError(
+                f"--{flag.name} is for --mode={' or --mode='.join(allowed)}, got "
+                f"--mode={_MODE.value}."
+            )
+        if flag.value == "":
+            raise SettingError(
+                f"Require a value of --{flag.name}, got ''; give one or leave it out."
+            )
+    if _MODE.value == "score":
+        if not 1 <= len(_embeddings()) <= 2:
+            raise SettingError(
+                "--mode=score takes --embeddings=FILE or --embeddings=FILE,GALLERY, got "
+                f"{_EMBEDDINGS.value or 'none'}."
+            )
+        if not all(map(_is_k, _KS.value)):
+            raise SettingError(
+                f"Require --ks of whole numbers from 1 on, got {','.join(_KS.value)}; such as "
+                "--ks=1,10,100."
+            )
+
+
+def _embeddings() -> list[str]:
+    """Returns the files of --embeddings, whose names may hold a comma."""
+    given = _EMBEDDINGS.value or ""
+    if os.path.exists(naming.expand(given)):
+        return [given]
+    return list(filter(None, given.split(",")))
+
+
+def _is_k(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 2**31
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -205,6 +286,40 @@ def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     # run.
     trusted = _TRUST_CUSTOM_CODE.value or _CONFIG.value is not None
     compare(workdirs, config, trust_custom_code=trusted)
+
+
+def _embed(config: ConfigDict | None, workdirs: list[str]) -> None:
+    _join()
+    from dcjax.data.quiet_tensorflow import hide_devices
+    from dcjax.modes.embed import embed
+
+    hide_devices()
+    is_finished = embed(
+        _require_one(workdirs),
+        config,
+        images=_IMAGES.value,
+        output=_OUTPUT.value,
+        trust_custom_code=_TRUST_CUSTOM_CODE.value or _CONFIG.value is not None,
+    )
+    if not is_finished:
+        _end(0)
+
+
+def _score(config: ConfigDict, workdirs: list[str]) -> None:
+    del workdirs
+    from dcjax.data.quiet_tensorflow import hide_devices
+    from dcjax.modes.score import score
+
+    hide_devices()
+    if _KS.value:
+        config.eval.ks = tuple(map(int, _KS.value))
+    score(
+        _embeddings(),
+        config,
+        with_nmi=_NMI.value,
+        normalize=_NORMALIZE.value,
+        output=_OUTPUT.value,
+    )
 
 
 def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
@@ -288,8 +403,12 @@ def _load_settings() -> ConfigDict | None:
     """Returns the settings of --config, or those of the one run that is to be evaluated."""
     if _CONFIG.value is not None:
         return config_files.load(_CONFIG.value)
-    if _MODE.value != "evaluate" or not _WORKDIR.value:
-        raise flags.Error("Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run.")
+    if _MODE.value == "score":
+        return config_files.load("configs/default.py")
+    if _MODE.value not in ("evaluate", "embed") or not _WORKDIR.value:
+        raise flags.Error(
+            "Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run or embed with it."
+        )
     first, *others = _workdirs()
     saved = workdirs.as_path(first) / "config.json"
     return config_files.read_saved(saved) if not others and saved.is_file() else None
@@ -311,6 +430,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         if _VERSION.value:
             sys.stdout.write(_versions())
             _end(0)
+        _check_mode()
         # Config files import JAX, which reads the environment once.
         machine.choose_platform(_VIRTUAL_DEVICES.value)
         machine.keep_quiet()
@@ -344,7 +464,7 @@ def _parse_settings(argv: list[str], config: ConfigDict | None) -> list[str]:
         if overrides:
             raise flags.Error(
                 f"{next(iter(overrides.values()))} changes the settings of "
-                "--config=configs/NAME.py, or of the one run that is evaluated; got none."
+                "--config=configs/NAME.py, or of the one run that is evaluated or embeds; got none."
             )
         rest = argv
     else:
@@ -368,6 +488,11 @@ def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
     from dcjax.experiment import same_run, versions
 
     known = same_run.flatten(config.to_dict())
+    if _MODE.value == "score" and (others := sorted(set(overrides) - _SCORE_SETTINGS)):
+        raise flags.Error(
+            f"--config.{others[0]} changes nothing in --mode=score, which uses --ks, --nmi and "
+            f"--config.{', --config.'.join(sorted(_SCORE_SETTINGS))}; leave it out."
+        )
     for name in overrides:
         if inner := [key for key in known if key.startswith(f"{name}.")]:
             raise flags.Error(

@@ -56,6 +56,14 @@ def release(descriptor: int) -> None:
         os.close(descriptor)
 
 
+def remove(folder: pathlib.Path, descriptor: int) -> None:
+    """Ends a lock of this process, and removes its file and, if it is empty, the folder."""
+    with contextlib.suppress(OSError):
+        (folder / _NAME).unlink()
+        folder.rmdir()
+    release(descriptor)
+
+
 def is_held(folder: pathlib.Path) -> bool:
     """Returns whether a process holds the lock of a folder."""
     if regular_files.other_kind(folder / _NAME):

@@ -87,6 +87,13 @@ def test_error_without_config_says_which_flag_to_give() -> None:
         (["--mode=evaluate", "--profile"], 2, ["--profile", "--mode=train"]),
         (["--mode=check_data", "--profile"], 2, ["--profile", "--mode=train"]),
         (["--trust_custom_code"], 2, ["--trust_custom_code", "--mode=evaluate"]),
+        (["--images=a"], 2, ["--images", "--mode=embed", "--mode=train"]),
+        (["--output=a"], 2, ["--output", "--mode=embed or --mode=score"]),
+        (["--mode=embed", "--ks=1"], 2, ["--ks", "--mode=score", "--mode=embed"]),
+        (["--mode=embed", "--images="], 2, ["--images", "''"]),
+        (["--mode=embed", "--workdir=a", "--workdir=b"], 2, ["one --workdir", "a, b"]),
+        (["--mode=embed"], 1, ["No checkpoint in", "/run", "--workdir"]),
+        (["--mode=score", "--embeddings=x.npy"], 2, ["--workdir", "--mode=score"]),
         (["--mode=check_data", "--workdir=a", "--workdir=b"], 2, ["one --workdir", "a, b"]),
         (["--seeds=0,1"], 2, ["--seeds", "--sweep"]),
         (["--sweep", "--mode=evaluate"], 2, ["--sweep", "--mode"]),
@@ -110,6 +117,28 @@ def test_user_errors_end_in_one_line_with_their_exit_code(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        ([], 2, ["--embeddings=FILE", "got none"]),
+        (["--embeddings=a,b,c"], 2, ["--embeddings=FILE,GALLERY", "a,b,c"]),
+        (["--embeddings=a.npy", "--ks=1,0"], 2, ["--ks", "1,0"]),
+        (["--embeddings=a.npy", "--config.eval.ks=(1,)"], 2, ["eval.ks", "--ks", "eval.protocol"]),
+        (["--embeddings=a.npy", "--config.eval.gallery_draws=0"], 2, ["eval.gallery_draws"]),
+        (["--embeddings=a.h5"], 2, [".parquet", ".npy", "a.h5"]),
+        (["--embeddings=a.npy"], 1, ["a.npy", "correct --embeddings"]),
+    ],
+)
+def test_what_cannot_be_scored_ends_in_one_line_with_its_code(
+    flags: list[str], code: int, words: list[str]
+) -> None:
+    ended = launch("--mode=score", *flags)
+    assert ended.returncode == code
+    (line,) = ended.stderr.strip().splitlines()
+    assert line.startswith("launch.py: ")
+    assert all(word in line for word in words)
+
+
 def test_help_shows_the_flags() -> None:
     completed = _start("--help")
     assert completed.returncode == 0
@@ -128,7 +157,15 @@ def test_version_flag_prints_versions_and_platform() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "code"), [(["--help"], 0), (["--version"], 0), (["--mode=dance"], 2), (["--a"], 2)]
+    ("flags", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["--mode=dance"], 2),
+        (["--a"], 2),
+        (["--mode=score"], 2),
+        (["--mode=embed", "--nmi"], 2),
+    ],
 )
 def test_help_and_wrong_flags_import_no_large_library(
     flags: list[str], code: int, tmp_path: Path
