@@ -23,9 +23,8 @@ import jax  # noqa: E402  # which reads them
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update(
-    "jax_num_cpu_devices", 8
-)  # for tests that shard a batch; others use the first device
+# For tests that shard a batch; others use the first device.
+jax.config.update("jax_num_cpu_devices", 8)
 
 _REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -47,6 +47,15 @@ def encode(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
+def is_utf8(text: str) -> bool:
+    """Returns whether UTF-8 can encode a text: it has no escapes of other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def checksum(names: Iterable[str]) -> int:
     """Returns a checksum of names and their order."""
     return zlib.crc32(encode("\0".join(names)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
@@ -146,15 +147,8 @@ class Network:
     def _score(
         self, embeddings: list[jax.Array], readers: Sequence[pipeline.Reader], *, with_nmi: bool
     ) -> dict[str, float]:
-        settings = self.config.eval
-        return evaluation.evaluate(
-            embeddings,
-            [reader.images.labels for reader in readers],
-            ks=settings.ks,
-            nmi_runs=settings.nmi_runs if with_nmi else 0,
-            gallery_draws=settings.gallery_draws if settings.protocol == "gallery" else 0,
-            kmeans=settings.kmeans,
-        )
+        labels = [reader.images.labels for reader in readers]
+        return score(embeddings, labels, self.config.eval, with_nmi=with_nmi)
 
     def _initialization_key(self) -> jax.Array:
         return streams.device_key(self.config.seed, DeviceStream.INITIALIZATION)
@@ -315,6 +309,24 @@ class Experiment(Network):
 
     def _state_shardings(self) -> state.TrainState:
         return jax.tree.map(lambda x: x.sharding, self.abstract_state)
+
+
+def score(
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[np.ndarray],
+    settings: ConfigDict,
+    *,
+    with_nmi: bool,
+) -> dict[str, float]:
+    """Returns the scores of embeddings by the settings `eval`, see `evaluation.evaluate`."""
+    return evaluation.evaluate(
+        embeddings,
+        labels,
+        ks=settings.ks,
+        nmi_runs=settings.nmi_runs if with_nmi else 0,
+        gallery_draws=settings.gallery_draws if settings.protocol == "gallery" else 0,
+        kmeans=settings.kmeans,
+    )
 
 
 def create_model(config: ConfigDict) -> masked_embedder.MaskedEmbedder:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
@@ -17,7 +16,7 @@ from dcjax.core.errors import InputError
 from dcjax.data import pipeline
 from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import devices, processes
-from dcjax.experiment import build, checks, inputs, same_run, versions
+from dcjax.experiment import agreement, build, checks, inputs, same_run, versions
 from dcjax.retrieval import evaluation
 from dcjax.runs import workdirs
 from dcjax.runs.checkpoints import Checkpoints
@@ -105,14 +104,11 @@ class Embedder:
 
     def identity(self) -> dict[str, Any]:
         """Returns what its embeddings depend on: checkpoint, settings and weights, as JSON."""
-        total = 0
-        for leaf in jax.tree.leaves(jax.device_get(self._variables)):
-            total = zlib.crc32(np.ascontiguousarray(leaf).data, total)
         return {
             "checkpoint": self.checkpoint,
             "epoch": self.epoch,
             "settings": same_run.settings_fingerprint(self.config.to_dict()),
-            "weights": total,
+            "weights": agreement.array_checksum(jax.device_get(self._variables)),
         }
 
     def load_test(self) -> Splits:

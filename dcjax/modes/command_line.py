@@ -146,6 +146,11 @@ def main(argv: Sequence[str]) -> None:
         elif _SEEDS.value or _DRY_RUN.value:
             raise SettingError("--seeds and --dry_run belong to a sweep: give --sweep too.")
         else:
+            if _MODE.value in ("train", "evaluate", "embed"):
+                _join()
+            from dcjax.data.quiet_tensorflow import hide_devices
+
+            hide_devices()
             modes[_MODE.value](_config(), _workdirs())
     except KeyboardInterrupt:
         rest = {
@@ -263,13 +268,10 @@ def _end(code: int, error: str = "") -> NoReturn:
 
 
 def _train(config: ConfigDict, workdirs: list[str]) -> None:
-    _join()
     import jax
 
-    from dcjax.data.quiet_tensorflow import hide_devices
     from dcjax.modes.train import train
 
-    hide_devices()
     if train(config, _require_one(workdirs), profiled=_PROFILE.value) is None:  # stopped
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
@@ -277,40 +279,35 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
-    from dcjax.data.quiet_tensorflow import hide_devices
     from dcjax.modes.evaluate import compare
 
-    _join()
-    hide_devices()
-    # The user wrote, or chose, a file given as --config; else the settings are those of a saved
-    # run.
-    trusted = _TRUST_CUSTOM_CODE.value or _CONFIG.value is not None
-    compare(workdirs, config, trust_custom_code=trusted)
+    compare(workdirs, config, trust_custom_code=_trusts_custom_code())
 
 
 def _embed(config: ConfigDict | None, workdirs: list[str]) -> None:
-    _join()
-    from dcjax.data.quiet_tensorflow import hide_devices
     from dcjax.modes.embed import embed
 
-    hide_devices()
     is_finished = embed(
         _require_one(workdirs),
         config,
         images=_IMAGES.value,
         output=_OUTPUT.value,
-        trust_custom_code=_TRUST_CUSTOM_CODE.value or _CONFIG.value is not None,
+        trust_custom_code=_trusts_custom_code(),
     )
     if not is_finished:
         _end(0)
 
 
+def _trusts_custom_code() -> bool:
+    # The user wrote, or chose, a file given as --config; else the settings are those of a saved
+    # run.
+    return _TRUST_CUSTOM_CODE.value or _CONFIG.value is not None
+
+
 def _score(config: ConfigDict, workdirs: list[str]) -> None:
     del workdirs
-    from dcjax.data.quiet_tensorflow import hide_devices
     from dcjax.modes.score import score
 
-    hide_devices()
     if _KS.value:
         config.eval.ks = tuple(map(int, _KS.value))
     score(
@@ -323,10 +320,8 @@ def _score(config: ConfigDict, workdirs: list[str]) -> None:
 
 
 def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
-    from dcjax.data.quiet_tensorflow import hide_devices
     from dcjax.modes.check_data import check_data
 
-    hide_devices()
     if not check_data(config, _require_one(workdirs)):
         sys.exit(1)
 

@@ -139,12 +139,12 @@ def _load(run: Embedder, images: str | None) -> _Source:
             names = [np.full(len(images), name) for name, images in sets]
         return _Source(splits.test_sets, True, names, are_checked=True)
     listed = listing.load(images)
-    if not dataset.skip_unreadable:
+    are_checked = not dataset.skip_unreadable
+    if are_checked:
         decoding.select_readable(
             listed.images, skip_unreadable=False, max_pixels=dataset.max_pixels
         )
     names = None if listed.splits is None else [listed.splits]
-    are_checked = not dataset.skip_unreadable
     return _Source([listed.images], listed.has_labels, names, are_checked)
 
 

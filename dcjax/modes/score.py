@@ -15,9 +15,9 @@ from dcjax.core import naming
 from dcjax.core.console import Console
 from dcjax.core.errors import FileError, InputError, file_errors
 from dcjax.distributed import devices, sharded_rows
-from dcjax.experiment import checks, settings
+from dcjax.experiment import build, checks, settings
 from dcjax.experiment.reporter import describe_protocol, show_scores
-from dcjax.retrieval import embedding_files, evaluation
+from dcjax.retrieval import embedding_files
 from dcjax.retrieval.embedding_files import Embeddings
 from dcjax.runs import workdirs
 from dcjax.runs.progress import Scores
@@ -75,14 +75,7 @@ def score(
     labels = [embeddings.labels for embeddings in sets]
     checks.check_retrieval(*labels, ks=options.ks, draws_gallery=draws_gallery, name="--ks")
     sizes = dict(zip(("images", "gallery"), map(len, labels), strict=False))
-    scores = evaluation.evaluate(
-        _place(sets),
-        labels,
-        ks=options.ks,
-        nmi_runs=options.nmi_runs if with_nmi else 0,
-        gallery_draws=options.gallery_draws if draws_gallery else 0,
-        kmeans=options.kmeans,
-    )
+    scores = build.score(_place(sets), labels, options, with_nmi=with_nmi)
     rows = {" and ".join(map(str, paths)): scores}
     show_scores(console, f"Embeddings{describe_protocol(options)}", rows, options.best_by)
     _write(target, {"embeddings": list(map(str, paths)), **sizes, "scores": scores})

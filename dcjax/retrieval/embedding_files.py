@@ -178,12 +178,7 @@ class _ParquetWriter:
 
 def text_type(texts: Iterable[str]) -> pyarrow.DataType:
     """Returns the type of a column of texts: bytes if one is not valid UTF-8, else text."""
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return pyarrow.binary()
-    return pyarrow.string()
+    return pyarrow.string() if all(map(naming.is_utf8, texts)) else pyarrow.binary()
 
 
 def _write_header(file: BinaryIO, num_rows: int, dim: int) -> None:

@@ -153,28 +153,16 @@ def read_cells(path: Path, name: str, column: pyarrow.ChunkedArray) -> list[str]
 
 def _check_encoding(table: _Table, path: Path, folder: Path) -> None:
     """Checks that texts are UTF-8, but for rows whose path is the name of a file by its bytes."""
-    try:
-        for values in table.columns.values():
-            "".join(values).encode()
+    if all(naming.is_utf8("".join(values)) for values in table.columns.values()):
         return
-    except UnicodeEncodeError:
-        pass
     for row, place in enumerate(table.places):
-        broken = [name for name, values in table.columns.items() if not _is_utf8(values[row])]
+        broken = [name for name, values in table.columns.items() if not naming.is_utf8(values[row])]
         if not broken or ("path" in broken and _is_there(folder, table.columns["path"][row])):
             continue
         raise InputError(
             f"{path}, {place}: require text in UTF-8, got {table.columns[broken[0]][row]!r} as "
             f"{broken[0]}, which may be Latin-1; save the table as UTF-8."
         )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_there(folder: Path, name: str) -> bool:
