@@ -74,7 +74,7 @@ $(INSTALLED): $(REQUIREMENTS) $(INCLUDED)
 	@$(PIP) -r $(REQUIREMENTS)
 	@touch $@
 
-$(INSTALLED_DEV): requirements/dev.txt $(INSTALLED)
+$(INSTALLED_DEV): requirements/dev.txt requirements/search.txt $(INSTALLED)
 	@$(PIP) -r requirements/dev.txt
 	@touch $@
 
