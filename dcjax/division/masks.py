@@ -100,6 +100,27 @@ def combine(masks: Array, kind: str = "sum") -> Array:
     return jnp.ones_like(active[0])
 
 
+def to_subspace(embeddings: Array, masks: Array, cluster: int | Array, kind: str) -> Array:
+    """Returns embeddings in the subspace of a cluster, from those in the whole space (P21 eq. 4).
+
+    The whole space divides by no coordinate that it has masked: where the combined mask is 0, so is
+    every cluster's.
+
+    Args:
+      embeddings: [..., D], as `apply` returns them with the combined mask.
+      masks: [K_max, D].
+      cluster: its number.
+      kind: how the masks are combined, see `combine`.
+
+    Returns:
+      [..., D], L2-normalised, equal up to rounding to `apply(unmasked, masks[cluster])`; zeros if
+      the embedding has no part in the subspace.
+    """
+    combined = combine(masks, kind)
+    unmasked = embeddings / jnp.where(combined > 0, combined, 1.0)
+    return apply(unmasked, masks[cluster])
+
+
 def training_masks(masks: Array, clusters: Array, full_embedding: Array | bool, kind: str) -> Array:
     """Returns the mask that each cluster batch is trained with [..., D], not negative.
 

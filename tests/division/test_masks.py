@@ -80,6 +80,18 @@ def test_unused_clusters_add_nothing_to_the_sum(kind: str) -> None:
     np.testing.assert_array_equal(masks.combine(padded, "none"), np.ones(6))
 
 
+@pytest.mark.parametrize("kind", masks.COMBINATIONS)
+def test_subspaces_of_whole_embeddings_equal_those_of_unmasked_ones(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    unmasked = jnp.asarray(rng.normal(size=(20, 8)), jnp.float32)
+    values = jnp.asarray(rng.normal(size=(4, 8)), jnp.float32).at[:, 2].set(-1.0)  # one masked out
+    whole = masks.apply(unmasked, masks.combine(values, kind))
+    for cluster in range(4):
+        expected = masks.apply(unmasked, values[cluster])
+        found = masks.to_subspace(whole, values, cluster, kind)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("num_rows", [3, 8])
 def test_orthogonality_agrees_with_golden_value_and_gradient(num_rows: int) -> None:
     # Rows from num_clusters on hold garbage: they must neither count nor get a gradient.
