@@ -103,8 +103,7 @@ def combine(masks: Array, kind: str = "sum") -> Array:
 def to_subspace(embeddings: Array, masks: Array, cluster: int | Array, kind: str) -> Array:
     """Returns embeddings in the subspace of a cluster, from those in the whole space (P21 eq. 4).
 
-    The whole space divides by no coordinate that it has masked: where the combined mask is 0, so is
-    every cluster's.
+    A coordinate whose combined mask is 0 is masked in every cluster, so that nothing is lost there.
 
     Args:
       embeddings: [..., D], as `apply` returns them with the combined mask.
