@@ -67,7 +67,7 @@ def decode(encoded: tf.Tensor, *, max_pixels: int = 0) -> tf.Tensor:
     orientation = _check_and_read_orientation(encoded, max_pixels)
     with tf.control_dependencies([orientation]):
         image = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded), lambda: _decode_other(encoded))
-    upright = tf.cond(orientation == 1, lambda: image, lambda: _turn_upright(image, orientation))
+    upright = tf.cond(orientation == 1, lambda: image, lambda: turn_upright(image, orientation))
     return tf.ensure_shape(upright, (None, None, 3))
 
 
@@ -148,7 +148,7 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
-def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns an image upright by its Exif orientation."""
     # tf.image.rot90 has many nodes, which take time for every image, rotated or not.
     axes = tf.where(orientation < _ON_ITS_SIDE, (0, 1, 2), (1, 0, 2))

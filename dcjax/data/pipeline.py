@@ -26,14 +26,28 @@ _BATCHES_AHEAD = 2
 _SIZES_AT_ONCE = 256
 
 
-class Reader(Protocol):
-    """Reads one image set; returns arrays on the host or on the devices.
+class EvalReader(Protocol):
+    """Reads the centre crops of one image set; returns arrays on the host or on the devices.
 
     Attributes:
       images: the image set.
     """
 
     images: ImageSet
+
+    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[Any]:
+        """Returns the centre crops of these rows, after the shorter side is resized.
+
+        Args:
+          rows: int32[S, B], this process's part of S batches, as of `rows_to_embed`.
+
+        Returns:
+          uint8[B, crop, crop, 3] on the host, or the global batches, sharded over the devices.
+        """
+
+
+class Reader(EvalReader, Protocol):
+    """Reads one image set, for training too."""
 
     def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[Batch]:
         """Returns the batches of these steps of an epoch, in order; reading begins at once.
@@ -47,15 +61,17 @@ class Reader(Protocol):
           host, each process gets its share of them.
         """
 
-    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[Any]:
-        """Returns the centre crops of these rows, after the shorter side is resized.
 
-        Args:
-          rows: int32[S, B], this process's part of S batches, as of `rows_to_embed`.
+class Crops:
+    """Centre crops in memory, uint8[N, crop, crop, 3]; implements `EvalReader`."""
 
-        Returns:
-          uint8[B, crop, crop, 3] on the host, or the global batches, sharded over the devices.
-        """
+    def __init__(self, crops: npt.NDArray[np.uint8]) -> None:
+        """Takes the crops."""
+        self.images = ImageSet(crops, np.zeros(len(crops), np.int32), ("",))
+
+    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[npt.NDArray]:
+        """Returns the crops of these rows, on the host."""
+        return (self.images.images[batch] for batch in rows)
 
 
 class Stream:

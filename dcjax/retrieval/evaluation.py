@@ -19,7 +19,7 @@ from dcjax.retrieval import metrics
 
 
 def embed(
-    reader: pipeline.Reader,
+    reader: pipeline.EvalReader,
     step: Callable[[Any, jax.Array], dict[str, jax.Array]],
     variables: Any,
     *,
