@@ -83,7 +83,7 @@ class Network:
 
     def embed(
         self,
-        reader: pipeline.Reader,
+        reader: pipeline.EvalReader,
         variables: dict[str, Any],
         *,
         output: str = "embedding",
@@ -329,15 +329,17 @@ def score(
     )
 
 
-def create_model(config: ConfigDict) -> masked_embedder.MaskedEmbedder:
-    """Builds the masked embedder."""
+def create_model(
+    config: ConfigDict, *, convolution: str | None = None
+) -> masked_embedder.MaskedEmbedder:
+    """Builds the masked embedder; `convolution` replaces that of the config."""
     model = config.model
     return masked_embedder.create(
         model.backbone,
         num_stages=model.num_stages,
         width=model.width,
         batch_norm=model.batch_norm,
-        convolution=model.convolution,
+        convolution=convolution or model.convolution,
         custom=model.custom,
         precision=model.precision,
         embedding_dim=model.embedding_dim,

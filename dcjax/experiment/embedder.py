@@ -1,8 +1,7 @@
 """A trained model: restores a checkpoint, embeds images, evaluates."""
 
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,20 +9,26 @@ import numpy as np
 import numpy.typing as npt
 from ml_collections import ConfigDict
 
-from dcjax.core import plugins
+from dcjax.core import naming, plugins
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError
-from dcjax.data import pipeline
+from dcjax.data import pictures, pipeline
 from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import devices, processes
-from dcjax.experiment import agreement, build, checks, inputs, same_run, versions
+from dcjax.experiment import (
+    agreement,
+    build,
+    checks,
+    exported,
+    inputs,
+    same_run,
+    schedule,
+    versions,
+)
+from dcjax.experiment.exported import ExportedEmbedder
 from dcjax.retrieval import evaluation
 from dcjax.runs import workdirs
 from dcjax.runs.checkpoints import Checkpoints
-
-Path = str | bytes | os.PathLike
-
-_REQUIRED = "Give a list of paths or an array of images, uint8 [n, h, w, 3 or 1] in RGB"
 
 
 class Embedder:
@@ -33,6 +38,8 @@ class Embedder:
       config: of the run that trained it.
       epoch: epochs that it was trained.
       checkpoint: number of the checkpoint that it was restored from.
+      data: `same_run.fingerprints` of the run's images, {} if they are not known.
+      scores: of the run after that epoch, {} if they are not known.
     """
 
     def __init__(
@@ -41,7 +48,9 @@ class Embedder:
         variables: dict[str, Any],
         epoch: int,
         checkpoint: int,
+        *,
         data: Mapping[str, Any] | None = None,
+        scores: Mapping[str, float] | None = None,
     ) -> None:
         """Takes trained variables; `load` creates the embedder of a run.
 
@@ -51,38 +60,52 @@ class Embedder:
           epoch: epochs that it was trained.
           checkpoint: its number.
           data: `same_run.fingerprints` of the run's images, if they are known.
+          scores: of the run after that epoch, if they are known.
         """
         self.config = network.config
         self.epoch = epoch
         self.checkpoint = checkpoint
         self._network = network
         self._variables = variables
-        self._data = data or {}
+        self.data = data or {}
+        self.scores = scores or {}
+        self._reader = pictures.CropReader(
+            resize=network.augmentation.resize,
+            size=network.augmentation.size,
+            max_pixels=self.config.dataset.max_pixels,
+            num_threads=self.config.dataset.num_threads or None,
+        )
 
-    def __call__(self, images: npt.ArrayLike | Iterable[Path]) -> np.ndarray:
-        """Embeds images of any size by the test transform of the run.
+    def __call__(self, images: Iterable[Any]) -> np.ndarray:
+        """Embeds pictures of any sizes by the test transform of the run.
+
+        Each size of a batch is compiled once: `eval.batch_size`, and powers of two below it for
+        what is left.
 
         Args:
-          images: uint8 [n, h, w, 3 or 1] in RGB, or n paths of image files, in an order.
+          images: n pictures in order, as `pictures.CropReader.batches` takes them; read batch by
+            batch.
 
         Returns:
           float32 [n, D], rows L2-normalised.
 
         Raises:
-          InputError: for arrays of another type or shape, or a file that cannot be read.
+          InputError: for pictures of another type or shape, or a file that cannot be read.
         """
-        array = _as_images(images)
-        if not len(array):
-            return np.zeros((0, self.config.model.embedding_dim), np.float32)
-        image_set = ImageSet(array, np.zeros(len(array), np.int32), ("",))
-        # Small batches for few images; powers of two, so that few sizes are compiled.
-        needed = 2 ** math.ceil(math.log2(len(array)))
+        num_devices = self._network.mesh.size
+        most = -(-self.config.eval.batch_size // num_devices) * num_devices
+        batches = self._reader.batches(images, most)
+        parts = [self._embed(crops, most) for crops in batches]
+        empty = np.zeros((0, self.config.model.embedding_dim), np.float32)
+        return np.concatenate(parts) if parts else empty
+
+    def _embed(self, crops: npt.NDArray[np.uint8], most: int) -> np.ndarray:
         embeddings = self._network.embed(
-            self._network.stream(image_set),
+            pipeline.Crops(crops),
             self._variables,
-            batch_size=min(needed, self.config.eval.batch_size),
+            batch_size=pictures.batch_size(len(crops), most),
         )
-        return evaluation.fetch(embeddings, len(image_set))
+        return evaluation.fetch(embeddings, len(crops))
 
     def embed(self, images: ImageSet, advance: Callable[[int], None]) -> np.ndarray:
         """Embeds an image set in batches of `eval.batch_size`, as an evaluation does.
@@ -114,7 +137,7 @@ class Embedder:
     def load_test(self) -> Splits:
         """Loads the test images of the run; prints how many are left out, and if they changed."""
         say = Console(quiet=not processes.is_first()).print_line
-        return inputs.load_test(self.config.dataset, self._data, say)
+        return inputs.load_test(self.config.dataset, self.data, say)
 
     def evaluate(self, splits: Splits | None = None) -> dict[str, float]:
         """Scores the test classes of the run, or of these splits, without their training images.
@@ -130,6 +153,10 @@ class Embedder:
         readers = self._network.open_test(splits)
         last_epoch = self.config.train.num_epochs - 1  # NMI is computed after it by default
         return self._network.score(readers, self._variables, epoch=last_epoch)
+
+    def export(self) -> bytes:
+        """Returns the embedder as a file that JAX alone can run, see `exported.serialize`."""
+        return exported.serialize(self._network, self._variables)
 
     def score_pixels(self, splits: Splits) -> dict[str, float]:
         """Scores the images' own pixels, a baseline."""
@@ -153,31 +180,9 @@ class _CountingReader:
             left -= min(left, rows.shape[1])
 
 
-def _as_images(images: Any) -> npt.NDArray[Any]:
-    """Returns images as uint8 [n, h, w, 3 or 1], or their paths as str [n].
-
-    Raises:
-      InputError: if they are neither.
-    """
-    # Not a single path, nor sets and dicts, whose order is undefined.
-    if isinstance(images, Path | Set | Mapping) or not isinstance(images, Iterable):
-        raise InputError(f"{_REQUIRED}, got {images!r:.80}.")
-    items = images if hasattr(images, "__array__") else list(images)
-    try:
-        array = np.asarray(items)
-    except (TypeError, ValueError) as error:  # as of images of several sizes
-        raise InputError(f"{_REQUIRED}, got a list: {error}.") from error
-    if array.ndim == 1 and all(isinstance(item, Path) for item in items):
-        return np.array([os.fsdecode(item) for item in items], np.str_)
-    is_images = array.ndim == 4 and array.shape[3] in (1, 3) and 0 not in array.shape[1:3]
-    if array.dtype != np.uint8 or not is_images:
-        raise InputError(f"{_REQUIRED}, got {array.dtype} {list(array.shape)}.")
-    return array
-
-
 def load(
     path: str, config: ConfigDict | None = None, *, trust_custom_code: bool = False
-) -> Embedder:
+) -> Embedder | ExportedEmbedder:
     """Restores the model of a run, which may be somebody else's: no code in it is run.
 
     It changes no state of the process: environment, logs, signals, and settings of libraries stay.
@@ -186,7 +191,7 @@ def load(
 
     Args:
       path: the run's workdir, whose config says which checkpoint is meant (`eval.select`), or one
-        checkpoint in it, workdir/checkpoints/NUMBER.
+        checkpoint in it, workdir/checkpoints/NUMBER; or a file that --mode=export wrote.
       config: replaces the saved one; it may differ only in settings that do not change the model,
         such as dataset.root, dataset.test_list and eval.
       trust_custom_code: whether to import and call a custom backbone that the run names; not needed
@@ -196,6 +201,8 @@ def load(
       MissingFileError: if there is no checkpoint.
       InputError: if `config` is that of another model, or the run needs code that is not trusted.
     """
+    if os.path.isfile(naming.expand(path)):
+        return exported.load(naming.expand(path))
     return restore(path, config, trust_custom_code=trust_custom_code or config is not None)
 
 
@@ -226,7 +233,17 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     network = build.Network(config, devices.create_mesh())
     variables = checkpoints.restore_model(chosen, network.abstract_variables)
     meta = checkpoints.meta(chosen)
-    return Embedder(network, variables, meta["progress"]["epoch"], chosen, meta.get("data"))
+    progress = meta["progress"]
+    epoch = progress["epoch"]
+    is_evaluated = schedule.Schedule(config).evaluates_after(epoch - 1)
+    return Embedder(
+        network,
+        variables,
+        epoch,
+        chosen,
+        data=meta.get("data"),
+        scores=progress.get("scores") if is_evaluated else {},
+    )
 
 
 def _check_best(

@@ -85,7 +85,7 @@ def upgrade(
     # Its own format included: the run may have been saved before that had all of its settings.
     for change in CHANGES[max(version - 2, 0) :]:
         _apply(change, new, source)
-    default = _default_settings()
+    default = default_settings()
     if missing := sorted(_names_missing_in(default, new)):
         raise InputError(
             f"{source} lacks settings that every version of dcjax saves: {', '.join(missing)}; it "
@@ -152,7 +152,7 @@ def _apply(change: Change, settings: dict[str, Any], source: str) -> None:
 
 
 @functools.cache
-def _default_settings() -> dict[str, Any]:
+def default_settings() -> dict[str, Any]:
     """Returns the settings of configs/default.py, by its path: users may have a `configs` too."""
     default = shipped_configs.folder() / "default.py"
     return runpy.run_path(str(default))["get_config"]().to_dict()

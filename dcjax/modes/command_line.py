@@ -29,8 +29,8 @@ from dcjax.runs import error_log, output, workdirs
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "check_data", "embed", "score"],
-    "What to do; evaluate and embed need no --config, score neither a run nor --config.",
+    ["train", "evaluate", "check_data", "embed", "score", "export"],
+    "What to do; evaluate, embed and export need no --config, score neither a run nor --config.",
 )
 _CONFIG = flags.DEFINE_string(
     "config",
@@ -78,7 +78,8 @@ _VIRTUAL_DEVICES = flags.DEFINE_integer(
 _TRUST_CUSTOM_CODE = flags.DEFINE_bool(
     "trust_custom_code",
     False,
-    "To evaluate or embed without --config: import and run code outside dcjax that a run names.",
+    "To evaluate, embed or export without --config: import and run code outside dcjax that a run "
+    "names.",
 )
 _IMAGES = flags.DEFINE_string(
     "images",
@@ -91,7 +92,8 @@ _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "Of embed: PREFIX of the files, by default WORKDIR/embeddings/NAME OF IMAGES. Of score: folder "
-    "of scores.json, by default that of the embeddings.",
+    "of scores.json, by default that of the embeddings. Of export: the file to write, by default "
+    "WORKDIR/export/embedder.jax.",
 )
 _EMBEDDINGS = flags.DEFINE_string(
     "embeddings",
@@ -105,6 +107,8 @@ _NORMALIZE = flags.DEFINE_bool("normalize", False, "Of score: scale the embeddin
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 _VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, and end.")
 
+# Modes that read a saved run.
+_SAVED = ["evaluate", "embed", "export"]
 # Settings that --mode=score uses, besides those that are flags.
 _SCORE_SETTINGS = {"eval.protocol", "eval.gallery_draws", "eval.nmi_runs", "eval.kmeans"}
 _SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings to change
@@ -140,6 +144,7 @@ def main(argv: Sequence[str]) -> None:
             "check_data": _check_data,
             "embed": _embed,
             "score": _score,
+            "export": _export,
         }
         if _SWEEP.value:
             _sweep(_config(), argv[0])
@@ -170,14 +175,14 @@ def _check_mode() -> None:
     """
     modes = (
         (_PROFILE, ["train"]),
-        (_TRUST_CUSTOM_CODE, ["evaluate", "embed"]),
+        (_TRUST_CUSTOM_CODE, _SAVED),
         (_IMAGES, ["embed"]),
-        (_OUTPUT, ["embed", "score"]),
+        (_OUTPUT, ["embed", "score", "export"]),
         (_EMBEDDINGS, ["score"]),
         (_KS, ["score"]),
         (_NMI, ["score"]),
         (_NORMALIZE, ["score"]),
-        (_WORKDIR, ["train", "evaluate", "check_data", "embed"]),
+        (_WORKDIR, ["train", "evaluate", "check_data", "embed", "export"]),
     )
     for flag, allowed in modes:
         if flag.value in (None, False, []):
@@ -319,6 +324,17 @@ def _score(config: ConfigDict, workdirs: list[str]) -> None:
     )
 
 
+def _export(config: ConfigDict | None, workdirs: list[str]) -> None:
+    from dcjax.modes.export import export
+
+    export(
+        _require_one(workdirs),
+        config,
+        output=_OUTPUT.value or "",
+        trust_custom_code=_trusts_custom_code(),
+    )
+
+
 def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.modes.check_data import check_data
 
@@ -400,9 +416,10 @@ def _load_settings() -> ConfigDict | None:
         return config_files.load(_CONFIG.value)
     if _MODE.value == "score":
         return config_files.load("configs/default.py")
-    if _MODE.value not in ("evaluate", "embed") or not _WORKDIR.value:
+    if _MODE.value not in _SAVED or not _WORKDIR.value:
         raise flags.Error(
-            "Give --config=configs/NAME.py, or --workdir=DIR to evaluate a run or embed with it."
+            "Give --config=configs/NAME.py, or --workdir=DIR to evaluate, embed with or export a "
+            "run."
         )
     first, *others = _workdirs()
     saved = workdirs.as_path(first) / "config.json"

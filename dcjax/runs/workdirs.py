@@ -126,7 +126,7 @@ def create(path: epath.Path) -> None:
         raise FileError(f"Cannot write to --workdir: {error}; take another.") from None
 
 
-def write(path: epath.Path, text: str) -> None:
+def write(path: epath.Path, content: str | bytes) -> None:
     """Writes a file atomically: after a kill or on a full disk, the old content is still there.
 
     Raises:
@@ -134,7 +134,10 @@ def write(path: epath.Path, text: str) -> None:
     """
     part = path.with_name(f"{path.name}.part")
     try:
-        part.write_text(text)
+        if isinstance(content, str):
+            part.write_text(content)
+        else:
+            part.write_bytes(content)
         part.replace(path)
     except OSError as error:
         raise FileError(f"Cannot write {path}: {error.strerror or error}.") from None

@@ -41,7 +41,7 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
     with config.unlocked():
         config.model.added = (7,)
     monkeypatch.setattr(versions, "CHANGES", (*versions.CHANGES, Change({"model.added": (7,)})))
-    monkeypatch.setattr(versions, "_default_settings", config.to_dict)
+    monkeypatch.setattr(versions, "default_settings", config.to_dict)
     rule = settings.Several(settings.Whole(1, 9), 1, 1)
     monkeypatch.setattr(settings, "RULES", {**settings.RULES, "model.added": rule})
     return config
@@ -151,7 +151,7 @@ def test_changes_of_each_format_are_applied_in_turn(monkeypatch: pytest.MonkeyPa
     expected = default.get_config().to_dict()
     expected["model"]["renamed"] = 1
     monkeypatch.setattr(versions, "CHANGES", changes)
-    monkeypatch.setattr(versions, "_default_settings", lambda: expected)
+    monkeypatch.setattr(versions, "default_settings", lambda: expected)
     saved = default.get_config().to_dict()
     assert versions.upgrade(saved, 1, "a run") == expected
     saved["train"] |= {"first": 5}

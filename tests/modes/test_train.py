@@ -19,6 +19,7 @@ import pytest
 import small_runs
 from conftest import png
 from ml_collections import ConfigDict
+from PIL import Image
 
 import dcjax
 from configs import digits
@@ -161,24 +162,28 @@ def test_inputs_that_are_no_list_of_images_are_refused(finished: Any) -> None:
         (3, "3"),
         ({"a.jpg"}, "{'a.jpg'}"),
         ({"a.jpg": 1}, "{'a.jpg': 1}"),
-        (np.array("a.jpg"), r"<U5 \[\]"),
-        (np.array(3, np.uint8), r"uint8 \[\]"),
-        (["a.jpg", images[0]], "a list: "),
-        (["a.jpg", 1], r"<U21 \[2\]|<U5 \[2\]"),
-        ([images[0], images[0, :4]], "a list: "),
-        ((None for _ in range(2)), r"object \[2\]"),
-        ([["a.jpg"]], r"<U5 \[1, 1\]"),
-        (images / 255, r"float64 \[2, 8, 8, 3\]"),
-        (images.astype(int), r"int64 \[2, 8, 8, 3\]"),
-        (images[0], r"uint8 \[8, 8, 3\]"),
-        (images[..., 0], r"uint8 \[2, 8, 8\]"),
-        (images[..., :2], r"uint8 \[2, 8, 8, 2\]"),
-        (images[:, :0], r"uint8 \[2, 0, 8, 3\]"),
+        (np.array("a.jpg"), r"an array of <U5 \[\]"),
+        (np.array(3, np.uint8), r"an array of uint8 \[\]"),
+        ([images[0], 1], r"int64 \[\] in place 1"),
+        ((None for _ in range(2)), r"object \[\] in place 0"),
+        ([["a.jpg"]], r"<U5 \[1\] in place 0"),
+        ([[images[0], images[0, :4]]], r"\[array"),
+        (images / 255, r"float64 \[8, 8, 3\] in place 0"),
+        ([images[0], images[1] > 9], r"bool \[8, 8, 3\] in place 1"),
+        (images.astype(int), r"int64 \[8, 8, 3\] in place 0"),
+        (images[0], r"an array of uint8 \[8, 8, 3\]"),
+        (images[..., 0], r"an array of uint8 \[2, 8, 8\]"),
+        (images[..., :2], r"uint8 \[8, 8, 2\]"),
+        (images[:, :0], r"uint8 \[0, 8, 3\]"),
+        (Image.fromarray(images[0]), r"<PIL"),
+        ([Image.fromarray(images[0, ..., 0]).convert("F")], r"float32 \[8, 8\] in place 0"),
     ):
         with pytest.raises(
-            InputError, match=rf"^Give a list of paths or an array .*, got {description}"
+            InputError, match=rf"^Give a list of pictures: paths, .*; got {description}"
         ):
             embedder(wrong)
+    with pytest.raises(InputError, match=r"\(255 \* x\).round\(\).astype\('uint8'\); got float32"):
+        embedder([images[0].astype(np.float32)])
 
 
 def test_loaded_model_runs_at_any_batch_size_on_any_number_of_devices(finished: Any) -> None:
@@ -190,6 +195,36 @@ def test_loaded_model_runs_at_any_batch_size_on_any_number_of_devices(finished: 
         config.eval.batch_size = batch_size
         embeddings = dcjax.load(str(workdir), config)(images)
         np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+
+
+def test_loaded_model_embeds_128_images_a_batch_on_six_devices(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, workdir, _ = finished
+    assert config.eval.batch_size == 128
+    images = inputs.load_splits(config.dataset)[0].query.images[:300]
+    expected = dcjax.load(str(workdir))(images)
+    mesh = devices.create_mesh(jax.devices()[:6])
+    monkeypatch.setattr(devices, "create_mesh", lambda: mesh)
+    np.testing.assert_allclose(dcjax.load(str(workdir))(images), expected, atol=1e-5)
+
+
+def test_loaded_model_compiles_once_for_each_size_of_a_batch(
+    finished: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    embedder = dcjax.load(str(finished[1]))
+    images = np.random.default_rng(0).integers(0, 256, (300, 9, 9, 3), np.uint8)
+    jax.clear_caches()
+
+    def compiled(numbers: tuple[int, ...]) -> int:
+        caplog.clear()
+        with jax.log_compiles(True):
+            for number in numbers:
+                embedder(images[:number])
+        return sum(r.getMessage().startswith("Compiling") for r in caplog.records)
+
+    assert compiled((128, 50)) > 0  # batches of 128 and of 64 images
+    assert compiled((128, 127, 65, 64, 50, 33, 300 - 44)) == 0
 
 
 def test_loading_a_model_does_not_change_process_settings(finished: Any) -> None:
