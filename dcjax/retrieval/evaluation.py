@@ -120,12 +120,28 @@ def evaluate(
     else:
         scores = metrics.score(sets[0], labels[0], ks=ks, mesh=mesh)
     if nmi_runs:
-        nmi = _nmi_on_devices if kmeans == "devices" else _nmi
-        scores["nmi"] = nmi(sets, np.concatenate(labels), nmi_runs)
+        scores["nmi"] = nmi(embeddings, labels, num_runs=nmi_runs, kmeans=kmeans)
     return scores
 
 
-def _nmi(embeddings: Sequence[sharded_rows.Rows], labels: npt.NDArray, num_runs: int) -> float:
+def nmi(
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[npt.NDArray],
+    *,
+    num_runs: int,
+    kmeans: str = "host",
+) -> float:
+    """Returns the NMI of K-means clusters and classes, see `evaluate`."""
+    sets = [
+        sharded_rows.Rows(values, len(of)) for values, of in zip(embeddings, labels, strict=True)
+    ]
+    on = _nmi_on_devices if kmeans == "devices" else _nmi_on_host
+    return on(sets, np.concatenate(labels), num_runs)
+
+
+def _nmi_on_host(
+    embeddings: Sequence[sharded_rows.Rows], labels: npt.NDArray, num_runs: int
+) -> float:
     """Returns the mean NMI of K-means runs on the host of the first process, on all processes."""
     is_first = processes.is_first()
     parts = [sharded_rows.fetch(rows, is_receiver=is_first) for rows in embeddings]
