@@ -56,15 +56,18 @@ def render(report: Report) -> str:
 
 def render_comparison(comparison: Comparison) -> str:
     """Returns the page that compares several runs."""
+    best_by = comparison.best_by
+    ranked = [run for run, scores in comparison.scores.items() if best_by in scores]
     return _render_document(
         "comparison.html",
         ["page.js"],
         _COMPARED_SECTIONS,
         comparison=comparison,
-        score_names=_score_names(comparison.scores, comparison.best_by),
-        difference_names=_score_names(comparison.differences, comparison.best_by),
+        score_names=_score_names(comparison.scores, best_by),
+        difference_names=_score_names(comparison.differences, best_by),
+        best=max(ranked, key=lambda run: comparison.scores[run][best_by], default=None),
         first=next(iter(comparison.scores), ""),
-        plots=_compared_plots(comparison.training, comparison.best_by),
+        plots=_compared_plots(comparison.training, best_by),
     )
 
 
