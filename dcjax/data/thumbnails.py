@@ -1,6 +1,7 @@
 """Small pictures of images, for pages: decoded as the pipeline does, and encoded as WebP."""
 
 import concurrent.futures
+import functools
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -40,11 +41,7 @@ def create(
       num_threads: images read at once; None: as many as there are cores.
       advance: called after each image with 1.
     """
-    decode = tf.function(
-        lambda encoded: decoding.decode(encoded, max_pixels=max_pixels),
-        input_signature=[tf.TensorSpec((), tf.string)],
-        autograph=False,
-    )
+    decode = _decoder(max_pixels)
 
     def load(row: int) -> npt.NDArray[np.uint8] | None:
         if images.in_memory:
@@ -66,6 +63,15 @@ def create(
         return made
 
 
+@functools.cache
+def _decoder(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    return tf.function(
+        lambda encoded: decoding.decode(encoded, max_pixels=max_pixels),
+        input_signature=[tf.TensorSpec((), tf.string)],
+        autograph=False,
+    )
+
+
 def encode(pixels: npt.NDArray[np.uint8], size: int) -> bytes:
     """Returns pixels [h, w, 1 or 3] as WebP of at most `size` pixels a side, see `create`."""
     picture = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
@@ -74,8 +80,8 @@ def encode(pixels: npt.NDArray[np.uint8], size: int) -> bytes:
         # A whole-number reduction first: the rest is a fourth of the pixels or fewer.
         picture.thumbnail((size, size), PIL.Image.Resampling.BICUBIC, reducing_gap=2.0)
     elif factor := size // longest - 1:
-        enlarged = tuple((factor + 1) * side for side in picture.size)
-        picture = picture.resize(enlarged, PIL.Image.Resampling.NEAREST)
+        width, height = ((factor + 1) * side for side in picture.size)
+        picture = picture.resize((width, height), PIL.Image.Resampling.NEAREST)
     content = io.BytesIO()
     picture.convert("RGB").save(content, "WEBP", quality=_QUALITY, method=_EFFORT)
     return content.getvalue()

@@ -366,6 +366,8 @@ class Reporter:
             f"best epoch ({progress.best_epoch}), chosen on these classes": progress.best_scores,
         }
         self._show_table("Result on unseen classes", rows)
+        if self._times.failure:
+            self._console.print_line(f"times     {self._times.failure}; they are incomplete.")
         self._show_times()
         result = {
             "last": {"epoch": progress.epoch, **progress.scores},

@@ -48,7 +48,7 @@ def read(path: pathlib.Path) -> list[Mapping[str, Any]]:
     Args:
       path: of the file, whose last line a run may just be writing; no file has no records.
     """
-    records = []
+    records: list[Mapping[str, Any]] = []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
