@@ -22,6 +22,7 @@ TINY = {
     "eval.at_start": False,
     "eval.nmi": "never",
     "eval.pixels": False,
+    "train.report": False,
 }
 
 

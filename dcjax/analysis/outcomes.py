@@ -6,10 +6,7 @@ import numpy as np
 
 from dcjax.retrieval.neighbors import Gallery
 
-# In m dimensions, the share of nearest neighbours within a fraction f of their median distance is
-# about f^m / 2: with 1/4 and m = 10, one in two million. What is nearer than that is hardly another
-# object that looks alike.
-_FRACTION_OF_MEDIAN = 0.25
+_LARGEST_FRACTION = 0.25  # of the median distance to a nearest image
 
 
 class ClassRecall(NamedTuple):
@@ -90,14 +87,23 @@ def _most_confused(
     return most, most_counts
 
 
-def suspect_distance(nearest_distances: np.ndarray) -> float:
+def suspect_distance(nearest_distances: np.ndarray, num_queries: int, dimension: float) -> float:
     """Returns the distance up to which two images of different classes nearly coincide.
+
+    In m dimensions, the share of nearest images within a fraction f of their median distance is
+    about f^m / 2. With f = Q^(-1/m), half a query of Q has one so near by chance: what is nearer is
+    hardly another object that looks alike. f is at most 1/4, since embeddings are no uniform cloud.
 
     Args:
       nearest_distances: of images to the nearest other one, of any class [n]; a sample.
+      num_queries: Q.
+      dimension: m, the effective dimension of the embeddings.
     """
     finite = nearest_distances[np.isfinite(nearest_distances)]
-    return _FRACTION_OF_MEDIAN * float(np.median(finite)) if len(finite) else 0.0
+    if not len(finite) or not dimension:
+        return 0.0
+    fraction = min(_LARGEST_FRACTION, num_queries ** (-1 / dimension))
+    return fraction * float(np.median(finite))
 
 
 def suspects(

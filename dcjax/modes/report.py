@@ -45,6 +45,7 @@ def report(
         raise MissingFileError(
             f"No checkpoint in {', '.join(empty)}; give the --workdir of runs that have saved one."
         )
+    given = list(dict.fromkeys(given))
     console = Console()
     several = len(given) > 1
     file = _file(given[0], output, _COMPARISON if several else _PAGE)

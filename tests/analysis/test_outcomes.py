@@ -79,7 +79,7 @@ def test_planted_wrong_labels_and_duplicates_are_suspected_and_nothing_else() ->
     gallery = Gallery(embeddings, labels)
     rows, distances = outcomes.nearest_of_other_classes(gallery, embeddings, labels)
     _, nearest = gallery.nearest(embeddings, 1, self_rows=np.arange(400))
-    farthest = outcomes.suspect_distance(nearest[:, 0])
+    farthest = outcomes.suspect_distance(nearest[:, 0], 400, 10.0)
     pairs = outcomes.suspects(rows, distances, farthest=farthest, is_same_set=True)
     assert {tuple(sorted(pair)) for pair in pairs.tolist()} == set(copies.items())
     assert len(pairs) == 3
@@ -91,7 +91,8 @@ def test_planted_wrong_labels_and_duplicates_are_suspected_and_nothing_else() ->
 
 def test_nothing_is_suspected_where_there_is_no_other_class() -> None:
     rows, distances = np.array([-1, -1]), np.array([np.inf, np.inf])
-    assert outcomes.suspect_distance(distances) == 0
+    assert outcomes.suspect_distance(distances, 2, 3.0) == 0
+    assert outcomes.suspect_distance(np.zeros(2), 2, 0.0) == 0
     assert not len(outcomes.suspects(rows, distances, farthest=0.0, is_same_set=True))
 
 
@@ -104,3 +105,16 @@ def test_worst_and_best_queries_are_of_different_classes_as_long_as_there_are_su
     best = outcomes.best_queries(precisions, distances, labels, 4)
     assert best.tolist() == [2, 6, 0, 3]
     assert len(outcomes.worst_queries(precisions, distances, labels, 50)) == 6
+
+
+def test_the_distance_of_suspects_holds_half_a_query_by_chance() -> None:
+    # Of points that are uniform in 3 dimensions, 0.5 pairs are expected in each of 40 draws.
+    counts = []
+    for seed in range(40):
+        points = np.random.default_rng(seed).random((1000, 3)).astype(np.float32)
+        _, nearest = Gallery(points).nearest(points, 1, self_rows=np.arange(1000))
+        farthest = outcomes.suspect_distance(nearest[:, 0], 1000, 3.0)
+        assert farthest == pytest.approx(0.1 * np.median(nearest))
+        counts.append(np.sum(nearest[:, 0] <= farthest) / 2)
+    assert 0.1 < np.mean(counts) < 1
+    assert outcomes.suspect_distance(nearest[:, 0], 1000, 500.0) == np.median(nearest) / 4

@@ -27,8 +27,7 @@ _NUM_CLUSTERS = 64  # shown
 _NUM_CLASSES = 6  # whose modes are shown
 _NUM_PARTS, _NUM_OF_PART = 3, 4  # clusters shown of such a class, and images of each
 _NUM_QUERIES, _NUM_SUBSPACES, _NUM_NEIGHBORS = 4, 8, 6
-_NUM_IN_COVARIANCE = 10_000  # test embeddings
-_SAMPLE, _COVARIANCE = range(4, 6)  # parts of the random stream of a report
+_SAMPLE = 4  # part of the random stream of a report
 
 
 def collect(
@@ -176,22 +175,15 @@ def _masks(run: Embedder, found: Retrieval | str) -> content.Masks | str:
     return content.Masks(
         values=active,
         cosines=subspaces.cosines(active),
-        effective_dimension=subspaces.effective_dimension(_covariance_sample(found)),
+        effective_dimension=subspaces.effective_dimension(found.covariance_sample()),
     )
-
-
-def _covariance_sample(found: Retrieval) -> np.ndarray:
-    """Returns gallery embeddings, a sample of many."""
-    generator = streams.generator(0, Stream.REPORT, _COVARIANCE)
-    rows = generator.permutation(len(found.gallery))[:_NUM_IN_COVARIANCE]
-    return found.gallery_embeddings[np.sort(rows)]
 
 
 def _dimensions(run: Embedder, division: Division, found: Retrieval | str) -> list[float | None]:
     """Returns the effective dimension of each cluster's subspace, None where it is not known."""
     if isinstance(found, str) or run.config.model.masks == "none":
         return [None] * division.num_clusters
-    sample = _covariance_sample(found)
+    sample = found.covariance_sample()
     return [
         subspaces.effective_dimension(_to_subspace(run, sample, number))
         for number in range(division.num_clusters)

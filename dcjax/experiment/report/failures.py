@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax.analysis import outcomes
+from dcjax.analysis import outcomes, subspaces
 from dcjax.core import streams
 from dcjax.core.console import Console
 from dcjax.core.streams import Stream
@@ -150,7 +150,9 @@ def _pairs(
     generator = streams.generator(0, Stream.REPORT, _NEAREST)
     sample = np.sort(generator.permutation(len(found.query))[:_NUM_NEAREST])
     _, nearest = found.nearest(sample, 1)
-    farthest = outcomes.suspect_distance(nearest[:, 0])
+    farthest = outcomes.suspect_distance(
+        nearest[:, 0], len(found.query), subspaces.effective_dimension(found.covariance_sample())
+    )
     pairs = outcomes.suspects(rows, distances, farthest=farthest, is_same_set=found.is_same_set)[
         :_NUM_PAIRS
     ]

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from dcjax.analysis import outcomes
+from dcjax.core import streams
 from dcjax.core.console import Console
+from dcjax.core.streams import Stream
 from dcjax.data.datasets import ImageSet, Splits
 from dcjax.experiment import build
 from dcjax.experiment.embedder import Embedder
@@ -15,6 +17,8 @@ from dcjax.retrieval import evaluation, metrics
 from dcjax.retrieval.neighbors import Gallery
 
 _QUERIES_AT_A_TIME = 1024  # that move the bar
+_NUM_IN_COVARIANCE = 10_000
+_COVARIANCE = 5  # part of the random stream of a report
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +58,12 @@ class Retrieval:
     def self_rows(self, queries: np.ndarray) -> np.ndarray | None:
         """Returns the rows of queries in the gallery, None where they are not in it."""
         return queries if self.is_same_set else None
+
+    def covariance_sample(self) -> np.ndarray:
+        """Returns embeddings of the gallery, of which the covariance is taken; a sample of many."""
+        generator = streams.generator(0, Stream.REPORT, _COVARIANCE)
+        rows = generator.permutation(len(self.gallery))[:_NUM_IN_COVARIANCE]
+        return self.gallery_embeddings[np.sort(rows)]
 
     def nearest_of_other_classes(self, console: Console) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nearest image of another class to each query, see `outcomes`."""
