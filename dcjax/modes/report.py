@@ -49,6 +49,7 @@ def report(
     console = Console()
     several = len(given) > 1
     file = _file(given[0], output, _COMPARISON if several else _PAGE)
+    workdirs.create(file.parent)
     runs = {
         workdir: embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
         for workdir in given
@@ -57,7 +58,6 @@ def report(
         page = pages.render_comparison(comparison.collect(runs, str(file.parent), console))
     else:
         page = pages.render(collection.collect(given[0], runs[given[0]], console))
-    workdirs.create(file.parent)
     workdirs.write(file, page)
     console.print_line(f"report    wrote {file} ({len(page.encode()) / 2**20:.1f} MiB)")
 

@@ -27,6 +27,7 @@ _NUM_CLUSTERS = 64  # shown
 _NUM_CLASSES = 6  # whose modes are shown
 _NUM_PARTS, _NUM_OF_PART = 3, 4  # clusters shown of such a class, and images of each
 _NUM_QUERIES, _NUM_SUBSPACES, _NUM_NEIGHBORS = 4, 8, 6
+_ROWS_PER_BLOCK = 8192
 _SAMPLE = 4  # part of the random stream of a report
 
 
@@ -191,8 +192,14 @@ def _dimensions(run: Embedder, division: Division, found: Retrieval | str) -> li
 
 
 def _to_subspace(run: Embedder, embeddings: np.ndarray, number: int) -> np.ndarray:
-    whole, each = jnp.asarray(embeddings), jnp.asarray(run.masks)
-    return np.asarray(masks.to_subspace(whole, each, number, run.config.model.test_masks))
+    """Returns embeddings [N, D] in the subspace of a cluster, computed in blocks."""
+    result, values = np.empty_like(embeddings), jnp.asarray(run.masks)
+    for start in range(0, len(embeddings), _ROWS_PER_BLOCK):
+        block = slice(start, start + _ROWS_PER_BLOCK)
+        result[block] = masks.to_subspace(
+            jnp.asarray(embeddings[block]), values, number, run.config.model.test_masks
+        )
+    return result
 
 
 def _subspaces(
@@ -210,10 +217,13 @@ def _subspaces(
     rankings = failures.rank({"embedding": found}, queries, *pictures, num_neighbors=_NUM_NEIGHBORS)
     for number in _largest(division, _NUM_SUBSPACES):
         # One at a time: each is as large as the gallery.
+        gallery = _to_subspace(run, found.gallery_embeddings, number)
         space = dataclasses.replace(
             found,
-            query_embeddings=_to_subspace(run, found.query_embeddings, number),
-            gallery_embeddings=_to_subspace(run, found.gallery_embeddings, number),
+            query_embeddings=gallery
+            if found.is_same_set
+            else _to_subspace(run, found.query_embeddings, number),
+            gallery_embeddings=gallery,
         )
         inside = failures.rank(
             {f"cluster {number}": space}, queries, *pictures, num_neighbors=_NUM_NEIGHBORS
