@@ -17,6 +17,7 @@ endif
 INSTALLED := .venv/.installed-$(REQUIREMENTS)
 INSTALLED_DEV := .venv/.installed-requirements-dev.txt
 INCLUDED := requirements/common.txt requirements/cuda.txt requirements/tpu.txt
+INSTALLED_RECIPES := .venv/.installed-requirements-recipes.txt
 INSTALLED_PEERS := .venv/.installed-benchmarks-requirements.txt
 
 .DEFAULT_GOAL := help
@@ -43,7 +44,7 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 	.venv/bin/lint-imports --no-logo
 	$(RUN) -m pytest --numprocesses=2 --dist=worksteal
 
-test-long: setup $(INSTALLED_DEV) ## run the tests that take too long for every change
+test-long: setup $(INSTALLED_DEV) $(INSTALLED_RECIPES) ## run the tests that take too long for every change
 	$(RUN) -m pytest -m long
 
 benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering and input beside peers
@@ -76,6 +77,10 @@ $(INSTALLED): $(REQUIREMENTS) $(INCLUDED)
 
 $(INSTALLED_DEV): requirements/dev.txt requirements/search.txt $(INSTALLED)
 	@$(PIP) -r requirements/dev.txt
+	@touch $@
+
+$(INSTALLED_RECIPES): requirements/recipes.txt $(INSTALLED)
+	@$(PIP) -r requirements/recipes.txt
 	@touch $@
 
 $(INSTALLED_PEERS): benchmarks/requirements.txt $(INSTALLED)
