@@ -76,7 +76,7 @@ $(INSTALLED): $(REQUIREMENTS) $(INCLUDED)
 	@touch $@
 
 $(INSTALLED_DEV): requirements/dev.txt requirements/search.txt $(INSTALLED)
-	@$(PIP) -r requirements/dev.txt
+	@$(PIP) -r requirements/dev.txt -r requirements/search.txt
 	@touch $@
 
 $(INSTALLED_RECIPES): requirements/recipes.txt $(INSTALLED)
