@@ -66,7 +66,7 @@ format: setup $(INSTALLED_DEV) ## format the code, and mend what lint can mend
 
 clean: ## remove the demo's runs, the site, builds and the tools' caches; .venv and other runs stay
 	rm -rf runs/demo site build dist dcjax.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find benchmarks configs dcjax tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks configs dcjax docs tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): $(REQUIREMENTS) $(INCLUDED)
 	@command -v $(PYTHON) >/dev/null || { \
