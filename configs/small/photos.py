@@ -1,4 +1,4 @@
-r"""Your own photographs on a laptop, as in docs/tutorial.md: a folder with one sub-folder per class.
+r"""Your own photographs on a laptop, a folder with one sub-folder per class: see docs/tutorial.md.
 
     python launch.py --config=configs/small/photos.py --config.dataset.root=/path/to/photos \
         --config.model.pretrained=timm/resnet18.tv_in1k --config.dataset.download=true
