@@ -114,14 +114,14 @@ def _mask_plots(divisions: Divisions) -> dict[str, Plot]:
     if isinstance(masks, str):
         return {}
     plots = {
-        "Masks": figures.plot_heat_map(
+        "The mask of each cluster": figures.plot_heat_map(
             "masks",
             masks.values,
             x_label="dimension",
             y_label="cluster",
             description="How much each cluster's mask lets through of each dimension.",
         ),
-        "Cosines of masks": figures.plot_heat_map(
+        "Cosines of each two masks": figures.plot_heat_map(
             "cosines",
             masks.cosines,
             x_label="cluster",

@@ -69,10 +69,12 @@ def test_the_same_plot_is_the_same_text() -> None:
 
 def test_names_are_in_the_legend_alone_and_lines_differ_without_color() -> None:
     names = ["$x_1$", "_hidden", "🐦", "<b>", *(f"run {i}" for i in range(16))]
-    plot = figures.plot_curves("a", {name: _curve(0.1, 0.2) for name in names}, y_label="loss")
+    curves = {name: _curve(0.1, 0.2) for name in names}
+    plot = figures.plot_curves("a", curves, y_label="$x$ as it is")
     assert [key.name for key in plot.keys] == names
     drawn = [x.text or "" for x in ElementTree.fromstring(plot.svg).findall(".//text")]
     assert not set(names) & set(drawn)
+    assert "$x$ as it is" in drawn  # no formula
     assert len({(key.dashes, key.marker) for key in plot.keys}) == len(names)
 
 
