@@ -101,7 +101,7 @@ def _division_views(divisions: Divisions) -> dict[str, Any]:
     }
     if curves:
         plots["Agreement of divisions"] = figures.plot_curves(
-            "agreement", curves, y_label="NMI", limits=(0, 1)
+            "agreement", curves, y_label="NMI", limits=(0, 1.02)
         )
     return {
         "division_plots": {title: plot for title, plot in plots.items() if plot},

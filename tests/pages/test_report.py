@@ -214,6 +214,16 @@ def test_hits_and_misses_differ_in_shape_and_word() -> None:
         assert neighbor.image.class_name in tile.text()
 
 
+def test_names_of_pairs_are_copied_as_a_table() -> None:
+    full = _small()
+    document = parse(report.render(full))
+    (button,) = [x for x in document.find("button") if x.text() == "Copy all file names"]
+    lines = button.attributes["data-copy"].splitlines()
+    assert [line.split("\t") for line in lines] == [
+        [pair.first.name, pair.second.name] for pair in full.failures.pairs
+    ]
+
+
 def test_a_part_that_is_missing_says_why() -> None:
     reasons = {name: f"no {name}, since & <so>." for name in _PARTS}
     document = parse(report.render(dataclasses.replace(_small(), **reasons)))
@@ -271,6 +281,13 @@ def test_little_content_is_a_page_too() -> None:
     blind = dataclasses.replace(
         few.map, images=[dataclasses.replace(x, picture=None) for x in few.map.images]
     )
+    unseen = content.Pair(blind.images[0], blind.images[1], 0.0)
+    page = report.render(
+        dataclasses.replace(few, failures=dataclasses.replace(few.failures, pairs=[unseen]))
+    )
+    assert [x.text() for x in parse(page).find("span", class_="picture missing")] == [
+        "no picture"
+    ] * 2
     for report_of in (few, bare, dataclasses.replace(few, map=blind)):
         document = parse(report.render(report_of))
         assert "nan" not in document.text()
