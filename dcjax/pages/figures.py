@@ -371,7 +371,7 @@ def _key(number: int, name: str) -> Key:
 def _use_whole_numbers(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
 def _use_whole_epochs(axes: Any) -> None:
