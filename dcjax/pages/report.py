@@ -75,7 +75,9 @@ def _render_document(
     template: str, scripts: Sequence[str], sections: Sequence[tuple[str, str]], **values: Any
 ) -> str:
     policy = templating.self_contained_policy([templating.static_text(name) for name in scripts])
-    return templating.render(template, policy=policy, scripts=scripts, sections=sections, **values)
+    page = templating.render(template, policy=policy, scripts=scripts, sections=sections, **values)
+    # Bytes of file names that are not UTF-8 are lone surrogates in Python, which no file can hold.
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _score_names(rows: Mapping[str, Mapping[str, Any]], best_by: str) -> list[str]:
@@ -101,7 +103,7 @@ def _division_views(divisions: Divisions) -> dict[str, Any]:
     }
     if curves:
         plots["Agreement of divisions"] = figures.plot_curves(
-            "agreement", curves, y_label="NMI", limits=(0, 1)
+            "agreement", curves, y_label="NMI", limits=(0, 1.02)
         )
     return {
         "division_plots": {title: plot for title, plot in plots.items() if plot},
@@ -114,14 +116,14 @@ def _mask_plots(divisions: Divisions) -> dict[str, Plot]:
     if isinstance(masks, str):
         return {}
     plots = {
-        "Masks": figures.plot_heat_map(
+        "The mask of each cluster": figures.plot_heat_map(
             "masks",
             masks.values,
             x_label="dimension",
             y_label="cluster",
             description="How much each cluster's mask lets through of each dimension.",
         ),
-        "Cosines of masks": figures.plot_heat_map(
+        "Cosines of each two masks": figures.plot_heat_map(
             "cosines",
             masks.cosines,
             x_label="cluster",

@@ -73,7 +73,7 @@ def format_number(number: float, digits: int = 3) -> str:
 
 def format_count(count: int) -> str:
     """Returns a whole number in groups of three digits."""
-    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{count:,}"
 
 
 def format_duration(seconds: float) -> str:

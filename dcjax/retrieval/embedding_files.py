@@ -57,6 +57,7 @@ class Embeddings:
       splits: the name of each one's split, str [N]; None if there is no such column.
       shortest: the least length of a vector.
       longest: the greatest.
+      metadata: what `write` kept, {} in a file that it did not write.
     """
 
     vectors: np.ndarray
@@ -65,6 +66,7 @@ class Embeddings:
     splits: np.ndarray | None
     shortest: float
     longest: float
+    metadata: Mapping[str, Any]
 
     @property
     def are_unit_vectors(self) -> bool:
@@ -253,8 +255,18 @@ def _read_parquet(path: Path, normalize: bool) -> Embeddings:
     for name, values in texts.items():
         if "" in values:
             raise InputError(f"{path}, row {values.index('')}: require a {name}, got none.")
-    known = json.loads((schema.metadata or {}).get(_CLASSES, b"[]"))
-    return _finish(path, vectors, texts, known, normalize)
+    known = _read_json(schema, _CLASSES, list)
+    embeddings = _finish(path, vectors, texts, list(map(str, known)), normalize)
+    return dataclasses.replace(embeddings, metadata=_read_json(schema, _METADATA, dict))
+
+
+def _read_json(schema: pyarrow.Schema, key: bytes, kind: type) -> Any:
+    """Returns a value of the metadata; an empty one if there is none, as in others' files."""
+    with contextlib.suppress(ValueError):
+        value = json.loads((schema.metadata or {}).get(key, b"null"))
+        if isinstance(value, kind):
+            return value
+    return kind()
 
 
 def _require_columns(names: Sequence[str], path: Path) -> list[str]:
@@ -366,7 +378,8 @@ def _finish(
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.fromiter((numbers[name] for name in names), np.int64, len(names))
     splits = np.array(texts[_SPLIT], np.str_) if _SPLIT in texts else None
-    return Embeddings(vectors, labels, classes, splits, float(lengths.min()), float(lengths.max()))
+    shortest, longest = float(lengths.min()), float(lengths.max())
+    return Embeddings(vectors, labels, classes, splits, shortest, longest, metadata={})
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:

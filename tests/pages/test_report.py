@@ -94,6 +94,9 @@ def test_sections_follow_in_order_with_ids_and_headings() -> None:
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     ids = [x.attributes["id"] for x in document.walk() if "id" in x.attributes]
     assert len(ids) == len(set(ids))
+    for table in document.find("div", role="region"):
+        assert table.attributes["aria-label"]
+        assert table.attributes["tabindex"] == "0"  # it scrolls
 
 
 def test_what_is_referred_to_exists_and_nothing_is_loaded() -> None:
@@ -156,6 +159,13 @@ def test_hostile_names_are_texts() -> None:
         assert name in comparison.text()
 
 
+def test_file_names_that_are_not_utf_8_are_escaped() -> None:
+    names = [b"caf\xe9.jpg".decode("utf-8", "surrogateescape")]
+    images = report_content.named(report_content.digit_images(20), names)
+    page = report.render(report_content.create_report(images, num_on_map=10))
+    assert "caf\\udce9.jpg" in parse(page.encode("utf-8").decode("utf-8")).text()
+
+
 def test_the_data_of_the_map_is_json_that_stays_in_its_element() -> None:
     names = report_content.HOSTILE_NAMES
     images = report_content.named(report_content.digit_images(30), names)
@@ -209,6 +219,16 @@ def test_hits_and_misses_differ_in_shape_and_word() -> None:
         assert ("right class" if neighbor.is_hit else "wrong class") in tile.text()
         assert f"{neighbor.distance:.3f}" in tile.text()
         assert neighbor.image.class_name in tile.text()
+
+
+def test_names_of_pairs_are_copied_as_a_table() -> None:
+    full = _small()
+    document = parse(report.render(full))
+    (button,) = [x for x in document.find("button") if x.text() == "Copy all file names"]
+    lines = button.attributes["data-copy"].splitlines()
+    assert [line.split("\t") for line in lines] == [
+        [pair.first.name, pair.second.name] for pair in full.failures.pairs
+    ]
 
 
 def test_a_part_that_is_missing_says_why() -> None:
@@ -268,6 +288,13 @@ def test_little_content_is_a_page_too() -> None:
     blind = dataclasses.replace(
         few.map, images=[dataclasses.replace(x, picture=None) for x in few.map.images]
     )
+    unseen = content.Pair(blind.images[0], blind.images[1], 0.0)
+    page = report.render(
+        dataclasses.replace(few, failures=dataclasses.replace(few.failures, pairs=[unseen]))
+    )
+    assert [x.text() for x in parse(page).find("span", class_="picture missing")] == [
+        "no picture"
+    ] * 2
     for report_of in (few, bare, dataclasses.replace(few, map=blind)):
         document = parse(report.render(report_of))
         assert "nan" not in document.text()
@@ -355,7 +382,7 @@ def test_numbers_are_written_for_people() -> None:
     assert templating.format_number(-1.5, 1) == "\N{MINUS SIGN}1.5"
     assert templating.format_number(float("nan")) == "\N{EN DASH}"
     assert templating.format_percent(0.64125) == "64.12"
-    assert templating.format_count(1234567) == "1\u202f234\u202f567"
+    assert templating.format_count(1234567) == "1,234,567"
     durations = [templating.format_duration(x) for x in (0.04, 59.94, 60, 3599.6, 7325)]
     assert durations == ["0.0 s", "59.9 s", "1 min 0 s", "1 h 0 min", "2 h 2 min"]
 
