@@ -6,20 +6,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from dcjax.analysis import differences
-from dcjax.core import streams
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError
-from dcjax.core.streams import Stream
 from dcjax.experiment import agreement, same_run
 from dcjax.experiment.embedder import Embedder
-from dcjax.experiment.report import failures, saved, training
+from dcjax.experiment.report import draws, failures, saved, training
+from dcjax.experiment.report.draws import Part
 from dcjax.experiment.report.pictures import Pictures
 from dcjax.experiment.report.retrieval import Retrieval, retrieve
 from dcjax.pages import content
 from dcjax.runs import workdirs
 
 _NUM_QUERIES = 8  # of a kind
-_DRAWS = 6  # part of the random stream of a report
 
 
 def collect(runs: Mapping[str, Embedder], page: str, console: Console) -> content.Comparison:
@@ -76,7 +74,7 @@ def _differences(found: Mapping[str, Retrieval]) -> dict[str, dict[str, content.
                 *differences.interval(
                     run.by_query[name] - values,
                     labels,
-                    streams.generator(0, Stream.REPORT, _DRAWS),
+                    draws.generator(Part.DIFFERENCES),
                 )
             )
             for name, values in first.by_query.items()

@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dcjax.analysis import clusters, subspaces
-from dcjax.core import streams
 from dcjax.core.console import Console
 from dcjax.core.errors import DcjaxError
-from dcjax.core.streams import Stream
 from dcjax.data.datasets import ImageSet
 from dcjax.division import masks
 from dcjax.division.division import Division
 from dcjax.experiment.embedder import Embedder
-from dcjax.experiment.report import failures
+from dcjax.experiment.report import draws, failures
+from dcjax.experiment.report.draws import Part
 from dcjax.experiment.report.pictures import Pictures
 from dcjax.experiment.report.retrieval import Retrieval
 from dcjax.experiment.report.saved import Saved
@@ -28,7 +27,6 @@ _NUM_CLASSES = 6  # whose modes are shown
 _NUM_PARTS, _NUM_OF_PART = 3, 4  # clusters shown of such a class, and images of each
 _NUM_QUERIES, _NUM_SUBSPACES, _NUM_NEIGHBORS = 4, 8, 6
 _ROWS_PER_BLOCK = 8192
-_SAMPLE = 4  # part of the random stream of a report
 
 
 def collect(
@@ -91,7 +89,7 @@ def _with_images(
     console: Console,
 ) -> content.Divisions:
     """Adds what needs the training images; a sample of them is embedded."""
-    generator = streams.generator(0, Stream.REPORT, _SAMPLE)
+    generator = draws.generator(Part.CLUSTERS)
     rows = clusters.sample(division.cluster, _NUM_SAMPLED, generator)
     with console.progress("embedding", total=len(rows), done=0) as move:
         embeddings = run.embed(train.select(rows), lambda count: move("images", steps=count))

@@ -4,9 +4,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax.analysis import maps
-from dcjax.core import streams
 from dcjax.core.console import Console
-from dcjax.core.streams import Stream
+from dcjax.experiment.report import draws
+from dcjax.experiment.report.draws import Part
 from dcjax.experiment.report.pictures import Pictures
 from dcjax.experiment.report.retrieval import Retrieval
 from dcjax.pages import content
@@ -14,18 +14,13 @@ from dcjax.pages import content
 _NUM_IMAGES = 2000  # of which t-SNE makes a map in half a minute
 _NUM_PAIRS = 5000
 _SIZE = 64  # pixels
-_IMAGES, _PAIRS = range(2, 4)  # parts of the random stream of a report
 
 
 def collect(found: Retrieval, config: ConfigDict, console: Console) -> content.Map:
     """Returns the map of a run's test images: of the gallery, where there is one."""
     images, embeddings = found.gallery, found.gallery_embeddings
-    rows = maps.sample_classes(
-        images.labels, _NUM_IMAGES, streams.generator(0, Stream.REPORT, _IMAGES)
-    )
-    within, between = maps.sample_pairs(
-        images.labels, _NUM_PAIRS, streams.generator(0, Stream.REPORT, _PAIRS)
-    )
+    rows = maps.sample_classes(images.labels, _NUM_IMAGES, draws.generator(Part.MAP))
+    within, between = maps.sample_pairs(images.labels, _NUM_PAIRS, draws.generator(Part.PAIRS))
     projections = [content.Projection("PCA", maps.pca(embeddings[rows]))]
     notes = []
     if len(rows) < len(images):

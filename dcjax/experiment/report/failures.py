@@ -6,9 +6,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax.analysis import outcomes, subspaces
-from dcjax.core import streams
 from dcjax.core.console import Console
-from dcjax.core.streams import Stream
+from dcjax.experiment.report import draws
+from dcjax.experiment.report.draws import Part
 from dcjax.experiment.report.pictures import Pictures
 from dcjax.experiment.report.retrieval import Retrieval
 from dcjax.pages import content
@@ -19,7 +19,6 @@ _NUM_QUERIES = 8  # of a kind
 _NUM_CLASSES = 200
 _NUM_PAIRS = 40
 _NUM_NEAREST = 2000  # queries whose nearest distance is the measure of what is near
-_QUERIES, _NEAREST = range(2)  # parts of the random stream of a report
 
 
 def collect(
@@ -78,7 +77,7 @@ def collect(
 
 def random_queries(found: Retrieval, count: int) -> np.ndarray:
     """Returns queries drawn at random, the same in all reports on these images."""
-    generator = streams.generator(0, Stream.REPORT, _QUERIES)
+    generator = draws.generator(Part.QUERIES)
     return generator.permutation(len(found.query))[:count]
 
 
@@ -147,7 +146,7 @@ def _pairs(
 ) -> list[content.Pair] | str:
     if not (rows >= 0).any():
         return "All images are of one class."
-    generator = streams.generator(0, Stream.REPORT, _NEAREST)
+    generator = draws.generator(Part.NEAREST)
     sample = np.sort(generator.permutation(len(found.query))[:_NUM_NEAREST])
     _, nearest = found.nearest(sample, 1)
     farthest = outcomes.suspect_distance(

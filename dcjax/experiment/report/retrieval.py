@@ -7,18 +7,17 @@ import jax
 import numpy as np
 
 from dcjax.analysis import outcomes
-from dcjax.core import streams
 from dcjax.core.console import Console
-from dcjax.core.streams import Stream
 from dcjax.data.datasets import ImageSet, Splits
 from dcjax.experiment import build
 from dcjax.experiment.embedder import Embedder
+from dcjax.experiment.report import draws
+from dcjax.experiment.report.draws import Part
 from dcjax.retrieval import evaluation, metrics
 from dcjax.retrieval.neighbors import Gallery
 
 _QUERIES_AT_A_TIME = 1024  # that move the bar
 _NUM_IN_COVARIANCE = 10_000
-_COVARIANCE = 5  # part of the random stream of a report
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +60,7 @@ class Retrieval:
 
     def covariance_sample(self) -> np.ndarray:
         """Returns embeddings of the gallery, of which the covariance is taken; a sample of many."""
-        generator = streams.generator(0, Stream.REPORT, _COVARIANCE)
+        generator = draws.generator(Part.COVARIANCE)
         rows = generator.permutation(len(self.gallery))[:_NUM_IN_COVARIANCE]
         return self.gallery_embeddings[np.sort(rows)]
 
