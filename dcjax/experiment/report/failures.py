@@ -90,6 +90,8 @@ def rank(
     num_neighbors: int = NUM_NEIGHBORS,
 ) -> list[content.Ranking]:
     """Returns what these queries find in each of several spaces, by name."""
+    if not len(queries):
+        return []
     lists = {name: found.nearest(queries, num_neighbors) for name, found in spaces.items()}
     gallery_pictures.load(np.unique(np.concatenate([rows.ravel() for rows, _ in lists.values()])))
     any_space = next(iter(spaces.values()))
