@@ -1,0 +1,84 @@
+"""The templates of pages: everything that comes from data is escaped, unknown names are errors."""
+
+import base64
+import functools
+import hashlib
+import importlib.resources
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import markupsafe
+
+
+def render(template: str, **values: Any) -> str:
+    """Returns the text of a template of `templates/`, filled with values."""
+    return _environment().get_template(template).render(**values)
+
+
+def static_text(name: str) -> str:
+    """Returns the text of a file of `static/`."""
+    return importlib.resources.files("dcjax.pages").joinpath("static", name).read_text("utf-8")
+
+
+def self_contained_policy(scripts: Sequence[str]) -> str:
+    """Returns the Content-Security-Policy of a page that asks no host for anything.
+
+    Args:
+      scripts: the texts of its inline scripts; a browser runs no other script.
+    """
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    sources = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+    return "; ".join(
+        [
+            "default-src 'none'",
+            "img-src data:",
+            "style-src 'unsafe-inline'",
+            f"script-src {' '.join(sources) or repr('none')}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+
+
+def data_uri(picture: bytes | None) -> str:
+    """Returns a picture encoded as WebP as a URI, "" for None."""
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}" if picture else ""
+
+
+def format_percent(share: float, digits: int = 2) -> str:
+    """Returns a share of 1 in percent, without the sign."""
+    return format_number(100 * share, digits)
+
+
+def format_number(number: float, digits: int = 3) -> str:
+    """Returns a number with that many digits after the point, and the sign U+2212 if negative.
+
+    A number that is not finite is a dash.
+    """
+    if number != number or number in (float("inf"), float("-inf")):
+        return "\N{EN DASH}"
+    rounded = round(number, digits) or 0.0  # no -0.00
+    return f"{rounded:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def format_count(count: int) -> str:
+    """Returns a whole number in groups of three digits."""
+    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dcjax.pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        data_uri=data_uri, percent=format_percent, number=format_number, count=format_count
+    )
+    # Files of the package itself, which need no escaping inside <style> and <script>.
+    environment.globals["static_text"] = lambda name: markupsafe.Markup(static_text(name))
+    return environment
