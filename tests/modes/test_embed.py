@@ -17,8 +17,8 @@ from forks import launch
 import dcjax
 from configs import digits, folder
 from dcjax.core.errors import FileError, InputError, MissingFileError
+from dcjax.experiment import embedding
 from dcjax.experiment.embedder import Embedder
-from dcjax.modes import embed as embedding
 from dcjax.modes.embed import embed
 from dcjax.modes.score import score
 from dcjax.modes.train import train
