@@ -4,11 +4,19 @@ import base64
 import functools
 import hashlib
 import importlib.resources
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 import markupsafe
+
+_SCORE_NAMES = {
+    "map_at_r": "MAP@R",
+    "marp_paper": "mARP",
+    "r_precision": "R-precision",
+    "nmi": "NMI",
+}
 
 
 def render(template: str, **values: Any) -> str:
@@ -56,7 +64,7 @@ def format_number(number: float, digits: int = 3) -> str:
 
     A number that is not finite is a dash.
     """
-    if number != number or number in (float("inf"), float("-inf")):
+    if not math.isfinite(number):
         return "\N{EN DASH}"
     rounded = round(number, digits) or 0.0  # no -0.00
     return f"{rounded:.{digits}f}".replace("-", "\N{MINUS SIGN}")
@@ -65,6 +73,22 @@ def format_number(number: float, digits: int = 3) -> str:
 def format_count(count: int) -> str:
     """Returns a whole number in groups of three digits."""
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a duration in the two largest units that it has."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def score_name(name: str) -> str:
+    """Returns the name of a score as people write it: "Recall@1" for recall_at_1."""
+    return _SCORE_NAMES.get(name, name.replace("recall_at_", "Recall@"))
 
 
 @functools.cache
@@ -77,8 +101,14 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        data_uri=data_uri, percent=format_percent, number=format_number, count=format_count
+        count=format_count,
+        data_uri=data_uri,
+        duration=format_duration,
+        number=format_number,
+        percent=format_percent,
+        score_name=score_name,
     )
+    environment.tests["finite"] = math.isfinite
     # Files of the package itself, which need no escaping inside <style> and <script>.
     environment.globals["static_text"] = lambda name: markupsafe.Markup(static_text(name))
     return environment
