@@ -216,7 +216,7 @@ def load(
     embedding.write(run, source, prefix, stop, console)
     embedded = embedding_files.read(embedding_files.paths_of(prefix)[0], to_search=True)
     if gallery is None and len(source.sets) > 1:
-        embedded = embedded.select(embedded.splits == "gallery")
+        embedded = embedded.select(np.asarray(embedded.splits) == "gallery")
         return _join("gallery images", embedded, source.sets[1])
     if len(source.sets) > 1:
         raise InputError(f"Require one set of images in --gallery, got {len(source.sets)}.")

@@ -7,6 +7,7 @@ slowly, or too many requests: each limit has an answer with a reason.
 
 import asyncio
 import dataclasses
+import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -75,8 +76,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        is_answered = False
+
         async def send_secured(message: Message) -> None:
+            nonlocal is_answered
             if message["type"] == "http.response.start":
+                is_answered = True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
@@ -90,6 +95,10 @@ class Guard:
             async with asyncio.timeout(self._limits.request_seconds):
                 limited = _Body(receive, Headers(scope=scope), self._limits)
                 await self._app(scope, limited.receive, send_secured)
+        except TimeoutError:
+            if not is_answered:  # else the server ends the connection
+                late = refuse(503, "The answer took too long; try again later.")
+                await late(scope, receive, send_secured)
         finally:
             self._num_requests -= 1
 
@@ -100,7 +109,7 @@ class Guard:
         if not self._is_allowed(host, scope):
             names = ", ".join(sorted(self._names))
             return refuse(
-                421, f"Require a request to this server ({names}), got the host {host[:100]!r}."
+                400, f"Require a request to this server ({names}), got the host {host[:100]!r}."
             )
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         is_visit = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
@@ -176,8 +185,6 @@ def refuse(status: int, reason: str) -> JSONResponse:
 
 def is_address(name: str) -> bool:
     """Returns whether a host is given as an IP address, not by a name."""
-    import ipaddress
-
     try:
         ipaddress.ip_address(name)
     except ValueError:

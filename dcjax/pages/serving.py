@@ -28,7 +28,9 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
       FileError: if it cannot be had, as if another program listens there.
     """
-    with file_errors(f"Cannot listen on {host}, port {port}", advice="give another --port or --host"):
+    with file_errors(
+        f"Cannot listen on {host}, port {port}", advice="give another --port or --host"
+    ):
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -96,9 +98,7 @@ class _Protocol(H11Protocol):
         self._stop_timer()
 
     def _watch_head(self) -> None:
-        import h11
-
-        if self.conn.their_state is not h11.IDLE:  # the head is complete
+        if self.cycle is not None and not self.cycle.response_complete:  # the head is complete
             self._stop_timer()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._end)

@@ -80,12 +80,12 @@ class Embeddings:
         chosen: Any = np.flatnonzero(rows)
         if len(chosen) and chosen[-1] - chosen[0] == len(chosen) - 1:
             chosen = slice(chosen[0], chosen[-1] + 1)
-        texts = {
-            name: None if values is None else values[chosen]
-            for name, values in (("splits", self.splits), ("paths", self.paths))
-        }
         return dataclasses.replace(
-            self, vectors=self.vectors[chosen], labels=self.labels[chosen], **texts
+            self,
+            vectors=self.vectors[chosen],
+            labels=self.labels[chosen],
+            splits=None if self.splits is None else self.splits[chosen],
+            paths=None if self.paths is None else self.paths[chosen],
         )
 
 
@@ -391,9 +391,7 @@ def _finish(
             path,
         )
         lengths = _lengths(vectors)
-    labels, classes = np.zeros(len(vectors), np.int64), ()
-    if _LABEL in texts:
-        labels, classes = _number_classes(texts[_LABEL], known)
+    labels, classes = _number_classes(texts.get(_LABEL), len(vectors), known)
     splits, paths = (
         np.array(texts[name], np.str_) if name in texts else None for name in (_SPLIT, _PATH)
     )
@@ -402,13 +400,15 @@ def _finish(
 
 
 def _number_classes(
-    names: Sequence[str], known: Sequence[str]
+    names: Sequence[str] | None, num_rows: int, known: Sequence[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns the number of each one's class [N], and the classes: `known`, or in their order."""
+    if names is None:
+        return np.zeros(num_rows, np.int64), ()
     used = set(names)
     classes = tuple(known) if used <= set(known) else tuple(sorted(used, key=naming.encode))
     numbers = {name: number for number, name in enumerate(classes)}
-    return np.fromiter((numbers[name] for name in names), np.int64, len(names)), classes
+    return np.fromiter((numbers[name] for name in names), np.int64, num_rows), classes
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
