@@ -110,6 +110,7 @@ def create(gallery: Gallery, *, host: str = "127.0.0.1", limits: Limits | None =
             Exception: _answer_bug,
         },
     )
+    app.router.redirect_slashes = False
     return Guard(app, host=host, limits=limits)
 
 
@@ -255,12 +256,11 @@ class _Pages:
             label = self._gallery.classes.index(class_name)
             rows = np.flatnonzero(self._gallery.labels == label)
         chosen = np.random.default_rng().choice(rows, min(k, len(rows)), replace=False)
+        kind = f" of the class {_readable(class_name)}" if class_name else ""
         return JSONResponse(
             {
                 "images": [self._describe(number) for number in chosen.tolist()],
-                "message": ""
-                if len(rows)
-                else f"The gallery has no image of the class {class_name}.",
+                "message": "" if len(rows) else f"The gallery has no image{kind}.",
             }
         )
 

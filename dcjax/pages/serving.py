@@ -52,6 +52,11 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
     """
     with file_errors("Cannot listen", advice="give another --port"):
         listener.listen()
+    create(app).run(sockets=[listener])
+
+
+def create(app: ASGIApp) -> uvicorn.Server:
+    """Returns the server of an app; `run` runs it."""
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -67,7 +72,7 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=0,
     )
-    _Server(config).run(sockets=[listener])
+    return _Server(config)
 
 
 class _Server(uvicorn.Server):

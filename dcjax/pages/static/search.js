@@ -208,7 +208,7 @@
     if (query === null && !state.class) parts.push("a few at random");
     if (query?.class && images.length) {
       const hits = images.filter((image) => image.class === query.class).length;
-      parts.push(`${hits} of the query’s class`);
+      parts.push(`${hits} of ${images.length} of the query’s class`);
     }
     const text = parts.join(", ");
     return text && `${text[0].toUpperCase()}${text.slice(1)}.`;
