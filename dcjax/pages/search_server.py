@@ -274,7 +274,7 @@ class _Pages:
         return JSONResponse({"classes": names, "count": len(found)})
 
     async def thumbnail(self, request: Request) -> Response:
-        """Answers with an image of the gallery."""
+        """Answers with an image of the gallery; without content if it cannot be read now."""
         last = len(self._gallery.names) - 1
         number = _whole(request.path_params["number"], "image", 0, last, status=404)
         headers = {"ETag": f'"{self._tag}-{number}"', "Cache-Control": "private, no-cache"}
@@ -282,8 +282,8 @@ class _Pages:
             return Response(status_code=304, headers=headers)
         loop = asyncio.get_running_loop()
         picture = await loop.run_in_executor(self._readers, self._thumbnail, number)
-        if picture is None:
-            raise HTTPException(404, f"Image {number} of the gallery cannot be read now.")
+        if picture is None:  # no error, which browsers would log
+            return Response(status_code=204)
         return Response(picture, media_type="image/webp", headers=headers)
 
 
