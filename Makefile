@@ -17,10 +17,12 @@ endif
 INSTALLED := .venv/.installed-$(REQUIREMENTS)
 INSTALLED_DEV := .venv/.installed-requirements-dev.txt
 INCLUDED := requirements/common.txt requirements/cuda.txt requirements/tpu.txt
+INSTALLED_RECIPES := .venv/.installed-requirements-recipes.txt
+INSTALLED_DOCS := .venv/.installed-requirements-docs.txt
 INSTALLED_PEERS := .venv/.installed-benchmarks-requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long benchmark format clean
+.PHONY: help setup demo test test-long benchmark docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +45,7 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 	.venv/bin/lint-imports --no-logo
 	$(RUN) -m pytest --numprocesses=2 --dist=worksteal
 
-test-long: setup $(INSTALLED_DEV) ## run the tests that take too long for every change
+test-long: setup $(INSTALLED_DEV) $(INSTALLED_RECIPES) ## run the tests that take too long for every change
 	$(RUN) -m pytest -m long
 
 benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering and input beside peers
@@ -54,13 +56,17 @@ benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering
 	PYTHONPATH=. $(RUN) benchmarks/proxies.py
 	PYTHONPATH=. $(RUN) benchmarks/input.py
 
+docs: setup $(INSTALLED_DOCS) ## build docs/ as a site, site/index.html; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
+	@echo "wrote     site/index.html"
+
 format: setup $(INSTALLED_DEV) ## format the code, and mend what lint can mend
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-clean: ## remove the demo's runs, builds and the tools' caches; .venv and other runs stay
-	rm -rf runs/demo build dist dcjax.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find benchmarks configs dcjax tests -name __pycache__ -prune -exec rm -rf {} +
+clean: ## remove the demo's runs, the site, builds and the tools' caches; .venv and other runs stay
+	rm -rf runs/demo site build dist dcjax.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks configs dcjax docs tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): $(REQUIREMENTS) $(INCLUDED)
 	@command -v $(PYTHON) >/dev/null || { \
@@ -75,7 +81,15 @@ $(INSTALLED): $(REQUIREMENTS) $(INCLUDED)
 	@touch $@
 
 $(INSTALLED_DEV): requirements/dev.txt requirements/search.txt $(INSTALLED)
-	@$(PIP) -r requirements/dev.txt
+	@$(PIP) -r requirements/dev.txt -r requirements/search.txt
+	@touch $@
+
+$(INSTALLED_RECIPES): requirements/recipes.txt $(INSTALLED)
+	@$(PIP) -r requirements/recipes.txt
+	@touch $@
+
+$(INSTALLED_DOCS): requirements/docs.txt $(INSTALLED)
+	@$(PIP) -r requirements/docs.txt
 	@touch $@
 
 $(INSTALLED_PEERS): benchmarks/requirements.txt $(INSTALLED)

@@ -10,8 +10,10 @@ from packaging.requirements import Requirement
 
 _ROOT = Path(__file__).parents[1]
 _COMMON = "requirements/common.txt"
+_SEARCH = "requirements/search.txt"
 # Packages whose name differs from the imported module.
 _PACKAGES = {
+    "PIL": "pillow",
     "absl": "absl-py",
     "ml_collections": "ml-collections",
     "numpy": "jax",  # its bounds of NumPy count
@@ -44,7 +46,9 @@ def test_platform_requirements_add_a_jax_extra_to_the_common_list(flavour: str, 
         assert not requirement.specifier  # the bounds are in the common list
 
 
-@pytest.mark.parametrize("line", _lines(_COMMON) + _lines("requirements/dev.txt"))
+@pytest.mark.parametrize(
+    "line", [*_lines(_COMMON), *_lines(_SEARCH), *_lines("requirements/dev.txt")]
+)
 def test_installed_versions_satisfy_the_bounds(line: str) -> None:
     requirement = Requirement(line)
     operators = {bound.operator for bound in requirement.specifier}
@@ -55,7 +59,7 @@ def test_installed_versions_satisfy_the_bounds(line: str) -> None:
 
 
 def test_every_imported_package_is_required() -> None:
-    required = {Requirement(line).name for line in _lines(_COMMON)}
+    required = {Requirement(line).name for line in _lines(_COMMON) + _lines(_SEARCH)}
     imported: set[str] = set()
     for path in [_ROOT / "launch.py", *(_ROOT / "dcjax").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

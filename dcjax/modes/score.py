@@ -64,6 +64,12 @@ def score(
                 f"lengths   {embeddings.shortest:.4g} to {embeddings.longest:.4g} in {path}, not "
                 "1: scores are by Euclidean distance; --normalize scales to 1"
             )
+    networks = {str(of.metadata["weights"]) for of in found if "weights" in of.metadata}
+    if len(networks) > 1:
+        console.print_line(
+            f"networks  {paths[0]} and {paths[1]} are of two networks, whose embeddings cannot be "
+            "compared; embed both with one checkpoint"
+        )
     sets = _split(paths, found)
     del found, embeddings
     draws_gallery = options.protocol == "gallery"

@@ -57,8 +57,8 @@ class Embeddings:
       splits: the name of each one's split, str [N]; None if there is no such column.
       shortest: the least length of a vector.
       longest: the greatest.
+      metadata: what `write` kept, {} in a file that it did not write.
       paths: of each one's image, str [N]; None if they were not read, or there is no such column.
-      metadata: that `write` kept.
     """
 
     vectors: np.ndarray
@@ -67,8 +67,8 @@ class Embeddings:
     splits: np.ndarray | None
     shortest: float
     longest: float
+    metadata: Mapping[str, Any]
     paths: np.ndarray | None = None
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def are_unit_vectors(self) -> bool:
@@ -274,9 +274,18 @@ def _read_parquet(path: Path, normalize: bool, to_search: bool) -> Embeddings:
     for name, values in texts.items():
         if "" in values:
             raise InputError(f"{path}, row {values.index('')}: require a {name}, got none.")
-    kept = schema.metadata or {}
-    embeddings = _finish(path, vectors, texts, json.loads(kept.get(_CLASSES, b"[]")), normalize)
-    return dataclasses.replace(embeddings, metadata=json.loads(kept.get(_METADATA, b"{}")))
+    known = _read_json(schema, _CLASSES, list)
+    embeddings = _finish(path, vectors, texts, list(map(str, known)), normalize)
+    return dataclasses.replace(embeddings, metadata=_read_json(schema, _METADATA, dict))
+
+
+def _read_json(schema: pyarrow.Schema, key: bytes, kind: type) -> Any:
+    """Returns a value of the metadata; an empty one if there is none, as in others' files."""
+    with contextlib.suppress(ValueError):
+        value = json.loads((schema.metadata or {}).get(key, b"null"))
+        if isinstance(value, kind):
+            return value
+    return kind()
 
 
 def _require_columns(names: Sequence[str], path: Path, to_search: bool) -> list[str]:
@@ -396,7 +405,7 @@ def _finish(
         np.array(texts[name], np.str_) if name in texts else None for name in (_SPLIT, _PATH)
     )
     shortest, longest = float(lengths.min()), float(lengths.max())
-    return Embeddings(vectors, labels, classes, splits, shortest, longest, paths)
+    return Embeddings(vectors, labels, classes, splits, shortest, longest, {}, paths)
 
 
 def _number_classes(

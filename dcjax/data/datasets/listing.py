@@ -1,7 +1,6 @@
 """Any images without a protocol: of a folder, a table or a list of paths."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from dcjax.core import naming
 from dcjax.core.errors import InputError, MissingFileError, file_errors
 from dcjax.data.datasets import tables
-from dcjax.data.datasets.files import read_text
+from dcjax.data.datasets.files import read_text, walk
 from dcjax.data.datasets.folder import is_image
 from dcjax.data.datasets.image_set import ImageSet, from_classes
 from dcjax.data.headers import FORMATS
@@ -60,27 +59,15 @@ def load(place: str, *, flag: str = "--images") -> Listing:
 
 
 def _list_folder(top: Path) -> Listing:
-    files = sorted(_walk(str(top), set()), key=naming.encode)
+    files = sorted(
+        (path for path in walk(top) if is_image(os.path.basename(path))), key=naming.encode
+    )
     if not files:
         raise InputError(f"Require an image ({', '.join(FORMATS)}) in {top}, got none.")
     parts = [os.path.relpath(file, top).split(os.sep) for file in files]
     has_labels = all(len(part) == 2 for part in parts)
     classes = [part[0] if has_labels else "" for part in parts]
     return Listing(from_classes(files, classes), has_labels)
-
-
-def _walk(folder: str, above: set[tuple[int, int]]) -> Iterator[str]:
-    """Yields the images below a folder; a link to a folder above it is not followed."""
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in above:
-        return
-    above = above | {(status.st_dev, status.st_ino)}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                yield from _walk(entry.path, above)
-            elif is_image(entry.name):
-                yield entry.path
 
 
 def _list_table(path: Path, flag: str) -> Listing:
