@@ -36,7 +36,7 @@ _MAX_MARKED_POINTS = 40
 _MAX_LINES_OF_DIVISIONS = 40
 _MAX_NOTED_CELLS = 64  # of a heat map, whose values are written into it
 
-_STYLE: Mapping[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # texts are texts, in the font of the page
     "svg.hashsalt": "dcjax",  # the same plot has the same names of its parts
     "text.parse_math": False,
@@ -282,7 +282,9 @@ def _draw(name: str, draw: Callable[[Any], None], description: str) -> markupsaf
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
+        matplotlib.rcParams.update(_STYLE)
         figure = Figure(figsize=_SIZE, layout="constrained")
         draw(figure.add_subplot())
         text = io.StringIO()

@@ -56,15 +56,18 @@ def render(report: Report) -> str:
 
 def render_comparison(comparison: Comparison) -> str:
     """Returns the page that compares several runs."""
+    best_by = comparison.best_by
+    ranked = [run for run, scores in comparison.scores.items() if best_by in scores]
     return _render_document(
         "comparison.html",
         ["page.js"],
         _COMPARED_SECTIONS,
         comparison=comparison,
-        score_names=_score_names(comparison.scores, comparison.best_by),
-        difference_names=_score_names(comparison.differences, comparison.best_by),
+        score_names=_score_names(comparison.scores, best_by),
+        difference_names=_score_names(comparison.differences, best_by),
+        best=max(ranked, key=lambda run: comparison.scores[run][best_by], default=None),
         first=next(iter(comparison.scores), ""),
-        plots=_compared_plots(comparison.training, comparison.best_by),
+        plots=_compared_plots(comparison.training, best_by),
     )
 
 
@@ -98,7 +101,7 @@ def _division_views(divisions: Divisions) -> dict[str, Any]:
     }
     if curves:
         plots["Agreement of divisions"] = figures.plot_curves(
-            "agreement", curves, y_label="NMI", limits=(0, 1)
+            "agreement", curves, y_label="NMI", limits=(0, 1.02)
         )
     return {
         "division_plots": {title: plot for title, plot in plots.items() if plot},
@@ -111,14 +114,14 @@ def _mask_plots(divisions: Divisions) -> dict[str, Plot]:
     if isinstance(masks, str):
         return {}
     plots = {
-        "Masks": figures.plot_heat_map(
+        "The mask of each cluster": figures.plot_heat_map(
             "masks",
             masks.values,
             x_label="dimension",
             y_label="cluster",
             description="How much each cluster's mask lets through of each dimension.",
         ),
-        "Cosines of masks": figures.plot_heat_map(
+        "Cosines of each two masks": figures.plot_heat_map(
             "cosines",
             masks.cosines,
             x_label="cluster",

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.resources
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ def format_number(number: float, digits: int = 3) -> str:
 
 def format_count(count: int) -> str:
     """Returns a whole number in groups of three digits."""
-    return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{count:,}"
 
 
 def format_duration(seconds: float) -> str:
@@ -91,6 +92,11 @@ def score_name(name: str) -> str:
     return _SCORE_NAMES.get(name, name.replace("recall_at_", "Recall@"))
 
 
+def name_parts(name: str) -> list[str]:
+    """Returns the parts of a name or path after which a line may break, each with its end."""
+    return re.split(r"(?<=[_/\\-])(?=[^_/\\-])", name)
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -105,6 +111,7 @@ def _environment() -> jinja2.Environment:
         data_uri=data_uri,
         duration=format_duration,
         number=format_number,
+        parts=name_parts,
         percent=format_percent,
         score_name=score_name,
     )

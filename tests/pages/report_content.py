@@ -263,7 +263,7 @@ def _divisions(
     num_epochs: int,
     rng: np.random.Generator,
 ) -> content.Divisions:
-    epochs = np.arange(1, num_epochs, 2)
+    epochs = np.arange(1, max(num_epochs, 2), 2)
     counts = np.minimum(num_clusters, 2 ** np.arange(1, len(epochs) + 1))
     unit = masks / np.maximum(np.linalg.norm(masks, axis=1, keepdims=True), 1e-9)
     agreement = np.where(epochs == epochs[0], np.nan, 1 - np.exp(-epochs / 3))

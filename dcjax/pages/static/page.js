@@ -7,34 +7,31 @@
     document.getElementById("announcement").textContent = text;
   };
 
-  // The value of a cell: a number if it shows one, else its text; null if it is empty.
-  const valueOf = (row, column) => {
-    const cell = row.cells[column];
+  // The value of a cell, of a column of numbers or of texts; null if it is empty.
+  const valueOf = (cell, isNumber) => {
     const text = (cell.dataset.value ?? cell.textContent).trim();
     if (!text) return null;
-    const number = Number(text.replace(/\s/g, "").replace("\u2212", "-"));
-    return Number.isNaN(number) ? text : number;
+    return isNumber ? Number(text.replaceAll(",", "").replace("\u2212", "-")) : text;
   };
 
-  const compare = (a, b) =>
-    typeof a === "number" && typeof b === "number"
-      ? a - b
-      : String(a).localeCompare(String(b), "en", { numeric: true });
+  const texts = new Intl.Collator("en", { numeric: true });
+  const compare = (a, b, isNumber) => (isNumber ? a - b : texts.compare(a, b));
 
   // Sorts the rows of a table; empty cells are last in both directions, ties keep their order.
-  const sort = (table, column, descending) => {
+  const sort = (table, column, isNumber, descending) => {
     const body = table.tBodies[0];
-    const keyed = [...body.rows].map((row) => [valueOf(row, column), row]);
+    const keyed = [...body.rows].map((row) => [valueOf(row.cells[column], isNumber), row]);
     keyed.sort(([a], [b]) => {
       if (a === null || b === null) return (a === null) - (b === null);
-      return descending ? compare(b, a) : compare(a, b);
+      return descending ? compare(b, a, isNumber) : compare(a, b, isNumber);
     });
-    body.append(...keyed.map(([, row]) => row));
+    body.replaceChildren(...keyed.map(([, row]) => row));
   };
 
   for (const table of document.querySelectorAll("table.sortable")) {
     const headings = [...table.tHead.rows[0].cells];
     headings.forEach((heading, column) => {
+      const isNumber = heading.classList.contains("number");
       const button = document.createElement("button");
       button.type = "button";
       button.className = "sort";
@@ -43,10 +40,10 @@
       button.addEventListener("click", () => {
         // Numbers are first sorted from high to low, texts from A to Z.
         const now = heading.getAttribute("aria-sort");
-        const descending = now ? now === "ascending" : heading.classList.contains("number");
+        const descending = now ? now === "ascending" : isNumber;
         headings.forEach((other) => other.removeAttribute("aria-sort"));
         heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
-        sort(table, column, descending);
+        sort(table, column, isNumber, descending);
         const order = descending ? "descending" : "ascending";
         announce(`Sorted by ${button.textContent.trim()}, ${order}`);
       });
