@@ -29,9 +29,6 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# What is read and thrown away of a body that is too large: a client that still sends would not see
-# the answer.
-_DISCARDED = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +103,7 @@ class Guard:
         headers = Headers(scope=scope)
         given = headers.getlist("host")
         host = given[0] if len(given) == 1 else ""
-        if not self._is_allowed(host, scope):
+        if not self._is_allowed(host):
             names = ", ".join(sorted(self._names))
             return refuse(
                 400, f"Require a request to this server ({names}), got the host {host[:100]!r}."
@@ -114,13 +111,14 @@ class Guard:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         is_visit = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
         is_foreign = site not in ("same-origin", "none") and not is_visit
-        if is_foreign or (origin is not None and urlsplit(origin).netloc != host):
+        # Of a page without an origin, as of a file, it is "null".
+        if is_foreign or (origin is not None and origin.partition("://")[2] != host):
             return refuse(403, "Require a request from this server's own page, got another site's.")
         if self._num_requests >= self._limits.max_requests:
             return refuse(503, "The server answers as many requests as it can; try again soon.")
         return None
 
-    def _is_allowed(self, host: str, scope: Scope) -> bool:
+    def _is_allowed(self, host: str) -> bool:
         try:
             parts = urlsplit(f"//{host}")
             name, port = parts.hostname, parts.port
@@ -128,7 +126,7 @@ class Guard:
             return False
         if not name or parts.netloc != host or parts.username is not None or port == 0:
             return False
-        if self._any_address and is_address(name):
+        if self._any_address and _is_address(name):
             return True
         return name in self._names
 
@@ -153,11 +151,12 @@ class _Body:
           HTTPException: 408 or 413 if it takes too long, or is too large.
         """
         limit = self._limits.max_bytes
-        if self._length > (limit if self._waits else _DISCARDED * limit):
+        if self._waits and self._length > limit:
             raise _too_large(limit)
         message = await self._next()
+        # A client that still sends would not see the answer: what it sends is thrown away.
         while self._num_bytes > limit:
-            if not message.get("more_body") or self._num_bytes > _DISCARDED * limit:
+            if not message.get("more_body"):
                 raise _too_large(limit)
             message = await self._next()
         return message
@@ -183,7 +182,7 @@ def refuse(status: int, reason: str) -> JSONResponse:
     return JSONResponse({"error": reason}, status, headers)
 
 
-def is_address(name: str) -> bool:
+def _is_address(name: str) -> bool:
     """Returns whether a host is given as an IP address, not by a name."""
     try:
         ipaddress.ip_address(name)

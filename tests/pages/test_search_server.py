@@ -216,7 +216,11 @@ def test_other_sites_and_names_are_refused(client: TestClient) -> None:
         assert client.get("/", headers={"host": host}).status_code == 200, host
     picture = encode(pixels()[0])
     foreign = [{"origin": "http://evil.example"}, {"origin": "null"}]
-    foreign += [{"origin": "http://127.0.0.1:9000"}, {"origin": "http://localhost:8000"}]
+    foreign += [
+        {"origin": "http://127.0.0.1:9000"},
+        {"origin": "http://localhost:8000"},
+        {"origin": "http://["},
+    ]
     foreign += [{"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}]
     foreign += [{"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}]
     for headers in foreign:
