@@ -122,9 +122,11 @@
     picture.src = source;
   };
 
-  const setText = (element, text) => {
-    element.textContent = text;
-    element.title = text;
+  // Shows a name, which may be broken after these characters, and all of it on hover.
+  const setName = (element, text, whole = text) => {
+    const parts = text.split(/(?<=[_./-])/u);
+    element.replaceChildren(...parts.flatMap((part) => [document.createElement("wbr"), part]));
+    element.title = whole;
     show(element, text !== "");
   };
 
@@ -151,10 +153,8 @@
       word.textContent = "distance ";
       distance.append(word, image.distance.toFixed(3));
     }
-    setText(find(".class"), image.class);
-    const name = find(".path");
-    name.textContent = lastPart(image.name);
-    name.title = image.name;
+    setName(find(".class"), image.class);
+    setName(find(".path"), lastPart(image.name), image.name);
     return item;
   };
 
@@ -174,8 +174,10 @@
     before.replaceWith(picture);
     if (!isShown) return;
     setPicture(picture, byId("query-missing"), file ? file.url : `/images/${state.image}`);
-    setText(byId("query-class"), query?.class || (file ? "Your picture" : ""));
-    setText(byId("query-name"), query?.name || file?.name || "");
+    const name = query?.name || file?.name || "";
+    setName(byId("query-class"), query?.class || (file ? "Your picture" : ""));
+    setName(byId("query-name"), lastPart(name), name);
+    byId("query-copy").dataset.copy = name;
   };
 
   const renderFields = (state) => {
