@@ -132,6 +132,16 @@ def test_a_gallery_is_embedded_once_until_images_or_checkpoint_change(
     assert sorted(path.suffix for path in kept) == [".npy", ".parquet"]
 
 
+def test_images_that_are_left_out_leave_no_gap(run: str, write_tree: Callable[..., str]) -> None:
+    top = write_tree({"in/a/1.png": None, "in/a/2.png": "no image", "in/b/3.png": None}) + "/in"
+    config = dcjax.load(run).config
+    config.dataset.skip_unreadable = True
+    images = dcjax.load(run, config).search(top).images
+    assert images.names == [f"{top}/a/1.png", f"{top}/b/3.png"]
+    assert images.pictures is not None
+    assert images.pictures.images.tolist() == images.names
+
+
 def test_files_of_embeddings_are_galleries(run: str, tmp_path: Path) -> None:
     embedder = dcjax.load(run)
     top = embedder.config.dataset.root
