@@ -303,15 +303,17 @@ def test_searches_beyond_those_that_wait_are_refused_until_there_is_room() -> No
         threads = [threading.Thread(target=ask) for _ in range(20)]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + 10
-        while len(statuses) < 4 and time.monotonic() < end:
-            time.sleep(0.02)
-        assert statuses == [503] * 4
-        refused = client.get(f"{address}/search?image=1")
-        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        assert "try again soon" in refused.json()["error"]
-        assert client.get(f"{address}/images/1").status_code == 200
-        is_released.set()
+        try:
+            end = time.monotonic() + 10
+            while len(statuses) < 4 and time.monotonic() < end:
+                time.sleep(0.02)
+            assert statuses == [503] * 4
+            refused = client.get(f"{address}/search?image=1")
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert "try again soon" in refused.json()["error"]
+            assert client.get(f"{address}/images/1").status_code == 200
+        finally:
+            is_released.set()
         for thread in threads:
             thread.join()
         assert sorted(statuses) == [200] * 16 + [503] * 4
