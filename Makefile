@@ -29,14 +29,14 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## make .venv with what this machine needs
 
-demo: setup ## train on handwritten digits without and with division, and compare
+demo: setup ## train on handwritten digits without and with division, and compare in a report
 	@rm -rf runs/demo
 	$(RUN) launch.py --config=configs/digits.py --config.division.max_clusters=1 \
 	  --workdir=runs/demo/baseline
 	$(RUN) launch.py --config=configs/digits.py --workdir=runs/demo/division
 	$(RUN) launch.py --mode=evaluate --workdir=runs/demo/baseline,runs/demo/division
-	@echo "wrote     runs/demo/baseline"
-	@echo "wrote     runs/demo/division"
+	$(RUN) launch.py --mode=report --workdir=runs/demo/baseline,runs/demo/division
+	@echo "To look at both runs, open runs/demo/baseline/report/comparison.html in a browser."
 
 test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 	$(RUN) -m ruff format --check .

@@ -26,6 +26,7 @@ TINY = {
     "eval.at_start": False,
     "eval.nmi": "never",
     "eval.pixels": False,
+    "train.report": False,
 }
 
 

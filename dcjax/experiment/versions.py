@@ -39,6 +39,8 @@ CHANGES: tuple[Change, ...] = (
     Change(
         added={
             "dataset.max_pixels": 0,
+            "train.report": True,
+            "paper": {},
         },
         renamed={
             "model.own": "model.custom",

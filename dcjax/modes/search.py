@@ -99,7 +99,10 @@ def _describe(
     def thumbnail(number: int) -> bytes | None:
         if images.pictures is None:
             return None
-        return thumbnails.encode(images.pictures, number, side=_THUMBNAIL, max_pixels=max_pixels)
+        (picture,) = thumbnails.create(
+            images.pictures, [number], size=_THUMBNAIL, max_pixels=max_pixels, num_threads=1
+        )
+        return picture
 
     return search_server.Gallery(
         title=title,

@@ -28,8 +28,8 @@ _PAGE_COLORS = {
     _LINE: "var(--line)",
     **{color: f"var(--series-{number})" for number, color in enumerate(_SERIES, 1)},
 }
-# Dashes (in points) and markers (sides, angle) have other lengths than the colours, so that lines
-# of one colour differ in these.
+# Dashes (in widths of the line) and markers (sides, angle). Each list has another length than that
+# of the colours, so that lines of one colour differ in these.
 _DASHES: Sequence[tuple[float, ...]] = ((), (6, 2), (2, 1.5), (7, 2, 2, 2), (10, 3))
 _MARKERS = ((16, 0), (4, 45), (3, 0), (4, 0), (3, 180), (5, 0), (6, 0))
 _MAX_MARKED_POINTS = 40
@@ -236,7 +236,7 @@ def plot_bars(
         axes.grid(False, axis="x")
         _use_whole_numbers(axes.xaxis)
 
-    each = ", ".join(f"{value:.1f}" for value in values)
+    each = ", ".join(f"{value:.1f}" if np.isfinite(value) else "not known" for value in values)
     text = f"{y_label} by {x_label}: {each}. {level[0]}: {level[1]:.1f}."
     return Plot(_draw(name, draw, text), [dataclasses.replace(_key(1, level[0]), marker="")])
 
@@ -294,7 +294,7 @@ def _draw(name: str, draw: Callable[[Any], None], description: str) -> markupsaf
 
 
 def _inline(svg: str, name: str, description: str) -> markupsafe.Markup:
-    """Returns a matplotlib's SVG file as an element of a page.
+    """Returns an SVG file of matplotlib as an element of a page.
 
     Names of its parts get the plot's name as prefix, since pages have many plots; its size, fonts
     and colours become those of the page.
@@ -332,7 +332,7 @@ def _in_page(key: str, value: str, name: str) -> str:
     value = value.replace("url(#", f"url(#{name}-")
     if key == "style":
         value = re.sub(r"font-family: [^;]*;? ?", "", value)
-        value = re.sub(r"#01\w{4}", lambda match: _PAGE_COLORS[match.group()], value)
+        value = re.sub(r"#01\w{4}", lambda match: _PAGE_COLORS.get(match[0], match[0]), value)
     return value
 
 
@@ -371,7 +371,7 @@ def _key(number: int, name: str) -> Key:
 def _use_whole_numbers(axis: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
 def _use_whole_epochs(axes: Any) -> None:

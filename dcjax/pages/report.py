@@ -75,7 +75,9 @@ def _render_document(
     template: str, scripts: Sequence[str], sections: Sequence[tuple[str, str]], **values: Any
 ) -> str:
     policy = templating.self_contained_policy([templating.static_text(name) for name in scripts])
-    return templating.render(template, policy=policy, scripts=scripts, sections=sections, **values)
+    page = templating.render(template, policy=policy, scripts=scripts, sections=sections, **values)
+    # Bytes of file names that are not UTF-8 are lone surrogates in Python, which no file can hold.
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _score_names(rows: Mapping[str, Mapping[str, Any]], best_by: str) -> list[str]:

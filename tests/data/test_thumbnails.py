@@ -1,40 +1,88 @@
-"""Thumbnails are small pictures of what the pipeline decodes."""
+"""Thumbnails show what the pipeline decodes."""
 
 import io
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import pytest
 from conftest import png
 from pictures import exif
 
 from dcjax.data import thumbnails
 from dcjax.data.datasets import ImageSet
-from dcjax.data.datasets.image_set import from_classes
 
 
-def _open(encoded: bytes | None) -> PIL.Image.Image:
+def _files(*paths: Path) -> ImageSet:
+    return ImageSet(np.array(list(map(str, paths))), np.zeros(len(paths), np.int32), ("a",))
+
+
+def _pixels(encoded: bytes | None) -> np.ndarray:
     assert encoded is not None
-    return PIL.Image.open(io.BytesIO(encoded))
+    with PIL.Image.open(io.BytesIO(encoded)) as picture:
+        assert picture.format == "WEBP"
+        return np.asarray(picture.convert("RGB")).astype(int)
 
 
-def test_small_pictures_are_exact_and_large_ones_keep_their_shape() -> None:
-    draw = np.random.default_rng(0).integers
-    small = ImageSet(draw(0, 256, (1, 8, 9, 1), np.uint8), np.zeros(1, np.int32), ("",))
-    picture = np.asarray(_open(thumbnails.encode(small, 0, side=64)))
-    np.testing.assert_array_equal(picture, np.repeat(small.images[0], 3, axis=2))
-    large = ImageSet(draw(0, 256, (1, 300, 150, 3), np.uint8), np.zeros(1, np.int32), ("",))
-    assert _open(thumbnails.encode(large, 0, side=100)).size == (50, 100)
+def _halves(height: int, width: int) -> np.ndarray:
+    """Returns a picture that is red above and blue below."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, :, 0], pixels[height // 2 :, :, 2] = 255, 255
+    return pixels
 
 
-def test_files_are_turned_upright_and_bad_ones_are_none(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    PIL.Image.new("RGB", (40, 20), "red").save(file, "JPEG", exif=exif(6, "<")[4:])
-    (tmp_path / "turned.jpg").write_bytes(file.getvalue())
-    (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "large.png").write_bytes(png(np.zeros((50, 50, 3), np.uint8)))
-    paths = [str(tmp_path / name) for name in ("turned.jpg", "text.png", "large.png", "none.png")]
-    images = from_classes(paths, [""] * 4)
-    pictures = [thumbnails.encode(images, row, side=64, max_pixels=2000) for row in range(4)]
-    assert _open(pictures[0]).size == (20, 40)
-    assert pictures[1:] == [None] * 3
+def test_large_pictures_are_reduced_in_proportion_and_small_ones_keep_their_size(
+    tmp_path: Path,
+) -> None:
+    sizes = {(300, 150): (96, 48), (50, 400): (12, 96), (60, 96): (60, 96), (500, 2): (96, 1)}
+    paths = [tmp_path / f"{i}.png" for i in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        path.write_bytes(png(_halves(*size)))
+    made = thumbnails.create(_files(*paths), range(len(sizes)))
+    for encoded, size in zip(made, sizes.values(), strict=True):
+        pixels = _pixels(encoded)
+        assert pixels.shape[:2] == size
+        assert pixels[0, 0, 0] > 200 > 60 > pixels[0, 0, 2]
+        assert pixels[-1, -1, 2] > 200 > 60 > pixels[-1, -1, 0]
+
+
+def test_tiny_grey_digits_are_enlarged_without_smoothing() -> None:
+    digits = np.random.default_rng(0).choice(np.uint8([0, 255]), (3, 8, 8, 1))
+    images = ImageSet(digits, np.zeros(3, np.int32), ("a",))
+    for row, encoded in zip([2, 0], thumbnails.create(images, [2, 0], size=64), strict=True):
+        pixels = _pixels(encoded)
+        assert pixels.shape == (64, 64, 3)
+        middles = pixels[4::8, 4::8].mean(axis=2)
+        np.testing.assert_array_equal(middles > 127, digits[row, ..., 0] > 127)
+
+
+def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    PIL.Image.fromarray(_halves(120, 200)).save(content, "JPEG", quality=95)
+    jpeg = content.getvalue()
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(jpeg[:2] + exif(3, "<") + jpeg[2:])
+    (encoded,) = thumbnails.create(_files(path), [0])
+    pixels = _pixels(encoded)
+    assert pixels[0, 0, 2] > 200  # blue is above
+    assert pixels[-1, 0, 0] > 200
+
+
+@pytest.mark.parametrize("num_threads", [1, None])
+def test_what_cannot_be_read_is_none_and_the_others_are_there(
+    num_threads: int | None, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("good.png", "gone.png", "text.png", "large.png")]
+    paths[0].write_bytes(png(_halves(10, 10)))
+    paths[2].write_text("no picture")
+    paths[3].write_bytes(png(_halves(40, 40)))
+    count = []
+    made = thumbnails.create(
+        _files(*paths),
+        [3, 2, 1, 0],
+        max_pixels=1599,
+        num_threads=num_threads,
+        advance=count.append,
+    )
+    assert [encoded is not None for encoded in made] == [False, False, False, True]
+    assert count == [1, 1, 1, 1]

@@ -64,7 +64,9 @@ def create_gallery(found: Search) -> search_server.Gallery:
         return [(neighbor.number, neighbor.distance) for neighbor in neighbors]
 
     def thumbnail(number: int) -> bytes | None:
-        return None if number == NUM_IMAGES - 1 else thumbnails.encode(_pictures, number, side=64)
+        return (
+            None if number == NUM_IMAGES - 1 else thumbnails.create(_pictures, [number], size=64)[0]
+        )
 
     _pictures = images.pictures
     return search_server.Gallery(

@@ -37,7 +37,7 @@ def test_plots_have_text_alternatives_and_follow_the_colors_of_the_page() -> Non
         r"score over epochs\. R@1: 0\.5 at epoch 1, 0\.6 at epoch 2, between 0\.5 and 0\.6; NMI.*",
         r"Sizes .*: at first 2 clusters of 3 to 5 images, at last 2 clusters of 3 to 5 images\.",
         r"A matrix\. Values from 0\.00 to 1\.00, 0\.50 on average\.",
-        r"size by cluster: 1\.0, nan\. all: 3\.0\.",
+        r"size by cluster: 1\.0, not known\. all: 3\.0\.",
         r"distance\. within: 0\.08 on average, from 0\.00 to 0\.15\.",
     ]
     for plot, text in zip(_plots(), described, strict=True):

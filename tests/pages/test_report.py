@@ -159,6 +159,13 @@ def test_hostile_names_are_texts() -> None:
         assert name in comparison.text()
 
 
+def test_file_names_that_are_not_utf_8_are_escaped() -> None:
+    names = [b"caf\xe9.jpg".decode("utf-8", "surrogateescape")]
+    images = report_content.named(report_content.digit_images(20), names)
+    page = report.render(report_content.create_report(images, num_on_map=10))
+    assert "caf\\udce9.jpg" in parse(page.encode("utf-8").decode("utf-8")).text()
+
+
 def test_the_data_of_the_map_is_json_that_stays_in_its_element() -> None:
     names = report_content.HOSTILE_NAMES
     images = report_content.named(report_content.digit_images(30), names)
