@@ -25,11 +25,13 @@ from dcjax.experiment import (
     schedule,
     versions,
 )
+from dcjax.experiment import search as searching
 from dcjax.experiment.exported import ExportedEmbedder
 from dcjax.models import masked_embedder
 from dcjax.retrieval import evaluation
 from dcjax.runs import workdirs
 from dcjax.runs.checkpoints import Checkpoints
+from dcjax.runs.preemption import StopRequest
 
 
 class Embedder:
@@ -41,6 +43,7 @@ class Embedder:
       checkpoint: number of the checkpoint that it was restored from.
       data: `same_run.fingerprints` of the run's images, {} if they are not known.
       scores: of the run after that epoch, {} if they are not known.
+      folder: where embeddings of galleries are kept: `embeddings` in the workdir.
       nmi: that of the scores, if it was computed by the settings of `config`; else None.
     """
 
@@ -51,6 +54,7 @@ class Embedder:
         epoch: int,
         checkpoint: int,
         *,
+        folder: str,
         data: Mapping[str, Any] | None = None,
         scores: Mapping[str, float] | None = None,
         nmi: float | None = None,
@@ -62,6 +66,7 @@ class Embedder:
           variables: of the model.
           epoch: epochs that it was trained.
           checkpoint: its number.
+          folder: where embeddings of galleries are kept.
           data: `same_run.fingerprints` of the run's images, if they are known.
           scores: of the run after that epoch, if they are known.
           nmi: that of the scores, if it was computed by the settings of the config.
@@ -69,6 +74,7 @@ class Embedder:
         self.config = network.config
         self.epoch = epoch
         self.checkpoint = checkpoint
+        self.folder = folder
         self._network = network
         self._variables = variables
         self.data = data or {}
@@ -201,6 +207,37 @@ class Embedder:
         """Returns the embedder as a file that JAX alone can run, see `exported.serialize`."""
         return exported.serialize(self._network, self._variables)
 
+    def search(
+        self,
+        gallery: str | None = None,
+        *,
+        stop: StopRequest | None = None,
+        console: Console | None = None,
+    ) -> searching.Search:
+        """Returns the search of a gallery, whose embeddings are kept in the workdir.
+
+        They are made if they are not there, or if images or checkpoint have changed.
+
+        Args:
+          gallery: a folder, table or list, see `listing.load`; or a file of embeddings by this
+            network, see `embedding_files`; None: the test images of the run.
+          stop: allows to stop the embedding.
+          console: where progress is shown; None: a new one.
+
+        Raises:
+          InputError: if the gallery is not as required.
+          FileError: if something is missing or cannot be written.
+        """
+        images = searching.load(
+            self,
+            gallery,
+            workdirs.on_disk(self.folder),
+            stop or StopRequest(),
+            console or Console(),
+        )
+        _, masks, _ = masked_embedder.split_variables(self._variables)
+        return searching.Search(images, self, np.asarray(masks), self.config.model.test_masks)
+
     def score_pixels(self, splits: Splits) -> dict[str, float]:
         """Scores the images' own pixels, a baseline."""
         return self._network.score_pixels(self._network.open_test(splits))
@@ -286,6 +323,7 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
         variables,
         epoch,
         chosen,
+        folder=os.path.join(os.fspath(folder), "embeddings"),
         data=meta.get("data"),
         scores=scores,
         nmi=scores.get("nmi") if clusters_alike else None,

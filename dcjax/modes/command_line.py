@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import dcjax
-from dcjax.core import naming, programs
+from dcjax.core import extras, naming, programs
 from dcjax.core.errors import DcjaxError, SettingError
 from dcjax.distributed import machine
 from dcjax.experiment import config_files
@@ -29,9 +29,9 @@ from dcjax.runs import error_log, output, workdirs
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "check_data", "embed", "score", "export", "report"],
-    "What to do; evaluate, embed, export and report need no --config, score neither a run nor "
-    "--config.",
+    ["train", "evaluate", "check_data", "embed", "score", "export", "report", "search"],
+    "What to do; evaluate, embed, export, report and search need no --config, score neither a run "
+    "nor --config.",
 )
 _CONFIG = flags.DEFINE_string(
     "config",
@@ -79,8 +79,8 @@ _VIRTUAL_DEVICES = flags.DEFINE_integer(
 _TRUST_CUSTOM_CODE = flags.DEFINE_bool(
     "trust_custom_code",
     False,
-    "To evaluate, embed, export or report without --config: import and run code outside dcjax that "
-    "a run names.",
+    "To evaluate, embed, export, report or search without --config: import and run code outside "
+    "dcjax that a run names.",
 )
 _IMAGES = flags.DEFINE_string(
     "images",
@@ -106,11 +106,30 @@ _EMBEDDINGS = flags.DEFINE_string(
 _KS = flags.DEFINE_list("ks", [], "Of score: ks of recall at k, by default 1,2,4,8.")
 _NMI = flags.DEFINE_bool("nmi", False, "Of score: also cluster the embeddings, for NMI.")
 _NORMALIZE = flags.DEFINE_bool("normalize", False, "Of score: scale the embeddings to length 1.")
+_GALLERY = flags.DEFINE_string(
+    "gallery",
+    None,
+    "To search: a folder, table or list of images as of --images, or a file of embeddings that "
+    "--mode=embed wrote; by default the test images of the run.",
+)
+_HOST = flags.DEFINE_string(
+    "host",
+    None,
+    "To search: name or address to listen at, by default 127.0.0.1, which only this machine can "
+    "reach.",
+)
+_PORT = flags.DEFINE_integer(
+    "port",
+    None,
+    "To search: port to listen at, by default 8000; 0 takes a free one.",
+    lower_bound=0,
+    upper_bound=65535,
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 _VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, and end.")
 
 # Modes that read a saved run.
-_SAVED = ["evaluate", "embed", "export", "report"]
+_SAVED = ["evaluate", "embed", "export", "report", "search"]
 # Those that take several runs.
 _SEVERAL = ["evaluate", "report"]
 # Settings that --mode=score uses, besides those that are flags.
@@ -150,6 +169,7 @@ def main(argv: Sequence[str]) -> None:
             "score": _score,
             "export": _export,
             "report": _report,
+            "search": _search,
         }
         if _SWEEP.value:
             _sweep(_config(), argv[0])
@@ -187,10 +207,13 @@ def _check_mode() -> None:
         (_KS, ["score"]),
         (_NMI, ["score"]),
         (_NORMALIZE, ["score"]),
-        (_WORKDIR, ["train", "evaluate", "check_data", "embed", "export", "report"]),
+        (_GALLERY, ["search"]),
+        (_HOST, ["search"]),
+        (_PORT, ["search"]),
+        (_WORKDIR, ["train", "evaluate", "check_data", "embed", "export", "report", "search"]),
     )
     for flag, allowed in modes:
-        if flag.value in (None, False, []):
+        if flag.value is None or flag.value is False or flag.value == []:
             continue
         if _MODE.value not in allowed:
             raise SettingError(
@@ -351,6 +374,21 @@ def _report(config: ConfigDict | None, workdirs: list[str]) -> None:
     report(workdirs, config, output=_OUTPUT.value or "", trust_custom_code=_trusts_custom_code())
 
 
+def _search(config: ConfigDict | None, workdirs: list[str]) -> None:
+    extras.require("search", ("starlette", "uvicorn", "python_multipart"), "search")
+    from dcjax.modes.search import search
+
+    search(
+        _require_one(workdirs),
+        config,
+        gallery=_GALLERY.value,
+        host=_HOST.value or "127.0.0.1",
+        port=8000 if _PORT.value is None else _PORT.value,
+        trust_custom_code=_trusts_custom_code(),
+    )
+    _end(0)  # without waiting for searches under way
+
+
 def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.modes.check_data import check_data
 
@@ -434,8 +472,8 @@ def _load_settings() -> ConfigDict | None:
         return config_files.load("configs/default.py")
     if _MODE.value not in _SAVED or not _WORKDIR.value:
         raise flags.Error(
-            "Give --config=configs/NAME.py, or --workdir=DIR to evaluate, embed with, export or "
-            "report a run."
+            "Give --config=configs/NAME.py, or --workdir=DIR to evaluate, embed with, export, "
+            "report or search with a run."
         )
     first, *others = _workdirs()
     saved = workdirs.as_path(first) / "config.json"

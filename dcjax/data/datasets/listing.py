@@ -29,13 +29,17 @@ class Listing(NamedTuple):
     splits: np.ndarray | None = None
 
 
-def load(place: str) -> Listing:
+def load(place: str, *, flag: str = "--images") -> Listing:
     """Lists the images of a folder, a table or a list of paths, without opening them.
 
     Of a folder, all images at any depth, in the order of their paths; the sub-folders are the
     classes if every image lies directly in one. Of a table (.csv, .tsv, .parquet), the column path
     and, if they are there, label and split. Any other file is one image, or a list: one path a
     line. Relative paths start from the folder of the table or list.
+
+    Args:
+      place: its path.
+      flag: that gave the path, for messages.
 
     Raises:
       MissingFileError: if there is nothing at the place.
@@ -44,13 +48,13 @@ def load(place: str) -> Listing:
     path = Path(naming.expand(place))
     if not os.path.lexists(path):
         raise MissingFileError(
-            f"There is no folder, table or list of images {path}; correct --images."
+            f"There is no folder, table or list of images {path}; correct {flag}."
         )
-    with file_errors(f"Cannot read --images={place}"):
+    with file_errors(f"Cannot read {flag}={place}"):
         if path.is_dir():
             return _list_folder(path)
         if path.suffix.lower() in tables.SUFFIXES:
-            return _list_table(path)
+            return _list_table(path, flag)
         return _list_lines(path)
 
 
@@ -66,9 +70,9 @@ def _list_folder(top: Path) -> Listing:
     return Listing(from_classes(files, classes), has_labels)
 
 
-def _list_table(path: Path) -> Listing:
+def _list_table(path: Path, flag: str) -> Listing:
     optional = ("label", "split")
-    table = tables.read(path, ("path",), optional=optional, remedy="correct --images")
+    table = tables.read(path, ("path",), optional=optional, remedy=f"correct {flag}")
     if not len(table["path"]):
         raise InputError(f"{path}: require at least one image, got a table without rows.")
     files = [os.path.join(path.parent, name) for name in table["path"].tolist()]
