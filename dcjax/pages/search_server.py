@@ -7,6 +7,7 @@ uses all devices; a few wait, and others are asked to try again.
 import asyncio
 import concurrent.futures
 import dataclasses
+import itertools
 import secrets
 import sys
 import time
@@ -22,7 +23,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from dcjax.core import streams
 from dcjax.core.errors import DcjaxError
+from dcjax.core.streams import Stream
 from dcjax.pages import templating
 from dcjax.pages.guard import Guard, Limits, refuse
 
@@ -136,6 +139,7 @@ class _Pages:
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "search")
         self._readers = concurrent.futures.ThreadPoolExecutor(2, "thumbnails")
         self._num_searches = 0
+        self._samples = itertools.count()
         # Thumbnails of another gallery, at the same address earlier, have other tags.
         self._tag = secrets.token_hex(6)
         self._thumbnail = _remember(gallery.thumbnail, _KEPT_THUMBNAILS)
@@ -255,7 +259,8 @@ class _Pages:
         if class_name:
             label = self._gallery.classes.index(class_name)
             rows = np.flatnonzero(self._gallery.labels == label)
-        chosen = np.random.default_rng().choice(rows, min(k, len(rows)), replace=False)
+        generator = streams.generator(0, Stream.SEARCH_PAGE, next(self._samples))
+        chosen = generator.choice(rows, min(k, len(rows)), replace=False)
         kind = f" of the class {_readable(class_name)}" if class_name else ""
         return JSONResponse(
             {
