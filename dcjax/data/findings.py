@@ -194,7 +194,6 @@ def find(
     """
     sets = {name: images for name, images in vars(splits).items() if images is not None}
     repeated = dict(duplicates.repeated_files(splits))
-    repeated = dict(duplicates.repeated_files(splits))
     found = [
         *_unreadable(sets, inspected, _SKIPPED if skips_unreadable else _UNREADABLE),
         *(_like(_SAME_FILE, sets, again, first) for again, first in repeated.items()),

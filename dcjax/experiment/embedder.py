@@ -235,8 +235,7 @@ class Embedder:
             stop or StopRequest(),
             console or Console(),
         )
-        _, masks, _ = masked_embedder.split_variables(self._variables)
-        return searching.Search(images, self, np.asarray(masks), self.config.model.test_masks)
+        return searching.Search(images, self, self.masks, self.config.model.test_masks)
 
     def score_pixels(self, splits: Splits) -> dict[str, float]:
         """Scores the images' own pixels, a baseline."""

@@ -10,13 +10,12 @@ from ml_collections import ConfigDict
 
 from dcjax.core import programs
 from dcjax.core.console import Console
-from dcjax.core.errors import FileError, MissingFileError
+from dcjax.core.errors import FileError
 from dcjax.distributed import processes
 from dcjax.experiment import embedder
 from dcjax.experiment.report import collection, comparison
 from dcjax.pages import report as pages
-from dcjax.runs import workdirs
-from dcjax.runs.checkpoints import is_there
+from dcjax.runs import checkpoints, workdirs
 
 _FOLDER, _PAGE, _COMPARISON = "report", "index.html", "comparison.html"
 
@@ -41,10 +40,7 @@ def report(
       MissingFileError: if a run has no checkpoint.
       FileError: if the page cannot be written.
     """
-    if empty := [workdir for workdir in given if not is_there(workdir)]:
-        raise MissingFileError(
-            f"No checkpoint in {', '.join(empty)}; give the --workdir of runs that have saved one."
-        )
+    checkpoints.require(given)
     given = list(dict.fromkeys(given))
     console = Console()
     several = len(given) > 1
