@@ -44,7 +44,7 @@ arrays of different sizes: `dcjax.load("{file}")(images)`.
 
 {scores}
 
-Of checkpoint {checkpoint}, after {epoch} epochs.
+Of checkpoint {checkpoint}, after {epoch} epochs{steps}.
 
 ## Settings
 
@@ -106,6 +106,7 @@ def describe(run: Embedder, file: str) -> str:
         scores=_scores(run.scores),
         checkpoint=run.checkpoint,
         epoch=run.epoch,
+        steps=f" and {run.epoch_step} steps" if run.epoch_step else "",
         settings=_settings(config),
     )
 
@@ -121,7 +122,7 @@ def _data(name: str, data: Any) -> str:
 
 def _scores(scores: Mapping[str, float]) -> str:
     if not scores:
-        return "The run was not evaluated."
+        return "This checkpoint was not evaluated."
     rows = [f"| {name} | {value:.4f} |" for name, value in scores.items()]
     return "\n".join(["| on classes not trained on | |", "| --- | --- |", *rows])
 

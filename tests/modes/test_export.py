@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,11 @@ import dcjax
 from configs import digits
 from dcjax.core.errors import FileError, InputError
 from dcjax.distributed import devices
+from dcjax.division.division import Division
 from dcjax.experiment import build, exported
 from dcjax.modes import export
 from dcjax.modes.train import train
+from dcjax.runs.checkpoints import Checkpoints
 
 _ROOT = Path(__file__).parents[2]
 
@@ -127,6 +130,22 @@ def test_the_card_says_what_was_exported(run: Path) -> None:
         assert words in card
     assert "optimizer.name" not in card
     assert "dataset.root" not in card
+
+
+def test_the_card_of_a_run_stopped_in_an_epoch_has_no_scores(run: Path, tmp_path: Path) -> None:
+    copy = str(tmp_path / "run")
+    shutil.copytree(run, copy)
+    checkpoints = Checkpoints(copy)
+    meta = checkpoints.meta(checkpoints.number("last"))
+    meta["progress"]["epoch_step"] = 3  # beside the scores of the epoch before
+    state, division = small_runs.load_checkpoint(dcjax.load(copy).config, copy)
+    checkpoints.save(state, Division(**division), meta, None)
+    checkpoints.close()
+    stopped = dcjax.load(copy)
+    assert (stopped.epoch, stopped.epoch_step, stopped.scores) == (1, 3, {})
+    card = export.describe(stopped, "embedder.jax")
+    assert "This checkpoint was not evaluated." in card
+    assert "after 1 epochs and 3 steps." in card
 
 
 def test_the_command_writes_where_it_is_told_and_refuses_what_is_wrong(
