@@ -73,7 +73,7 @@ def export(
       FileError: if there is another README.md beside the file, or they cannot be written.
     """
     folder, _ = workdirs.locate(workdir)
-    file = workdirs.absolute(output) if output else folder / "export" / FILE
+    file = workdirs.as_path(output) if output else folder / "export" / FILE
     card = file.with_name(_CARD)
     if file.is_dir():
         raise FileError(f"--output must be a file, but {file} is a folder.")

@@ -55,7 +55,7 @@ def search(
             stop.allow()
             run = embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
             found = run.search(gallery, stop=stop, console=console)
-            title = workdirs.locate(workdir)[0].name
+            title = workdirs.absolute(str(workdirs.locate(workdir)[0])).name
             facts = (f"{found.images.title}, checkpoint {run.checkpoint} after epoch {run.epoch}",)
             described = _describe(found, title, facts, run.config.dataset.max_pixels)
             # Compiles what the page asks for first.
