@@ -336,6 +336,12 @@ def test_images_that_are_not_at_hand_leave_the_rest(gallery_run: tuple[str, Path
     assert str(images) in str(nothing.map)
     assert nothing.summary.scores == whole.summary.scores  # as they were recorded
     assert isinstance(nothing.training, content.Training)
+    assert isinstance(nothing.divisions, content.Divisions)
+    assert isinstance(nothing.divisions.masks, content.Masks)
+    assert isinstance(whole.divisions, content.Divisions)
+    assert isinstance(whole.divisions.masks, content.Masks)
+    np.testing.assert_array_equal(nothing.divisions.masks.cosines, whole.divisions.masks.cosines)
+    assert nothing.divisions.masks.effective_dimension is None
     report([workdir], None)
     assert str(images) in html.unescape(Path(workdir, "report", "index.html").read_text())
 
@@ -346,6 +352,7 @@ def test_a_comparison_has_the_differences_of_the_same_queries(run: str, baseline
     collected = comparison.collect(runs, f"{baseline}/report", Console(quiet=True))  # type: ignore[arg-type]
     for workdir, embedder in runs.items():
         assert collected.scores[workdir] == embedder.evaluate()
+    assert not isinstance(collected.differences, str)
     (differences,) = collected.differences.values()
     for name, difference in differences.items():
         expected = collected.scores[run][name] - collected.scores[baseline][name]
@@ -359,6 +366,14 @@ def test_a_comparison_has_the_differences_of_the_same_queries(run: str, baseline
     hits = [[sum(n.is_hit for n in x.neighbors[w]) for w in runs] for x in gained.rankings]
     assert all(before < after for before, after in hits)
     assert isinstance(collected.training[run], content.Training)
+
+
+def test_a_comparison_by_drawn_galleries_has_no_differences(run: str) -> None:
+    config = dcjax.load(run).config
+    config.eval.update({"protocol": "gallery", "gallery_draws": 2})
+    runs = {workdir: dcjax.load(workdir, config) for workdir in (run, f"{run}/.")}
+    collected = comparison.collect(runs, run, Console(quiet=True))  # type: ignore[arg-type]
+    assert "eval.protocol=gallery" in str(collected.differences)
 
 
 def test_only_runs_on_the_same_images_are_compared(run: str, gallery_run: tuple[str, Path]) -> None:
