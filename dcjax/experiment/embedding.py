@@ -20,9 +20,9 @@ from dcjax.core.errors import FileError, InputError, file_errors
 from dcjax.data import decoding
 from dcjax.data.datasets import ImageSet, Splits, listing
 from dcjax.experiment import same_run
-from dcjax.retrieval import embedding_files
-from dcjax.retrieval.embedding_files import Block
+from dcjax.retrieval import embedding_files, embedding_writer
 from dcjax.retrieval.embedding_parts import Part, Parts
+from dcjax.retrieval.embedding_writer import Block
 from dcjax.runs import locks
 from dcjax.runs.preemption import Stopped, StopRequest
 
@@ -129,7 +129,7 @@ def write(run: Run, source: Source, prefix: Path, stop: StopRequest, console: Co
     console.print_line(f"network   checkpoint {run.checkpoint}, after epoch {run.epoch}")
     ranges = list(_ranges(run, source))
     identity = _identity(run, source, num_parts=len(ranges))
-    if embedding_files.read_metadata(prefix) == identity:
+    if embedding_writer.read_metadata(prefix) == identity:
         console.print_line(
             f"finished  already: {prefix}.parquet has the embeddings of these images"
         )
@@ -152,10 +152,10 @@ def write(run: Run, source: Source, prefix: Path, stop: StopRequest, console: Co
                 f"left out  {num_skipped:,} of {len(source):,} images, which cannot be read"
             )
         columns = {
-            name: embedding_files.text_type(itertools.chain(*values))
+            name: embedding_writer.text_type(itertools.chain(*values))
             for name, values in _columns(source).items()
         }
-        embedding_files.write(
+        embedding_writer.write(
             prefix,
             _blocks(source, ranges, parts, stop),
             num_rows=parts.num_images,
