@@ -133,6 +133,7 @@ def _settings(config: ConfigDict) -> str:
     rows = [
         f"* `{key}={value!r}`"
         for key, value in settings.items()
-        if default.get(key) != value and key not in _PRIVATE
+        if default.get(key) != value
+        if key not in _PRIVATE and not key.startswith("paper.")
     ]
     return "\n".join(["Those that differ from dcjax's defaults:", "", *rows])

@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was exported, with its file and card in the folder `export`."""
     workdir = tmp_path_factory.mktemp("run")
     config = digits.get_config()
-    changes = {"train.num_epochs": 1, "model.num_stages": 2}
+    changes = {"train.num_epochs": 1, "model.num_stages": 2, "paper": {"recall_at_1": 75.0}}
     config.update_from_flattened_dict(small_runs.TINY | changes)
     train(config, str(workdir))
     export.export(str(workdir), None)
@@ -130,6 +130,7 @@ def test_the_card_says_what_was_exported(run: Path) -> None:
         assert words in card
     assert "optimizer.name" not in card
     assert "dataset.root" not in card
+    assert "paper." not in card  # what a paper has is no setting
 
 
 def test_the_card_of_a_run_stopped_in_an_epoch_has_no_scores(run: Path, tmp_path: Path) -> None:
