@@ -169,6 +169,11 @@ def write(run: Run, source: Source, prefix: Path, stop: StopRequest, console: Co
         console.print_line(f"wrote     {path}")
 
 
+def stop_message(reason: str) -> str:
+    """Returns the line for an embedding that was stopped."""
+    return f"Stopped by {reason}; the same command continues with the parts that are complete."
+
+
 def _embed_parts(
     run: Run,
     source: Source,
@@ -262,7 +267,7 @@ def _file_fingerprint(images: ImageSet) -> dict[str, int]:
 def _columns(source: Source) -> dict[str, list[Iterable[str]]]:
     """Returns all texts of each column."""
     columns: dict[str, list[Iterable[str]]] = {
-        "path": [map(_namer(images), range(len(images))) for images in source.sets]
+        "path": [map(images.name, range(len(images))) for images in source.sets]
     }
     if source.has_labels:
         columns["label"] = [_class_names(images) for images in source.sets]
@@ -280,17 +285,13 @@ def _blocks(
             raise Stopped
         images, part = source.sets[place.set], parts.load(number)
         rows = (place.start + part.rows).tolist()
-        texts = {"path": list(map(_namer(images), rows))}
+        texts = {"path": list(map(images.name, rows))}
         if source.has_labels:
             names = _class_names(images)
             texts["label"] = [names[label] for label in images.labels[rows].tolist()]
         if source.splits is not None:
             texts["split"] = source.splits[place.set][rows].tolist()
         yield Block(texts, part.vectors)
-
-
-def _namer(images: ImageSet) -> Callable[[int], str]:
-    return "image {}".format if images.in_memory else images.name
 
 
 def _class_names(images: ImageSet) -> Sequence[str]:

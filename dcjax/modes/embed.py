@@ -55,10 +55,7 @@ def embed(
             embedding.write(run, embedding.load(run, images), prefix, stop, console)
         except Stopped:
             stop.defer()
-            console.print_line(
-                f"Stopped by {stop.requested}; the same command continues with the parts that are "
-                "complete."
-            )
+            console.print_line(embedding.stop_message(stop.requested))
             return False
     return True
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from dcjax.core.console import Console
 from dcjax.core.errors import SettingError
 from dcjax.data import thumbnails, untrusted
-from dcjax.experiment import embedder
+from dcjax.experiment import embedder, embedding
 from dcjax.experiment.search import Search
 from dcjax.pages import guard, search_server, serving
 from dcjax.runs import checkpoints, workdirs
@@ -64,10 +64,7 @@ def search(
             stop.defer()
         except Stopped:
             stop.defer()
-            console.print_line(
-                f"Stopped by {stop.requested}; the same command continues with the parts that are "
-                "complete."
-            )
+            console.print_line(embedding.stop_message(stop.requested))
             return
         _print_address(console, listener, host)
         serving.serve(search_server.create(described, host=host), listener)

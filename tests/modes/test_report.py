@@ -63,6 +63,10 @@ def _collect(workdir: str, config: ConfigDict | None = None) -> content.Report:
     return collection.collect(workdir, embedder, Console(quiet=True))
 
 
+def _row(image: content.Image) -> int:
+    return int(image.name.removeprefix("image "))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run on digits with two divisions."""
@@ -159,13 +163,13 @@ def test_neighbors_equal_a_sort_of_all_distances(run: str, reported: content.Rep
     assert [len(kind.rankings) for kind in reported.failures.rankings] == [8, 8, 8]
     for kind in reported.failures.rankings:
         for ranking in kind.rankings:
-            query = int(ranking.query.name)
+            query = _row(ranking.query)
             assert ranking.query.class_name == images.class_names[images.labels[query]]
             distances = np.sqrt(np.sum((embeddings - embeddings[query]) ** 2, axis=1))
             order = np.argsort(distances, kind="stable")
             order = order[order != query][:10]
             (neighbors,) = ranking.neighbors.values()
-            assert [int(x.image.name) for x in neighbors] == order.tolist()
+            assert [_row(x.image) for x in neighbors] == order.tolist()
             assert [x.distance for x in neighbors] == pytest.approx(distances[order])
             hits = images.labels[order] == images.labels[query]
             assert [x.is_hit for x in neighbors] == hits.tolist()
@@ -201,7 +205,7 @@ def test_divisions_are_those_of_the_checkpoint_and_of_the_curves(
     assert isinstance(embedder, Embedder)
     train_set = embedder.load_train()
     for cluster in parts.clusters:
-        rows = [int(image.name) for image in cluster.nearest]
+        rows = [_row(image) for image in cluster.nearest]
         assert (division.cluster[rows] == cluster.number).all()
         assert cluster.num_classes == len(
             np.unique(train_set.labels[division.cluster == cluster.number])
@@ -209,7 +213,7 @@ def test_divisions_are_those_of_the_checkpoint_and_of_the_curves(
     for modes in parts.modes:
         for number, images in modes.images.items():
             assert {image.class_name for image in images} == {modes.class_name}
-            rows = [int(image.name) for image in images]
+            rows = [_row(image) for image in images]
             assert (division.cluster[rows] == number).all()
     assert isinstance(parts.masks, content.Masks)
     assert parts.masks.values.shape == (2, 8)
@@ -370,7 +374,7 @@ def test_a_comparison_has_the_differences_of_the_same_queries(run: str, baseline
 
 def test_a_comparison_by_drawn_galleries_has_no_differences(run: str) -> None:
     config = dcjax.load(run).config
-    config.eval.update({"protocol": "gallery", "gallery_draws": 2})
+    config.eval.update({"protocol": "gallery", "gallery_draws": 2, "ks": (1, 2)})
     runs = {workdir: dcjax.load(workdir, config) for workdir in (run, f"{run}/.")}
     collected = comparison.collect(runs, run, Console(quiet=True))  # type: ignore[arg-type]
     assert "eval.protocol=gallery" in str(collected.differences)
