@@ -48,13 +48,15 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 test-long: setup $(INSTALLED_DEV) $(INSTALLED_RECIPES) ## run the tests that take too long for every change
 	$(RUN) -m pytest -m long
 
-benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering and input beside peers
+benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering and input beside peers, reports and search
 	PYTHONPATH=. $(RUN) benchmarks/training.py
 	OMP_WAIT_POLICY=PASSIVE PYTHONPATH=. $(RUN) benchmarks/losses.py
 	PYTHONPATH=. $(RUN) benchmarks/retrieval.py
 	PYTHONPATH=. $(RUN) benchmarks/clustering.py
 	PYTHONPATH=. $(RUN) benchmarks/proxies.py
 	PYTHONPATH=. $(RUN) benchmarks/input.py
+	PYTHONPATH=. $(RUN) benchmarks/report.py
+	PYTHONPATH=. $(RUN) benchmarks/search.py
 
 docs: setup $(INSTALLED_DOCS) ## build docs/ as a site, site/index.html; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict

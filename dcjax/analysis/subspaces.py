@@ -1,6 +1,25 @@
 """The subspaces of an embedding: how much masks overlap, and how many dimensions are in use."""
 
+import jax
 import numpy as np
+
+from dcjax.division import masks as masking
+
+_ROWS_PER_BLOCK = 16_384
+
+_to_subspace = jax.jit(masking.to_subspace, static_argnames="kind")
+
+
+def project(embeddings: np.ndarray, masks: np.ndarray, cluster: int, kind: str) -> np.ndarray:
+    """Returns embeddings [N, D] in the subspace of a cluster, computed in blocks of rows.
+
+    The arguments are those of `masks.to_subspace`.
+    """
+    projected = np.empty(embeddings.shape, np.float32)
+    for start in range(0, len(embeddings), _ROWS_PER_BLOCK):
+        block = slice(start, start + _ROWS_PER_BLOCK)
+        projected[block] = _to_subspace(embeddings[block], masks, cluster, kind=kind)
+    return projected
 
 
 def cosines(masks: np.ndarray) -> np.ndarray:

@@ -194,7 +194,6 @@ def find(
     """
     sets = {name: images for name, images in vars(splits).items() if images is not None}
     repeated = dict(duplicates.repeated_files(splits))
-    repeated = dict(duplicates.repeated_files(splits))
     found = [
         *_unreadable(sets, inspected, _SKIPPED if skips_unreadable else _UNREADABLE),
         *(_like(_SAME_FILE, sets, again, first) for again, first in repeated.items()),
@@ -253,7 +252,7 @@ def _like(
 ) -> Finding:
     """Returns the finding that an image is like an earlier one."""
     split, row = first
-    original = f"like {_name(sets[split], row)} ({split}, {_label(sets[split], row)})"
+    original = f"like {sets[split].name(row)} ({split}, {_label(sets[split], row)})"
     return _finding(kind, again.split, sets[again.split], again.number, original)
 
 
@@ -334,13 +333,8 @@ def _suffix(path: str) -> str:
 
 
 def _finding(kind: Kind, split: str, images: ImageSet, row: int, detail: str) -> Finding:
-    return Finding(kind, split, _label(images, row), _name(images, row), detail)
+    return Finding(kind, split, _label(images, row), images.name(row), detail)
 
 
 def _label(images: ImageSet, row: int) -> str:
     return images.class_names[images.labels[row]]
-
-
-def _name(images: ImageSet, row: int) -> str:
-    """Returns what an image is called: where it is, or its number among pixels in memory."""
-    return f"image {row}" if images.in_memory else images.name(row)

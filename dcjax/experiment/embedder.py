@@ -32,6 +32,7 @@ from dcjax.retrieval import evaluation
 from dcjax.runs import workdirs
 from dcjax.runs.checkpoints import Checkpoints
 from dcjax.runs.preemption import StopRequest
+from dcjax.runs.progress import Progress
 
 
 class Embedder:
@@ -42,7 +43,8 @@ class Embedder:
       epoch: epochs that it was trained.
       checkpoint: number of the checkpoint that it was restored from.
       data: `same_run.fingerprints` of the run's images, {} if they are not known.
-      scores: of the run after that epoch, {} if they are not known.
+      epoch_step: steps of the next epoch that it was trained besides.
+      scores: of this checkpoint, {} if it was not evaluated, as in the middle of an epoch.
       folder: where embeddings of galleries are kept: `embeddings` in the workdir.
       nmi: that of the scores, if it was computed by the settings of `config`; else None.
     """
@@ -55,6 +57,7 @@ class Embedder:
         checkpoint: int,
         *,
         folder: str,
+        epoch_step: int = 0,
         data: Mapping[str, Any] | None = None,
         scores: Mapping[str, float] | None = None,
         nmi: float | None = None,
@@ -67,12 +70,14 @@ class Embedder:
           epoch: epochs that it was trained.
           checkpoint: its number.
           folder: where embeddings of galleries are kept.
+          epoch_step: steps of the next epoch that it was trained besides.
           data: `same_run.fingerprints` of the run's images, if they are known.
-          scores: of the run after that epoch, if they are known.
+          scores: of this checkpoint, if it was evaluated.
           nmi: that of the scores, if it was computed by the settings of the config.
         """
         self.config = network.config
         self.epoch = epoch
+        self.epoch_step = epoch_step
         self.checkpoint = checkpoint
         self.folder = folder
         self._network = network
@@ -235,8 +240,7 @@ class Embedder:
             stop or StopRequest(),
             console or Console(),
         )
-        _, masks, _ = masked_embedder.split_variables(self._variables)
-        return searching.Search(images, self, np.asarray(masks), self.config.model.test_masks)
+        return searching.Search(images, self, self.masks, self.config.model.test_masks)
 
     def score_pixels(self, splits: Splits) -> dict[str, float]:
         """Scores the images' own pixels, a baseline."""
@@ -313,16 +317,17 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     network = build.Network(config, devices.create_mesh())
     variables = checkpoints.restore_model(chosen, network.abstract_variables)
     meta = checkpoints.meta(chosen)
-    progress = meta["progress"]
-    epoch = progress["epoch"]
-    is_evaluated = schedule.Schedule(config).evaluates_after(epoch - 1)
-    scores = progress.get("scores", {}) if is_evaluated else {}
+    progress = Progress(**meta["progress"])
+    # A checkpoint that was not evaluated holds the scores of an earlier one.
+    evaluates = schedule.Schedule(ConfigDict(saved)).evaluates_after(progress.epoch - 1)
+    scores = progress.scores if evaluates and not progress.epoch_step else {}
     clusters_alike = all(config.eval[x] == saved["eval"][x] for x in ("nmi_runs", "kmeans"))
     return Embedder(
         network,
         variables,
-        epoch,
+        progress.epoch,
         chosen,
+        epoch_step=progress.epoch_step,
         folder=os.path.join(os.fspath(folder), "embeddings"),
         data=meta.get("data"),
         scores=scores,

@@ -20,9 +20,9 @@ from dcjax.core.errors import FileError, InputError, file_errors
 from dcjax.data import decoding
 from dcjax.data.datasets import ImageSet, Splits, listing
 from dcjax.experiment import same_run
-from dcjax.retrieval import embedding_files
-from dcjax.retrieval.embedding_files import Block
+from dcjax.retrieval import embedding_files, embedding_writer
 from dcjax.retrieval.embedding_parts import Part, Parts
+from dcjax.retrieval.embedding_writer import Block
 from dcjax.runs import locks
 from dcjax.runs.preemption import Stopped, StopRequest
 
@@ -129,7 +129,7 @@ def write(run: Run, source: Source, prefix: Path, stop: StopRequest, console: Co
     console.print_line(f"network   checkpoint {run.checkpoint}, after epoch {run.epoch}")
     ranges = list(_ranges(run, source))
     identity = _identity(run, source, num_parts=len(ranges))
-    if embedding_files.read_metadata(prefix) == identity:
+    if embedding_writer.read_metadata(prefix) == identity:
         console.print_line(
             f"finished  already: {prefix}.parquet has the embeddings of these images"
         )
@@ -152,10 +152,10 @@ def write(run: Run, source: Source, prefix: Path, stop: StopRequest, console: Co
                 f"left out  {num_skipped:,} of {len(source):,} images, which cannot be read"
             )
         columns = {
-            name: embedding_files.text_type(itertools.chain(*values))
+            name: embedding_writer.text_type(itertools.chain(*values))
             for name, values in _columns(source).items()
         }
-        embedding_files.write(
+        embedding_writer.write(
             prefix,
             _blocks(source, ranges, parts, stop),
             num_rows=parts.num_images,
@@ -167,6 +167,11 @@ def write(run: Run, source: Source, prefix: Path, stop: StopRequest, console: Co
         parts.remove()
     for path in embedding_files.paths_of(prefix):
         console.print_line(f"wrote     {path}")
+
+
+def stop_message(reason: str) -> str:
+    """Returns the line for an embedding that was stopped."""
+    return f"Stopped by {reason}; the same command continues with the parts that are complete."
 
 
 def _embed_parts(
@@ -262,7 +267,7 @@ def _file_fingerprint(images: ImageSet) -> dict[str, int]:
 def _columns(source: Source) -> dict[str, list[Iterable[str]]]:
     """Returns all texts of each column."""
     columns: dict[str, list[Iterable[str]]] = {
-        "path": [map(_namer(images), range(len(images))) for images in source.sets]
+        "path": [map(images.name, range(len(images))) for images in source.sets]
     }
     if source.has_labels:
         columns["label"] = [_class_names(images) for images in source.sets]
@@ -280,17 +285,13 @@ def _blocks(
             raise Stopped
         images, part = source.sets[place.set], parts.load(number)
         rows = (place.start + part.rows).tolist()
-        texts = {"path": list(map(_namer(images), rows))}
+        texts = {"path": list(map(images.name, rows))}
         if source.has_labels:
             names = _class_names(images)
             texts["label"] = [names[label] for label in images.labels[rows].tolist()]
         if source.splits is not None:
             texts["split"] = source.splits[place.set][rows].tolist()
         yield Block(texts, part.vectors)
-
-
-def _namer(images: ImageSet) -> Callable[[int], str]:
-    return "image {}".format if images.in_memory else images.name
 
 
 def _class_names(images: ImageSet) -> Sequence[str]:

@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from dcjax.analysis import subspaces
 from dcjax.core import naming
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError, nearest
 from dcjax.core.ranges import require_whole
 from dcjax.data.datasets import ImageSet
-from dcjax.division import masks
 from dcjax.experiment import embedding
 from dcjax.retrieval import embedding_files
 from dcjax.retrieval.embedding_files import Embeddings
@@ -25,7 +24,6 @@ from dcjax.runs.preemption import StopRequest
 
 # Embeddings in subspaces that are kept for the next search, in bytes; one is kept in any case.
 _MAX_KEPT = 2**30
-_ROWS_AT_ONCE = 65_536
 
 
 class Neighbor(NamedTuple):
@@ -97,7 +95,6 @@ class Search:
         exist = np.flatnonzero((cluster_masks > 0).any(axis=1))
         is_divided = len(np.unique(np.maximum(cluster_masks[exist], 0), axis=0)) > 1
         self.clusters = tuple(exist.tolist()) if is_divided else ()
-        self._to_subspace = jax.jit(masks.to_subspace, static_argnames="kind")
 
     def __call__(
         self, picture: Any, k: int = 10, *, cluster: int | None = None, class_name: str = ""
@@ -175,14 +172,8 @@ class Search:
         return self._subspaces[cluster]
 
     def _project(self, vectors: np.ndarray, cluster: int) -> np.ndarray:
-        """Returns embeddings in the subspace of a cluster, computed in blocks."""
-        projected = np.empty(vectors.shape, np.float32)
-        for start in range(0, len(vectors), _ROWS_AT_ONCE):
-            block = slice(start, start + _ROWS_AT_ONCE)
-            projected[block] = self._to_subspace(
-                vectors[block], self._masks, cluster, kind=self._combination
-            )
-        return projected
+        """Returns embeddings in the subspace of a cluster."""
+        return subspaces.project(vectors, self._masks, cluster, self._combination)
 
 
 def load(

@@ -1,11 +1,10 @@
-"""The command line: its flags, and the modes that they start.
+"""The command line: reads flags and settings, starts a mode, reports errors.
 
 `launch.py` and the installed command `dcjax` call `run`. JAX and TensorFlow are imported only after
 the flags are checked, so that --help and errors in flags do not wait for them.
 """
 
 import importlib.metadata
-import itertools
 import os
 import pathlib
 import platform
@@ -20,118 +19,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import dcjax
-from dcjax.core import extras, naming, programs
+from dcjax.core import extras, programs
 from dcjax.core.errors import DcjaxError, SettingError
 from dcjax.distributed import machine
 from dcjax.experiment import config_files
+from dcjax.modes import command_flags
 from dcjax.runs import error_log, output, workdirs
 
-_MODE = flags.DEFINE_enum(
-    "mode",
-    "train",
-    ["train", "evaluate", "check_data", "embed", "score", "export", "report", "search"],
-    "What to do; evaluate, embed, export, report and search need no --config, score neither a run "
-    "nor --config.",
-)
-_CONFIG = flags.DEFINE_string(
-    "config",
-    None,
-    "Experiment: a file in configs/, FILE:ARGUMENT where it takes one. --config.GROUP.NAME=VALUE "
-    "changes a setting, see configs/default.py.",
-)
-_WORKDIR = flags.DEFINE_multi_string(
-    "workdir",
-    None,
-    "Folder of the run or of a sweep's runs, by default runs/NAME OF CONFIG. evaluate and report "
-    "take several: --workdir=A,B, or the flag again for each.",
-)
-_PROFILE = flags.DEFINE_bool(
-    "profile", False, "Trace steps 51 to 100 of a training, and say how long the devices idle."
-)
-_SWEEP = flags.DEFINE_bool(
-    "sweep", False, "Train every row of the config's sweep(), and make a table of the scores."
-)
-_SEEDS = flags.DEFINE_list("seeds", [], "Of a sweep: train each row with each of these seeds.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
-_DISTRIBUTED = flags.DEFINE_enum(
-    "distributed",
-    "auto",
-    ["auto", "on", "off"],
-    "Whether to join other processes: auto, where JAX detects a TPU pod, GKE, SLURM or Open MPI; "
-    "on, or end with an error; off.",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of process 0, to join processes where nothing is detected."
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", 0, "Processes, with --coordinator.", lower_bound=0
-)
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", -1, "Of this process, with --coordinator.", lower_bound=-1
-)
-_VIRTUAL_DEVICES = flags.DEFINE_integer(
-    "virtual_devices",
-    0,
-    "Train on so many pretended CPU devices, to try out what many do.",
-    lower_bound=0,
-    upper_bound=1024,
-)
-_TRUST_CUSTOM_CODE = flags.DEFINE_bool(
-    "trust_custom_code",
-    False,
-    "To evaluate, embed, export, report or search without --config: import and run code outside "
-    "dcjax that a run names.",
-)
-_IMAGES = flags.DEFINE_string(
-    "images",
-    None,
-    "To embed: a folder (its sub-folders are the classes, if all images lie directly in one), a "
-    "table (.csv, .tsv or .parquet with the column path and, if wanted, label and split) or a list "
-    "(a path a line); by default the test images of the run.",
-)
-_OUTPUT = flags.DEFINE_string(
-    "output",
-    None,
-    "Of embed: PREFIX of the files, by default WORKDIR/embeddings/NAME OF IMAGES. Of score: folder "
-    "of scores.json, by default that of the embeddings. Of export and report: the file to write, "
-    "by default WORKDIR/export/embedder.jax, WORKDIR/report/index.html and, for several runs, "
-    "report/comparison.html in the first WORKDIR.",
-)
-_EMBEDDINGS = flags.DEFINE_string(
-    "embeddings",
-    None,
-    "To score: FILE, or FILE,GALLERY; .parquet with the columns vector and label, or .npy with the "
-    "labels in a .csv of the same name.",
-)
-_KS = flags.DEFINE_list("ks", [], "Of score: ks of recall at k, by default 1,2,4,8.")
-_NMI = flags.DEFINE_bool("nmi", False, "Of score: also cluster the embeddings, for NMI.")
-_NORMALIZE = flags.DEFINE_bool("normalize", False, "Of score: scale the embeddings to length 1.")
-_GALLERY = flags.DEFINE_string(
-    "gallery",
-    None,
-    "To search: a folder, table or list of images as of --images, or a file of embeddings that "
-    "--mode=embed wrote; by default the test images of the run.",
-)
-_HOST = flags.DEFINE_string(
-    "host",
-    None,
-    "To search: name or address to listen at, by default 127.0.0.1, which only this machine can "
-    "reach.",
-)
-_PORT = flags.DEFINE_integer(
-    "port",
-    None,
-    "To search: port to listen at, by default 8000; 0 takes a free one.",
-    lower_bound=0,
-    upper_bound=65535,
-)
-_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
-_VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, and end.")
-
-# Modes that read a saved run.
-_SAVED = ["evaluate", "embed", "export", "report", "search"]
-# Those that take several runs.
-_SEVERAL = ["evaluate", "report"]
 # Settings that --mode=score uses, besides those that are flags.
 _SCORE_SETTINGS = {"eval.protocol", "eval.gallery_draws", "eval.nmi_runs", "eval.kmeans"}
 _SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings to change
@@ -147,7 +41,7 @@ def run() -> None:
     machine.use_utf8()
     # Modules in the current folder can be imported, but do not shadow installed packages.
     sys.path.append("")
-    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
+    for flag in flags.FLAGS.flags_by_module_dict()[command_flags.__name__]:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # which --help shows
     usage = _USAGE.format(program=shlex.join(programs.command(sys.argv[:1])))
     sys.modules["__main__"].__doc__ = usage  # where absl takes the head of --help from
@@ -156,7 +50,7 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs a mode or a sweep; if it fails, prints why."""
-    trains = _MODE.value == "train" and not _DRY_RUN.value
+    trains = command_flags.MODE.value == "train" and not command_flags.DRY_RUN.value
     ended = "the output cannot be written any more ({reason}); the run goes on without it."
     output.protect(f"{programs.name()}: {ended}" if trains else "")
     logging.set_verbosity(logging.ERROR)
@@ -171,89 +65,32 @@ def main(argv: Sequence[str]) -> None:
             "report": _report,
             "search": _search,
         }
-        if _SWEEP.value:
+        if command_flags.SWEEP.value:
             _sweep(_config(), argv[0])
-        elif _SEEDS.value or _DRY_RUN.value:
+        elif command_flags.SEEDS.value or command_flags.DRY_RUN.value:
             raise SettingError("--seeds and --dry_run belong to a sweep: give --sweep too.")
         else:
-            if _MODE.value in ("train", "evaluate", "embed"):
+            if command_flags.MODE.value in ("train", "evaluate", "embed"):
                 _join()
             from dcjax.data.quiet_tensorflow import hide_devices
 
             hide_devices()
-            modes[_MODE.value](_config(), _workdirs())
+            modes[command_flags.MODE.value](_config(), command_flags.workdirs())
     except KeyboardInterrupt:
         rest = {
             "train": "; a run goes on from its last checkpoint",
             "embed": "; the same command continues with the parts that are complete",
         }
-        _end(1, f"{programs.name()}: interrupted{rest.get(_MODE.value, '')}.")
+        _end(1, f"{programs.name()}: interrupted{rest.get(command_flags.MODE.value, '')}.")
     except Exception as error:
         _fail(error)
-
-
-def _check_mode() -> None:
-    """Checks that the flags are of the mode.
-
-    Raises:
-      SettingError: naming a flag of another mode, or one that is missing.
-    """
-    modes = (
-        (_PROFILE, ["train"]),
-        (_TRUST_CUSTOM_CODE, _SAVED),
-        (_IMAGES, ["embed"]),
-        (_OUTPUT, ["embed", "score", "export", "report"]),
-        (_EMBEDDINGS, ["score"]),
-        (_KS, ["score"]),
-        (_NMI, ["score"]),
-        (_NORMALIZE, ["score"]),
-        (_GALLERY, ["search"]),
-        (_HOST, ["search"]),
-        (_PORT, ["search"]),
-        (_WORKDIR, ["train", "evaluate", "check_data", "embed", "export", "report", "search"]),
-    )
-    for flag, allowed in modes:
-        if flag.value is None or flag.value is False or flag.value == []:
-            continue
-        if _MODE.value not in allowed:
-            raise SettingError(
-                f"--{flag.name} is for --mode={' or --mode='.join(allowed)}, got "
-                f"--mode={_MODE.value}."
-            )
-        if flag.value == "":
-            raise SettingError(
-                f"Require a value of --{flag.name}, got ''; give one or leave it out."
-            )
-    if _MODE.value == "score":
-        if not 1 <= len(_embeddings()) <= 2:
-            raise SettingError(
-                "--mode=score takes --embeddings=FILE or --embeddings=FILE,GALLERY, got "
-                f"{_EMBEDDINGS.value or 'none'}."
-            )
-        if not all(map(_is_k, _KS.value)):
-            raise SettingError(
-                f"Require --ks of whole numbers from 1 on, got {','.join(_KS.value)}; such as "
-                "--ks=1,10,100."
-            )
-
-
-def _embeddings() -> list[str]:
-    """Returns the files of --embeddings, whose names may hold a comma."""
-    given = _EMBEDDINGS.value or ""
-    if os.path.exists(naming.expand(given)):
-        return [given]
-    return list(filter(None, given.split(",")))
-
-
-def _is_k(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and 0 < int(text) < 2**31
 
 
 def _fail(error: Exception) -> NoReturn:
     """Ends with one line for errors that a user can correct, else with a traceback, also logged."""
     line = _error_line(error)
     code = error.exit_code if isinstance(error, DcjaxError) else 1
-    if line and not (flags.FLAGS.is_parsed() and _TRACEBACK.value):
+    if line and not (flags.FLAGS.is_parsed() and command_flags.TRACEBACK.value):
         _end(code, line)
     text = traceback.format_exc().rstrip()
     if line or not (folder := _log_folder()):
@@ -282,11 +119,11 @@ def _error_line(error: Exception) -> str:
 
 def _log_folder() -> pathlib.Path | None:
     """Returns the folder for the log of tracebacks, None if nothing is to be written."""
-    writes = flags.FLAGS.is_parsed() and _MODE.value in ("train", "check_data")
-    if not writes or _SWEEP.value:
+    writes = flags.FLAGS.is_parsed() and command_flags.MODE.value in ("train", "check_data")
+    if not writes or command_flags.SWEEP.value:
         return None
     try:
-        return workdirs.on_disk(_require_one(_workdirs()))
+        return workdirs.on_disk(command_flags.require_one(command_flags.workdirs()))
     except DcjaxError:
         return None
 
@@ -305,8 +142,8 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
 
     from dcjax.modes.train import train
 
-    workdir = _require_one(workdirs)
-    if train(config, workdir, profiled=_PROFILE.value) is None:  # stopped
+    workdir = command_flags.require_one(workdirs)
+    if train(config, workdir, profiled=command_flags.PROFILE.value) is None:  # stopped
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
         _end(0)
@@ -319,41 +156,35 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.modes.evaluate import compare
 
-    compare(workdirs, config, trust_custom_code=_trusts_custom_code())
+    compare(workdirs, config, trust_custom_code=command_flags.trusts_custom_code())
 
 
 def _embed(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.modes.embed import embed
 
     is_finished = embed(
-        _require_one(workdirs),
+        command_flags.require_one(workdirs),
         config,
-        images=_IMAGES.value,
-        output=_OUTPUT.value,
-        trust_custom_code=_trusts_custom_code(),
+        images=command_flags.IMAGES.value,
+        output=command_flags.OUTPUT.value,
+        trust_custom_code=command_flags.trusts_custom_code(),
     )
     if not is_finished:
         _end(0)
-
-
-def _trusts_custom_code() -> bool:
-    # The user wrote, or chose, a file given as --config; else the settings are those of a saved
-    # run.
-    return _TRUST_CUSTOM_CODE.value or _CONFIG.value is not None
 
 
 def _score(config: ConfigDict, workdirs: list[str]) -> None:
     del workdirs
     from dcjax.modes.score import score
 
-    if _KS.value:
-        config.eval.ks = tuple(map(int, _KS.value))
+    if command_flags.KS.value:
+        config.eval.ks = tuple(map(int, command_flags.KS.value))
     score(
-        _embeddings(),
+        command_flags.embeddings(),
         config,
-        with_nmi=_NMI.value,
-        normalize=_NORMALIZE.value,
-        output=_OUTPUT.value,
+        with_nmi=command_flags.NMI.value,
+        normalize=command_flags.NORMALIZE.value,
+        output=command_flags.OUTPUT.value,
     )
 
 
@@ -361,17 +192,22 @@ def _export(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.modes.export import export
 
     export(
-        _require_one(workdirs),
+        command_flags.require_one(workdirs),
         config,
-        output=_OUTPUT.value or "",
-        trust_custom_code=_trusts_custom_code(),
+        output=command_flags.OUTPUT.value or "",
+        trust_custom_code=command_flags.trusts_custom_code(),
     )
 
 
 def _report(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.modes.report import report
 
-    report(workdirs, config, output=_OUTPUT.value or "", trust_custom_code=_trusts_custom_code())
+    report(
+        workdirs,
+        config,
+        output=command_flags.OUTPUT.value or "",
+        trust_custom_code=command_flags.trusts_custom_code(),
+    )
 
 
 def _search(config: ConfigDict | None, workdirs: list[str]) -> None:
@@ -379,12 +215,12 @@ def _search(config: ConfigDict | None, workdirs: list[str]) -> None:
     from dcjax.modes.search import search
 
     search(
-        _require_one(workdirs),
+        command_flags.require_one(workdirs),
         config,
-        gallery=_GALLERY.value,
-        host=_HOST.value or "127.0.0.1",
-        port=8000 if _PORT.value is None else _PORT.value,
-        trust_custom_code=_trusts_custom_code(),
+        gallery=command_flags.GALLERY.value,
+        host=command_flags.HOST.value or "127.0.0.1",
+        port=8000 if command_flags.PORT.value is None else command_flags.PORT.value,
+        trust_custom_code=command_flags.trusts_custom_code(),
     )
     _end(0)  # without waiting for searches under way
 
@@ -392,16 +228,16 @@ def _search(config: ConfigDict | None, workdirs: list[str]) -> None:
 def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
     from dcjax.modes.check_data import check_data
 
-    if not check_data(config, _require_one(workdirs)):
+    if not check_data(config, command_flags.require_one(workdirs)):
         sys.exit(1)
 
 
 def _sweep(config: ConfigDict, path: str) -> None:
     from dcjax.modes import sweep_runner, sweeps
 
-    if _MODE.value != "train" or _PROFILE.value:
+    if command_flags.MODE.value != "train" or command_flags.PROFILE.value:
         raise SettingError("--sweep trains: leave out --mode and --profile.")
-    if _DISTRIBUTED.value != "auto" or _COORDINATOR.value:
+    if command_flags.DISTRIBUTED.value != "auto" or command_flags.COORDINATOR.value:
         raise SettingError(
             "--sweep trains each run in one process: leave out --distributed and --coordinator; "
             "the same sweep may be started on several hosts, which share the runs."
@@ -409,12 +245,14 @@ def _sweep(config: ConfigDict, path: str) -> None:
     sweep = sweeps.plan(
         config,
         program=path,
-        path=_CONFIG.value or "",
+        path=command_flags.CONFIG.value or "",
         changes=config_flags.get_override_values(_SETTINGS["config"]),
-        seeds=_SEEDS.value,
-        workdir=_require_one(_WORKDIR.value) if _WORKDIR.value else None,
+        seeds=command_flags.SEEDS.value,
+        workdir=command_flags.require_one(command_flags.WORKDIR.value)
+        if command_flags.WORKDIR.value
+        else None,
     )
-    if _DRY_RUN.value:
+    if command_flags.DRY_RUN.value:
         sys.stdout.writelines(f"{command}\n" for command in sweep_runner.commands(sweep))
     elif not sweep_runner.run(sweep):
         sys.exit(1)
@@ -427,10 +265,10 @@ def _join() -> None:
     from dcjax.distributed import processes
 
     processes.join(
-        _DISTRIBUTED.value,
-        coordinator=_COORDINATOR.value,
-        num_processes=_NUM_PROCESSES.value,
-        process_id=_PROCESS_ID.value,
+        command_flags.DISTRIBUTED.value,
+        coordinator=command_flags.COORDINATOR.value,
+        num_processes=command_flags.NUM_PROCESSES.value,
+        process_id=command_flags.PROCESS_ID.value,
     )
     device_files = machine.accelerators()
     if device_files and "JAX_PLATFORMS" not in os.environ and jax.default_backend() == "cpu":
@@ -440,42 +278,22 @@ def _join() -> None:
         )
 
 
-def _require_one(given: list[str]) -> str:
-    if len(given) > 1:
-        raise SettingError(f"--mode={_MODE.value} takes one --workdir, got {', '.join(given)}.")
-    return given[0]
-
-
 def _config() -> ConfigDict | None:
     return _SETTINGS.config if "config" in _SETTINGS else None
 
 
-def _workdirs() -> list[str]:
-    """Returns the folders given; for modes that take several, also separated by commas."""
-    if not _WORKDIR.value:
-        file = (_CONFIG.value or "").partition(":")[0]
-        return [str(pathlib.Path("runs") / pathlib.Path(file).stem)]
-    if _MODE.value not in _SEVERAL:
-        return _WORKDIR.value
-    parts = [
-        [given] if os.path.exists(naming.expand(given)) else given.split(",")
-        for given in _WORKDIR.value
-    ]
-    return list(filter(None, itertools.chain(*parts))) or [""]
-
-
 def _load_settings() -> ConfigDict | None:
     """Returns the settings of --config, or those of the one run that is to be evaluated."""
-    if _CONFIG.value is not None:
-        return config_files.load(_CONFIG.value)
-    if _MODE.value == "score":
+    if command_flags.CONFIG.value is not None:
+        return config_files.load(command_flags.CONFIG.value)
+    if command_flags.MODE.value == "score":
         return config_files.load("configs/default.py")
-    if _MODE.value not in _SAVED or not _WORKDIR.value:
+    if command_flags.MODE.value not in command_flags.SAVED or not command_flags.WORKDIR.value:
         raise flags.Error(
             "Give --config=configs/NAME.py, or --workdir=DIR to evaluate, embed with, export, "
             "report or search with a run."
         )
-    first, *others = _workdirs()
+    first, *others = command_flags.workdirs()
     saved = workdirs.as_path(first) / "config.json"
     return config_files.read_saved(saved) if not others and saved.is_file() else None
 
@@ -493,12 +311,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
         for argument in rest[1:]:
             if argument.startswith("-") and not _OVERRIDE.match(argument):
                 flags.FLAGS([argv[0], argument])  # raises, and names similar flags
-        if _VERSION.value:
+        if command_flags.VERSION.value:
             sys.stdout.write(_versions())
             _end(0)
-        _check_mode()
+        command_flags.check()
         # Config files import JAX, which reads the environment once.
-        machine.choose_platform(_VIRTUAL_DEVICES.value)
+        machine.choose_platform(command_flags.VIRTUAL_DEVICES.value)
         machine.keep_quiet()
         machine.keep_compilations()
         return _parse_settings(rest, _load_settings())
@@ -554,7 +372,7 @@ def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
     from dcjax.experiment import same_run, versions
 
     known = same_run.flatten(config.to_dict())
-    if _MODE.value == "score" and (others := sorted(set(overrides) - _SCORE_SETTINGS)):
+    if command_flags.MODE.value == "score" and (others := sorted(set(overrides) - _SCORE_SETTINGS)):
         raise flags.Error(
             f"--config.{others[0]} changes nothing in --mode=score, which uses --ks, --nmi and "
             f"--config.{', --config.'.join(sorted(_SCORE_SETTINGS))}; leave it out."
@@ -565,7 +383,8 @@ def _check_names(overrides: Iterable[str], config: ConfigDict) -> None:
                 f"--config.{name} is a group of settings; set one of --config.{', '.join(inner)}."
             )
         if name not in known:
+            place = command_flags.CONFIG.value or "the run"
             raise flags.Error(
-                f"--config.{name}: there is no setting {name!r} in {_CONFIG.value or 'the run'}"
+                f"--config.{name}: there is no setting {name!r} in {place}"
                 f"{versions.hint(name, known)}."
             )

@@ -8,11 +8,10 @@ from ml_collections import ConfigDict
 
 from dcjax.core import naming
 from dcjax.core.console import Console
-from dcjax.core.errors import MissingFileError, SettingError
+from dcjax.core.errors import SettingError
 from dcjax.experiment import embedder, embedding
 from dcjax.retrieval import embedding_files
-from dcjax.runs import workdirs
-from dcjax.runs.checkpoints import is_there
+from dcjax.runs import checkpoints, workdirs
 from dcjax.runs.preemption import Stopped, StopRequest
 
 
@@ -50,19 +49,13 @@ def embed(
     with StopRequest() as stop:
         try:
             stop.allow()
-            if not is_there(str(workdirs.locate(workdir)[0])):
-                raise MissingFileError(
-                    f"No checkpoint in {workdir}; give the --workdir of a run that has saved one."
-                )
+            checkpoints.require([workdir])
             prefix = _prefix(workdir, images, output)
             run = embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
             embedding.write(run, embedding.load(run, images), prefix, stop, console)
         except Stopped:
             stop.defer()
-            console.print_line(
-                f"Stopped by {stop.requested}; the same command continues with the parts that are "
-                "complete."
-            )
+            console.print_line(embedding.stop_message(stop.requested))
             return False
     return True
 

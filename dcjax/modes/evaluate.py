@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from dcjax.core.console import Console
-from dcjax.core.errors import InputError, MissingFileError
+from dcjax.core.errors import InputError
 from dcjax.distributed import processes
 from dcjax.experiment import agreement, embedder
 from dcjax.experiment.reporter import describe_protocol, show_scores
-from dcjax.runs.checkpoints import is_there
+from dcjax.runs import checkpoints
 from dcjax.runs.progress import Scores
 
 
@@ -24,10 +24,7 @@ def compare(
       trust_custom_code: whether to import the backbones that the runs or the config name.
     """
     agreement.check_settings(None if config is None else config.to_dict())
-    if empty := [workdir for workdir in workdirs if not is_there(workdir)]:
-        raise MissingFileError(
-            f"No checkpoint in {', '.join(empty)}; give the --workdir of runs that have saved one."
-        )
+    checkpoints.require(workdirs)
     runs = {
         workdir: embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
         for workdir in workdirs

@@ -44,7 +44,7 @@ arrays of different sizes: `dcjax.load("{file}")(images)`.
 
 {scores}
 
-Of checkpoint {checkpoint}, after {epoch} epochs.
+Of checkpoint {checkpoint}, after {epoch} epochs{steps}.
 
 ## Settings
 
@@ -73,7 +73,7 @@ def export(
       FileError: if there is another README.md beside the file, or they cannot be written.
     """
     folder, _ = workdirs.locate(workdir)
-    file = workdirs.absolute(output) if output else folder / "export" / FILE
+    file = workdirs.as_path(output) if output else folder / "export" / FILE
     card = file.with_name(_CARD)
     if file.is_dir():
         raise FileError(f"--output must be a file, but {file} is a folder.")
@@ -106,6 +106,7 @@ def describe(run: Embedder, file: str) -> str:
         scores=_scores(run.scores),
         checkpoint=run.checkpoint,
         epoch=run.epoch,
+        steps=f" and {run.epoch_step} steps" if run.epoch_step else "",
         settings=_settings(config),
     )
 
@@ -121,7 +122,7 @@ def _data(name: str, data: Any) -> str:
 
 def _scores(scores: Mapping[str, float]) -> str:
     if not scores:
-        return "The run was not evaluated."
+        return "This checkpoint was not evaluated."
     rows = [f"| {name} | {value:.4f} |" for name, value in scores.items()]
     return "\n".join(["| on classes not trained on | |", "| --- | --- |", *rows])
 
@@ -132,6 +133,7 @@ def _settings(config: ConfigDict) -> str:
     rows = [
         f"* `{key}={value!r}`"
         for key, value in settings.items()
-        if default.get(key) != value and key not in _PRIVATE
+        if default.get(key) != value
+        if key not in _PRIVATE and not key.startswith("paper.")
     ]
     return "\n".join(["Those that differ from dcjax's defaults:", "", *rows])

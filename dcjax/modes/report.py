@@ -2,21 +2,22 @@
 
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+import dcjax
 from dcjax.core import programs
 from dcjax.core.console import Console
-from dcjax.core.errors import FileError, MissingFileError
+from dcjax.core.errors import DcjaxError, FileError
 from dcjax.distributed import processes
 from dcjax.experiment import embedder
 from dcjax.experiment.report import collection, comparison
 from dcjax.pages import report as pages
-from dcjax.runs import workdirs
-from dcjax.runs.checkpoints import is_there
+from dcjax.runs import checkpoints, error_log, workdirs
 
 _FOLDER, _PAGE, _COMPARISON = "report", "index.html", "comparison.html"
 
@@ -41,10 +42,7 @@ def report(
       MissingFileError: if a run has no checkpoint.
       FileError: if the page cannot be written.
     """
-    if empty := [workdir for workdir in given if not is_there(workdir)]:
-        raise MissingFileError(
-            f"No checkpoint in {', '.join(empty)}; give the --workdir of runs that have saved one."
-        )
+    checkpoints.require(given)
     given = list(dict.fromkeys(given))
     console = Console()
     several = len(given) > 1
@@ -59,13 +57,13 @@ def report(
     else:
         page = pages.render(collection.collect(given[0], runs[given[0]], console))
     workdirs.write(file, page)
-    console.print_line(f"report    wrote {file} ({len(page.encode()) / 2**20:.1f} MiB)")
+    console.print_line(f"wrote     {file} ({len(page.encode()) / 2**20:.1f} MiB)")
 
 
 def _file(workdir: str, output: str, name: str) -> epath.Path:
     if not output:
         return workdirs.locate(workdir)[0] / _FOLDER / name
-    file = workdirs.absolute(output)
+    file = workdirs.as_path(output)
     if file.is_dir():
         raise FileError(f"--output must be a file, but {file} is a folder.")
     return file
@@ -73,6 +71,9 @@ def _file(workdir: str, output: str, name: str) -> epath.Path:
 
 def report_after_training(config: ConfigDict, workdir: str) -> None:
     """Writes the report of a run that has just ended; if that fails, prints why and how to retry.
+
+    It raises nothing, since the run is complete. An unexpected error is shown with its traceback,
+    which is also kept in the run's `error.log`.
 
     Of a run of many processes, it prints the command: one of them alone cannot embed.
 
@@ -86,10 +87,24 @@ def report_after_training(config: ConfigDict, workdir: str) -> None:
         return
     try:
         report([workdir], config, trust_custom_code=True)
-    except (Exception, KeyboardInterrupt) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        console.print_line(f"report    failed, the run is complete: {reason}")
-        console.print_line(f"          try again: {command(workdir)}")
+    except KeyboardInterrupt:
+        reason = "interrupted."
+    except DcjaxError as error:
+        reason = " ".join(str(error).split())
+    except Exception as error:
+        text = traceback.format_exc().rstrip()
+        kept = error_log.append(
+            workdirs.on_disk(workdir),
+            text,
+            programs.command(sys.argv),
+            version=dcjax.__version__,
+        )
+        sys.stderr.write(f"{text}\n")
+        reason = f"an unexpected {type(error).__name__}. {kept}"
+    else:
+        return
+    console.print_line(f"report    failed, the run is complete: {reason}")
+    console.print_line(f"          try again: {command(workdir)}")
 
 
 def command(workdir: str) -> str:

@@ -1,6 +1,5 @@
 """Serves the search page of a run, see docs/search.md."""
 
-import os
 import socket
 
 import jax
@@ -8,16 +7,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax.core.console import Console
-from dcjax.core.errors import MissingFileError, SettingError
+from dcjax.core.errors import SettingError
 from dcjax.data import thumbnails, untrusted
-from dcjax.experiment import embedder
+from dcjax.experiment import embedder, embedding
 from dcjax.experiment.search import Search
-from dcjax.pages import search_server, serving
-from dcjax.runs import workdirs
-from dcjax.runs.checkpoints import is_there
+from dcjax.pages import guard, search_server, serving
+from dcjax.runs import checkpoints, workdirs
 from dcjax.runs.preemption import Stopped, StopRequest
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MAX_PIXELS = 50_000_000  # of a picture that is sent
 _THUMBNAIL = 256  # pixels
 
@@ -50,11 +47,7 @@ def search(
             f"--mode=search runs in one process, got {jax.process_count()} processes; start it on "
             "one host with --distributed=off."
         )
-    folder, _ = workdirs.locate(workdir)
-    if not is_there(str(folder)):
-        raise MissingFileError(
-            f"No checkpoint in {workdir}; give the --workdir of a run that has saved one."
-        )
+    checkpoints.require([workdir])
     console = Console()
     # The address first, since embedding may take long.
     with serving.bind(host, port) as listener, StopRequest() as stop:
@@ -62,7 +55,7 @@ def search(
             stop.allow()
             run = embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
             found = run.search(gallery, stop=stop, console=console)
-            title = os.path.basename(os.path.abspath(str(folder)))
+            title = workdirs.absolute(str(workdirs.locate(workdir)[0])).name
             facts = (f"{found.images.title}, checkpoint {run.checkpoint} after epoch {run.epoch}",)
             described = _describe(found, title, facts, run.config.dataset.max_pixels)
             # Compiles what the page asks for first.
@@ -71,10 +64,7 @@ def search(
             stop.defer()
         except Stopped:
             stop.defer()
-            console.print_line(
-                f"Stopped by {stop.requested}; the same command continues with the parts that are "
-                "complete."
-            )
+            console.print_line(embedding.stop_message(stop.requested))
             return
         _print_address(console, listener, host)
         serving.serve(search_server.create(described, host=host), listener)
@@ -119,7 +109,7 @@ def _describe(
 def _print_address(console: Console, listener: socket.socket, host: str) -> None:
     name = f"[{host}]" if ":" in host else host
     console.print_line(f"search    http://{name}:{listener.getsockname()[1]}/ until Ctrl-C")
-    if host not in _LOOPBACK:
+    if host.lower() not in guard.LOOPBACK:
         console.print_line(
             f"warning   whoever can reach {host} can search, and see all pictures and names of the "
             "gallery; no password is asked, and nothing is encrypted"

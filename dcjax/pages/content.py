@@ -191,12 +191,12 @@ class Masks:
       values: relu of the masks, [K, D].
       cosines: of all pairs of masks, [K, K].
       effective_dimension: number of equal eigenvalues with the same entropy as those of the
-        covariance of the embeddings, exp(-sum p log p).
+        covariance of the embeddings, exp(-sum p log p); None if that is not known.
     """
 
     values: np.ndarray
     cosines: np.ndarray
-    effective_dimension: float
+    effective_dimension: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,7 +344,7 @@ class Comparison:
       title: of the page.
       scores: score by name, by run.
       best_by: name of the score that selects the best epoch.
-      differences: of runs but the first, by name of the score, by run.
+      differences: of runs but the first, by name of the score, by run; or why there are none.
       rankings: the same queries through each run.
       training: of each run.
       settings: that differ: their name, and the value by run.
@@ -354,7 +354,7 @@ class Comparison:
     title: str
     scores: Mapping[str, Mapping[str, float]]
     best_by: str
-    differences: Mapping[str, Mapping[str, Difference]]
+    differences: Mapping[str, Mapping[str, Difference]] | str
     rankings: Sequence[Rankings]
     training: Mapping[str, Training | str]
     settings: Mapping[str, Mapping[str, str]]

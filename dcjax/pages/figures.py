@@ -286,11 +286,19 @@ def _draw(name: str, draw: Callable[[Any], None], description: str) -> markupsaf
         matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
         matplotlib.rcParams.update(_STYLE)
         figure = Figure(figsize=_SIZE, layout="constrained")
-        draw(figure.add_subplot())
+        axes = figure.add_subplot()
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: _format_tick(value))
+        draw(axes)
         text = io.StringIO()
         metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
         FigureCanvasSVG(figure).print_svg(text, metadata=metadata)
     return _inline(text.getvalue(), name, description)
+
+
+def _format_tick(value: float) -> str:
+    """Returns the label of a tick, written as all numbers of the page are, "1,500"."""
+    return f"{value:,.9g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _inline(svg: str, name: str, description: str) -> markupsafe.Markup:
@@ -388,11 +396,19 @@ def _describe(curve: Curve) -> str:
     epochs, values = curve.epochs[known], curve.values[known]
     if not len(values):
         return "no values"
+    first, last, low, high = map(
+        _format_value, (values[0], values[-1], np.min(values), np.max(values))
+    )
     return (
-        f"{values[0]:.4g} at epoch {epochs[0]:.4g}, {values[-1]:.4g} at epoch {epochs[-1]:.4g}, "
-        f"between {np.min(values):.4g} and {np.max(values):.4g}"
+        f"{first} at epoch {epochs[0]:.4g}, {last} at epoch {epochs[-1]:.4g}, between {low} and "
+        f"{high}"
     )
 
 
+def _format_value(value: float) -> str:
+    """Returns a value with four digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def _describe_sizes(sizes: np.ndarray) -> str:
-    return f"{len(sizes)} clusters of {np.min(sizes)} to {np.max(sizes)} images"
+    return f"{len(sizes):,} clusters of {np.min(sizes):,} to {np.max(sizes):,} images"

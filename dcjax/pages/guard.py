@@ -28,7 +28,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # hosts that only this machine reaches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Guard:
           limits: of all requests.
         """
         self._app = app
-        self._names: Collection[str] = {*_LOOPBACK, host.lower()}
+        self._names: Collection[str] = {*LOOPBACK, host.lower()}
         self._any_address = host in ("0.0.0.0", "::")
         self._limits = limits
         self._num_requests = 0

@@ -64,7 +64,9 @@ def render_comparison(comparison: Comparison) -> str:
         _COMPARED_SECTIONS,
         comparison=comparison,
         score_names=_score_names(comparison.scores, best_by),
-        difference_names=_score_names(comparison.differences, best_by),
+        difference_names=[]
+        if isinstance(comparison.differences, str)
+        else _score_names(comparison.differences, best_by),
         best=max(ranked, key=lambda run: comparison.scores[run][best_by], default=None),
         first=next(iter(comparison.scores), ""),
         plots=_compared_plots(comparison.training, best_by),
@@ -136,7 +138,7 @@ def _mask_plots(divisions: Divisions) -> dict[str, Plot]:
         np.nan if cluster.effective_dimension is None else cluster.effective_dimension
         for cluster in divisions.clusters
     ]
-    if np.isfinite(dimensions).any():
+    if masks.effective_dimension is not None and np.isfinite(dimensions).any():
         plots["Effective dimension of subspaces"] = figures.plot_bars(
             "dimensions",
             dimensions,

@@ -78,7 +78,7 @@ def format_count(count: int) -> str:
 
 def format_duration(seconds: float) -> str:
     """Returns a duration in the two largest units that it has."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

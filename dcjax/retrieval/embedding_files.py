@@ -1,4 +1,4 @@
-"""Files of embeddings: Parquet and NumPy's .npy, of dcjax or of any other framework.
+"""Reads files of embeddings: Parquet and NumPy's .npy, of dcjax or of any other framework.
 
 A Parquet file has a row for each image: the columns path, label and split (text; the latter two if
 there are any) and vector (a list of D floats). A .npy file is an array [N, D]; a table of the same
@@ -9,10 +9,9 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -24,26 +23,14 @@ from dcjax.core.errors import InputError, MissingFileError, SettingError, file_e
 from dcjax.data.datasets import tables
 
 SUFFIXES = (".parquet", ".npy")
+VECTOR = "vector"  # name of the column
+METADATA, CLASSES = b"dcjax", b"dcjax.classes"  # keys of the metadata of a Parquet file
 
-_VECTOR, _LABEL, _SPLIT, _PATH = "vector", "label", "split", "path"
-_METADATA, _CLASSES = b"dcjax", b"dcjax.classes"
+_LABEL, _SPLIT, _PATH = "label", "split", "path"
 _ROWS_AT_ONCE = 16_384
 _BYTES_AT_ONCE = 2**22  # of a column of a Parquet file, which would be read as one
 _SHOWN = 5  # rows named in an error
 _TOLERANCE = 1e-3  # of the length of a unit vector, rounded to float16 too
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a file to be written.
-
-    Attributes:
-      texts: the path of each row, and further columns, by name.
-      vectors: float32 [B, D].
-    """
-
-    texts: Mapping[str, Sequence[str]]
-    vectors: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,120 +82,6 @@ def paths_of(prefix: Path) -> tuple[Path, Path]:
     return parquet, array
 
 
-def write(
-    prefix: Path,
-    blocks: Iterable[Block],
-    *,
-    num_rows: int,
-    dim: int,
-    columns: Mapping[str, pyarrow.DataType],
-    classes: Sequence[str],
-    metadata: Mapping[str, Any],
-) -> None:
-    """Writes PREFIX.parquet and PREFIX.npy, which replace old ones once both are complete.
-
-    Args:
-      prefix: of the paths.
-      blocks: the rows in order.
-      num_rows: of all blocks together.
-      dim: D.
-      columns: name and type (`text_type`) of the columns of text.
-      classes: names of the classes in their order, [] without labels.
-      metadata: kept in the Parquet file, as JSON.
-
-    Raises:
-      FileError: if the files cannot be written; old ones are still there then.
-    """
-    # The classes in their order: the data set may number them otherwise than by their names.
-    kept = {_METADATA: json.dumps(metadata), _CLASSES: json.dumps(list(classes))}
-    finals = paths_of(prefix)
-    unfinished = [path.with_name(f"{path.name}.part") for path in finals]
-    try:
-        with file_errors(f"Cannot write {finals[0]}", advice="make room, or give another --output"):
-            with unfinished[0].open("wb") as table, unfinished[1].open("wb") as array:
-                _write_header(array, num_rows, dim)
-                with contextlib.closing(_ParquetWriter(table, columns, dim, kept)) as rows:
-                    for block in blocks:
-                        rows.write(block)
-                        array.write(np.ascontiguousarray(block.vectors, "<f4").data)
-                for file in (table, array):
-                    file.flush()
-                    os.fsync(file.fileno())
-            for path, final in zip(reversed(unfinished), reversed(finals), strict=True):
-                path.replace(final)  # the Parquet file last: it says what both are of
-    finally:
-        for path in unfinished:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-class _ParquetWriter:
-    """Writes blocks as row groups of a Parquet file."""
-
-    def __init__(
-        self,
-        file: BinaryIO,
-        columns: Mapping[str, pyarrow.DataType],
-        dim: int,
-        metadata: Mapping[bytes, str],
-    ) -> None:
-        vector = pyarrow.list_(pyarrow.float32(), dim)
-        schema = pyarrow.schema([*columns.items(), (_VECTOR, vector)], metadata)
-        self._schema = schema
-        self._writer = pyarrow.parquet.ParquetWriter(
-            file,
-            schema,
-            use_dictionary=[name for name in columns if name != "path"],
-            compression={**dict.fromkeys(columns, "zstd"), f"{_VECTOR}.list.element": "none"},
-            write_statistics=list(columns),
-        )
-
-    def write(self, block: Block) -> None:
-        """Writes a block."""
-        texts = [
-            pyarrow.array(list(map(naming.encode, block.texts[field.name])), pyarrow.binary()).cast(
-                field.type
-            )
-            for field in self._schema
-            if field.name != _VECTOR
-        ]
-        numbers = pyarrow.array(np.ravel(block.vectors))
-        vectors = pyarrow.FixedSizeListArray.from_arrays(
-            numbers, type=self._schema.field(_VECTOR).type
-        )
-        self._writer.write_table(pyarrow.table([*texts, vectors], schema=self._schema))
-
-    def close(self) -> None:
-        """Writes the end of the file."""
-        self._writer.close()
-
-
-def text_type(texts: Iterable[str]) -> pyarrow.DataType:
-    """Returns the type of a column of texts: bytes if one is not valid UTF-8, else text."""
-    return pyarrow.string() if all(map(naming.is_utf8, texts)) else pyarrow.binary()
-
-
-def _write_header(file: BinaryIO, num_rows: int, dim: int) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, dim)}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def read_metadata(prefix: Path) -> dict[str, Any] | None:
-    """Returns the metadata that `write` kept; None if both files are not there as it left them."""
-    parquet, array = paths_of(prefix)
-    try:
-        if not (parquet.is_file() and array.is_file()):
-            return None
-        with parquet.open("rb") as file:
-            parts = pyarrow.parquet.ParquetFile(file)
-            metadata = json.loads(parts.schema_arrow.metadata[_METADATA])
-            shape = parts.metadata.num_rows, parts.schema_arrow.field(_VECTOR).type.list_size
-        is_whole = np.load(array, mmap_mode="r").shape == shape
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pyarrow.ArrowException):
-        return None
-    return metadata if is_whole and isinstance(metadata, dict) else None
-
-
 def holds_vectors(path: Path) -> bool:
     """Returns whether a file is one of embeddings: .npy, or .parquet with a column vector."""
     if path.suffix.lower() != ".parquet":
@@ -216,7 +89,7 @@ def holds_vectors(path: Path) -> bool:
     regular_files.require(path)
     try:
         with path.open("rb") as file:
-            return _VECTOR in pyarrow.parquet.ParquetFile(file).schema_arrow.names
+            return VECTOR in pyarrow.parquet.ParquetFile(file).schema_arrow.names
     except (OSError, pyarrow.ArrowException):
         return False  # whoever reads the table says why it cannot be read
 
@@ -265,7 +138,7 @@ def _read_parquet(path: Path, normalize: bool, to_search: bool) -> Embeddings:
             parts = pyarrow.parquet.ParquetFile(file, buffer_size=_BYTES_AT_ONCE)
             schema, num_rows = parts.schema_arrow, parts.metadata.num_rows
             names = _require_columns(schema.names, path, to_search)
-            _require_floats(schema.field(_VECTOR).type, path)
+            _require_floats(schema.field(VECTOR).type, path)
             columns = parts.read(columns=names)
             texts = {name: tables.read_cells(path, name, columns[name]) for name in names}
             vectors = _collect(_read_vectors(parts, path), num_rows, path)
@@ -274,9 +147,9 @@ def _read_parquet(path: Path, normalize: bool, to_search: bool) -> Embeddings:
     for name, values in texts.items():
         if "" in values:
             raise InputError(f"{path}, row {values.index('')}: require a {name}, got none.")
-    known = _read_json(schema, _CLASSES, list)
+    known = _read_json(schema, CLASSES, list)
     embeddings = _finish(path, vectors, texts, list(map(str, known)), normalize)
-    return dataclasses.replace(embeddings, metadata=_read_json(schema, _METADATA, dict))
+    return dataclasses.replace(embeddings, metadata=_read_json(schema, METADATA, dict))
 
 
 def _read_json(schema: pyarrow.Schema, key: bytes, kind: type) -> Any:
@@ -290,7 +163,7 @@ def _read_json(schema: pyarrow.Schema, key: bytes, kind: type) -> Any:
 
 def _require_columns(names: Sequence[str], path: Path, to_search: bool) -> list[str]:
     """Returns the names of the columns of text that are read."""
-    for name in (_VECTOR,) if to_search else (_VECTOR, _LABEL):
+    for name in (VECTOR,) if to_search else (VECTOR, _LABEL):
         if (count := names.count(name)) != 1:
             given = ", ".join(map(naming.escape, names)) or "none"
             raise InputError(
@@ -317,7 +190,7 @@ def _require_floats(kind: pyarrow.DataType, path: Path) -> None:
 def _read_vectors(parts: pyarrow.parquet.ParquetFile, path: Path) -> Iterator[np.ndarray]:
     """Yields the vectors in order, [B, D] each."""
     start, dim = 0, None
-    for batch in parts.iter_batches(_ROWS_AT_ONCE, columns=[_VECTOR]):
+    for batch in parts.iter_batches(_ROWS_AT_ONCE, columns=[VECTOR]):
         column = batch.column(0)
         values = column.flatten()
         sizes = np.asarray(pyarrow.compute.list_value_length(column).fill_null(0))

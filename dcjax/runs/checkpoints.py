@@ -1,6 +1,7 @@
 """Saving and restoring checkpoints."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,9 +60,7 @@ class Checkpoints:
         """
         path = workdirs.absolute(workdir, saving=not read_only) / "checkpoints"
         if read_only and not path.is_dir():
-            raise MissingFileError(
-                f"No checkpoint in {path}; give the --workdir of a run that has saved one."
-            )
+            raise _missing([str(path)])
         if not read_only:
             workdirs.create(path)
         self._best_by, self._on_failure = best_by, on_failure
@@ -222,6 +221,26 @@ def is_there(path: str) -> bool:
     folder = workdir / "checkpoints" / ("" if number is None else str(number))
     with file_errors(f"Cannot look into {folder}"):
         return folder.is_dir() and any(folder.iterdir())
+
+
+def require(paths: Sequence[str]) -> None:
+    """Checks that there are checkpoints, complete or damaged.
+
+    Args:
+      paths: of runs, or of checkpoints, see `workdirs.locate`.
+
+    Raises:
+      MissingFileError: naming all paths without one.
+    """
+    if empty := [path for path in paths if not is_there(path)]:
+        raise _missing(empty)
+
+
+def _missing(paths: Sequence[str]) -> MissingFileError:
+    those = "runs that have" if paths[1:] else "a run that has"
+    return MissingFileError(
+        f"No checkpoint in {', '.join(paths)}; give the --workdir of {those} saved one."
+    )
 
 
 def _division(arrays: dict[str, np.ndarray]) -> Division:

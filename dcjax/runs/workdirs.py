@@ -77,14 +77,17 @@ def locate(path: str) -> tuple[epath.Path, int | None]:
 
     Args:
       path: of a workdir, or workdir/checkpoints/NUMBER.
+
+    Returns:
+      The workdir as it is given, relative too, for messages; of a checkpoint that is given from
+      inside of the workdir, the absolute one.
     """
     folder = absolute(path)
     is_number = folder.parent.name == "checkpoints" and re.fullmatch("[0-9]+", folder.name)
-    if (
-        not is_number or (folder / "checkpoints").is_dir()
-    ):  # a workdir that is named like a checkpoint
-        return folder, None
-    return folder.parent.parent, int(folder.name)
+    if not is_number or (folder / "checkpoints").is_dir():  # a workdir named like a checkpoint
+        return as_path(path), None
+    given = as_path(path)
+    return (given if len(given.parts) > 2 else folder).parent.parent, int(folder.name)
 
 
 def _check_name(path: str, *, saving: bool) -> None:

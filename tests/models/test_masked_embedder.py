@@ -150,11 +150,11 @@ def test_masks_are_combined_at_test_time(test_masks: str) -> None:
     model = embedder(test_masks=test_masks)
     variables, pixels = filled(model), images(2, 8, 8)
     masks = np.maximum(variables["masks"]["masks"], 0)
-    joined = {"sum": masks.sum(0), "sum_l1": (masks.T / masks.sum(1)).sum(1), "none": np.ones(6)}
+    combined = {"sum": masks.sum(0), "sum_l1": (masks.T / masks.sum(1)).sum(1), "none": np.ones(6)}
     embedding = slow_pooled(model, variables, pixels) @ variables["params"]["embedding"]["kernel"]
     embedding = embedding + variables["params"]["embedding"]["bias"]
     actual = apply(model, variables, pixels)["embedding"]
-    np.testing.assert_allclose(actual, normalized(embedding * joined[test_masks]), 1e-4, 1e-5)
+    np.testing.assert_allclose(actual, normalized(embedding * combined[test_masks]), 1e-4, 1e-5)
 
 
 def test_only_the_mask_of_the_cluster_gets_a_gradient() -> None:

@@ -21,7 +21,7 @@ from dcjax.experiment.embedder import Embedder
 from dcjax.modes.embed import embed
 from dcjax.modes.score import score
 from dcjax.modes.train import train
-from dcjax.retrieval import embedding_files
+from dcjax.retrieval import embedding_writer
 from dcjax.runs import locks
 
 _CHANGES = small_runs.TINY | {
@@ -127,7 +127,7 @@ def test_vectors_are_those_of_the_embedder_with_what_they_are_of(run: str) -> No
     np.testing.assert_array_equal(vectors, columns["vector"])
     np.testing.assert_allclose(vectors, embedder(images.images), atol=1e-6)
     assert columns["label"] == [images.class_names[label] for label in images.labels]
-    metadata = embedding_files.read_metadata(Path(run, "embeddings", "test"))
+    metadata = embedding_writer.read_metadata(Path(run, "embeddings", "test"))
     assert metadata is not None
     assert metadata["checkpoint"] == embedder.checkpoint
     assert (metadata["epoch"], metadata["dcjax"]) == (1, dcjax.__version__)

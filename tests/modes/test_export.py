@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,11 @@ import dcjax
 from configs import digits
 from dcjax.core.errors import FileError, InputError
 from dcjax.distributed import devices
+from dcjax.division.division import Division
 from dcjax.experiment import build, exported
 from dcjax.modes import export
 from dcjax.modes.train import train
+from dcjax.runs.checkpoints import Checkpoints
 
 _ROOT = Path(__file__).parents[2]
 
@@ -29,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was exported, with its file and card in the folder `export`."""
     workdir = tmp_path_factory.mktemp("run")
     config = digits.get_config()
-    changes = {"train.num_epochs": 1, "model.num_stages": 2}
+    changes = {"train.num_epochs": 1, "model.num_stages": 2, "paper": {"recall_at_1": 75.0}}
     config.update_from_flattened_dict(small_runs.TINY | changes)
     train(config, str(workdir))
     export.export(str(workdir), None)
@@ -127,6 +130,23 @@ def test_the_card_says_what_was_exported(run: Path) -> None:
         assert words in card
     assert "optimizer.name" not in card
     assert "dataset.root" not in card
+    assert "paper." not in card  # what a paper has is no setting
+
+
+def test_the_card_of_a_run_stopped_in_an_epoch_has_no_scores(run: Path, tmp_path: Path) -> None:
+    copy = str(tmp_path / "run")
+    shutil.copytree(run, copy)
+    checkpoints = Checkpoints(copy)
+    meta = checkpoints.meta(checkpoints.number("last"))
+    meta["progress"]["epoch_step"] = 3  # beside the scores of the epoch before
+    state, division = small_runs.load_checkpoint(dcjax.load(copy).config, copy)
+    checkpoints.save(state, Division(**division), meta, None)
+    checkpoints.close()
+    stopped = dcjax.load(copy)
+    assert (stopped.epoch, stopped.epoch_step, stopped.scores) == (1, 3, {})
+    card = export.describe(stopped, "embedder.jax")
+    assert "This checkpoint was not evaluated." in card
+    assert "after 1 epochs and 3 steps." in card
 
 
 def test_the_command_writes_where_it_is_told_and_refuses_what_is_wrong(

@@ -54,6 +54,16 @@ def test_plots_have_text_alternatives_and_follow_the_colors_of_the_page() -> Non
         assert colors <= {"#000000", "#ffffff"}  # the notes in cells, on colours of their own
 
 
+def test_large_numbers_are_in_groups_of_three_digits() -> None:
+    speed = figures.plot_curves("speed", {"images/s": _curve(12345.6, 20000)}, y_label="images/s")
+    assert "12,346 at epoch 1, 20,000 at epoch 2, between 12,346 and 20,000" in speed.svg
+    ticks = [x.text for x in ElementTree.fromstring(speed.svg).findall(".//text")]
+    assert {"1", "2", "14,000", "20,000"} <= set(ticks)
+    sizes = figures.plot_sizes("sizes", np.array([1.0]), [np.array([1000, 2500])])
+    assert sizes is not None
+    assert "2 clusters of 1,000 to 2,500 images" in sizes.svg
+
+
 def test_parts_of_two_plots_have_different_names() -> None:
     ids: list[str] = []
     for plot in _plots():

@@ -372,6 +372,24 @@ def test_a_run_without_curves_and_scores_is_compared_by_what_it_has() -> None:
     ]
 
 
+def test_a_comparison_without_differences_says_why() -> None:
+    partial = dataclasses.replace(_comparison(2), differences="Drawn & random.")
+    document = parse(report.render_comparison(partial))
+    assert "Drawn & random." in [x.text() for x in document.find("p", class_="notice")]
+    assert not [x for x in document.walk() if "difference" in (x.attributes.get("class") or "")]
+
+
+def test_masks_are_shown_without_effective_dimensions() -> None:
+    full = _small()
+    masks = dataclasses.replace(full.divisions.masks, effective_dimension=None)
+    divisions = dataclasses.replace(full.divisions, masks=masks)
+    page = report.render(dataclasses.replace(full, divisions=divisions))
+    assert "The mask of each cluster" in page
+    assert "Cosines of each two masks" in page
+    assert "Effective dimension of subspaces" not in page
+    assert "which cannot be shown" in page
+
+
 def test_values_that_a_template_names_but_lacks_are_errors() -> None:
     with pytest.raises(jinja2.UndefinedError, match="'policy' is undefined"):
         templating.render("document.html", scripts=[], sections=[])
@@ -383,7 +401,7 @@ def test_numbers_are_written_for_people() -> None:
     assert templating.format_number(float("nan")) == "\N{EN DASH}"
     assert templating.format_percent(0.64125) == "64.12"
     assert templating.format_count(1234567) == "1,234,567"
-    durations = [templating.format_duration(x) for x in (0.04, 59.94, 60, 3599.6, 7325)]
+    durations = [templating.format_duration(x) for x in (0.04, 59.94, 59.96, 3599.6, 7325)]
     assert durations == ["0.0 s", "59.9 s", "1 min 0 s", "1 h 0 min", "2 h 2 min"]
 
 

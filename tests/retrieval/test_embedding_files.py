@@ -10,9 +10,9 @@ import pyarrow.parquet
 import pytest
 
 from dcjax.core.errors import FileError, InputError, MissingFileError, SettingError
-from dcjax.retrieval import embedding_files
-from dcjax.retrieval.embedding_files import Block
+from dcjax.retrieval import embedding_files, embedding_writer
 from dcjax.retrieval.embedding_parts import Part, Parts
+from dcjax.retrieval.embedding_writer import Block
 
 _VECTORS = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
 _LABELS = ["b", "a", "b", "c", "a", "a", "c"]
@@ -28,12 +28,12 @@ def _blocks(*, fails: bool = False) -> Iterator[Block]:
 
 
 def _write(prefix: Path, blocks: Iterator[Block], **metadata: Any) -> None:
-    embedding_files.write(
+    embedding_writer.write(
         prefix,
         blocks,
         num_rows=7,
         dim=4,
-        columns=dict.fromkeys(("path", "label"), embedding_files.text_type(["é"])),
+        columns=dict.fromkeys(("path", "label"), embedding_writer.text_type(["é"])),
         classes=["c", "b", "a"],
         metadata=metadata,
     )
@@ -57,7 +57,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "x.y.npy"), _VECTORS)
     assert found.classes == ("c", "b", "a")  # in the order of the data set
     assert [found.classes[label] for label in found.labels] == _LABELS
-    assert embedding_files.read_metadata(tmp_path / "x.y") == {"checkpoint": 3}
+    assert embedding_writer.read_metadata(tmp_path / "x.y") == {"checkpoint": 3}
     table = pyarrow.parquet.read_table(tmp_path / "x.y.parquet")
     assert table["path"].to_pylist()[6] == "é6.jpg"
     assert table["vector"].type == pyarrow.list_(pyarrow.float32(), 4)
@@ -66,12 +66,12 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_utf8_is_kept_as_its_bytes(tmp_path: Path) -> None:
     names = ["\udce9.jpg", "é.jpg"]
-    embedding_files.write(
+    embedding_writer.write(
         tmp_path / "x",
         iter([Block({"path": names}, _VECTORS[:2])]),
         num_rows=2,
         dim=4,
-        columns={"path": embedding_files.text_type(names)},
+        columns={"path": embedding_writer.text_type(names)},
         classes=[],
         metadata={},
     )

@@ -19,7 +19,7 @@ def _embeddings(num: int, dim: int, seed: int) -> np.ndarray:
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def test_neighbors_equal_a_sort_of_all_distances(monkeypatch):
+def test_neighbors_equal_a_sort_of_all_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbors, "_DISTANCES_PER_BLOCK", 7 * 900)  # 7 queries at a time
     queries, gallery = _embeddings(30, 24, seed=0), _embeddings(900, 24, seed=1)
     rows, distances = Gallery(gallery).nearest(queries, 10)
@@ -30,7 +30,7 @@ def test_neighbors_equal_a_sort_of_all_distances(monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
-def test_duplicates_and_near_ties_are_ordered_as_in_float64(scale):
+def test_duplicates_and_near_ties_are_ordered_as_in_float64(scale: float) -> None:
     # 400 images within the rounding error of float32 of one another, and many exact duplicates.
     rng = np.random.default_rng(2)
     center = rng.normal(size=(1, 16))
@@ -43,7 +43,7 @@ def test_duplicates_and_near_ties_are_ordered_as_in_float64(scale):
         np.testing.assert_array_equal(distances[i], expected[kept][:12])
 
 
-def test_the_query_its_class_and_images_that_are_not_allowed_are_left_out():
+def test_the_query_its_class_and_images_that_are_not_allowed_are_left_out() -> None:
     gallery, labels = _embeddings(200, 8, seed=3), np.arange(200) % 5 * 10
     allowed = np.random.default_rng(4).random(200) < 0.7
     own = np.arange(0, 40, 2)
@@ -59,7 +59,7 @@ def test_the_query_its_class_and_images_that_are_not_allowed_are_left_out():
     np.testing.assert_array_equal(rows[:, 0], [0, 1, 2])
 
 
-def test_places_without_a_neighbor_are_minus_one_and_infinitely_far():
+def test_places_without_a_neighbor_are_minus_one_and_infinitely_far() -> None:
     gallery = np.float32([[0, 1], [1, 0], [0.6, 0.8]])
     rows, distances = Gallery(gallery).nearest(gallery[:1], 5, self_rows=np.array([0]))
     assert rows.tolist() == [[2, 1, -1]]  # at most as many as the gallery has
@@ -68,7 +68,7 @@ def test_places_without_a_neighbor_are_minus_one_and_infinitely_far():
     assert (rows == -1).all()
 
 
-def test_wrong_arguments_are_refused():
+def test_wrong_arguments_are_refused() -> None:
     gallery = Gallery(_embeddings(4, 3, seed=5))
     with pytest.raises(InputError, match="queries must be floating-point numbers of shape"):
         gallery.nearest(np.zeros((1, 2), np.float32), 1)

@@ -104,7 +104,9 @@ class ImageSet:
         return ~np.isin(self.file_states["kind"], (0, stat.S_IFREG))  # 0: there is nothing
 
     def name(self, row: int) -> str:
-        """Returns where an encoded image is: a path, or a file and the place in it."""
+        """Returns the path of an image, or the file and the place in it; of pixels, "image 7"."""
+        if self.in_memory:
+            return f"image {row}"
         image = self.images[row]
         return str(image) if image.dtype.names is None else f"{image[0]}, byte {image[1]}"
 

@@ -21,8 +21,7 @@ def collect(workdir: str, run: Embedder, console: Console) -> content.Report:
         found = retrieve(run, run.load_test(), console)
     except DcjaxError as error:
         missing = f"The test images cannot be shown: {error}"
-        is_scored = files.is_scored_as(run.config) and not files.progress.epoch_step
-        scores = dict(run.scores) if is_scored else {}
+        scores = dict(run.scores) if files.is_scored_as(run.config) else {}
         return content.Report(
             title=files.title,
             state=files.state,

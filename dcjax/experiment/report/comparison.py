@@ -18,6 +18,11 @@ from dcjax.pages import content
 from dcjax.runs import workdirs
 
 _NUM_QUERIES = 8  # of a kind
+_NO_DIFFERENCES = (
+    "The scores are those of galleries drawn at random (eval.protocol=gallery), in which no query "
+    "has a score of its own: so there are no paired differences. A --config with "
+    "eval.protocol=all_vs_all has them."
+)
 
 
 def collect(runs: Mapping[str, Embedder], page: str, console: Console) -> content.Comparison:
@@ -56,7 +61,7 @@ def collect(runs: Mapping[str, Embedder], page: str, console: Console) -> conten
         title=f"{len(runs)} runs on {first.config.dataset.name}",
         scores={workdir: each.scores for workdir, each in found.items()},
         best_by=first.config.eval.best_by,
-        differences=_differences(found) if protocols == {"all_vs_all"} else {},
+        differences=_differences(found) if protocols == {"all_vs_all"} else _NO_DIFFERENCES,
         rankings=_rankings(found, first),
         training={workdir: training.collect(each) for workdir, each in files.items()},
         settings=_settings(runs),

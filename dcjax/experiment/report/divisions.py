@@ -3,14 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from dcjax.analysis import clusters, subspaces
 from dcjax.core.console import Console
 from dcjax.core.errors import DcjaxError
 from dcjax.data.datasets import ImageSet
-from dcjax.division import masks
 from dcjax.division.division import Division
 from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.report import draws, failures
@@ -26,7 +24,6 @@ _NUM_CLUSTERS = 64  # shown
 _NUM_CLASSES = 6  # whose modes are shown
 _NUM_PARTS, _NUM_OF_PART = 3, 4  # clusters shown of such a class, and images of each
 _NUM_QUERIES, _NUM_SUBSPACES, _NUM_NEIGHBORS = 4, 8, 6
-_ROWS_PER_BLOCK = 8192
 
 
 def collect(
@@ -107,7 +104,7 @@ def _with_images(
             "training images, as many of each cluster, embedded by the network as it is now."
         )
     if len(shown) < division.num_clusters:
-        notes.append(f"The {len(shown)} largest of {division.num_clusters} clusters are shown.")
+        notes.append(f"The {len(shown)} largest of {division.num_clusters:,} clusters are shown.")
     return dataclasses.replace(
         history,
         clusters=[
@@ -167,14 +164,14 @@ def _modes(
 def _masks(run: Embedder, found: Retrieval | str) -> content.Masks | str:
     if run.config.model.masks == "none":
         return "The run has no masks (model.masks=none): all clusters train the whole embedding."
-    if isinstance(found, str):
-        return f"The effective dimension is that of the test images. {found}"
     active = np.maximum(run.masks, 0)
     active = active[(active > 0).any(axis=1)]
     return content.Masks(
         values=active,
         cosines=subspaces.cosines(active),
-        effective_dimension=subspaces.effective_dimension(found.covariance_sample()),
+        effective_dimension=None
+        if isinstance(found, str)
+        else subspaces.effective_dimension(found.covariance_sample()),
     )
 
 
@@ -190,14 +187,8 @@ def _dimensions(run: Embedder, division: Division, found: Retrieval | str) -> li
 
 
 def _to_subspace(run: Embedder, embeddings: np.ndarray, number: int) -> np.ndarray:
-    """Returns embeddings [N, D] in the subspace of a cluster, computed in blocks."""
-    result, values = np.empty_like(embeddings), jnp.asarray(run.masks)
-    for start in range(0, len(embeddings), _ROWS_PER_BLOCK):
-        block = slice(start, start + _ROWS_PER_BLOCK)
-        result[block] = masks.to_subspace(
-            jnp.asarray(embeddings[block]), values, number, run.config.model.test_masks
-        )
-    return result
+    """Returns embeddings [N, D] in the subspace of a cluster."""
+    return subspaces.project(embeddings, run.masks, number, run.config.model.test_masks)
 
 
 def _subspaces(

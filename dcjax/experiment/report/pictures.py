@@ -47,7 +47,7 @@ class Pictures:
             advance=self._advance,
         )
         for row, picture in zip(missing, made, strict=True):
-            self._known[row] = Image(self._name(row), self.class_name(row), picture)
+            self._known[row] = Image(self._images.name(row), self.class_name(row), picture)
 
     def get(self, rows: Iterable[int] | np.ndarray) -> list[Image]:
         """Returns these images, in order."""
@@ -58,6 +58,3 @@ class Pictures:
     def class_name(self, row: int) -> str:
         """Returns the name of an image's class."""
         return self._images.class_names[self._images.labels[row]]
-
-    def _name(self, row: int) -> str:
-        return str(row) if self._images.in_memory else self._images.name(row)

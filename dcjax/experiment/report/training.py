@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dcjax.experiment.report.saved import Point, Saved
-from dcjax.pages import content
+from dcjax.pages import content, templating
 
 _NO_CURVES = (
     "metrics.jsonl, which has the curves, is not there: it was moved, or could not be written."
@@ -83,15 +83,6 @@ def facts(saved: Saved) -> list[tuple[str, str]]:
         ("devices", f"{last['num_devices']} ({', '.join(last['devices'])}){several}"),
         ("host", last["host"]),
         ("started", f"{began:%Y-%m-%d %H:%M} UTC{again}"),
-        ("duration", duration(sum(seconds(saved.times).values()))),
+        ("duration", templating.format_duration(sum(seconds(saved.times).values()))),
         ("versions", ", ".join(f"{name} {value}" for name, value in last["versions"].items())),
     ]
-
-
-def duration(length: float) -> str:
-    """Returns a time in seconds as text, "1 h 5 min" or "32 s"."""
-    minutes, rest = divmod(round(length), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

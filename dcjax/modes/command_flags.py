@@ -1,0 +1,207 @@
+"""The flags of the command line, and which mode takes them."""
+
+import itertools
+import os
+import pathlib
+
+from absl import flags
+
+from dcjax.core import naming
+from dcjax.core.errors import SettingError
+
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate", "check_data", "embed", "score", "export", "report", "search"],
+    "What to do; evaluate, embed, export, report and search need no --config, score neither a run "
+    "nor --config.",
+)
+CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Experiment: a file in configs/, FILE:ARGUMENT where it takes one. --config.GROUP.NAME=VALUE "
+    "changes a setting, see configs/default.py.",
+)
+WORKDIR = flags.DEFINE_multi_string(
+    "workdir",
+    None,
+    "Folder of the run or of a sweep's runs, by default runs/NAME OF CONFIG. evaluate and report "
+    "take several: --workdir=A,B, or the flag again for each.",
+)
+PROFILE = flags.DEFINE_bool(
+    "profile", False, "Trace steps 51 to 100 of a training, and say how long the devices idle."
+)
+SWEEP = flags.DEFINE_bool(
+    "sweep", False, "Train every row of the config's sweep(), and make a table of the scores."
+)
+SEEDS = flags.DEFINE_list("seeds", [], "Of a sweep: train each row with each of these seeds.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "Whether to join other processes: auto, where JAX detects a TPU pod, GKE, SLURM or Open MPI; "
+    "on, or end with an error; off.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, to join processes where nothing is detected."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", 0, "Processes, with --coordinator.", lower_bound=0
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", -1, "Of this process, with --coordinator.", lower_bound=-1
+)
+VIRTUAL_DEVICES = flags.DEFINE_integer(
+    "virtual_devices",
+    0,
+    "Train on so many pretended CPU devices, to try out what many do.",
+    lower_bound=0,
+    upper_bound=1024,
+)
+TRUST_CUSTOM_CODE = flags.DEFINE_bool(
+    "trust_custom_code",
+    False,
+    "To evaluate, embed, export, report or search without --config: import and run code outside "
+    "dcjax that a run names.",
+)
+IMAGES = flags.DEFINE_string(
+    "images",
+    None,
+    "To embed: a folder (its sub-folders are the classes, if all images lie directly in one), a "
+    "table (.csv, .tsv or .parquet with the column path and, if wanted, label and split) or a list "
+    "(a path a line); by default the test images of the run.",
+)
+OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "Of embed: PREFIX of the files, by default WORKDIR/embeddings/NAME OF IMAGES. Of score: folder "
+    "of scores.json, by default that of the embeddings. Of export and report: the file to write, "
+    "by default WORKDIR/export/embedder.jax, WORKDIR/report/index.html and, for several runs, "
+    "report/comparison.html in the first WORKDIR.",
+)
+EMBEDDINGS = flags.DEFINE_string(
+    "embeddings",
+    None,
+    "To score: FILE, or FILE,GALLERY; .parquet with the columns vector and label, or .npy with the "
+    "labels in a .csv of the same name.",
+)
+KS = flags.DEFINE_list("ks", [], "Of score: ks of recall at k, by default 1,2,4,8.")
+NMI = flags.DEFINE_bool("nmi", False, "Of score: also cluster the embeddings, for NMI.")
+NORMALIZE = flags.DEFINE_bool("normalize", False, "Of score: scale the embeddings to length 1.")
+GALLERY = flags.DEFINE_string(
+    "gallery",
+    None,
+    "To search: a folder, table or list of images as of --images, or a file of embeddings that "
+    "--mode=embed wrote; by default the test images of the run.",
+)
+HOST = flags.DEFINE_string(
+    "host",
+    None,
+    "To search: name or address to listen at, by default 127.0.0.1, which only this machine can "
+    "reach.",
+)
+PORT = flags.DEFINE_integer(
+    "port",
+    None,
+    "To search: port to listen at, by default 8000; 0 takes a free one.",
+    lower_bound=0,
+    upper_bound=65535,
+)
+TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
+VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, and end.")
+
+# Modes that read a saved run.
+SAVED = ["evaluate", "embed", "export", "report", "search"]
+# Those that take several runs.
+_SEVERAL = ["evaluate", "report"]
+
+
+def check() -> None:
+    """Checks that the flags are of the mode.
+
+    Raises:
+      SettingError: naming a flag of another mode, or one that is missing.
+    """
+    modes = (
+        (PROFILE, ["train"]),
+        (TRUST_CUSTOM_CODE, SAVED),
+        (IMAGES, ["embed"]),
+        (OUTPUT, ["embed", "score", "export", "report"]),
+        (EMBEDDINGS, ["score"]),
+        (KS, ["score"]),
+        (NMI, ["score"]),
+        (NORMALIZE, ["score"]),
+        (GALLERY, ["search"]),
+        (HOST, ["search"]),
+        (PORT, ["search"]),
+        (WORKDIR, ["train", "evaluate", "check_data", "embed", "export", "report", "search"]),
+    )
+    for flag, allowed in modes:
+        if flag.value is None or flag.value is False or flag.value == []:
+            continue
+        if MODE.value not in allowed:
+            raise SettingError(
+                f"--{flag.name} is for --mode={' or --mode='.join(allowed)}, got "
+                f"--mode={MODE.value}."
+            )
+        if flag.value == "":
+            raise SettingError(
+                f"Require a value of --{flag.name}, got ''; give one or leave it out."
+            )
+    if MODE.value == "score":
+        if not 1 <= len(embeddings()) <= 2:
+            raise SettingError(
+                "--mode=score takes --embeddings=FILE or --embeddings=FILE,GALLERY, got "
+                f"{EMBEDDINGS.value or 'none'}."
+            )
+        if not all(map(_is_k, KS.value)):
+            raise SettingError(
+                f"Require --ks of whole numbers from 1 on, got {','.join(KS.value)}; such as "
+                "--ks=1,10,100."
+            )
+
+
+def embeddings() -> list[str]:
+    """Returns the files of --embeddings, whose names may hold a comma."""
+    given = EMBEDDINGS.value or ""
+    if os.path.exists(naming.expand(given)):
+        return [given]
+    return list(filter(None, given.split(",")))
+
+
+def workdirs() -> list[str]:
+    """Returns the folders given; for modes that take several, also separated by commas."""
+    if not WORKDIR.value:
+        file = (CONFIG.value or "").partition(":")[0]
+        return [str(pathlib.Path("runs") / pathlib.Path(file).stem)]
+    if MODE.value not in _SEVERAL:
+        return WORKDIR.value
+    parts = [
+        [given] if os.path.exists(naming.expand(given)) else given.split(",")
+        for given in WORKDIR.value
+    ]
+    return list(filter(None, itertools.chain(*parts))) or [""]
+
+
+def require_one(given: list[str]) -> str:
+    """Returns the one workdir.
+
+    Raises:
+      SettingError: if there are several.
+    """
+    if len(given) > 1:
+        raise SettingError(f"--mode={MODE.value} takes one --workdir, got {', '.join(given)}.")
+    return given[0]
+
+
+def trusts_custom_code() -> bool:
+    """Returns whether a backbone outside dcjax may be imported.
+
+    The user wrote, or chose, a file given as --config; else the settings are those of a saved run.
+    """
+    return TRUST_CUSTOM_CODE.value or CONFIG.value is not None
+
+
+def _is_k(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 2**31
