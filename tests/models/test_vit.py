@@ -1,0 +1,133 @@
+"""The vision transformer equals timm's and transformers', block by block, and in its gradients."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import published_vit
+import pytest
+from flax.traverse_util import flatten_dict
+from published_vit import LAYOUTS, Layout
+
+from dcjax.models import position_grids, pretrained, vit, vit_names, weight_names
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "vit.npz")
+GRIDS = (2, 3, 5)
+NATIVE = 3
+# Names in the file: names of the weights that the source's code uses.
+SOURCES = {
+    "timm/dino": dict,
+    "timm/dinov2": dict,
+    "timm/registers": dict,
+    "timm/swiglu": dict,
+    "ViTModel/dino": published_vit.vit_model_5,
+    "Dinov2Model/dinov2": published_vit.dinov2_model_5,
+    "Dinov2Model/swiglu": published_vit.dinov2_model_5,
+    "Dinov2Model/registers": published_vit.dinov2_model_5,
+}
+
+
+def network(layout: Layout, **changes: Any) -> vit.ViT:
+    options = {
+        "width": layout.width,
+        "depth": layout.depth,
+        "num_heads": layout.num_heads,
+        "patch_size": layout.patch_size,
+        "registers": layout.registers,
+        "layer_scale": layout.layer_scale,
+        "mlp": layout.mlp,
+    } | changes
+    return vit.ViT(**options)
+
+
+def layout_of(source: str) -> Layout:
+    layout = LAYOUTS[source.split("/")[1]]
+    of_timm = source.startswith("timm")
+    return layout if of_timm else Layout(**(vars(layout) | {"position_of_class": True}))
+
+
+def load(source: str, net: vit.ViT, images: np.ndarray, tmp_path: Path) -> Any:
+    """Returns the parameters, read from a file in the names of a source."""
+    weights = published_vit.draw(published_vit.shapes(layout_of(source)))
+    np.savez(tmp_path / "weights.npz", **SOURCES[source](weights))
+    params = shapes_of(net, images)
+    return pretrained.load(str(tmp_path / "weights.npz"), params, {}, download=False)[0]
+
+
+def shapes_of(net: vit.ViT, images: np.ndarray) -> Any:
+    init = functools.partial(net.init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), images)["params"]
+
+
+def tokens(net: vit.ViT, params: Any, images: np.ndarray) -> list[jax.Array]:
+    """Returns the tokens after each block and after the final norm."""
+    apply = functools.partial(net.apply, train=True, capture_intermediates=True)
+    _, captured = jax.jit(functools.partial(apply, mutable="intermediates"))(
+        {"params": params}, images
+    )
+    names = [*(f"blocks_{index}" for index in range(net.depth)), "norm"]
+    return [captured["intermediates"][name]["__call__"][0] for name in names]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_block_agrees_with_pytorch(source: str, grid: int, tmp_path: Path) -> None:
+    """Compares with the numbers of benchmarks/golden_vit.py for equal weights and images."""
+    layout = layout_of(source)
+    net, images = network(layout), published_vit.images(grid * layout.patch_size)
+    params = load(source, net, images, tmp_path)
+    for number, actual in enumerate(tokens(net, params, images), 1):
+        expected = GOLDEN[f"{source}/{grid}/{number}"]
+        np.testing.assert_allclose(actual[0], expected, rtol=1e-4, atol=1e-4)
+    last = GOLDEN[f"{source}/{grid}/{layout.depth + 1}"]
+    token, patches = jax.jit(functools.partial(net.apply, train=False))({"params": params}, images)
+    np.testing.assert_allclose(token[0], last[0], rtol=1e-4, atol=1e-4)
+    expected = last[1 + layout.registers :].reshape(grid, grid, -1)
+    np.testing.assert_allclose(patches[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_gradients_agree_with_pytorch(source: str, tmp_path: Path) -> None:
+    layout, grid = layout_of(source), GRIDS[-1]
+    net = network(layout)
+    images = published_vit.images(grid * layout.patch_size)
+    params = load(source, net, images, tmp_path)
+
+    def objective(params: Any) -> jax.Array:
+        token, patches = net.apply({"params": params}, images, train=True)
+        factors = published_vit.loss_weights(layout, grid)
+        of_patches = patches.reshape(2, -1, layout.width) * factors[:, 1 + layout.registers :]
+        return jnp.sum(token * factors[:, 0]) + jnp.sum(of_patches)
+
+    gradients = flatten_dict({"params": jax.jit(jax.grad(objective))(params)})
+    named = {vit_names.KIND.leaf_name(leaf): as_in_file(leaf, x) for leaf, x in gradients.items()}
+    named["pos_embed"] = of_stored_positions(named["pos_embed"], source, grid)
+    actual = SOURCES[source](named)
+    expected = {
+        key.removeprefix(f"{source}/gradients/"): GOLDEN[key]
+        for key in GOLDEN.files
+        if key.startswith(f"{source}/gradients/")
+    }
+    assert expected.keys() == actual.keys() - {"embeddings.mask_token"}
+    for name, gradient in expected.items():
+        size = max(1, np.abs(gradient).max())  # that of a key's bias is 0 but for rounding
+        x = actual[name].reshape(gradient.shape)
+        np.testing.assert_allclose(x, gradient, rtol=1e-4, atol=1e-5 * size, err_msg=name)
+
+
+def as_in_file(leaf: tuple[str, ...], value: jax.Array) -> np.ndarray:
+    return np.asarray(value).transpose(weight_names._file_axes(leaf, value.ndim))
+
+
+def of_stored_positions(gradient: np.ndarray, source: str, grid: int) -> np.ndarray:
+    """Returns the gradient by the embeddings before they are resized."""
+    of_timm = source.startswith("timm") or "registers" in source
+    method = position_grids.TIMM if of_timm else position_grids.HUGGING_FACE
+    each = np.eye(NATIVE**2).reshape(NATIVE, NATIVE, -1)
+    resized = position_grids.resize(each, grid, method).reshape(grid**2, -1)
+    patches = resized.T @ gradient[1:]
+    with_class = layout_of(source).position_of_class
+    return np.concatenate([gradient[:1], patches]) if with_class else patches
