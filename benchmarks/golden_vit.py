@@ -82,7 +82,10 @@ def create_dinov2_model(layout: Layout) -> nn.Module:
 
 # Name in the file: network, layout, names of its weights, names of its saved weights.
 Case = tuple[
-    Callable[[Layout], nn.Module], Layout, Callable[[Tensors], Tensors], Callable[[Tensors], Tensors]
+    Callable[[Layout], nn.Module],
+    Layout,
+    Callable[[Tensors], Tensors],
+    Callable[[Tensors], Tensors],
 ]
 _WITH_REGISTERS = dataclasses.replace(LAYOUTS["registers"], position_of_class=True)
 _DINOV2 = (published_vit.dinov2_model_5, published_vit.dinov2_model)
