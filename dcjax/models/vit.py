@@ -159,7 +159,8 @@ class ViT(nn.Module):
             self.patch_size, self.width, self.dtype, self.param_dtype, name="patch_embed"
         )(x)
         grid = patches.shape[1:3]
-        tokens = self._add_tokens(patches.reshape(len(x), -1, self.width))
+        n = x.shape[0]  # may be a symbol
+        tokens = self._add_tokens(patches.reshape(n, -1, self.width))
         block = nn.remat(Block) if self.rematerialize else Block
         for index in range(self.depth):
             tokens = block(
@@ -173,7 +174,7 @@ class ViT(nn.Module):
             )(tokens)
         tokens = _norm(self, "norm")(tokens)
         patches = tokens[:, 1 + self.registers :]
-        return tokens[:, 0], patches.reshape(len(x), *grid, self.width)
+        return tokens[:, 0], patches.reshape(n, *grid, self.width)
 
     def _add_tokens(self, patches: jax.Array) -> jax.Array:
         """Puts class token and registers before the patches [n, patches, width].
