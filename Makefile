@@ -18,24 +18,25 @@ INSTALLED := .venv/.installed-$(REQUIREMENTS)
 INSTALLED_DEV := .venv/.installed-requirements-dev.txt
 INCLUDED := requirements/common.txt requirements/cuda.txt requirements/tpu.txt
 INSTALLED_RECIPES := .venv/.installed-requirements-recipes.txt
+INSTALLED_DOCS := .venv/.installed-requirements-docs.txt
 INSTALLED_PEERS := .venv/.installed-benchmarks-requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long benchmark format clean
+.PHONY: help setup demo test test-long benchmark docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## make .venv with what this machine needs
 
-demo: setup ## train on handwritten digits without and with division, and compare
+demo: setup ## train on handwritten digits without and with division, and compare in a report
 	@rm -rf runs/demo
 	$(RUN) launch.py --config=configs/digits.py --config.division.max_clusters=1 \
 	  --workdir=runs/demo/baseline
 	$(RUN) launch.py --config=configs/digits.py --workdir=runs/demo/division
 	$(RUN) launch.py --mode=evaluate --workdir=runs/demo/baseline,runs/demo/division
-	@echo "wrote     runs/demo/baseline"
-	@echo "wrote     runs/demo/division"
+	$(RUN) launch.py --mode=report --workdir=runs/demo/baseline,runs/demo/division
+	@echo "To look at both runs, open runs/demo/baseline/report/comparison.html in a browser."
 
 test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 	$(RUN) -m ruff format --check .
@@ -55,13 +56,17 @@ benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering
 	PYTHONPATH=. $(RUN) benchmarks/proxies.py
 	PYTHONPATH=. $(RUN) benchmarks/input.py
 
+docs: setup $(INSTALLED_DOCS) ## build docs/ as a site, site/index.html; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
+	@echo "wrote     site/index.html"
+
 format: setup $(INSTALLED_DEV) ## format the code, and mend what lint can mend
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-clean: ## remove the demo's runs, builds and the tools' caches; .venv and other runs stay
-	rm -rf runs/demo build dist dcjax.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find benchmarks configs dcjax tests -name __pycache__ -prune -exec rm -rf {} +
+clean: ## remove the demo's runs, the site, builds and the tools' caches; .venv and other runs stay
+	rm -rf runs/demo site build dist dcjax.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks configs dcjax docs tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): $(REQUIREMENTS) $(INCLUDED)
 	@command -v $(PYTHON) >/dev/null || { \
@@ -81,6 +86,10 @@ $(INSTALLED_DEV): requirements/dev.txt requirements/search.txt $(INSTALLED)
 
 $(INSTALLED_RECIPES): requirements/recipes.txt $(INSTALLED)
 	@$(PIP) -r requirements/recipes.txt
+	@touch $@
+
+$(INSTALLED_DOCS): requirements/docs.txt $(INSTALLED)
+	@$(PIP) -r requirements/docs.txt
 	@touch $@
 
 $(INSTALLED_PEERS): benchmarks/requirements.txt $(INSTALLED)

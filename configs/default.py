@@ -202,6 +202,7 @@ def get_config() -> ConfigDict:
     train.num_epochs = 120
     train.full_embedding_from_epoch = -1  # train the combined embedding from here on; -1: never
     train.log_every_steps = 20  # steps whose mean is one point of a curve
+    train.report = True  # after the last epoch, write what --mode=report writes
 
     config.eval = evaluation = ConfigDict()
     evaluation.every_epochs = 1  # 0: only at the end
@@ -218,6 +219,10 @@ def get_config() -> ConfigDict:
     evaluation.pixels = False  # also score raw pixels, for tiny images
     evaluation.best_by = "recall_at_1"  # score by which an epoch is best
     evaluation.select = "last"  # checkpoint to evaluate and load: last, or best_test
+
+    # Percent that a paper gives for this experiment, by name of the score: what a report shows
+    # beside the run's own.
+    config.paper = ConfigDict()
 
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_epochs = 1

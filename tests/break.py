@@ -337,6 +337,27 @@ BREAKS = (
         "plan.blocks(0)",
         "experiment/test_epochs.py",
     ),
+    Break(
+        "the class that another is confused with most",
+        "dcjax/analysis/outcomes.py",
+        "np.lexsort((pairs[1], -counts, pairs[0]))",
+        "np.lexsort((pairs[1], counts, pairs[0]))",
+        "analysis/test_outcomes.py",
+    ),
+    Break(
+        "pairs of positives that division separates",
+        "dcjax/analysis/clusters.py",
+        "together = counts.images[counts.clusters >= 0]",
+        "together = counts.images",
+        "analysis/test_clusters.py",
+    ),
+    Break(
+        "what the queries of a report find",
+        "dcjax/experiment/report/retrieval.py",
+        "return queries if self.is_same_set else None",
+        "return None",
+        "modes/test_report.py",
+    ),
 )
 
 

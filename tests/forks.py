@@ -4,9 +4,11 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,19 @@ class Fork:
         with mock.patch.dict(os.environ, _BEFORE_IMPORT):
             self._process.start()
 
+    def wait_for(self, text: str, seconds: float = 240) -> str:
+        """Waits until the output has a text, and returns the output."""
+        end = time.monotonic() + seconds
+        while text not in (output := self._texts[0].read_text() if self._texts[0].exists() else ""):
+            if not self._process.is_alive() or time.monotonic() > end:
+                raise AssertionError(f"No {text!r} in {output!r}; {self.finish(0)}")
+            time.sleep(0.05)
+        return output
+
+    def interrupt(self) -> None:
+        """Sends SIGINT, as Ctrl-C does."""
+        os.kill(self._process.pid or 0, signal.SIGINT)
+
     def finish(self, seconds: float = 240) -> tuple[int, str, str]:
         """Waits, kills the process after `seconds`; returns exit code, output and errors."""
         try:
@@ -47,6 +62,11 @@ class Fork:
         output, errors = (path.read_text() for path in self._texts)
         self._folder.cleanup()
         return self._process.exitcode or 0, output, errors
+
+
+def start(*flags: str) -> Fork:
+    """Starts `python launch.py` with flags."""
+    return Fork(_launch, flags, _ROOT, {})
 
 
 def launch(

@@ -36,6 +36,7 @@ SETTINGS = {
     "eval.every_epochs": 0,
     "eval.nmi": "never",
     "eval.at_start": False,
+    "train.report": False,
     "eval.pixels": False,
     "checkpoint.every_epochs": 1,
 }

@@ -1,16 +1,20 @@
 """Small runs: a state whose arrays are functions of the step, and checkpoints of saved runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from conftest import png
 from ml_collections import ConfigDict
 
+from configs import folder
 from dcjax.distributed import devices
 from dcjax.division.division import Division
 from dcjax.experiment import build, inputs
+from dcjax.modes.train import train
 from dcjax.runs.checkpoints import Checkpoints
 from dcjax.training.state import TrainState
 
@@ -22,7 +26,27 @@ TINY = {
     "eval.at_start": False,
     "eval.nmi": "never",
     "eval.pixels": False,
+    "train.report": False,
 }
+
+
+def train_on_folders(top: Path, workdir: Path, changes: Mapping[str, Any]) -> str:
+    """Trains on folders of pictures with queries and a gallery; returns the workdir."""
+    generator = np.random.default_rng(0)
+    for split, names in (("train", "abcd"), ("query", "xyz"), ("gallery", "wxyz")):
+        for name in names:
+            (top / split / name).mkdir(parents=True)
+            for i in range(8 if split == "train" else 5):
+                image = png(generator.integers(0, 256, (12, 10, 3), np.uint8))
+                (top / split / name / f"{i}.png").write_bytes(image)
+    config = folder.get_config()
+    sizes = {"dataset.resize": 8, "dataset.crop": 8, "model.backbone": "resnet_small"}
+    batch = {"sampling.batch_size": 8, "sampling.images_per_class": 2, "model.batch_norm": "train"}
+    weights = {"model.pretrained": "", "dataset.root": str(top)}
+    config.update_from_flattened_dict({**changes, **sizes, **batch, **weights})
+    config.division.freeze_backbone_epochs = 0
+    train(config, str(workdir))
+    return str(workdir)
 
 
 def state(step: int, *, rows: int = 3) -> TrainState:

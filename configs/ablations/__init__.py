@@ -45,7 +45,9 @@ def experiment(data: str) -> ConfigDict:
     """
     if data not in (known := experiments()):
         raise SettingError(f"Unknown experiment {data!r}; known are {', '.join(known)}.")
-    return importlib.import_module(f"configs.{data}").get_config()
+    config = importlib.import_module(f"configs.{data}").get_config()
+    config.paper = {}  # of one row; a table has those of all rows
+    return config
 
 
 def experiments() -> list[str]:

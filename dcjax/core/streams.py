@@ -38,6 +38,8 @@ class Stream(enum.IntEnum):
       RANDOM_GROUPS: a trial to divide images at random.
       GALLERIES: a gallery of one image per class; with seed 0, so that it is the same in all runs.
       DIVISION: the start of a trial to divide images by K-means.
+      REPORT: what a part of a report shows of the images; with seed 0, the same in all runs.
+      SEARCH_PAGE: the images that a search page shows at first, by the number of the request.
     """
 
     numbers: tuple[str, ...]
@@ -57,6 +59,8 @@ class Stream(enum.IntEnum):
     RANDOM_GROUPS = 5, "period", "group", "trial"
     GALLERIES = 6, "draw"
     DIVISION = 7, "period", "group", "trial"
+    REPORT = 8, "part"
+    SEARCH_PAGE = 9, "request"
 
 
 class DeviceStream(enum.IntEnum):

@@ -25,10 +25,13 @@ from dcjax.experiment import (
     schedule,
     versions,
 )
+from dcjax.experiment import search as searching
 from dcjax.experiment.exported import ExportedEmbedder
+from dcjax.models import masked_embedder
 from dcjax.retrieval import evaluation
 from dcjax.runs import workdirs
 from dcjax.runs.checkpoints import Checkpoints
+from dcjax.runs.preemption import StopRequest
 
 
 class Embedder:
@@ -40,6 +43,8 @@ class Embedder:
       checkpoint: number of the checkpoint that it was restored from.
       data: `same_run.fingerprints` of the run's images, {} if they are not known.
       scores: of the run after that epoch, {} if they are not known.
+      folder: where embeddings of galleries are kept: `embeddings` in the workdir.
+      nmi: that of the scores, if it was computed by the settings of `config`; else None.
     """
 
     def __init__(
@@ -49,8 +54,10 @@ class Embedder:
         epoch: int,
         checkpoint: int,
         *,
+        folder: str,
         data: Mapping[str, Any] | None = None,
         scores: Mapping[str, float] | None = None,
+        nmi: float | None = None,
     ) -> None:
         """Takes trained variables; `load` creates the embedder of a run.
 
@@ -59,16 +66,20 @@ class Embedder:
           variables: of the model.
           epoch: epochs that it was trained.
           checkpoint: its number.
+          folder: where embeddings of galleries are kept.
           data: `same_run.fingerprints` of the run's images, if they are known.
           scores: of the run after that epoch, if they are known.
+          nmi: that of the scores, if it was computed by the settings of the config.
         """
         self.config = network.config
         self.epoch = epoch
         self.checkpoint = checkpoint
+        self.folder = folder
         self._network = network
         self._variables = variables
         self.data = data or {}
         self.scores = scores or {}
+        self.nmi = nmi
         self._reader = pictures.CropReader(
             resize=network.augmentation.resize,
             size=network.augmentation.size,
@@ -125,6 +136,29 @@ class Embedder:
         embeddings = self._network.embed(reader, self._variables)
         return evaluation.fetch(embeddings, len(images))
 
+    def embed_test(self, splits: Splits, advance: Callable[[int], None]) -> list[jax.Array]:
+        """Embeds the query and, if there is one, the gallery, as an evaluation does.
+
+        Args:
+          splits: the test images.
+          advance: called after each batch with the number of its images.
+
+        Returns:
+          Of each, the rows as `evaluation.embed` returns them.
+
+        Raises:
+          InputError: if a test image is there twice, or there is nothing to retrieve.
+        """
+        self._check_test(splits)
+        readers = (_CountingReader(x, advance) for x in self._network.open_test(splits))
+        return [self._network.embed(reader, self._variables) for reader in readers]
+
+    @property
+    def masks(self) -> np.ndarray:
+        """The masks of the clusters [K_max, D], those of clusters that do not exist zeros."""
+        _, masks, _ = masked_embedder.split_variables(self._variables)
+        return np.asarray(jax.device_get(masks))
+
     def identity(self) -> dict[str, Any]:
         """Returns what its embeddings depend on: checkpoint, settings and weights, as JSON."""
         return {
@@ -133,6 +167,19 @@ class Embedder:
             "settings": same_run.settings_fingerprint(self.config.to_dict()),
             "weights": agreement.array_checksum(jax.device_get(self._variables)),
         }
+
+    def load_train(self) -> ImageSet:
+        """Loads the training images of the run, which have to be those that it was trained on.
+
+        Raises:
+          InputError: if they are others, or some cannot be read.
+          MissingFileError: if they are not there.
+        """
+        splits, _ = inputs.load_splits(self.config.dataset)
+        now = {"train": same_run.fingerprint(splits.train)}
+        for difference in same_run.differences(now, self.data):
+            raise InputError(f"Require the training images of the run, got other {difference}.")
+        return splits.train
 
     def load_test(self) -> Splits:
         """Loads the test images of the run; prints how many are left out, and if they changed."""
@@ -147,16 +194,49 @@ class Embedder:
         """
         if splits is None:
             splits = self.load_test()
-        else:
-            duplicates.check_files(splits.without_train())
-        checks.check_query(self.config, splits)
+        self._check_test(splits)
         readers = self._network.open_test(splits)
         last_epoch = self.config.train.num_epochs - 1  # NMI is computed after it by default
         return self._network.score(readers, self._variables, epoch=last_epoch)
 
+    def _check_test(self, splits: Splits) -> None:
+        duplicates.check_files(splits.without_train())
+        checks.check_query(self.config, splits)
+
     def export(self) -> bytes:
         """Returns the embedder as a file that JAX alone can run, see `exported.serialize`."""
         return exported.serialize(self._network, self._variables)
+
+    def search(
+        self,
+        gallery: str | None = None,
+        *,
+        stop: StopRequest | None = None,
+        console: Console | None = None,
+    ) -> searching.Search:
+        """Returns the search of a gallery, whose embeddings are kept in the workdir.
+
+        They are made if they are not there, or if images or checkpoint have changed.
+
+        Args:
+          gallery: a folder, table or list, see `listing.load`; or a file of embeddings by this
+            network, see `embedding_files`; None: the test images of the run.
+          stop: allows to stop the embedding.
+          console: where progress is shown; None: a new one.
+
+        Raises:
+          InputError: if the gallery is not as required.
+          FileError: if something is missing or cannot be written.
+        """
+        images = searching.load(
+            self,
+            gallery,
+            workdirs.on_disk(self.folder),
+            stop or StopRequest(),
+            console or Console(),
+        )
+        _, masks, _ = masked_embedder.split_variables(self._variables)
+        return searching.Search(images, self, np.asarray(masks), self.config.model.test_masks)
 
     def score_pixels(self, splits: Splits) -> dict[str, float]:
         """Scores the images' own pixels, a baseline."""
@@ -236,13 +316,17 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     progress = meta["progress"]
     epoch = progress["epoch"]
     is_evaluated = schedule.Schedule(config).evaluates_after(epoch - 1)
+    scores = progress.get("scores", {}) if is_evaluated else {}
+    clusters_alike = all(config.eval[x] == saved["eval"][x] for x in ("nmi_runs", "kmeans"))
     return Embedder(
         network,
         variables,
         epoch,
         chosen,
+        folder=os.path.join(os.fspath(folder), "embeddings"),
         data=meta.get("data"),
-        scores=progress.get("scores") if is_evaluated else {},
+        scores=scores,
+        nmi=scores.get("nmi") if clusters_alike else None,
     )
 
 

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,13 +14,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from dcjax.core import plugins
+import dcjax
+from dcjax.core import plugins, programs
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError
 from dcjax.data import datasets
 from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import processes
-from dcjax.division import division, sampling
+from dcjax.division import division, host_kmeans, sampling
 from dcjax.division.sampling import Plan
 from dcjax.experiment import same_run, versions
 from dcjax.experiment.schedule import Schedule
@@ -26,6 +29,7 @@ from dcjax.runs import workdirs
 from dcjax.runs.curves import Scalars
 from dcjax.runs.profiling import Profile
 from dcjax.runs.progress import Progress, Scores, StepLog
+from dcjax.runs.times import Times
 from dcjax.training.state import TrainState
 
 _SHOWN_SIZES = 16  # clusters whose sizes fit into a line
@@ -95,7 +99,7 @@ def show_early_stop(reason: str) -> None:
 
 
 class Reporter:
-    """Reports one run to the terminal, `config.json`, `metrics.jsonl` and `scores.json`.
+    """Reports one run to the terminal, `config.json`, `scores.json` and its curves and times.
 
     Of many processes, only the first one reports.
     """
@@ -121,6 +125,7 @@ class Reporter:
             size=progress.curves_size,
             lossy=config.checkpoint.on_failure == "go_on",
         )
+        self._times = Times(self._curves if self._is_first else None)
 
     @property
     def curves_size(self) -> int:
@@ -134,8 +139,23 @@ class Reporter:
     def show_start(
         self, splits: Splits, num_skipped: int, run: TrainState, progress: Progress
     ) -> None:
-        """Prints the data, model, loss, devices and schedule."""
+        """Prints the data, model, loss, devices and schedule; records when and how it starts."""
         config, line = self._config, self._console.print_line
+        if progress.epoch < config.train.num_epochs:
+            self._times.write(
+                "start",
+                step=int(run.step),
+                command=programs.command(sys.argv),
+                devices=_device_kinds(),
+                num_devices=jax.device_count(),
+                num_processes=jax.process_count(),
+                host=platform.node(),
+                versions={
+                    "dcjax": dcjax.__version__,
+                    "jax": jax.__version__,
+                    "Python": platform.python_version(),
+                },
+            )
         sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
         summary = ", ".join(_summarize(name, images) for name, images in sets.items() if images)
         dataset = config.dataset
@@ -166,7 +186,7 @@ class Reporter:
         miner = f", miner {options['miner']}" if "miner" in options else ""
         kept = f", memory of {loss.memory_size} images" if loss.memory_size else ""
         line(f"loss      {loss.name}{miner}{kept}")
-        kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
+        kinds = ", ".join(_device_kinds())
         count, parallel = jax.process_count(), config.devices.cluster_parallel
         side_by_side = f"; {parallel} cluster batches side by side" if parallel > 1 else ""
         line(
@@ -217,11 +237,20 @@ class Reporter:
     def show_division(
         self,
         step: int,
+        epoch: int,
         clusters: division.Division,
         previous: division.Division | None,
         labels: np.ndarray,
     ) -> None:
-        """Prints a division of images with labels [N]: K, sizes, NMI with the previous one."""
+        """Prints a division of images with labels [N]: K, sizes, NMI with the previous one.
+
+        Args:
+          step: steps trained.
+          epoch: epochs trained.
+          clusters: the division.
+          previous: the one before; None if there is none.
+          labels: the classes [N].
+        """
         sizes = clusters.sizes
         left_out = int(np.sum(clusters.cluster < 0))
         values: dict[str, float] = {
@@ -229,6 +258,8 @@ class Reporter:
             "smallest": int(sizes.min()),
             "largest": int(sizes.max()),
             "left_out": left_out,
+            "epoch": epoch,
+            "agreement_with_labels": _agreement_with_labels(clusters, labels),
         }
         listed = ", ".join(map(str, sizes[:_SHOWN_SIZES])) + (
             ", ..." if len(sizes) > _SHOWN_SIZES else ""
@@ -249,7 +280,7 @@ class Reporter:
                 f"          {share:.1%} of the batches will hold a single class, and so no "
                 f"negatives; of cluster {most} {shares[most]:.1%}"
             )
-        self._scalars.write(step, values, group="division")
+        self._scalars.write(step, values, group="division", lists={"sizes": sizes.tolist()})
 
     @contextlib.contextmanager
     def measure(self, activity: str) -> Iterator[None]:
@@ -260,6 +291,7 @@ class Reporter:
         finally:
             seconds = time.monotonic() - start_time
             self._seconds[activity] = self._seconds.get(activity, 0.0) + seconds
+            self._times.write("activity", activity=activity, seconds=round(seconds, 3))
 
     @contextlib.contextmanager
     def show_epoch(self, epoch: int, plan: Plan, *, done: int) -> Iterator[StepLog]:
@@ -286,6 +318,10 @@ class Reporter:
             yield log
             log.finish()
         self._show_curve_failure()
+        if log.losses:
+            self._times.write(
+                "epoch", epoch=epoch, steps=len(log.losses), images_per_second=round(rate(), 3)
+            )
         if log.losses and log.done == plan.num_steps:
             seconds = time.monotonic() - start_time
             left = (num_epochs - epoch - 1) * seconds / 60
@@ -296,7 +332,8 @@ class Reporter:
 
     def show_evaluation(self, step: int, progress: Progress) -> None:
         """Shows the scores after an epoch."""
-        self._scalars.write(step, progress.scores, group="eval")
+        values = {**progress.scores, "epoch": progress.epoch}
+        self._scalars.write(step, values, group="eval")
         rows = {f"epoch {progress.epoch}": progress.scores}
         self._show_table("Unseen classes", rows)
 
@@ -329,6 +366,8 @@ class Reporter:
             f"best epoch ({progress.best_epoch}), chosen on these classes": progress.best_scores,
         }
         self._show_table("Result on unseen classes", rows)
+        if self._times.failure:
+            self._console.print_line(f"times     {self._times.failure}; they are incomplete.")
         self._show_times()
         result = {
             "last": {"epoch": progress.epoch, **progress.scores},
@@ -361,6 +400,16 @@ class Reporter:
 
     def _show_table(self, title: str, rows: Mapping[str, Scores]) -> None:
         show_scores(self._console, title, rows, self._config.eval.best_by)
+
+
+def _device_kinds() -> list[str]:
+    return sorted({device.device_kind for device in jax.devices()})
+
+
+def _agreement_with_labels(clusters: division.Division, labels: np.ndarray) -> float:
+    """Returns the NMI of clusters and classes, over the images that are in a cluster."""
+    is_in = clusters.cluster >= 0
+    return host_kmeans.nmi(labels[is_in], clusters.cluster[is_in]) if is_in.any() else 0.0
 
 
 def _summarize(name: str, images: ImageSet) -> str:

@@ -32,6 +32,7 @@ _FREE = {
     "model.vit.attention",
     "train.log_every_steps",
     "train.num_epochs",
+    "train.report",
     "eval.every_epochs",
     "eval.at_start",
     "eval.batch_size",
@@ -173,7 +174,7 @@ def check_same(
     free = _FREE | _FREE_IN_EVALUATION if evaluating else _FREE
     if scored:
         free = {key for key in free - _SCORED if not key.startswith("eval.")}
-    now, then = flatten(settings), flatten(saved)
+    now, then = _without_paper(flatten(settings)), _without_paper(flatten(saved))
     check_complete(then, now.keys())
     different = [
         f"{key}={now.get(key)!r} (saved: {then.get(key)!r})"
@@ -190,8 +191,14 @@ def check_same(
 
 def settings_fingerprint(settings: dict[str, Any]) -> str:
     """Returns a fingerprint of nested settings, without those that may differ within a run."""
-    kept = {key: value for key, value in flatten(settings).items() if key not in _FREE}
+    flat = _without_paper(flatten(settings))
+    kept = {key: value for key, value in flat.items() if key not in _FREE}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_paper(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a run without the figures of a paper, which change nothing."""
+    return {key: value for key, value in settings.items() if not key.startswith("paper.")}
 
 
 def check_complete(settings: dict[str, Any], needed: Iterable[str]) -> None:

@@ -262,6 +262,7 @@ RULES: Mapping[str, Rule] = {
     "train.num_epochs": _FROM_1,
     "train.full_embedding_from_epoch": Whole(-1, _MANY),
     "train.log_every_steps": _FROM_1,
+    "train.report": Flag(),
     "eval.every_epochs": _FROM_0,
     "eval.at_start": Flag(),
     "eval.batch_size": _FROM_1,
@@ -279,6 +280,8 @@ RULES: Mapping[str, Rule] = {
     "checkpoint.keep_best": Whole(0, 10_000),
     "checkpoint.on_failure": OneOf(("stop", "go_on")),
 }
+# Of the group "paper", whose names are those of scores.
+_PAPER = Number(0, 100)
 # Groups with a group "custom": options of a part of the user's own, which may be anything.
 _WITH_CUSTOM = ("model", "loss", "mining")
 
@@ -292,17 +295,24 @@ def check(config: ConfigDict) -> None:
     groups = config.to_dict()
     values = same_run.flatten(groups)
     for name in sorted(values.keys() - RULES.keys()):
-        if not name.startswith(tuple(f"{group}.custom." for group in _WITH_CUSTOM)):
+        if name.startswith("paper."):
+            _check_value(name, _PAPER, values[name])
+        elif not name.startswith(tuple(f"{group}.custom." for group in _WITH_CUSTOM)):
             raise SettingError(f"There is no setting {name}{versions.hint(name, RULES)}.")
     missing = [name for name in RULES if name not in values]
     missing += [f"{x}.custom" for x in _WITH_CUSTOM if "custom" not in groups.get(x, {})]
+    missing += ["paper"] * ("paper" not in groups)
     if missing:
         raise SettingError(
             f"Require every setting of configs/default.py, got none for {', '.join(missing)}."
         )
     for name, rule in RULES.items():
-        if not rule.allows(value := values[name]):
-            raise SettingError(f"{name} must be {rule}, got {_abbreviate(value)}.")
+        _check_value(name, rule, values[name])
+
+
+def _check_value(name: str, rule: Rule, value: Any) -> None:
+    if not rule.allows(value):
+        raise SettingError(f"{name} must be {rule}, got {_abbreviate(value)}.")
 
 
 def _abbreviate(value: Any) -> str:

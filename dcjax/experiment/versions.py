@@ -46,6 +46,8 @@ CHANGES: tuple[Change, ...] = (
             "model.vit.mlp": "gelu",
             "model.vit.patch_size": 14,
             "model.vit.registers": 0,
+            "train.report": True,
+            "paper": {},
         },
         renamed={
             "model.own": "model.custom",

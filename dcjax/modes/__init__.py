@@ -1,4 +1,4 @@
-"""The command line, and what it can do: train, evaluate, check data, embed, score, sweep.
+"""The command line, and what it can do: train, evaluate, check data, embed, score, export, search.
 
 Imports every other package; no package imports this one.
 """

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import dcjax
-from dcjax.core import naming, programs
+from dcjax.core import extras, naming, programs
 from dcjax.core.errors import DcjaxError, SettingError
 from dcjax.distributed import machine
 from dcjax.experiment import config_files
@@ -29,8 +29,9 @@ from dcjax.runs import error_log, output, workdirs
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "check_data", "embed", "score", "export"],
-    "What to do; evaluate, embed and export need no --config, score neither a run nor --config.",
+    ["train", "evaluate", "check_data", "embed", "score", "export", "report", "search"],
+    "What to do; evaluate, embed, export, report and search need no --config, score neither a run "
+    "nor --config.",
 )
 _CONFIG = flags.DEFINE_string(
     "config",
@@ -41,8 +42,8 @@ _CONFIG = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_multi_string(
     "workdir",
     None,
-    "Folder of the run or of a sweep's runs, by default runs/NAME OF CONFIG. Evaluation takes "
-    "several: --workdir=A,B, or the flag again for each.",
+    "Folder of the run or of a sweep's runs, by default runs/NAME OF CONFIG. evaluate and report "
+    "take several: --workdir=A,B, or the flag again for each.",
 )
 _PROFILE = flags.DEFINE_bool(
     "profile", False, "Trace steps 51 to 100 of a training, and say how long the devices idle."
@@ -78,8 +79,8 @@ _VIRTUAL_DEVICES = flags.DEFINE_integer(
 _TRUST_CUSTOM_CODE = flags.DEFINE_bool(
     "trust_custom_code",
     False,
-    "To evaluate, embed or export without --config: import and run code outside dcjax that a run "
-    "names.",
+    "To evaluate, embed, export, report or search without --config: import and run code outside "
+    "dcjax that a run names.",
 )
 _IMAGES = flags.DEFINE_string(
     "images",
@@ -92,8 +93,9 @@ _OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "Of embed: PREFIX of the files, by default WORKDIR/embeddings/NAME OF IMAGES. Of score: folder "
-    "of scores.json, by default that of the embeddings. Of export: the file to write, by default "
-    "WORKDIR/export/embedder.jax.",
+    "of scores.json, by default that of the embeddings. Of export and report: the file to write, "
+    "by default WORKDIR/export/embedder.jax, WORKDIR/report/index.html and, for several runs, "
+    "report/comparison.html in the first WORKDIR.",
 )
 _EMBEDDINGS = flags.DEFINE_string(
     "embeddings",
@@ -104,11 +106,32 @@ _EMBEDDINGS = flags.DEFINE_string(
 _KS = flags.DEFINE_list("ks", [], "Of score: ks of recall at k, by default 1,2,4,8.")
 _NMI = flags.DEFINE_bool("nmi", False, "Of score: also cluster the embeddings, for NMI.")
 _NORMALIZE = flags.DEFINE_bool("normalize", False, "Of score: scale the embeddings to length 1.")
+_GALLERY = flags.DEFINE_string(
+    "gallery",
+    None,
+    "To search: a folder, table or list of images as of --images, or a file of embeddings that "
+    "--mode=embed wrote; by default the test images of the run.",
+)
+_HOST = flags.DEFINE_string(
+    "host",
+    None,
+    "To search: name or address to listen at, by default 127.0.0.1, which only this machine can "
+    "reach.",
+)
+_PORT = flags.DEFINE_integer(
+    "port",
+    None,
+    "To search: port to listen at, by default 8000; 0 takes a free one.",
+    lower_bound=0,
+    upper_bound=65535,
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error came from.")
 _VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, and end.")
 
 # Modes that read a saved run.
-_SAVED = ["evaluate", "embed", "export"]
+_SAVED = ["evaluate", "embed", "export", "report", "search"]
+# Those that take several runs.
+_SEVERAL = ["evaluate", "report"]
 # Settings that --mode=score uses, besides those that are flags.
 _SCORE_SETTINGS = {"eval.protocol", "eval.gallery_draws", "eval.nmi_runs", "eval.kmeans"}
 _SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings to change
@@ -145,6 +168,8 @@ def main(argv: Sequence[str]) -> None:
             "embed": _embed,
             "score": _score,
             "export": _export,
+            "report": _report,
+            "search": _search,
         }
         if _SWEEP.value:
             _sweep(_config(), argv[0])
@@ -177,15 +202,18 @@ def _check_mode() -> None:
         (_PROFILE, ["train"]),
         (_TRUST_CUSTOM_CODE, _SAVED),
         (_IMAGES, ["embed"]),
-        (_OUTPUT, ["embed", "score", "export"]),
+        (_OUTPUT, ["embed", "score", "export", "report"]),
         (_EMBEDDINGS, ["score"]),
         (_KS, ["score"]),
         (_NMI, ["score"]),
         (_NORMALIZE, ["score"]),
-        (_WORKDIR, ["train", "evaluate", "check_data", "embed", "export"]),
+        (_GALLERY, ["search"]),
+        (_HOST, ["search"]),
+        (_PORT, ["search"]),
+        (_WORKDIR, ["train", "evaluate", "check_data", "embed", "export", "report", "search"]),
     )
     for flag, allowed in modes:
-        if flag.value in (None, False, []):
+        if flag.value is None or flag.value is False or flag.value == []:
             continue
         if _MODE.value not in allowed:
             raise SettingError(
@@ -277,10 +305,15 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
 
     from dcjax.modes.train import train
 
-    if train(config, _require_one(workdirs), profiled=_PROFILE.value) is None:  # stopped
+    workdir = _require_one(workdirs)
+    if train(config, workdir, profiled=_PROFILE.value) is None:  # stopped
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
         _end(0)
+    if config.train.report:
+        from dcjax.modes import report  # which imports what draws
+
+        report.report_after_training(config, workdir)
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
@@ -333,6 +366,27 @@ def _export(config: ConfigDict | None, workdirs: list[str]) -> None:
         output=_OUTPUT.value or "",
         trust_custom_code=_trusts_custom_code(),
     )
+
+
+def _report(config: ConfigDict | None, workdirs: list[str]) -> None:
+    from dcjax.modes.report import report
+
+    report(workdirs, config, output=_OUTPUT.value or "", trust_custom_code=_trusts_custom_code())
+
+
+def _search(config: ConfigDict | None, workdirs: list[str]) -> None:
+    extras.require("search", ("starlette", "uvicorn", "python_multipart"), "search")
+    from dcjax.modes.search import search
+
+    search(
+        _require_one(workdirs),
+        config,
+        gallery=_GALLERY.value,
+        host=_HOST.value or "127.0.0.1",
+        port=8000 if _PORT.value is None else _PORT.value,
+        trust_custom_code=_trusts_custom_code(),
+    )
+    _end(0)  # without waiting for searches under way
 
 
 def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
@@ -397,11 +451,11 @@ def _config() -> ConfigDict | None:
 
 
 def _workdirs() -> list[str]:
-    """Returns the folders given; for evaluation, also folders separated by commas."""
+    """Returns the folders given; for modes that take several, also separated by commas."""
     if not _WORKDIR.value:
         file = (_CONFIG.value or "").partition(":")[0]
         return [str(pathlib.Path("runs") / pathlib.Path(file).stem)]
-    if _MODE.value != "evaluate":
+    if _MODE.value not in _SEVERAL:
         return _WORKDIR.value
     parts = [
         [given] if os.path.exists(naming.expand(given)) else given.split(",")
@@ -418,8 +472,8 @@ def _load_settings() -> ConfigDict | None:
         return config_files.load("configs/default.py")
     if _MODE.value not in _SAVED or not _WORKDIR.value:
         raise flags.Error(
-            "Give --config=configs/NAME.py, or --workdir=DIR to evaluate, embed with or export a "
-            "run."
+            "Give --config=configs/NAME.py, or --workdir=DIR to evaluate, embed with, export, "
+            "report or search with a run."
         )
     first, *others = _workdirs()
     saved = workdirs.as_path(first) / "config.json"

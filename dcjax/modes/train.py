@@ -77,7 +77,7 @@ def _train(
                 previous = run.division
                 if run.enter(division):
                     report.show_division(
-                        run.step, division, previous, experiment.splits.train.labels
+                        run.step, epoch, division, previous, experiment.splits.train.labels
                     )
 
                 controls = devices.place(schedule.controls(epoch), experiment.replicated)

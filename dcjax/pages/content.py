@@ -141,12 +141,14 @@ class Failures:
       classes: the worst first.
       num_classes: of all, of which `classes` may be the worst few.
       pairs: the nearest first; or why there are none.
+      notes: as how these lists differ from the scores.
     """
 
     rankings: Sequence[Rankings]
     classes: Sequence[ClassScore]
     num_classes: int
     pairs: Sequence[Pair] | str
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,14 +158,14 @@ class Cluster:
     Attributes:
       number: from 0.
       size: training images in it.
-      num_classes: classes that have images in it.
+      num_classes: classes that have images in it; None if that is not known.
       nearest: the images nearest to its centre.
       effective_dimension: of its subspace, see `Masks.effective_dimension`.
     """
 
     number: int
     size: int
-    num_classes: int
+    num_classes: int | None
     nearest: Sequence[Image]
     effective_dimension: float | None
 
@@ -213,6 +215,7 @@ class Divisions:
       modes: classes with several visual modes.
       masks: or why there are none.
       subspaces: some queries in the embedding and in each subspace; or why there are none.
+      notes: as of how many images a sample is.
     """
 
     epochs: np.ndarray
@@ -226,6 +229,7 @@ class Divisions:
     modes: Sequence[Modes]
     masks: Masks | str
     subspaces: Sequence[Ranking] | str
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from dcjax.data.datasets import tables
 
 SUFFIXES = (".parquet", ".npy")
 
-_VECTOR, _LABEL, _SPLIT = "vector", "label", "split"
+_VECTOR, _LABEL, _SPLIT, _PATH = "vector", "label", "split", "path"
 _METADATA, _CLASSES = b"dcjax", b"dcjax.classes"
 _ROWS_AT_ONCE = 16_384
 _BYTES_AT_ONCE = 2**22  # of a column of a Parquet file, which would be read as one
@@ -52,12 +52,13 @@ class Embeddings:
 
     Attributes:
       vectors: float32 [N, D], finite; it may be mapped to the file.
-      labels: the number of each one's class, int64 [N].
-      classes: their names.
+      labels: the number of each one's class, int64 [N]; zeros if there is no such column.
+      classes: their names; none without labels.
       splits: the name of each one's split, str [N]; None if there is no such column.
       shortest: the least length of a vector.
       longest: the greatest.
       metadata: what `write` kept, {} in a file that it did not write.
+      paths: of each one's image, str [N]; None if they were not read, or there is no such column.
     """
 
     vectors: np.ndarray
@@ -67,6 +68,7 @@ class Embeddings:
     shortest: float
     longest: float
     metadata: Mapping[str, Any]
+    paths: np.ndarray | None = None
 
     @property
     def are_unit_vectors(self) -> bool:
@@ -78,9 +80,12 @@ class Embeddings:
         chosen: Any = np.flatnonzero(rows)
         if len(chosen) and chosen[-1] - chosen[0] == len(chosen) - 1:
             chosen = slice(chosen[0], chosen[-1] + 1)
-        splits = None if self.splits is None else self.splits[chosen]
         return dataclasses.replace(
-            self, vectors=self.vectors[chosen], labels=self.labels[chosen], splits=splits
+            self,
+            vectors=self.vectors[chosen],
+            labels=self.labels[chosen],
+            splits=None if self.splits is None else self.splits[chosen],
+            paths=None if self.paths is None else self.paths[chosen],
         )
 
 
@@ -204,6 +209,18 @@ def read_metadata(prefix: Path) -> dict[str, Any] | None:
     return metadata if is_whole and isinstance(metadata, dict) else None
 
 
+def holds_vectors(path: Path) -> bool:
+    """Returns whether a file is one of embeddings: .npy, or .parquet with a column vector."""
+    if path.suffix.lower() != ".parquet":
+        return path.suffix.lower() == ".npy"
+    regular_files.require(path)
+    try:
+        with path.open("rb") as file:
+            return _VECTOR in pyarrow.parquet.ParquetFile(file).schema_arrow.names
+    except (OSError, pyarrow.ArrowException):
+        return False  # whoever reads the table says why it cannot be read
+
+
 def check_name(path: Path) -> None:
     """Checks the suffix of a file of embeddings.
 
@@ -217,7 +234,7 @@ def check_name(path: Path) -> None:
         )
 
 
-def read(path: Path, *, normalize: bool = False) -> Embeddings:
+def read(path: Path, *, normalize: bool = False, to_search: bool = False) -> Embeddings:
     """Reads a file of embeddings with labels.
 
     Args:
@@ -225,6 +242,8 @@ def read(path: Path, *, normalize: bool = False) -> Embeddings:
         label and, if there is one, split; or of a .npy file (such floats, [N, D]) beside whose
         place is a table with these columns, of the same name, .csv.
       normalize: whether to scale the vectors to length 1.
+      to_search: whether to read the paths too; labels, and the table of a .npy file, may be absent
+        then.
 
     Raises:
       SettingError: for an unknown suffix.
@@ -237,15 +256,15 @@ def read(path: Path, *, normalize: bool = False) -> Embeddings:
         raise MissingFileError(f"There is no file of embeddings {path}; correct --embeddings.")
     is_parquet = path.suffix.lower() == ".parquet"
     with file_errors(f"Cannot read {path}"):
-        return (_read_parquet if is_parquet else _read_array)(path, normalize)
+        return (_read_parquet if is_parquet else _read_array)(path, normalize, to_search)
 
 
-def _read_parquet(path: Path, normalize: bool) -> Embeddings:
+def _read_parquet(path: Path, normalize: bool, to_search: bool) -> Embeddings:
     try:
         with path.open("rb") as file:
             parts = pyarrow.parquet.ParquetFile(file, buffer_size=_BYTES_AT_ONCE)
             schema, num_rows = parts.schema_arrow, parts.metadata.num_rows
-            names = _require_columns(schema.names, path)
+            names = _require_columns(schema.names, path, to_search)
             _require_floats(schema.field(_VECTOR).type, path)
             columns = parts.read(columns=names)
             texts = {name: tables.read_cells(path, name, columns[name]) for name in names}
@@ -269,16 +288,21 @@ def _read_json(schema: pyarrow.Schema, key: bytes, kind: type) -> Any:
     return kind()
 
 
-def _require_columns(names: Sequence[str], path: Path) -> list[str]:
+def _require_columns(names: Sequence[str], path: Path, to_search: bool) -> list[str]:
     """Returns the names of the columns of text that are read."""
-    for name in (_VECTOR, _LABEL):
+    for name in (_VECTOR,) if to_search else (_VECTOR, _LABEL):
         if (count := names.count(name)) != 1:
             given = ", ".join(map(naming.escape, names)) or "none"
             raise InputError(
                 f"{path}: require one column vector and one column label, got the columns "
                 f"{given}; {'add' if not count else 'keep one'} {name}."
             )
-    return [name for name in (_LABEL, _SPLIT) if name in names]
+    return [name for name in _columns_read(to_search) if name in names]
+
+
+def _columns_read(to_search: bool) -> tuple[str, ...]:
+    """Returns the names of the columns of text that are read if they are there."""
+    return (_LABEL, _SPLIT, _PATH) if to_search else (_LABEL, _SPLIT)
 
 
 def _require_floats(kind: pyarrow.DataType, path: Path) -> None:
@@ -324,7 +348,7 @@ def _collect(blocks: Iterator[np.ndarray], num_rows: int, path: Path) -> np.ndar
     return vectors
 
 
-def _read_array(path: Path, normalize: bool) -> Embeddings:
+def _read_array(path: Path, normalize: bool, to_search: bool) -> Embeddings:
     table = path.with_suffix(".csv")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -337,12 +361,16 @@ def _read_array(path: Path, normalize: bool) -> Embeddings:
             f"{list(array.shape)}."
         )
     remedy = "write the columns path and label there, or give the .parquet file"
-    columns = tables.read(table, (_LABEL,), optional=(_SPLIT,), remedy=remedy)
-    if len(columns[_LABEL]) != len(array):
-        raise InputError(
-            f"Require a row of {table} for each row of {path}, got {len(columns[_LABEL])} and "
-            f"{len(array)}."
-        )
+    required = () if to_search else (_LABEL,)
+    columns = {}
+    if not to_search or table.is_file():
+        columns = tables.read(table, required, optional=_columns_read(to_search), remedy=remedy)
+    for values in columns.values():
+        if len(values) != len(array):
+            raise InputError(
+                f"Require a row of {table} for each row of {path}, got {len(values)} and "
+                f"{len(array)}."
+            )
     if array.dtype != np.float32:
         array = _collect(_blocks(array), len(array), path)
     texts = {name: values.tolist() for name, values in columns.items()}
@@ -372,14 +400,24 @@ def _finish(
             path,
         )
         lengths = _lengths(vectors)
-    names = texts[_LABEL]
+    labels, classes = _number_classes(texts.get(_LABEL), len(vectors), known)
+    splits, paths = (
+        np.array(texts[name], np.str_) if name in texts else None for name in (_SPLIT, _PATH)
+    )
+    shortest, longest = float(lengths.min()), float(lengths.max())
+    return Embeddings(vectors, labels, classes, splits, shortest, longest, {}, paths)
+
+
+def _number_classes(
+    names: Sequence[str] | None, num_rows: int, known: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns the number of each one's class [N], and the classes: `known`, or in their order."""
+    if names is None:
+        return np.zeros(num_rows, np.int64), ()
     used = set(names)
     classes = tuple(known) if used <= set(known) else tuple(sorted(used, key=naming.encode))
     numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.fromiter((numbers[name] for name in names), np.int64, len(names))
-    splits = np.array(texts[_SPLIT], np.str_) if _SPLIT in texts else None
-    shortest, longest = float(lengths.min()), float(lengths.max())
-    return Embeddings(vectors, labels, classes, splits, shortest, longest, metadata={})
+    return np.fromiter((numbers[name] for name in names), np.int64, num_rows), classes
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:

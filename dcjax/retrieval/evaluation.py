@@ -107,25 +107,56 @@ def evaluate(
     Returns:
       Score by name.
     """
-    sets = [
-        sharded_rows.Rows(values, len(of)) for values, of in zip(embeddings, labels, strict=True)
-    ]
-    mesh = sharded_rows.mesh_of(sets[0].values)
-    if len(sets) == 2:
-        scores = metrics.score(sets[0], labels[0], sets[1], labels[1], ks=ks, mesh=mesh)
-    elif gallery_draws:
+    if gallery_draws and len(embeddings) == 1:
+        (images,) = _as_rows(embeddings, labels)
+        mesh = sharded_rows.mesh_of(images.values)
         scores = metrics.score_one_per_class(
-            sets[0], labels[0], ks=ks, num_draws=gallery_draws, mesh=mesh
+            images, labels[0], ks=ks, num_draws=gallery_draws, mesh=mesh
         )
     else:
-        scores = metrics.score(sets[0], labels[0], ks=ks, mesh=mesh)
+        scores = metrics.mean(score_queries(embeddings, labels, ks=ks))
     if nmi_runs:
-        nmi = _nmi_on_devices if kmeans == "devices" else _nmi
-        scores["nmi"] = nmi(sets, np.concatenate(labels), nmi_runs)
+        scores["nmi"] = nmi(embeddings, labels, num_runs=nmi_runs, kmeans=kmeans)
     return scores
 
 
-def _nmi(embeddings: Sequence[sharded_rows.Rows], labels: npt.NDArray, num_runs: int) -> float:
+def score_queries(
+    embeddings: Sequence[jax.Array], labels: Sequence[npt.NDArray], *, ks: Sequence[int]
+) -> dict[str, npt.NDArray]:
+    """Returns the scores of each query in the gallery or, without one, in all other images.
+
+    The arguments are those of `evaluate`; see `metrics.score_queries`.
+    """
+    sets = _as_rows(embeddings, labels)
+    gallery = (sets[1], labels[1]) if len(sets) == 2 else (None, None)
+    mesh = sharded_rows.mesh_of(sets[0].values)
+    return metrics.score_queries(sets[0], labels[0], *gallery, ks=ks, mesh=mesh)
+
+
+def nmi(
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[npt.NDArray],
+    *,
+    num_runs: int,
+    kmeans: str = "host",
+) -> float:
+    """Returns the NMI of K-means clusters and classes, see `evaluate`."""
+    sets = _as_rows(embeddings, labels)
+    on = _nmi_on_devices if kmeans == "devices" else _nmi_on_host
+    return on(sets, np.concatenate(labels), num_runs)
+
+
+def _as_rows(
+    embeddings: Sequence[jax.Array], labels: Sequence[npt.NDArray]
+) -> list[sharded_rows.Rows]:
+    return [
+        sharded_rows.Rows(values, len(of)) for values, of in zip(embeddings, labels, strict=True)
+    ]
+
+
+def _nmi_on_host(
+    embeddings: Sequence[sharded_rows.Rows], labels: npt.NDArray, num_runs: int
+) -> float:
     """Returns the mean NMI of K-means runs on the host of the first process, on all processes."""
     is_first = processes.is_first()
     parts = [sharded_rows.fetch(rows, is_receiver=is_first) for rows in embeddings]

@@ -4,7 +4,7 @@ Exact for any number of images on any devices, in the sense of `ranking.rank`. Q
 in blocks, so that no array of all pairs ever exists.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,26 @@ def score(
 
     Returns:
       recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
+    """
+    return mean(
+        score_queries(queries, query_labels, gallery, gallery_labels, ks=ks, block=block, mesh=mesh)
+    )
+
+
+def score_queries(
+    queries: ArrayLike | Rows,
+    query_labels: ArrayLike,
+    gallery: ArrayLike | Rows | None = None,
+    gallery_labels: ArrayLike | None = None,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    block: int | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns the scores of each query [Q], float64, whose means `score` returns.
+
+    Those that are undefined, since the gallery has no image of the query's class, are NaN. All
+    arguments are as in `score`.
     """
     mesh = _mesh(mesh)
     queries, query_labels = _as_set("queries", queries, query_labels, mesh)
@@ -140,21 +160,20 @@ def score_one_per_class(
     most = max(galleries.count_per_device(rows, embeddings.values).max() for rows in gallery_rows)
     everything = _whole_set(embeddings, classes)
     moved = ranking.move(everything, everything)
-    draws = []
+    draws: list[dict[str, float]] = []
     for rows in gallery_rows:
         others = np.delete(everything.rows, rows)
         queries, gallery = (everything.part(part) for part in (others, rows))
-        draws.append(
-            _score(
-                queries,
-                gallery,
-                exclude_self=False,
-                ks=ks,
-                block=block,
-                rows_per_device=int(most),
-                moved=moved,
-            )
+        scores = _score(
+            queries,
+            gallery,
+            exclude_self=False,
+            ks=ks,
+            block=block,
+            rows_per_device=int(most),
+            moved=moved,
         )
+        draws.append(mean(scores))
     return {name: float(np.mean([scores[name] for scores in draws])) for name in draws[0]}
 
 
@@ -167,8 +186,8 @@ def _score(
     block: int | None,
     rows_per_device: int = 0,
     moved: ranking.Moved | None = None,
-) -> dict[str, float]:
-    """Implements `score` for sharded embeddings; see `ranking.rank` for the arguments."""
+) -> dict[str, np.ndarray]:
+    """Implements `score_queries` for sharded embeddings; see `ranking.rank` for the arguments."""
     ks = _check_sizes(ks, block, num_candidates=len(gallery.rows) - exclude_self)
     most = 1 + max(queries.classes.max(), gallery.classes.max())
     num_relevant = np.bincount(gallery.classes, minlength=most)[queries.classes] - exclude_self
@@ -182,32 +201,39 @@ def _score(
         moved=moved,
     )
     parts = [_query_scores(before, hits, num_relevant[rows], ks) for rows, before, hits in ranked]
-    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    answerable = num_relevant > 0
-    return {
-        name: _mean(values if name.startswith("recall_at_") else values[answerable])
-        for name, values in scores.items()
-    }
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _query_scores(
     num_before: np.ndarray, hits: np.ndarray, num_relevant: np.ndarray, ks: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """Returns the scores [B] of ranked queries (`ranking.rank`) from their R [B], in float64."""
+    """Returns the scores [B] of ranked queries (`ranking.rank`) from their R [B], in float64.
+
+    Those that are undefined for R = 0 are NaN.
+    """
     place = np.arange(1, hits.shape[1] + 1)
     is_hit = hits & (place <= num_relevant[:, None])
     num_found = is_hit.sum(axis=1)
     precisions = np.sum(is_hit * np.cumsum(is_hit, axis=1) / place, axis=1)
-    recalls = {f"recall_at_{k}": num_before < k for k in ks}
-    return recalls | {
+    recalls = {f"recall_at_{k}": (num_before < k).astype(np.float64) for k in ks}
+    others = {
         "map_at_r": precisions / np.maximum(num_relevant, 1),
         "marp_paper": precisions / np.maximum(num_found, 1),
         "r_precision": num_found / np.maximum(num_relevant, 1),
     }
+    return recalls | {
+        name: np.where(num_relevant > 0, values, np.nan) for name, values in others.items()
+    }
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else 0.0
+def mean(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the mean of each score over the queries for which it is defined, 0 if it is for none.
+
+    Args:
+      scores: as `score_queries` returns them.
+    """
+    defined = {name: values[~np.isnan(values)] for name, values in scores.items()}
+    return {name: float(x.mean()) if x.size else 0.0 for name, x in defined.items()}
 
 
 def _mesh(mesh: Mesh | None) -> Mesh:

@@ -168,9 +168,12 @@ class Checkpoints:
             train=ocp.args.StandardRestore({x: getattr(abstract_state, x) for x in _TRAIN}),
             division=ocp.args.StandardRestore(),
         )
-        arrays = restored.division
-        division = Division(arrays["cluster"], arrays["parents"], int(arrays["period"]))
+        division = _division(restored.division)
         return state.replace(**restored.model, **restored.train), division
+
+    def restore_division(self, number: int) -> Division:
+        """Returns the division of a complete checkpoint."""
+        return _division(self._store.read(number, division=ocp.args.StandardRestore()).division)
 
     def restore_model(self, number: int, abstract_variables: dict[str, Any]) -> dict[str, Any]:
         """Returns the model's variables of a checkpoint, on every device.
@@ -219,6 +222,10 @@ def is_there(path: str) -> bool:
     folder = workdir / "checkpoints" / ("" if number is None else str(number))
     with file_errors(f"Cannot look into {folder}"):
         return folder.is_dir() and any(folder.iterdir())
+
+
+def _division(arrays: dict[str, np.ndarray]) -> Division:
+    return Division(arrays["cluster"], arrays["parents"], int(arrays["period"]))
 
 
 def _arrays(division: Division) -> dict[str, np.ndarray]:

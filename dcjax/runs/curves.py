@@ -8,7 +8,7 @@ import pathlib
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2
@@ -63,8 +63,21 @@ class Scalars:
         """Bytes of `metrics.jsonl`."""
         return self._lines.size if self._lines else self._size
 
-    def write(self, step: int, values: Mapping[str, float], *, group: str) -> None:
+    def write(
+        self,
+        step: int,
+        values: Mapping[str, float],
+        *,
+        group: str,
+        lists: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """Writes the values of one step as `group/name`; one that is not finite as null.
+
+        Args:
+          step: of the values.
+          values: by name.
+          group: of the names.
+          lists: values that `metrics.jsonl` alone gets, by name.
 
         Raises:
           FileError: if they cannot be written, unless that may be left out.
@@ -74,8 +87,10 @@ class Scalars:
             for name, value in values.items()
         }
         if self._lines:
+            listed = {f"{group}/{name}": list(value) for name, value in (lists or {}).items()}
+            line = json.dumps({"step": step, **finite, **listed}).encode() + b"\n"
             with self._record_failure(self._lines):
-                self._lines.append(json.dumps({"step": step, **finite}).encode() + b"\n")
+                self._lines.append(line)
         self._write_events(
             [
                 event_pb2.Event(step=step, summary=summary.scalar(name, number))

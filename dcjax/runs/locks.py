@@ -31,17 +31,12 @@ def hold(folder: pathlib.Path) -> int:
       HeldError: if another process holds the lock.
       OSError: if the folder cannot be locked: it is not writable, or its file system has no locks.
     """
-    regular_files.require(folder / _NAME)
-    descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _acquire(descriptor)
-    except BlockingIOError:
-        holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+    path = folder / _NAME
+    regular_files.require(path)
+    descriptor = _open(path)
+    while not _is_at(path, descriptor):  # `remove` took the file away before this had its lock
         os.close(descriptor)
-        raise HeldError(holder or "another process") from None
-    except OSError:
-        os.close(descriptor)
-        raise
+        descriptor = _open(path)
     _descriptors.add(descriptor)
     with contextlib.suppress(OSError):  # on a full disk the holder has no name
         os.ftruncate(descriptor, 0)
@@ -74,6 +69,29 @@ def is_held(folder: pathlib.Path) -> bool:
     except OSError as error:
         return isinstance(error, BlockingIOError)
     return False
+
+
+def _open(path: pathlib.Path) -> int:
+    """Opens and locks a file; returns its descriptor."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _acquire(descriptor)
+    except BlockingIOError:
+        holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise HeldError(holder or "another process") from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_at(path: pathlib.Path, descriptor: int) -> bool:
+    """Returns whether a path leads to the file of a descriptor."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _acquire(descriptor: int) -> None:

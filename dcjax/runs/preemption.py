@@ -36,6 +36,8 @@ class StopRequest:
     same step. There, nothing is raised, since no process can leave an evaluation or a division
     alone, and Ctrl-C is not handled.
 
+    It handles signals as a context manager alone; one that is not entered is never requested.
+
     Attributes:
       requested: name of the signal, "" as long as there is no request.
     """
@@ -44,6 +46,7 @@ class StopRequest:
         """Starts without a request, deferring signals."""
         self.requested = ""
         self._raises = False
+        self._several = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":

@@ -15,6 +15,7 @@ from dcjax.data import crops, strategies
 from dcjax.data.crops import Augmentation
 from dcjax.division import device_kmeans, division, host_kmeans, sampling
 from dcjax.division.division import Division
+from dcjax.experiment.report import draws
 from dcjax.retrieval import metrics
 
 _PACKAGE = Path(__file__).parents[2] / "dcjax"
@@ -66,10 +67,14 @@ def test_no_two_draws_of_any_runs_share_a_stream(keys):
     metrics.score_one_per_class(_FEATURES, np.arange(24) // 2, ks=[1], num_draws=10)
     for seed in range(10):  # as the NMI score does
         host_kmeans.kmeans(_FEATURES, 3, seed=seed)
+    for part in draws.Part:
+        draws.generator(part)
+    for request in range(3):  # as the search page does
+        streams.generator(0, Stream.SEARCH_PAGE, request)
     # Per run: 2 periods of 2 groupings of 1 + 2 parts, three times; 4 plans of an order and 4
     # clusters; 2 x 2 blocks of 4 epochs.
     drawn = keys.copy()
-    assert len(drawn) == 8 * (36 + 20 + 16) + 10 + 10
+    assert len(drawn) == 8 * (36 + 20 + 16) + 10 + 10 + len(draws.Part) + 3
     assert {key[1] for key in drawn} == set(Stream)
     states = {tuple(np.random.SeedSequence(list(key)).generate_state(8)) for key in drawn}
     assert len(set(drawn)) == len(states) == len(drawn)

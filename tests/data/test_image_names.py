@@ -115,7 +115,8 @@ def test_check_data_csv_preserves_names_of_any_bytes(moved, tmp_path, capsys) ->
     path = tmp_path / "check_data.csv"
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
-    assert {os.fsencode(row["image"]) for row in rows if row["severity"] == "error"} == set(bad)
+    errors = {os.fsencode(row["image"]) for row in rows if row["severity"] == "error"}
+    assert errors - {b""} == set(bad)  # "": the settings need more classes
     (similar,) = (row for row in rows if "letter case" in row["problem"])
     assert (similar["class"], similar["image"], similar["split"]) == ("cat ", "", "query")
     assert similar["detail"] == "'cat' (query) and 'cat ' (query)"

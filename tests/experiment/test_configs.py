@@ -30,6 +30,8 @@ def _config(name: str) -> ConfigDict:
 def _keys(config: ConfigDict, prefix: str = "") -> set[str]:
     keys = set()
     for key, value in config.items():
+        if prefix + key == "paper":  # whose names are the experiment's
+            continue
         inner = isinstance(value, ConfigDict)
         keys |= _keys(value, f"{prefix}{key}.") if inner else {prefix + key}
     return keys

@@ -37,6 +37,7 @@ def trained(tmp_path_factory):
     _, program, *flags = command.split()
     assert program == "launch.py"
     flags += ["--config.train.num_epochs=3", "--config.loss.memory_size=128", "--workdir=run"]
+    flags += ["--config.train.report=False"]
     flags += ["--config.dataset.download=true"]
     done = launch(*flags, folder=folder)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ def test_one_class_batches_of_a_division_are_reported(
     labels = np.concatenate([np.repeat([0, 1], [300, num_others]), np.arange(300) % 3])
     cluster = np.repeat([0, 1], [300 + num_others, 300]).astype(np.int32)
     with contextlib.closing(Reporter(config, str(tmp_path), 0, Progress())) as report:
-        report.show_division(7, Division(cluster, np.zeros(2, np.int32), 1), None, labels)
+        report.show_division(7, 2, Division(cluster, np.zeros(2, np.int32), 1), None, labels)
     output = " ".join(capsys.readouterr().out.split())
     (row,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     # (286 285) / (302 301) of the batches of the first cluster

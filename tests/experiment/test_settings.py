@@ -138,6 +138,8 @@ def test_losses_accept_all_values_that_their_rules_allow(name: str) -> None:
         ({"sedd": 3}, "no setting sedd; the nearest is seed"),
         ({"train": 5}, "no setting train"),
         ({"loss.custom": 5}, "no setting loss.custom"),
+        ({"paper": 5}, "no setting paper"),
+        ({"paper.nmi": 101.0}, "paper.nmi must be a number from 0 to 100, got 101.0"),
         ({"loss.own": 5}, "no setting loss.own; it is loss.custom now"),
     ],
 )

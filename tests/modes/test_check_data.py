@@ -101,11 +101,12 @@ def test_every_problem_is_named_with_a_remedy(tmp_path, capsys):
     assert "Input is empty" in problems["empty.jpg"][3]
     assert problems["webp.jpg"] == ("train", "t0", "the name says another format", "it is WebP")
     assert problems["deep.png"][2:] == ("more than 8 bits a channel", "16 bits")
-    assert problems["alone.png"][:3] == ("query", "u9", "the only image of its class")
+    assert problems["alone.png"][:2] == ("query", "u9")
+    assert problems["alone.png"][2] == "a query without another image of its class to find"
     assert problems["copy.png"][2] == "the same picture is in two splits"
     assert problems["copy.png"][3].endswith("t0_0.png (train, t0)")
     assert problems["two_classes.png"][2] == "the same picture has two classes"
-    assert problems["twice.png"][2] == "the same picture is there twice"
+    assert problems["twice.png"][2] == "the same picture is there twice in a test"
     assert problems["tiny.png"][2:] == ("a side is shorter than dataset.crop", "20 x 6")
     output = capsys.readouterr().out
     assert all(name in output for name in bad)
@@ -173,6 +174,10 @@ def test_data_that_training_refuses_is_an_error(tmp_path, capsys):
     assert not check_data.check_data(config(table), str(tmp_path))
     output = capsys.readouterr().out
     assert "error     Every cluster needs two classes with two images" in output
+    with (tmp_path / "check_data.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["severity"], row["image"]) == ("error", "")
+    assert row["problem"].startswith("Every cluster needs two classes with two images")
     assert "result    training would fail\n" in output
 
 
@@ -186,9 +191,7 @@ def test_query_without_a_positive_is_named(tmp_path):
     rows["lost.png"] = (png(noise(9, 9, seed=902)), "u9", "query")
     table = write_table(tmp_path, rows)
     assert check_data.check_data(config(table), str(tmp_path))
-    assert read_problems(tmp_path)["lost.png"][2].startswith(
-        "a query without an image of its class"
-    )
+    assert read_problems(tmp_path)["lost.png"][2].startswith("a query without another image")
 
 
 def test_repeated_files_are_all_listed_and_an_error(tmp_path, capsys):
@@ -210,20 +213,143 @@ def test_repeated_files_are_all_listed_and_an_error(tmp_path, capsys):
     assert problems == {
         f"{tmp_path}/again.png": same,
         f"{tmp_path}/u2_0.png": same,
-        f"{tmp_path}/t1_0.png": "the same picture is there twice",
-        f"{tmp_path}/copy.png": "the same picture is there twice",
+        f"{tmp_path}/t1_0.png": "the same picture is there twice in training",
+        f"{tmp_path}/copy.png": "the same picture is there twice in a test",
     }
 
 
-def test_many_problems_are_shortened_on_screen_but_not_in_the_file(tmp_path, capsys):
+def test_five_examples_of_a_kind_are_printed_and_all_are_in_the_file(tmp_path, capsys):
     rows = {f"x{i:02}.png": (png(noise(6, 6, seed=i)), f"t{i % 4}", "train") for i in range(25)}
     table = write_table(tmp_path, good_rows() | rows)
     check_data.check_data(config(table), str(tmp_path))
     output = capsys.readouterr().out
-    assert "x19.png" in output
-    assert "x20.png" not in output
-    assert "... and 5 more" in output
+    assert "note      25 images: a side is shorter than dataset.crop" in output
+    assert "x04.png" in output
+    assert "x05.png" not in output
+    assert "... and 20 more in check_data.csv" in output
     assert len(read_problems(tmp_path)) == 25
+
+
+def write_folder(top: Path) -> None:
+    """Writes a folder of images with findings of every kind but an absent file."""
+    for seed, (name, (content, label, split)) in enumerate(good_rows().items()):
+        path = top / split / label / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        if seed < 7:
+            (path.parent / f"scan{seed}.HEIC").write_bytes(b"heic")
+    picture = iter(jpeg(noise(20, 20, seed=seed)) for seed in range(100, 200))
+    copied = [(top / "train" / "t0" / f"t0_{i}.png").read_bytes() for i in range(3)]
+    files = {
+        "train/t0/broken.jpg": b"",
+        "train/t0/again.png": copied[0],
+        "train/t1/t0.png": copied[1],
+        "test/u0/t0.png": copied[2],
+        "test/u1/again.png": (top / "test" / "u1" / "u1_0.png").read_bytes(),
+        "test/u9/alone.jpg": next(picture),
+        "train/t9/alone.jpg": next(picture),
+        "train/T1/0.jpg": next(picture),
+        "train/T1/1.jpg": next(picture),
+        "train/t0/small.png": png(noise(4, 4)),
+        "train/t0/deep.png": png(noise(12, 12).astype(np.uint16) * 257),
+        "train/t0/really_jpeg.png": next(picture),
+        "loose.jpg": next(picture),
+        "validation/v0/0.jpg": next(picture),
+        "train/t0/more/below/0.jpg": next(picture),
+        "train/t0/without_suffix": next(picture),
+        "train/t0/Makefile": b"all:",
+        "train/t0/.hidden.jpg": next(picture),
+        "train/t0/notes.txt": b"notes",
+        "test/u0/film.mp4": b"film",
+        ".cache/0.jpg": next(picture),
+    }
+    for name, content in files.items():
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_bytes(content)
+    os.link(top / "test" / "u0" / "u0_0.png", top / "test" / "u2" / "link.png")
+
+
+def folder_config(top: Path, **changes: Any) -> ConfigDict:
+    return config("", **{"dataset.name": "folder", "dataset.root": str(top)} | changes)
+
+
+_ORDER = (
+    *(("error", "cannot be read", 1), ("error", "the same file is in two splits", 1)),
+    ("warning", "the same picture is in two splits", 1),
+    ("warning", "the same picture is there twice in a test", 1),
+    ("warning", "the same picture has two classes", 1),
+    ("warning", "the name is that of another class", 1),
+    ("warning", "a query without another image of its class", 1),
+    ("warning", "the only training image of its class", 1),
+    ("warning", "ignored, an image that is not directly in a class folder", 3),
+    ("warning", "ignored, an image of a format that is not read", 7),
+    ("warning", "ignored, an image whose name has no suffix", 1),
+    ("note", "the same picture is there twice in training", 1),
+    ("note", "a side is shorter than dataset.crop", 1),
+    ("note", "more than 8 bits a channel", 1),
+    ("note", "the name says another format", 1),
+    ("note", "ignored, since the name begins with a dot", 1),
+    ("note", "ignored, no image by its name", 3),
+)
+
+
+def test_findings_come_in_the_order_of_their_harm_with_counts(tmp_path, capsys):
+    write_folder(tmp_path / "images")
+    assert not check_data.check_data(folder_config(tmp_path / "images"), str(tmp_path))
+    output = capsys.readouterr().out
+    printed = [x for x in output.splitlines() if x.startswith(("error", "warning", "note"))]
+    assert len(printed) == len(_ORDER)
+    for line, (severity, what, count) in zip(printed, _ORDER, strict=True):
+        assert line.startswith(f"{severity:9} {count} ")
+        assert f": {what}" in line
+    with (tmp_path / "check_data.csv").open(newline="") as file:
+        rows = [(row["severity"], row["problem"]) for row in csv.DictReader(file)]
+    expected = [(severity, what) for severity, what, count in _ORDER for _ in range(count)]
+    assert len(rows) == len(expected)
+    for (severity, problem), (expected_severity, what) in zip(rows, expected, strict=True):
+        assert severity == expected_severity
+        assert problem.startswith(what)
+
+
+def test_skipped_images_stand_with_those_that_are_lost(tmp_path, capsys):
+    write_folder(tmp_path / "images")
+    (tmp_path / "images" / "test" / "u2" / "link.png").unlink()
+    skips = folder_config(tmp_path / "images", **{"dataset.skip_unreadable": True})
+    assert check_data.check_data(skips, str(tmp_path))
+    output = capsys.readouterr().out
+    before, after = output.split("warning   1 image: cannot be read; replace or remove them; ")
+    assert "a query without another image of its class" in before
+    assert "the only training image of its class" in after
+
+
+def test_ignored_files_are_counted_by_suffix_and_listed(tmp_path, capsys):
+    write_folder(tmp_path / "images")
+    check_data.check_data(folder_config(tmp_path / "images"), str(tmp_path))
+    output = capsys.readouterr().out
+    assert "7 files (.heic: 7): ignored, an image of a format that is not read" in output
+    assert "1 file (JPEG: 1): ignored, an image whose name has no suffix" in output
+    assert "3 files (.mp4: 1, no suffix: 1, .txt: 1): ignored, no image by its name" in output
+    with (tmp_path / "check_data.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["problem"].startswith("ignored")]
+    found = {os.path.relpath(row["image"], tmp_path / "images") for row in rows}
+    assert found == {
+        *(f"train/t0/scan{i}.HEIC" for i in range(3)),
+        *(f"train/t1/scan{i}.HEIC" for i in range(3, 6)),
+        *("train/t2/scan6.HEIC", "loose.jpg", "validation/v0/0.jpg", "train/t0/more/below/0.jpg"),
+        *("train/t0/without_suffix", "train/t0/Makefile", "train/t0/.hidden.jpg"),
+        *("train/t0/notes.txt", "test/u0/film.mp4"),
+    }
+    assert not any(row["split"] or row["class"] for row in rows)
+
+
+def test_notes_alone_leave_all_well(tmp_path, capsys):
+    for name, (content, label, split) in good_rows().items():
+        path = tmp_path / "images" / split / label / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (tmp_path / "images" / "README.txt").write_text("photographs")
+    assert check_data.check_data(folder_config(tmp_path / "images"), str(tmp_path))
+    assert "result    training can begin; all is well\n" in capsys.readouterr().out
 
 
 def test_images_in_memory_are_checked_too(tmp_path, capsys):

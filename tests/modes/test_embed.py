@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import small_runs
-from conftest import png
 from forks import launch
 
 import dcjax
-from configs import digits, folder
+from configs import digits
 from dcjax.core.errors import FileError, InputError, MissingFileError
+from dcjax.experiment import embedding
 from dcjax.experiment.embedder import Embedder
-from dcjax.modes import embed as embedding
 from dcjax.modes.embed import embed
 from dcjax.modes.score import score
 from dcjax.modes.train import train
@@ -48,23 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def gallery_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run on folders of pictures with queries and a gallery."""
-    top = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for split, names in (("train", "abcd"), ("query", "xyz"), ("gallery", "wxyz")):
-        for name in names:
-            (top / split / name).mkdir(parents=True)
-            for i in range(8 if split == "train" else 5):
-                image = png(generator.integers(0, 256, (12, 10, 3), np.uint8))
-                (top / split / name / f"{i}.png").write_bytes(image)
-    config = folder.get_config()
-    sizes = {"dataset.resize": 8, "dataset.crop": 8, "model.backbone": "resnet_small"}
-    batch = {"sampling.batch_size": 8, "sampling.images_per_class": 2, "model.batch_norm": "train"}
-    weights = {"model.pretrained": "", "dataset.root": str(top)}
-    config.update_from_flattened_dict(_CHANGES | sizes | batch | weights)
-    config.division.freeze_backbone_epochs = 0
-    workdir = str(tmp_path_factory.mktemp("run"))
-    train(config, workdir)
-    return workdir
+    top, workdir = (tmp_path_factory.mktemp(name) for name in ("images", "run"))
+    return small_runs.train_on_folders(top, workdir, _CHANGES)
 
 
 def _table(prefix: str | Path) -> dict[str, Any]:

@@ -124,6 +124,7 @@ def test_command_line_trains_the_runs_and_writes_the_table(tmp_path: Path) -> No
     (tmp_path / "tiny.py").write_text(_SWEPT.format(settings=_config().to_dict(), rows=rows))
     flags = ["--sweep", f"--config={tmp_path}/tiny.py"]
     flags += ["--config.division.every_epochs=1", "--config.train.num_epochs=1"]
+    flags += ["--config.train.report=False"]
     flags += [f"--workdir={tmp_path}/runs"]
     first, again = (launch(*flags).stdout for _ in range(2))
     assert "3 rows x 1 seeds are 2 runs, of which 0 are finished" in first

@@ -99,3 +99,16 @@ def test_pipe_in_place_of_a_lock_or_log_does_not_block(tmp_path: Path) -> None:
         pass
     message = error_log.append(tmp_path, "Traceback", ["launch.py"], version="1")
     assert message.endswith("error.log is a named pipe (FIFO).")
+
+
+def test_lock_that_was_removed_while_another_waits_is_held_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").touch()  # so that the folder stays
+    first = locks.hold(tmp_path)
+    monkeypatch.setattr(locks.time, "sleep", lambda _: locks.remove(tmp_path, first))
+    second = locks.hold(tmp_path)  # has opened the file that is removed while it waits
+    monkeypatch.setattr(locks.time, "sleep", lambda _: None)
+    with pytest.raises(locks.HeldError):
+        locks.hold(tmp_path)
+    locks.release(second)

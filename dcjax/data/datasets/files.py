@@ -133,6 +133,14 @@ def parse_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
+def walk(top: str | os.PathLike[str]) -> Iterator[str]:
+    """Yields the path of every file below a folder, but for those in hidden folders.
+
+    Links are followed, except one to a folder that it lies in.
+    """
+    return _walk(os.fspath(top), frozenset())
+
+
 def num_bytes(images: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Returns the size of each encoded image, paths or file parts [N], 0 for one that is absent."""
     return images["length"] if images.dtype.names is not None else states(images)["size"]
@@ -191,3 +199,16 @@ def _state(path: str) -> tuple[int, ...]:
         return (0,) * len(STATE)
     kind = stat.S_IFMT(status.st_mode)
     return status.st_dev, status.st_ino, status.st_mtime_ns, 0, status.st_size, kind
+
+
+def _walk(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in above:
+        return
+    above |= {(status.st_dev, status.st_ino)}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir():
+                yield entry.path
+            elif not entry.name.startswith("."):
+                yield from _walk(entry.path, above)

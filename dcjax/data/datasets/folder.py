@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dcjax.core import naming
 from dcjax.core.errors import InputError, MissingFileError
-from dcjax.data.datasets.files import require_folder
+from dcjax.data.datasets.files import require_folder, walk
 from dcjax.data.datasets.image_set import Splits, from_classes, no_images, require_unseen
 from dcjax.data.datasets.request import Request
 from dcjax.data.headers import FORMATS
@@ -39,6 +39,17 @@ def load(request: Request, *, test_classes: float) -> Splits:
         raise InputError(f"Require at least two class folders in {top}, got {len(names)}.")
     train = from_classes(*_list_images(top, names[:-held_out])) if with_train else no_images()
     return Splits(train, query=from_classes(*_list_images(top, names[-held_out:])))
+
+
+def ignored_files(root: str, splits: Splits) -> list[str]:
+    """Returns the files below a folder that are no images of its data set, in order.
+
+    Hidden folders are left out.
+    """
+    top = require_folder(naming.expand(root), "folder", holding="class folders")
+    sets = filter(None, vars(splits).values())
+    used = {path for images in sets for path in images.images.tolist()}
+    return sorted((path for path in walk(top) if path not in used), key=naming.encode)
 
 
 def _num_test_classes(

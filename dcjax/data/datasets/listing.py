@@ -1,7 +1,6 @@
 """Any images without a protocol: of a folder, a table or a list of paths."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from dcjax.core import naming
 from dcjax.core.errors import InputError, MissingFileError, file_errors
 from dcjax.data.datasets import tables
-from dcjax.data.datasets.files import read_text
+from dcjax.data.datasets.files import read_text, walk
 from dcjax.data.datasets.folder import is_image
 from dcjax.data.datasets.image_set import ImageSet, from_classes
 from dcjax.data.headers import FORMATS
@@ -30,13 +29,17 @@ class Listing(NamedTuple):
     splits: np.ndarray | None = None
 
 
-def load(place: str) -> Listing:
+def load(place: str, *, flag: str = "--images") -> Listing:
     """Lists the images of a folder, a table or a list of paths, without opening them.
 
     Of a folder, all images at any depth, in the order of their paths; the sub-folders are the
     classes if every image lies directly in one. Of a table (.csv, .tsv, .parquet), the column path
     and, if they are there, label and split. Any other file is one image, or a list: one path a
     line. Relative paths start from the folder of the table or list.
+
+    Args:
+      place: its path.
+      flag: that gave the path, for messages.
 
     Raises:
       MissingFileError: if there is nothing at the place.
@@ -45,18 +48,20 @@ def load(place: str) -> Listing:
     path = Path(naming.expand(place))
     if not os.path.lexists(path):
         raise MissingFileError(
-            f"There is no folder, table or list of images {path}; correct --images."
+            f"There is no folder, table or list of images {path}; correct {flag}."
         )
-    with file_errors(f"Cannot read --images={place}"):
+    with file_errors(f"Cannot read {flag}={place}"):
         if path.is_dir():
             return _list_folder(path)
         if path.suffix.lower() in tables.SUFFIXES:
-            return _list_table(path)
+            return _list_table(path, flag)
         return _list_lines(path)
 
 
 def _list_folder(top: Path) -> Listing:
-    files = sorted(_walk(str(top), set()), key=naming.encode)
+    files = sorted(
+        (path for path in walk(top) if is_image(os.path.basename(path))), key=naming.encode
+    )
     if not files:
         raise InputError(f"Require an image ({', '.join(FORMATS)}) in {top}, got none.")
     parts = [os.path.relpath(file, top).split(os.sep) for file in files]
@@ -65,23 +70,9 @@ def _list_folder(top: Path) -> Listing:
     return Listing(from_classes(files, classes), has_labels)
 
 
-def _walk(folder: str, above: set[tuple[int, int]]) -> Iterator[str]:
-    """Yields the images below a folder; a link to a folder above it is not followed."""
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in above:
-        return
-    above = above | {(status.st_dev, status.st_ino)}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                yield from _walk(entry.path, above)
-            elif is_image(entry.name):
-                yield entry.path
-
-
-def _list_table(path: Path) -> Listing:
+def _list_table(path: Path, flag: str) -> Listing:
     optional = ("label", "split")
-    table = tables.read(path, ("path",), optional=optional, remedy="correct --images")
+    table = tables.read(path, ("path",), optional=optional, remedy=f"correct {flag}")
     if not len(table["path"]):
         raise InputError(f"{path}: require at least one image, got a table without rows.")
     files = [os.path.join(path.parent, name) for name in table["path"].tolist()]

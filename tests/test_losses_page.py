@@ -1,4 +1,4 @@
-"""The README's code for library users, run unchanged."""
+"""The code of docs/losses.md for library users, run unchanged."""
 
 import re
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-_README = (Path(__file__).parents[1] / "README.md").read_text()
+_PAGE = (Path(__file__).parents[1] / "docs" / "losses.md").read_text()
 
 
-def test_readme_example_computes_a_loss() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", _README, re.S)
+def test_example_computes_a_loss() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", _PAGE, re.S)
     (lines,) = (block for block in blocks if "losses.create(" in block)
     key = jax.random.key(0)
     raw = jax.random.normal(key, (8, 512))

@@ -1,0 +1,133 @@
+"""Is it good? Scores beside those before training and a paper's, and how the run was made."""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from dcjax.core import plugins
+from dcjax.experiment import same_run, versions
+from dcjax.experiment.embedder import Embedder
+from dcjax.experiment.report import training
+from dcjax.experiment.report.saved import Saved
+from dcjax.pages import content
+from dcjax.runs.progress import Scores
+
+_UNTRAINED = "untrained features"
+_PAPER = "the paper"
+# Groups of the curves that the untrained network has, and the names of their rows.
+_BEFORE = {"backbone_features": _UNTRAINED, "raw_pixels": "raw pixels"}
+
+
+def collect(run: Embedder, saved: Saved, scores: Scores) -> content.Summary:
+    """Returns the summary of a run.
+
+    Args:
+      run: restored.
+      saved: what it has saved.
+      scores: of its test images as they are evaluated now, or else those recorded.
+    """
+    config, progress = run.config, saved.progress
+    rows: dict[str, Mapping[str, float]] = {}
+    if scores:
+        rows[_row_name(saved)] = scores
+    if saved.is_scored_as(config):
+        if progress.best_scores:
+            name = f"best epoch ({progress.best_epoch}), chosen on these classes"
+            rows[name] = progress.best_scores
+        rows |= _before_training(saved)
+    if config.paper:
+        rows[_PAPER] = {name: percent / 100 for name, percent in config.paper.items()}
+    return content.Summary(
+        sentences=_sentences(rows, scores),
+        scores=rows,
+        best_by=config.eval.best_by,
+        facts=_facts(run, saved),
+        settings=_settings(config),
+    )
+
+
+def _row_name(saved: Saved) -> str:
+    steps = f" and {saved.progress.epoch_step} steps" if saved.progress.epoch_step else ""
+    which = "last epoch" if saved.is_last else "epoch"
+    return f"{which} ({saved.progress.epoch}{steps})"
+
+
+def _before_training(saved: Saved) -> dict[str, Scores]:
+    """Returns the scores of the untrained network, if they were recorded."""
+    rows = {}
+    for group, name in _BEFORE.items():
+        for point in saved.points(group):
+            rows[name] = {
+                key.removeprefix(f"{group}/"): value
+                for key, value in point.items()
+                if key.startswith(f"{group}/") and value is not None
+            }
+    return rows
+
+
+def _sentences(rows: Mapping[str, Mapping[str, float]], scores: Scores) -> list[str]:
+    """Says in words what the scores of a run mean."""
+    recalls = sorted(
+        (int(name.removeprefix("recall_at_")), name)
+        for name in scores
+        if name.startswith("recall_at_")
+    )
+    if not recalls:
+        return ["The run has no scores yet."]
+    k, name = recalls[0]
+    where = "first" if k == 1 else f"among the first {k}"
+    text = f"Of 100 queries, {100 * scores[name]:.0f} find an image of their class {where}"
+    if name in rows.get(_UNTRAINED, {}):
+        text += f"; before training, {100 * rows[_UNTRAINED][name]:.0f}"
+    sentences = [f"{text}."]
+    if name in rows.get(_PAPER, {}):
+        sentences.append(
+            f"The paper that the settings follow has {100 * rows[_PAPER][name]:.0f} of 100."
+        )
+    if "r_precision" in scores:
+        sentences.append(
+            f"Of as many nearest images as there are to find, {100 * scores['r_precision']:.0f} of "
+            "100 are of the query's class."
+        )
+    return sentences
+
+
+def _facts(run: Embedder, saved: Saved) -> list[tuple[str, str]]:
+    config = run.config
+    sets = [
+        f"{run.data[key]['images']:,} {what} images of {run.data[key]['classes']:,} classes"
+        for key, what in same_run.SETS.items()
+        if key in run.data
+    ]
+    model, loss = config.model, config.loss
+    miner = "" if plugins.is_custom(loss.name) else loss[loss.name].get("miner", "")
+    return [
+        ("data", f"{config.dataset.name}: {', '.join(sets)}"),
+        (
+            "network",
+            f"{model.backbone}, from {model.pretrained or 'random weights'}; embedding of "
+            f"{model.embedding_dim} numbers",
+        ),
+        ("loss", f"{loss.name}{miner and f', miner {miner}'}"),
+        ("protocol", _protocol(config.eval)),
+        ("checkpoint", str(saved.number)),
+        *training.facts(saved),
+    ]
+
+
+def _protocol(settings: ConfigDict) -> str:
+    if settings.protocol == "all_vs_all":
+        return "each query searches the gallery, or all other test images"
+    return f"a gallery of one random image of each class, the mean of {settings.gallery_draws}"
+
+
+def _settings(config: ConfigDict) -> list[content.Setting]:
+    """Returns all settings, those that differ from their default first."""
+    defaults = same_run.flatten(versions.default_settings())
+    values = same_run.flatten(config.to_dict())
+    settings = [
+        content.Setting(name, str(value), str(defaults[name]) if name in defaults else None)
+        for name, value in sorted(values.items())
+        if not name.startswith("paper.")
+    ]
+    return sorted(settings, key=lambda setting: setting.value == setting.default)

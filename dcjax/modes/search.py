@@ -1,0 +1,126 @@
+"""Serves the search page of a run, see docs/search.md."""
+
+import os
+import socket
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dcjax.core.console import Console
+from dcjax.core.errors import MissingFileError, SettingError
+from dcjax.data import thumbnails, untrusted
+from dcjax.experiment import embedder
+from dcjax.experiment.search import Search
+from dcjax.pages import search_server, serving
+from dcjax.runs import workdirs
+from dcjax.runs.checkpoints import is_there
+from dcjax.runs.preemption import Stopped, StopRequest
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_MAX_PIXELS = 50_000_000  # of a picture that is sent
+_THUMBNAIL = 256  # pixels
+
+
+def search(
+    workdir: str,
+    config: ConfigDict | None,
+    *,
+    gallery: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    trust_custom_code: bool = False,
+) -> None:
+    """Serves the search page until SIGINT or SIGTERM.
+
+    Args:
+      workdir: of the run, or one checkpoint in it.
+      config: replaces the saved one, see `embedder.load`.
+      gallery: what is searched, see `Embedder.search`; None: the test images of the run.
+      host: name or address to listen at.
+      port: 0: any free one.
+      trust_custom_code: whether to import a custom backbone that the run names.
+
+    Raises:
+      InputError: if the run or the gallery is not as required.
+      FileError: if something is missing, cannot be written, or the port is in use.
+    """
+    if jax.process_count() > 1:
+        raise SettingError(
+            f"--mode=search runs in one process, got {jax.process_count()} processes; start it on "
+            "one host with --distributed=off."
+        )
+    folder, _ = workdirs.locate(workdir)
+    if not is_there(str(folder)):
+        raise MissingFileError(
+            f"No checkpoint in {workdir}; give the --workdir of a run that has saved one."
+        )
+    console = Console()
+    # The address first, since embedding may take long.
+    with serving.bind(host, port) as listener, StopRequest() as stop:
+        try:
+            stop.allow()
+            run = embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
+            found = run.search(gallery, stop=stop, console=console)
+            title = os.path.basename(os.path.abspath(str(folder)))
+            facts = (f"{found.images.title}, checkpoint {run.checkpoint} after epoch {run.epoch}",)
+            described = _describe(found, title, facts, run.config.dataset.max_pixels)
+            # Compiles what the page asks for first.
+            side = run.config.dataset.crop
+            found(np.zeros((side, side, 3), np.uint8), search_server.NUM_NEIGHBORS)
+            stop.defer()
+        except Stopped:
+            stop.defer()
+            console.print_line(
+                f"Stopped by {stop.requested}; the same command continues with the parts that are "
+                "complete."
+            )
+            return
+        _print_address(console, listener, host)
+        serving.serve(search_server.create(described, host=host), listener)
+
+
+def _describe(
+    found: Search, title: str, facts: tuple[str, ...], max_pixels: int
+) -> search_server.Gallery:
+    """Returns what the page needs to know; the limit on pixels is that of the gallery's files."""
+    images = found.images
+
+    def find(
+        query: int | bytes, k: int, cluster: int | None, class_name: str
+    ) -> list[tuple[int, float]]:
+        if isinstance(query, bytes):
+            picture = untrusted.decode(query, max_pixels=_MAX_PIXELS)
+            neighbors = found(picture, k, cluster=cluster, class_name=class_name)
+        else:
+            neighbors = found.like(query, k, cluster=cluster, class_name=class_name)
+        return [(neighbor.number, neighbor.distance) for neighbor in neighbors]
+
+    def thumbnail(number: int) -> bytes | None:
+        if images.pictures is None:
+            return None
+        (picture,) = thumbnails.create(
+            images.pictures, [number], size=_THUMBNAIL, max_pixels=max_pixels, num_threads=1
+        )
+        return picture
+
+    return search_server.Gallery(
+        title=title,
+        facts=facts,
+        names=images.names,
+        labels=images.labels,
+        classes=images.classes,
+        clusters=found.clusters,
+        find=find,
+        thumbnail=thumbnail,
+    )
+
+
+def _print_address(console: Console, listener: socket.socket, host: str) -> None:
+    name = f"[{host}]" if ":" in host else host
+    console.print_line(f"search    http://{name}:{listener.getsockname()[1]}/ until Ctrl-C")
+    if host not in _LOOPBACK:
+        console.print_line(
+            f"warning   whoever can reach {host} can search, and see all pictures and names of the "
+            "gallery; no password is asked, and nothing is encrypted"
+        )
