@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from dcjax.core.errors import InputError
@@ -155,9 +156,10 @@ def _resize(
 ) -> np.ndarray:
     """Returns the embeddings of class token and patches for another number of patches.
 
-    Embeddings that are not [1 + patches, width], or [patches, width], are returned as they are.
+    All but floats [1 + patches, width] and [patches, width] are returned as they are.
     """
-    if embeddings.ndim != 2 or embeddings.shape[1] != shape[1]:
+    is_number = jnp.issubdtype(embeddings.dtype, jnp.floating)
+    if not is_number or embeddings.ndim != 2 or embeddings.shape[1] != shape[1]:
         return embeddings
     rows, new_rows = (math.isqrt(max(n, 0)) for n in (len(embeddings) - 1, shape[0] - 1))
     with_class = rows**2 == len(embeddings) - 1 and rows > 0

@@ -203,11 +203,11 @@ def test_one_error_names_missing_unused_duplicate_and_misshaped_tensors(load) ->
     assert not_finite == "Not finite: cls_token (1 of 12 values)."
 
 
-@pytest.mark.parametrize("rows", [8, 11])
-def test_positions_of_no_square_are_refused_by_their_shape(rows: int, load) -> None:
+@pytest.mark.parametrize(("rows", "dtype"), [(8, "float32"), (11, "float32"), (5, "int8")])
+def test_positions_of_no_square_or_no_floats_are_refused(rows: int, dtype: str, load) -> None:
     layout = WITH_CLASS["dino"]
-    weights = tensors(layout) | {"pos_embed": np.ones((1, rows, 12), np.float32)}
-    shape = rf"pos_embed \(need float \(10, 12\), found float32 \({rows}, 12\)\)"
+    weights = tensors(layout) | {"pos_embed": np.ones((1, rows, 12), dtype)}
+    shape = rf"pos_embed \(need float \(10, 12\), found {dtype} \({rows}, 12\)\)"
     with pytest.raises(ValueError, match=shape):
         load(weights, layout)
 
