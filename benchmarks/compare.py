@@ -31,6 +31,7 @@ _PACKAGES = (
     "tensorflow",
     "torch",
     "pytorch-metric-learning",
+    "timm",
     "faiss-cpu",
     "pillow",
 )

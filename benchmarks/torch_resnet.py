@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dcjax.models import masked_embedder
+from dcjax.models import pixel_statistics
 
 # Blocks of each stage.
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
@@ -55,8 +55,7 @@ class Embedder(nn.Module):
         self.backbone = nn.Sequential(*layers)
         self.dropout = nn.Dropout(0.01)
         self.embedding = nn.Linear(channels, dimension)
-        for name in ("mean", "std"):
-            values = getattr(masked_embedder, f"IMAGE_{name.upper()}")
+        for name, values in pixel_statistics.KNOWN["imagenet"]._asdict().items():
             self.register_buffer(name, torch.tensor(values)[:, None, None])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

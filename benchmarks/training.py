@@ -1,14 +1,16 @@
-"""Times training steps and embedding of a ResNet beside PyTorch, on one device.
+"""Times training steps and embedding of a backbone beside PyTorch, on one device.
 
 Ours is the whole step of a run (margin loss with distance-weighted sampling, one cluster, Adam,
 frozen BatchNorm), with matrix products and with XLA's own convolutions. The peer is the same
-network (v1.5, channels_last) with pytorch-metric-learning's loss and miner. All get new images
-from the host at each step. With --precision=bfloat16 the backbone's activations are bfloat16, the
-peer's by autocast.
+network (v1.5, channels_last) with pytorch-metric-learning's loss and miner; of a vision
+transformer, with patches of 16 pixels, it is timm's. All get new images from the host at each step.
+With --precision=bfloat16 the backbone's activations are bfloat16, the peer's by autocast.
 
 About five minutes on two cores; other sizes and networks by arguments. On a GPU:
 
     python benchmarks/training.py --size 224 --batch_size 80 --steps 20 --methods xla
+      --precision float32 bfloat16
+    python benchmarks/training.py --backbone vit_small --size 224 --batch_size 80 --steps 20
       --precision float32 bfloat16
 """
 
@@ -23,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch_resnet
+import torch_vit
 from compare import Job, compare
 from pytorch_metric_learning import losses as torch_losses
 from pytorch_metric_learning import miners
@@ -30,7 +33,7 @@ from torch import nn
 
 from configs import default
 from dcjax.experiment import build
-from dcjax.models import masked_embedder, resnet
+from dcjax.models import masked_embedder, resnet, vit
 from dcjax.training import optimizers, state, steps
 
 _LEARNING_RATE = 1e-5
@@ -41,9 +44,8 @@ _GROUPS = ("backbone", "embedding", "masks", "loss")
 def main() -> None:
     """Times each size in training, then in embedding."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--backbone", default="resnet50", choices=[*torch_resnet.BLOCKS, "resnet_small"]
-    )
+    networks = [*torch_resnet.BLOCKS, "resnet_small", *vit.SIZES]
+    parser.add_argument("--backbone", default="resnet50", choices=networks)
     parser.add_argument("--num_stages", type=int, default=0, help="0: all")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--size", type=int, nargs="+", default=[64, 224], help="pixels")
@@ -68,9 +70,9 @@ def main() -> None:
         options["repeats"] = repeats
         contestants: dict[str, Callable[[], Job]] = {
             f"dcjax, {method}": functools.partial(ours, *network, method, **options)
-            for method in arguments.methods
+            for method in (["xla"] if arguments.backbone in vit.SIZES else arguments.methods)
         }
-        if arguments.backbone in torch_resnet.BLOCKS and arguments.width == 64:
+        if arguments.backbone != "resnet_small" and arguments.width == 64:
             contestants["PyTorch"] = functools.partial(peer, *network[:2], **options)
         compare(
             f"{job}: {arguments.backbone}, {size} px, batches of {batch_size}, {precision}",
@@ -90,9 +92,12 @@ def _batches(size: int, batch_size: int, repeats: int) -> tuple[np.ndarray, np.n
 def _model(
     backbone: str, num_stages: int, width: int, convolution: str, precision: str
 ) -> masked_embedder.MaskedEmbedder:
+    is_vit = backbone in vit.SIZES
     return masked_embedder.create(
         backbone,
-        num_stages=num_stages or len(resnet.BACKBONES[backbone][1]),
+        num_stages=num_stages or (4 if is_vit else len(resnet.BACKBONES[backbone][1])),
+        vit={"patch_size": 16, "layer_scale": False},
+        pixels="imagenet",
         width=width,
         batch_norm="frozen",
         convolution=convolution,
@@ -100,7 +105,7 @@ def _model(
         precision=precision,
         embedding_dim=_DIMENSION,
         max_clusters=1,
-        pooling="average",
+        pooling="class" if is_vit else "average",
         dropout=0.01,
         test_masks="sum",
     )
@@ -178,8 +183,10 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def _peer(backbone: str, num_stages: int) -> tuple[torch_resnet.Embedder, torch.device]:
+def _peer(backbone: str, num_stages: int, size: int) -> tuple[nn.Module, torch.device]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if backbone in vit.SIZES:
+        return torch_vit.Embedder(backbone, size, _DIMENSION).to(device), device
     return torch_resnet.Embedder(backbone, num_stages, _DIMENSION).to(
         device, memory_format=torch.channels_last
     ), device
@@ -189,7 +196,7 @@ def _peer_train(
     backbone: str, num_stages: int, *, precision: str, size: int, batch_size: int, repeats: int
 ) -> Job:
     images, labels = map(torch.from_numpy, _batches(size, batch_size, repeats))
-    model, device = _peer(backbone, num_stages)
+    model, device = _peer(backbone, num_stages, size)
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -216,7 +223,7 @@ def _peer_embed(
     backbone: str, num_stages: int, *, precision: str, size: int, batch_size: int, repeats: int
 ) -> Job:
     images: Any = torch.from_numpy(_batches(size, batch_size, repeats)[0])
-    model, device = _peer(backbone, num_stages)
+    model, device = _peer(backbone, num_stages, size)
     model.eval()
 
     def job() -> None:

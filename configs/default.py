@@ -22,7 +22,7 @@ from dcjax.division.division import divide
 from dcjax.division.sampling import plan_epoch
 from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, triplets
 from dcjax.losses.mining import MINERS
-from dcjax.models import masked_embedder
+from dcjax.models import masked_embedder, vit
 from dcjax.training import optimizers
 
 
@@ -77,22 +77,37 @@ def get_config() -> ConfigDict:
 
     config.model = model = _defaults(
         masked_embedder.create,
-        "num_stages",  # stages kept; the rest is cut off
-        "width",  # channels of the first stage; 64 is the published ResNet
-        "batch_norm",  # frozen running statistics, or train (from random weights)
-        "convolution",  # xla, matmul (same numbers, fast on a CPU), auto: by device
+        "num_stages",  # of a ResNet: stages kept; the rest is cut off
+        "width",  # of a ResNet: channels of the first stage; 64 is the published one
+        "batch_norm",  # of a ResNet: frozen running statistics, or train (from random weights)
+        "convolution",  # of a ResNet: xla, matmul (same numbers, fast on a CPU), auto: by device
+        # Mean and deviation of pixels that the weights were trained with: imagenet, half (0.5), or
+        # auto: imagenet, but a ViT without LayerScale needs one of the others.
+        "pixels",
         # Type of the backbone's activations: float32, or bfloat16, in half the bits. Parameters,
         # losses, K-means and scores are float32 in any case.
         "precision",
-        "pooling",  # average or max
+        "rematerialize",  # compute each block again for the gradient: less memory, more time
+        "pooling",  # average or max; of a ViT also class (its token) or class_and_average
         "dropout",  # share of pooled features dropped in training
     )
-    # resnet18, 34, 50, 101, or resnet_small for 8 to 64 pixels; or package.module:function, one of
-    # your own, to which the settings of ResNets do not apply: stages, width, batch_norm, weights.
+    # resnet18, 34, 50, 101, or resnet_small for 8 to 64 pixels; vit_small, vit_base, vit_large; or
+    # package.module:function, one of your own, for which there are no published weights.
     model.backbone = "resnet50"
+    # Of a ViT, as its weights have it. The defaults are DINOv2's; DINO's and augreg's have
+    # patch_size 16 and no layer_scale.
+    model.vit = _defaults(
+        vit.create,
+        "patch_size",  # pixels; it must divide dataset.crop
+        "registers",  # tokens beside class and patches; 4 in DINOv2 with registers
+        "layer_scale",  # a factor per feature after each branch
+        "mlp",  # gelu or swiglu
+        "attention",  # xla, cudnn (flash attention, for bfloat16 on a GPU), auto: by device
+    )
     model.custom = ConfigDict()  # options of a backbone of your own
-    # A file (safetensors, torch.save or numpy.savez) in torchvision's, timm's or Hugging Face's
-    # names; or a repository on the Hugging Face hub, timm/resnet50.tv_in1k; "": random weights.
+    # A file (safetensors, torch.save or numpy.savez) in the names of torchvision, timm, DINO,
+    # DINOv2 or Hugging Face; or a repository on the Hugging Face hub, as timm/resnet50.tv_in1k or
+    # facebook/dinov2-small; "": random weights.
     model.pretrained = ""
     model.embedding_dim = 512  # D
     model.masks = "learned"  # learned, fixed (0/1 blocks) or none (no subspaces)

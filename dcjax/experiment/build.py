@@ -264,8 +264,9 @@ class Experiment(Network):
             return pretrained.load(
                 name,
                 self.abstract_variables["params"]["backbone"],
-                self.abstract_variables["batch_stats"]["backbone"],
+                self.abstract_variables.get("batch_stats", {}).get("backbone", {}),
                 download=self.config.dataset.download,
+                statistics=self.model.statistics,
                 say=say,
             )
 
@@ -304,7 +305,8 @@ class Experiment(Network):
             return fresh
         params, statistics = weights
         return fresh.replace(
-            params={**fresh.params, "backbone": params}, batch_stats={"backbone": statistics}
+            params={**fresh.params, "backbone": params},
+            batch_stats={"backbone": statistics} if statistics else {},
         )
 
     def _state_shardings(self) -> state.TrainState:
@@ -330,9 +332,9 @@ def score(
 
 
 def create_model(
-    config: ConfigDict, *, convolution: str | None = None
+    config: ConfigDict, *, convolution: str | None = None, attention: str | None = None
 ) -> masked_embedder.MaskedEmbedder:
-    """Builds the masked embedder; `convolution` replaces that of the config."""
+    """Builds the masked embedder; `convolution` and `attention` replace those of the config."""
     model = config.model
     return masked_embedder.create(
         model.backbone,
@@ -341,7 +343,10 @@ def create_model(
         batch_norm=model.batch_norm,
         convolution=convolution or model.convolution,
         custom=model.custom,
+        vit={**model.vit, "attention": attention or model.vit.attention},
+        pixels=model.pixels,
         precision=model.precision,
+        rematerialize=model.rematerialize,
         embedding_dim=model.embedding_dim,
         max_clusters=config.division.max_clusters,
         pooling=model.pooling,

@@ -13,7 +13,7 @@ from dcjax.data import datasets
 from dcjax.distributed import devices
 from dcjax.division import division, sampling
 from dcjax.experiment import build, inputs, settings
-from dcjax.models import pretrained
+from dcjax.models import backbones, pretrained, resnet, vit
 
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 
@@ -59,6 +59,8 @@ def check_training(config: ConfigDict) -> Mesh:
         raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
     try:
         build.create_model(config)
+        if config.model.backbone in vit.SIZES:
+            vit.check_size("dataset.crop", config.dataset.crop, config.model.vit.patch_size)
         if plugins.is_custom(config.loss.name):  # which may need the real number of classes
             plugins.load(config.loss.name, losses.Loss)
         else:
@@ -101,8 +103,9 @@ def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
 def _check_weights(model: ConfigDict) -> None:
     if plugins.is_custom(model.backbone) and model.pretrained:
         raise SettingError(
-            f"model.pretrained has weights of a ResNet, but model.backbone={model.backbone} "
-            "is your own; leave it empty, and load its weights where they are initialised."
+            f"model.pretrained has weights of {', '.join(backbones.NAMES)}, but model.backbone="
+            f"{model.backbone} is your own; leave it empty, and load its weights where they are "
+            "initialised."
         )
 
 
@@ -141,8 +144,8 @@ def missing_weights(model: ConfigDict, *, download: bool) -> str:
     if plugins.is_custom(model.backbone):
         return ""
     if not model.pretrained:
-        if model.batch_norm == "train":
-            return ""
+        if model.batch_norm == "train" or model.backbone not in resnet.BACKBONES:
+            return ""  # there are no statistics to keep
         return (
             "model.batch_norm=frozen keeps the statistics of published weights, but "
             "model.pretrained is ''; give --config.model.pretrained=FILE, or a name on the hub as "

@@ -98,7 +98,8 @@ def load(path: str) -> ExportedEmbedder:
 
 
 def _apply(network: build.Network, convolution: str) -> Callable[..., jax.Array]:
-    model = build.create_model(network.config, convolution=convolution)
+    # cuDNN's attention is for one platform only.
+    model = build.create_model(network.config, convolution=convolution, attention="xla")
 
     def apply(variables: dict[str, Any], crops: jax.Array) -> jax.Array:
         outputs: Any = model.apply(variables, crops)

@@ -28,6 +28,8 @@ _FREE = {
     "devices.cluster_parallel",
     "model.pretrained",
     "model.convolution",
+    "model.rematerialize",
+    "model.vit.attention",
     "train.log_every_steps",
     "train.num_epochs",
     "train.report",

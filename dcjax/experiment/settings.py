@@ -15,7 +15,7 @@ from dcjax.data.datasets import vid
 from dcjax.division import division, grouping, masks, sampling
 from dcjax.experiment import same_run, versions
 from dcjax.losses import mining, pairwise, proxies, triplets
-from dcjax.models import cpu_convolution, masked_embedder, resnet
+from dcjax.models import backbones, cpu_convolution, masked_embedder, pixel_statistics, vit
 from dcjax.training import optimizers
 
 _MANY = 1_000_000  # upper bound of numbers of epochs, steps and trials
@@ -166,14 +166,21 @@ RULES: Mapping[str, Rule] = {
     "augment.scale": Several(Number(SMALLEST, 1), 2, 2, ascends=True),
     "augment.ratio": Several(Number(0.01, 100), 2, 2, ascends=True),
     "augment.flip": Flag(),
-    "model.backbone": OneOf(sorted(resnet.BACKBONES), or_custom=True),
+    "model.backbone": OneOf(backbones.NAMES, or_custom=True),
     "model.num_stages": Whole(1, 4),
     "model.width": Whole(1, 1024),
     "model.pretrained": Text(),
-    "model.batch_norm": OneOf(masked_embedder.BATCH_NORMS),
+    "model.batch_norm": OneOf(backbones.BATCH_NORMS),
     "model.convolution": OneOf(cpu_convolution.METHODS),
+    "model.vit.patch_size": Whole(1, 256),
+    "model.vit.registers": Whole(0, 64),
+    "model.vit.layer_scale": Flag(),
+    "model.vit.mlp": OneOf(vit.MLPS),
+    "model.vit.attention": OneOf(vit.ATTENTIONS),
+    "model.pixels": OneOf(pixel_statistics.SETTINGS),
     "model.precision": OneOf(masked_embedder.PRECISIONS),
-    "model.pooling": OneOf(masked_embedder.POOLINGS),
+    "model.rematerialize": Flag(),
+    "model.pooling": OneOf(backbones.POOLINGS),
     "model.dropout": Number(0, 0.99),
     "model.embedding_dim": Whole(2, 16_384),
     "model.masks": OneOf(masks.KINDS),

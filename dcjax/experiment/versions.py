@@ -39,6 +39,13 @@ CHANGES: tuple[Change, ...] = (
     Change(
         added={
             "dataset.max_pixels": 0,
+            "model.pixels": "auto",
+            "model.rematerialize": False,
+            "model.vit.attention": "auto",
+            "model.vit.layer_scale": True,
+            "model.vit.mlp": "gelu",
+            "model.vit.patch_size": 14,
+            "model.vit.registers": 0,
             "train.report": True,
             "paper": {},
         },

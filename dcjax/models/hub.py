@@ -1,10 +1,12 @@
 """Finds weights by the name of a Hugging Face repository, in the hub's cache or by download."""
 
+import contextlib
 import hashlib
 import pathlib
 import re
 
 from dcjax.core.errors import FileError, InputError, MissingFileError
+from dcjax.models import pixel_statistics
 
 # The first file that a repository has is used.
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -79,6 +81,10 @@ def _download(repository: str) -> str:
         if wrong := _mismatch(path, repository, file):
             pathlib.Path(path).resolve().unlink()
             raise InputError(f"{url} {wrong}; the download is removed.")
+        for beside in pixel_statistics.FILES:
+            # Few repositories have both; without either, the weights can be used all the same.
+            with contextlib.suppress(Exception):
+                hf_hub_download(repository, beside)
         return path
     raise MissingFileError(f"The hub's {repository} has none of {', '.join(_FILES)}.")
 

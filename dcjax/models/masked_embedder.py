@@ -1,24 +1,18 @@
 """The embedder with masks (P21 section 3)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dcjax.core import plugins
-from dcjax.core.errors import InputError
 from dcjax.core.ranges import require_known
 from dcjax.division import masks
-from dcjax.models.cpu_convolution import METHODS
-from dcjax.models.resnet import BACKBONES, ResNet
+from dcjax.models import backbones
+from dcjax.models.pixel_statistics import Statistics
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet in RGB, as every published weight expects
-IMAGE_STD = (0.229, 0.224, 0.225)
-
-POOLINGS: dict[str, Callable[..., jax.Array]] = {"average": jnp.mean, "max": jnp.max}
-BATCH_NORMS = ("frozen", "train")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -36,11 +30,13 @@ class MaskedEmbedder(nn.Module):
     """Backbone, pooling, dropout, linear embedding and one mask per cluster (P21 eq. 4, 8).
 
     Attributes:
-      backbone: network from images [batch, h, w, 3], in ImageNet's mean and deviation, and the
-        keyword train to a feature map [batch, h', w', F].
+      backbone: network from images [batch, h, w, 3], in the mean and deviation of `statistics`, and
+        the keyword train to a feature map [batch, h', w', F]; or to a class token [batch, F] and a
+        feature map.
       embedding_dim: D, width of the embedding.
       max_clusters: K_max, rows of the collection `masks`.
-      pooling: "average" or "max" over the feature map.
+      statistics: mean and deviation of the pixels that the backbone expects.
+      pooling: one of `backbones.POOLINGS`.
       dropout: share of the pooled features that is dropped in training.
       test_masks: how masks are combined, see `masks.combine`.
       cluster_parallel: batches of a step that lie side by side on the devices, see
@@ -51,6 +47,7 @@ class MaskedEmbedder(nn.Module):
     backbone: nn.Module
     embedding_dim: int
     max_clusters: int
+    statistics: Statistics
     pooling: str
     dropout: float
     test_masks: str
@@ -84,9 +81,9 @@ class MaskedEmbedder(nn.Module):
             "masks", "masks", masks.initial, self.max_clusters, self.embedding_dim
         ).value.astype(self.dtype)
         pixels = _flatten_batches(images, self.cluster_parallel).astype(self.dtype) / 255
-        pixels = (pixels - jnp.asarray(IMAGE_MEAN, self.dtype)) / jnp.asarray(IMAGE_STD, self.dtype)
-        feature_map = self.backbone(pixels, train=train).astype(self.dtype)
-        pooled = POOLINGS[self.pooling](feature_map, axis=(1, 2))
+        mean, std = (jnp.asarray(values, self.dtype) for values in self.statistics)
+        features = self.backbone((pixels - mean) / std, train=train)
+        pooled = backbones.pool(features, self.pooling, self.dtype)
         pooled = _unflatten_batches(pooled, images.shape[:-3], self.cluster_parallel)
         init = torch_linear(pooled.shape[-1])
         embedding = nn.Dense(
@@ -145,7 +142,10 @@ def create(
     width: int = 64,
     batch_norm: str = "frozen",
     convolution: str = "auto",
+    vit: Mapping[str, Any] = MappingProxyType({}),
+    pixels: str = "auto",
     precision: str = "float32",
+    rematerialize: bool = False,
     pooling: str = "average",
     dropout: float = 0.01,
     dtype: Any = jnp.float32,
@@ -154,62 +154,52 @@ def create(
     """Builds the embedder around the named backbone.
 
     Args:
-      name: one of `BACKBONES`; or "package.module:function", a function of your own that takes
-        the options `custom` and `dtype`, the type of its activations, and returns a backbone as
-        `MaskedEmbedder` has it.
-      custom: options of a backbone of your own, to which the next four do not apply.
-      num_stages: stages that are kept; the rest is cut off.
-      width: channels of the first stage; 64 is the published network.
-      batch_norm: "frozen" (running statistics are used in training too and never change), as in
-        both papers' code, or "train".
-      convolution: one of `cpu_convolution.METHODS`; the weights and the numbers are the same.
+      name: one of `backbones.NAMES`; or "package.module:function", a function of your own that
+        takes the options `custom` and `dtype`, the type of its activations, and returns a backbone
+        as `MaskedEmbedder` has it.
+      custom: options of a backbone of your own.
+      num_stages: of a ResNet, stages that are kept; the rest is cut off.
+      width: of a ResNet, channels of the first stage; 64 is the published network.
+      batch_norm: of a ResNet: "frozen" (running statistics are used in training too and never
+        change), as in both papers' code, or "train".
+      convolution: of a ResNet, one of `cpu_convolution.METHODS`; the weights and the numbers are
+        the same.
+      vit: options of a vision transformer, see `vit.create`.
+      pixels: mean and deviation that the backbone's weights were trained with: "imagenet", "half"
+        (0.5 and 0.5), or "auto": see `backbones.choose_statistics`.
       precision: "bfloat16" makes the backbone's activations in it; parameters, pooling and all that
         follows keep their type.
-      pooling: "average" or "max" over the feature map.
+      rematerialize: whether the gradient computes each block of the backbone again, in place of
+        keeping its activations: less memory, more time.
+      pooling: "average" or "max" over the feature map; or, of a vision transformer, the "class"
+        token or "class_and_average", one after the other.
       dropout: share of the pooled features that is dropped in training; 0.01 in P21's recipe for
         Stanford Online Products.
       dtype: of everything else.
       **options: the other attributes of `MaskedEmbedder`.
 
     Raises:
-      InputError: if a name is unknown or a number out of range.
+      InputError: if a name is unknown, a number out of range, or an option is of another backbone.
     """
-    require_known("model.pooling", pooling, sorted(POOLINGS))
     require_known("model.precision", precision, sorted(PRECISIONS))
-    activations = jnp.bfloat16 if precision == "bfloat16" else dtype
-    if plugins.is_custom(name):
-        backbone = plugins.load(name, nn.Module)(dtype=activations, **custom)
-    else:
-        backbone = _resnet(name, num_stages, width, batch_norm, convolution, activations, dtype)
-    return MaskedEmbedder(
-        backbone=backbone, pooling=pooling, dropout=dropout, dtype=dtype, **options
-    )
-
-
-def _resnet(
-    name: str,
-    num_stages: int,
-    width: int,
-    batch_norm: str,
-    convolution: str,
-    dtype: Any,
-    param_dtype: Any,
-) -> ResNet:
-    require_known("model.backbone", name, sorted(BACKBONES))
-    require_known("model.batch_norm", batch_norm, sorted(BATCH_NORMS))
-    require_known("model.convolution", convolution, sorted(METHODS))
-    block, stage_sizes, stem = BACKBONES[name]
-    if not 1 <= num_stages <= len(stage_sizes):
-        raise InputError(
-            f"model.num_stages must be 1 to {len(stage_sizes)} for {name}, got {num_stages}."
-        )
-    return ResNet(
-        block=block,
-        stage_sizes=stage_sizes[:num_stages],
-        stem=stem,
+    backbone = backbones.create(
+        name,
+        custom=custom,
+        num_stages=num_stages,
         width=width,
-        frozen_statistics=batch_norm == "frozen",
+        batch_norm=batch_norm,
         convolution=convolution,
+        vit_options=vit,
+        rematerialize=rematerialize,
+        pooling=pooling,
+        dtype=jnp.bfloat16 if precision == "bfloat16" else dtype,
+        param_dtype=dtype,
+    )
+    return MaskedEmbedder(
+        backbone=backbone,
+        statistics=backbones.choose_statistics(pixels, name, backbone),
+        pooling=pooling,
+        dropout=dropout,
         dtype=dtype,
-        param_dtype=param_dtype,
+        **options,
     )

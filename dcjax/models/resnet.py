@@ -139,6 +139,7 @@ class ResNet(nn.Module):
     width: int
     frozen_statistics: bool
     convolution: str
+    rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -157,11 +158,13 @@ class ResNet(nn.Module):
         x = nn.relu(conv_norm(x, self.width, *((3, 1) if small else (7, 2)), "conv1", "bn1"))
         if not small:
             x = max_pool(x, self.convolution)
+        # The gradient of a rematerialised block computes its activations again.
+        make_block = nn.remat(self.block) if self.rematerialize else self.block
         for stage, num_blocks in enumerate(self.stage_sizes):
             for index in range(num_blocks):
                 stride = 2 if index == 0 and (small or stage > 0) else 1
                 name = f"layer{stage + 1}_{index}"
-                x = self.block(self.width * 2**stage, stride, conv_norm, name=name)(x)
+                x = make_block(self.width * 2**stage, stride, conv_norm, name=name)(x)
         return x
 
 

@@ -107,6 +107,16 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"loss__name": "arcface", "loss__memory_size": 901}, "set it to 0"),
         ({"mining__cutoff": 1.6}, "mining.cutoff < mining.upper_cutoff .*got cutoff=1.6"),
         ({"model__num_stages": 4}, "model.num_stages must be 1 to 3 for resnet_small, got 4"),
+        (
+            {"model__backbone": "vit_small", "model__num_stages": 4, "model__width": 64},
+            "require dataset.crop to be a multiple of 14, got 8; the nearest: 14",
+        ),
+        (
+            {"model__backbone": "vit_small", "model__num_stages": 4, "model__width": 64}
+            | {"model__vit__patch_size": 4, "model__vit__layer_scale": False},
+            "vit_small without LayerScale .* give --config.model.pixels=imagenet",
+        ),
+        ({"model__pooling": "class"}, "needs a class token, but resnet_small has none; give aver"),
         ({"loss__name": "nosuch:loss"}, "can be imported, got 'nosuch:loss'"),
         ({"train__num_epochs": 0}, "train.num_epochs must be a whole number from 1 .* 0"),
     ],
@@ -123,7 +133,11 @@ def test_errors_name_the_value_and_what_is_allowed(
     [
         ({"model__backbone": "vgg"}, build.create_model, "resnet101, resnet18"),
         ({"model__num_stages": 4}, build.create_model, "must be 1 to 3 for resnet_small"),
-        ({"model__pooling": "sum"}, build.create_model, "known are average, max"),
+        (
+            {"model__pooling": "sum"},
+            build.create_model,
+            "known are average, class, class_and_average, max",
+        ),
         ({"model__convolution": "fft"}, build.create_model, "known are auto, matmul, xla"),
         ({"model__batch_norm": "off"}, build.create_model, "known are frozen, train"),
         (

@@ -165,6 +165,18 @@ def test_download_is_cached_and_safetensors_are_preferred(find, server, tmp_path
         assert not server.requests
 
 
+def test_what_the_publisher_says_of_pixels_is_kept_beside_the_weights(
+    find, server, tmp_path: Path
+) -> None:
+    said = b'{"image_mean": [0.5, 0.5, 0.5]}'
+    server.files = {
+        "a/b/resolve/main/model.safetensors": (b"safe", None),
+        "a/b/resolve/main/preprocessor_config.json": (said, None),
+    }
+    path = Path(find("a/b", download=True))
+    assert path.with_name("preprocessor_config.json").read_bytes() == said
+
+
 def test_download_that_was_not_published_is_removed(find, server) -> None:
     path, content = "a/b/resolve/main/model.safetensors", b"weights"
     checksum = hashlib.sha256(content).hexdigest()

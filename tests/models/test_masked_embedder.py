@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from slow_resnet import random_variables, slow_conv, slow_resnet
 
-from dcjax.models import masked_embedder
+from dcjax.models import masked_embedder, pixel_statistics, vit
 
 
 def embedder(name: str = "resnet_small", **changes: Any) -> masked_embedder.MaskedEmbedder:
@@ -215,12 +215,100 @@ def test_initial_model_has_pytorchs_linear_init_and_one_mask() -> None:
         ({"num_stages": 4}, r"must be 1 to 3 for resnet_small, got 4"),
         ({"num_stages": 0}, r"must be 1 to 3 for resnet_small, got 0"),
         ({"batch_norm": "sync"}, r"'sync'; known are frozen, train"),
-        ({"pooling": "gem"}, r"'gem'; known are average, max"),
+        ({"pooling": "gem"}, r"'gem'; known are average, class, class_and_average, max"),
     ],
 )
 def test_errors_name_the_value_and_the_alternatives(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         embedder(**changes)
+
+
+@pytest.fixture
+def small_vit(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Adds a network that is small enough for a test."""
+    monkeypatch.setitem(vit.SIZES, "vit_small", (8, 1, 2))
+    return "vit_small"
+
+
+def embedder_of_vit(name: str, **changes: Any) -> masked_embedder.MaskedEmbedder:
+    options = {"num_stages": 4, "width": 64, "vit": {"patch_size": 4, "registers": 2}}
+    return embedder(name, **options | changes)
+
+
+def test_vision_transformers_are_pooled_by_class_token_patches_or_both(small_vit: str) -> None:
+    pixels = images(3, 8, 12)
+    variables = jax.jit(embedder_of_vit(small_vit).init)(jax.random.key(0), pixels)
+    backbone = embedder_of_vit(small_vit).backbone
+    x = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    token, patches = backbone.apply({"params": variables["params"]["backbone"]}, x, train=False)
+    assert patches.shape == (3, 2, 3, 8)
+    expected = {
+        "class": token,
+        "average": patches.mean(axis=(1, 2)),
+        "max": patches.max(axis=(1, 2)),
+        "class_and_average": np.concatenate([token, patches.mean(axis=(1, 2))], axis=-1),
+    }
+    for pooling, features in expected.items():
+        model = embedder_of_vit(small_vit, pooling=pooling)
+        variables = jax.jit(model.init)(jax.random.key(0), pixels)
+        actual = apply(model, variables, pixels)["backbone"]
+        np.testing.assert_allclose(actual, normalized(features), 1e-4, 1e-5, err_msg=pooling)
+        assert len(variables["params"]["embedding"]["kernel"]) == features.shape[1]
+
+
+@pytest.mark.parametrize("pooling", ["class", "class_and_average"])
+def test_pooling_that_needs_a_class_token_is_refused_without_one(pooling: str) -> None:
+    message = f"model.pooling={pooling} needs a class token, but {{}} has none; give average or max"
+    with pytest.raises(ValueError, match=message.format("resnet_small")):
+        embedder(pooling=pooling)
+    model = embedder().clone(pooling=pooling)
+    with pytest.raises(ValueError, match=message.format("the backbone, which returns a .*,")):
+        model.init(jax.random.key(0), images(1, 8, 8))
+
+
+def test_pixels_get_the_mean_and_deviation_of_the_setting(small_vit: str) -> None:
+    pixels = images(2, 8, 8)
+    without = {"vit": {"patch_size": 4, "layer_scale": False}}
+    model = embedder_of_vit(small_vit, pixels="half", **without)
+    variables = jax.jit(model.init)(jax.random.key(0), pixels)
+    params = {"params": variables["params"]["backbone"]}
+    _, patches = model.backbone.apply(params, (pixels / 255 - 0.5) / 0.5, train=False)
+    actual = apply(model, variables, pixels)["backbone"]
+    np.testing.assert_allclose(actual, normalized(patches.mean(axis=(1, 2))), 1e-4, 1e-5)
+    with pytest.raises(
+        ValueError, match=r"vit_small without LayerScale .*=imagenet .*=half .* auto"
+    ):
+        embedder_of_vit(small_vit, **without)
+    imagenet = pixel_statistics.KNOWN["imagenet"]
+    assert embedder().statistics == embedder_of_vit(small_vit).statistics == imagenet
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_stages": 3}, {"width": 32}, {"num_stages": 3, "width": 32}]
+)
+def test_settings_of_resnets_are_refused_for_vision_transformers(changes: dict) -> None:
+    with pytest.raises(ValueError, match=r"are of ResNets: require 4 and 64 for vit_base, got \d"):
+        embedder_of_vit("vit_base", **changes)
+
+
+def test_rematerialised_resnet_has_the_same_variables_and_gradients() -> None:
+    variables, pixels = filled(embedder(num_stages=2)), images(2, 8, 8)
+    gradients, residuals = [], []
+    for rematerialize in (False, True):
+        model = embedder(num_stages=2, rematerialize=rematerialize)
+
+        def objective(params: Any, model: masked_embedder.MaskedEmbedder = model) -> jax.Array:
+            outputs, _ = model.apply(
+                {**variables, "params": params}, pixels, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sum(outputs["embedding"] * jnp.arange(6))
+
+        gradients.append(jax.jit(jax.grad(objective))(variables["params"]))
+        kept = jax.eval_shape(lambda p, f=objective: jax.vjp(f, p)[1], variables["params"])
+        residuals.append(sum(x.size for x in jax.tree.leaves(kept)))
+    compare = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(compare, *gradients)
+    assert residuals[1] < residuals[0]
 
 
 @pytest.mark.parametrize("convolution", ["xla", "matmul"])

@@ -1,0 +1,168 @@
+"""Backbones by name, and what fits each of them: options, pixels and pooling."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dcjax.core import plugins
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import require_known
+from dcjax.models import pixel_statistics, resnet, vit
+from dcjax.models.cpu_convolution import METHODS
+from dcjax.models.pixel_statistics import Statistics
+from dcjax.models.resnet import ResNet
+
+NAMES = (*sorted(resnet.BACKBONES), *vit.SIZES)
+BATCH_NORMS = ("frozen", "train")
+_NUM_STAGES, _WIDTH = 4, 64  # of a published ResNet
+
+
+def _average(token: jax.Array | None, feature_map: jax.Array) -> jax.Array:
+    del token
+    return jnp.mean(feature_map, axis=(1, 2))
+
+
+def _maximum(token: jax.Array | None, feature_map: jax.Array) -> jax.Array:
+    del token
+    return jnp.max(feature_map, axis=(1, 2))
+
+
+def _class(token: jax.Array, feature_map: jax.Array) -> jax.Array:
+    del feature_map
+    return token
+
+
+def _class_and_average(token: jax.Array, feature_map: jax.Array) -> jax.Array:
+    return jnp.concatenate([token, _average(None, feature_map)], axis=-1)
+
+
+_OF_MAPS: dict[str, Callable[..., jax.Array]] = {"average": _average, "max": _maximum}
+_OF_TOKENS = {"class": _class, "class_and_average": _class_and_average}
+POOLINGS = _OF_MAPS | _OF_TOKENS
+
+
+def pool(features: jax.Array | tuple[jax.Array, jax.Array], pooling: str, dtype: Any) -> jax.Array:
+    """Pools what a backbone returns for n images.
+
+    Args:
+      features: a feature map [n, h, w, F]; or a class token [n, F] and a feature map.
+      pooling: one of `POOLINGS`.
+      dtype: in which it is done.
+
+    Returns:
+      [n, F]; of "class_and_average", [n, 2 F].
+
+    Raises:
+      InputError: if the pooling needs a class token and there is none.
+    """
+    if not isinstance(features, tuple):
+        _require_map_pooling(pooling, "the backbone, which returns a feature map alone,")
+        return POOLINGS[pooling](None, features.astype(dtype))
+    token, feature_map = features
+    return POOLINGS[pooling](token.astype(dtype), feature_map.astype(dtype))
+
+
+def _require_map_pooling(pooling: str, backbone: str) -> None:
+    if pooling in _OF_TOKENS:
+        raise InputError(
+            f"model.pooling={pooling} needs a class token, but {backbone} has none; give "
+            f"{' or '.join(_OF_MAPS)}, or a model.backbone that has one: {', '.join(vit.SIZES)}."
+        )
+
+
+def create(
+    name: str,
+    *,
+    custom: Mapping[str, Any],
+    num_stages: int,
+    width: int,
+    batch_norm: str,
+    convolution: str,
+    vit_options: Mapping[str, Any],
+    rematerialize: bool,
+    pooling: str,
+    dtype: Any,
+    param_dtype: Any,
+) -> nn.Module:
+    """Builds a backbone; see `masked_embedder.create`.
+
+    Raises:
+      InputError: if a name is unknown, a number out of range, or an option of another backbone.
+    """
+    require_known("model.pooling", pooling, sorted(POOLINGS))
+    if plugins.is_custom(name):
+        if rematerialize:
+            raise InputError(
+                "model.rematerialize is for the backbones of dcjax: require it False for "
+                f"model.backbone={name}, whose module may have flax.linen.remat."
+            )
+        return plugins.load(name, nn.Module)(dtype=dtype, **custom)
+    require_known("model.backbone", name, NAMES)
+    types = {"dtype": dtype, "param_dtype": param_dtype}
+    if name in vit.SIZES:
+        if (num_stages, width) != (_NUM_STAGES, _WIDTH):
+            raise InputError(
+                f"model.num_stages and model.width are of ResNets: require {_NUM_STAGES} and "
+                f"{_WIDTH} for {name}, got {num_stages} and {width}."
+            )
+        return vit.create(name, **vit_options, rematerialize=rematerialize, **types)
+    _require_map_pooling(pooling, name)
+    return _create_resnet(name, num_stages, width, batch_norm, convolution, rematerialize, types)
+
+
+def _create_resnet(
+    name: str,
+    num_stages: int,
+    width: int,
+    batch_norm: str,
+    convolution: str,
+    rematerialize: bool,
+    types: Mapping[str, Any],
+) -> ResNet:
+    require_known("model.batch_norm", batch_norm, sorted(BATCH_NORMS))
+    require_known("model.convolution", convolution, sorted(METHODS))
+    block, stage_sizes, stem = resnet.BACKBONES[name]
+    if not 1 <= num_stages <= len(stage_sizes):
+        raise InputError(
+            f"model.num_stages must be 1 to {len(stage_sizes)} for {name}, got {num_stages}."
+        )
+    return ResNet(
+        block=block,
+        stage_sizes=stage_sizes[:num_stages],
+        stem=stem,
+        width=width,
+        frozen_statistics=batch_norm == "frozen",
+        convolution=convolution,
+        rematerialize=rematerialize,
+        **types,
+    )
+
+
+def choose_statistics(pixels: str, name: str, backbone: nn.Module) -> Statistics:
+    """Returns the mean and deviation of pixels that a backbone expects.
+
+    Published ResNets and vision transformers with LayerScale (DINOv2) are trained with ImageNet's.
+    Others, which are equal in names and shapes, are trained with either: DINO's with ImageNet's,
+    augreg's with 0.5.
+
+    Args:
+      pixels: one of `pixel_statistics.SETTINGS`.
+      name: of the backbone.
+      backbone: the network.
+
+    Raises:
+      InputError: if "auto" does not say which.
+    """
+    require_known("model.pixels", pixels, pixel_statistics.SETTINGS)
+    if pixels != "auto":
+        return pixel_statistics.KNOWN[pixels]
+    if isinstance(backbone, vit.ViT) and not backbone.layer_scale:
+        raise InputError(
+            f"A {name} without LayerScale may expect either mean and deviation of pixels: give "
+            "--config.model.pixels=imagenet for weights of DINO or DeiT, or "
+            "--config.model.pixels=half for those of augreg and of Google, got auto."
+        )
+    return pixel_statistics.KNOWN["imagenet"]
