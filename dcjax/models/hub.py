@@ -77,7 +77,10 @@ def _download(repository: str) -> str:
             continue
         except Exception as error:  # of the hub, its HTTP client, or the disk
             reason = " ".join(str(error).split())[:300]
-            raise FileError(f"Cannot download {url}: {type(error).__name__}: {reason}") from None
+            raise FileError(
+                f"Cannot download {url}: {type(error).__name__}: {reason} "
+                "Try again, or get the file in another way and give its path as model.pretrained."
+            ) from None
         if wrong := _mismatch(path, repository, file):
             pathlib.Path(path).resolve().unlink()
             raise InputError(f"{url} {wrong}; the download is removed.")

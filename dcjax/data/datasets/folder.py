@@ -87,7 +87,8 @@ def _list_images(top: Path, names: list[str] | None = None) -> tuple[list[str], 
         if not files:
             raise InputError(
                 f"Require an image ({', '.join(FORMATS)}) in every class folder, got none in "
-                f"{naming.escape(str(top / name))}; add images or remove the folder."
+                f"{naming.escape(str(top / name))}; add images or remove the folder. If folders "
+                "are nested, list the images in a table (dataset.name=manifest)."
             )
         paths.extend(str(top / name / f) for f in files)
         classes.extend([name] * len(files))
