@@ -160,7 +160,7 @@ def test_everything_is_there_without_scripts(
         assert not page.locator(".copy").first.is_visible()
         for heading in page.locator("h2, h3").all():
             assert heading.is_visible()
-        page.locator("summary").click()
+        page.locator("summary").last.click()
         assert page.get_by_text("loss.option_39").is_visible()
 
 
@@ -178,3 +178,13 @@ def test_names_are_copied(browser: playwright.Browser, addresses: dict[str, str]
 def _x(ring: playwright.Locator) -> float:
     """Returns how far from the left a ring is drawn."""
     return float(ring.evaluate("element => element.transform.baseVal[0].matrix.e"))
+
+
+def test_what_is_folded_is_printed(browser: playwright.Browser, addresses: dict[str, str]) -> None:
+    with _open(browser, addresses["report"]) as page:
+        settings = page.locator("details table")
+        heights = "tables => tables.map(table => table.getBoundingClientRect().height)"
+        assert not any(settings.nth(i).is_visible() for i in range(settings.count()))
+        page.emulate_media(media="print")
+        assert all(settings.nth(i).is_visible() for i in range(settings.count()))
+        assert min(settings.evaluate_all(heights)) > 0
