@@ -246,6 +246,7 @@ def test_settings_that_differ_come_first_and_the_papers_figures_are_none(
     values = {x.name: x.value for x in reported.summary.settings}
     assert values["division.max_clusters"] == "2"
     assert not [name for name in values if name.startswith("paper")]
+    assert dict(reported.summary.facts)["protocol"] == "each test image searches all others"
 
 
 def test_a_run_with_one_cluster_says_so(baseline: str) -> None:
@@ -317,6 +318,7 @@ def test_images_that_are_not_at_hand_leave_the_rest(gallery_run: tuple[str, Path
     workdir, images = gallery_run
     whole = _collect(workdir)
     assert whole.summary.scores["last epoch (2)"] == dcjax.load(workdir).evaluate()
+    assert dict(whole.summary.facts)["protocol"] == "each test image searches the gallery"
     assert isinstance(whole.failures, content.Failures)
     queries = {x.query.name for kind in whole.failures.rankings for x in kind.rankings}
     assert all(name.startswith(f"{images}/query/") for name in queries)

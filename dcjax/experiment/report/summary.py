@@ -109,15 +109,16 @@ def _facts(run: Embedder, saved: Saved) -> list[tuple[str, str]]:
             f"{model.embedding_dim} numbers",
         ),
         ("loss", f"{loss.name}{miner and f', miner {miner}'}"),
-        ("protocol", _protocol(config.eval)),
+        ("protocol", _protocol(config.eval, has_gallery="gallery" in run.data)),
         ("checkpoint", str(saved.number)),
         *training.facts(saved),
     ]
 
 
-def _protocol(settings: ConfigDict) -> str:
+def _protocol(settings: ConfigDict, *, has_gallery: bool) -> str:
     if settings.protocol == "all_vs_all":
-        return "each query searches the gallery, or all other test images"
+        searched = "the gallery" if has_gallery else "all others"
+        return f"each test image searches {searched}"
     return f"a gallery of one random image of each class, the mean of {settings.gallery_draws}"
 
 
