@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from dcjax.core.console import Console
-from dcjax.core.errors import InputError
 from dcjax.distributed import processes
-from dcjax.experiment import agreement, embedder
+from dcjax.experiment import agreement, embedder, same_test
 from dcjax.experiment.reporter import describe_protocol, show_scores
 from dcjax.runs import checkpoints
 from dcjax.runs.progress import Scores
@@ -29,26 +28,10 @@ def compare(
         workdir: embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
         for workdir in workdirs
     }
-    protocols = {run.config.eval.protocol for run in runs.values()}
-    if len(protocols) > 1:
-        raise InputError(
-            "Only scores by one protocol make one table, got runs with eval.protocol "
-            f"{' and '.join(sorted(protocols))}; give --config for all, or evaluate one by one."
-        )
     rows: dict[str, Scores] = {}
-    images = None
-    for workdir, run in runs.items():
-        splits = run.load_test()
-        fingerprints = agreement.check_images(splits)
-        if images is None:
-            images = fingerprints
-            if run.config.eval.pixels:
-                rows["raw pixels"] = run.score_pixels(splits)
-        elif images != fingerprints:
-            raise InputError(
-                "Only runs on the same test images make one table, but those of "
-                f"{workdir} and {workdirs[0]} differ; evaluate them one by one."
-            )
+    for workdir, run, splits in same_test.load_each(runs):
+        if not rows and run.config.eval.pixels:
+            rows["raw pixels"] = run.score_pixels(splits)
         rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
     best_by = runs[workdirs[0]].config.eval.best_by
     console = Console(quiet=not processes.is_first())

@@ -7,8 +7,7 @@ import numpy as np
 
 from dcjax.analysis import differences
 from dcjax.core.console import Console
-from dcjax.core.errors import InputError
-from dcjax.experiment import agreement, same_run
+from dcjax.experiment import same_run, same_test
 from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.report import draws, failures, saved, training
 from dcjax.experiment.report.draws import Part
@@ -36,32 +35,18 @@ def collect(runs: Mapping[str, Embedder], page: str, console: Console) -> conten
     Raises:
       InputError: if they are not scored on the same images by the same protocol.
     """
-    protocols = {run.config.eval.protocol for run in runs.values()}
-    if len(protocols) > 1:
-        raise InputError(
-            "Only runs scored by one protocol can be compared, got eval.protocol "
-            f"{' and '.join(sorted(protocols))}; give --config for all."
-        )
     found: dict[str, Retrieval] = {}
     files: dict[str, saved.Saved] = {}
-    images = None
-    for workdir, run in runs.items():
-        splits = run.load_test()
-        fingerprints = agreement.check_images(splits)
-        if images not in (None, fingerprints):
-            raise InputError(
-                "Only runs on the same test images can be compared, but those of "
-                f"{workdir} and {next(iter(runs))} differ; make a report of each."
-            )
-        images = fingerprints
+    for workdir, run, splits in same_test.load_each(runs):
         found[workdir] = retrieve(run, splits, console)
         files[workdir] = saved.read(workdir, run)
     first = next(iter(runs.values()))
+    has_differences = first.config.eval.protocol == "all_vs_all"
     return content.Comparison(
         title=f"{len(runs)} runs on {first.config.dataset.name}",
         scores={workdir: each.scores for workdir, each in found.items()},
         best_by=first.config.eval.best_by,
-        differences=_differences(found) if protocols == {"all_vs_all"} else _NO_DIFFERENCES,
+        differences=_differences(found) if has_differences else _NO_DIFFERENCES,
         rankings=_rankings(found, first),
         training={workdir: training.collect(each) for workdir, each in files.items()},
         settings=_settings(runs),
