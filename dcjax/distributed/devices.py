@@ -76,6 +76,11 @@ def rows_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("cluster", "data")))
 
 
+def round_up(batch_size: int, num_devices: int) -> int:
+    """Returns the smallest multiple of the number of devices that holds a batch."""
+    return -(-batch_size // num_devices) * num_devices
+
+
 def table_sharding(mesh: Mesh, shape: Sequence[int]) -> NamedSharding:
     """Returns the sharding of an array of this shape that may have a row for each class.
 

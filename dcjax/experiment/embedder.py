@@ -108,8 +108,7 @@ class Embedder:
         Raises:
           InputError: for pictures of another type or shape, or a file that cannot be read.
         """
-        num_devices = self._network.mesh.size
-        most = -(-self.config.eval.batch_size // num_devices) * num_devices
+        most = devices.round_up(self.config.eval.batch_size, self._network.mesh.size)
         batches = self._reader.batches(images, most)
         parts = [self._embed(crops, most) for crops in batches]
         empty = np.zeros((0, self.config.model.embedding_dim), np.float32)
@@ -198,8 +197,10 @@ class Embedder:
           InputError: if a test image is there twice, or there is nothing to retrieve.
         """
         if splits is None:
-            splits = self.load_test()
-        self._check_test(splits)
+            splits = self.load_test()  # which checks the files
+            checks.check_query(self.config, splits)
+        else:
+            self._check_test(splits)
         readers = self._network.open_test(splits)
         last_epoch = self.config.train.num_epochs - 1  # NMI is computed after it by default
         return self._network.score(readers, self._variables, epoch=last_epoch)

@@ -19,6 +19,7 @@ from dcjax.core.console import Console
 from dcjax.core.errors import FileError, InputError, file_errors
 from dcjax.data import decoding
 from dcjax.data.datasets import ImageSet, Splits, listing
+from dcjax.distributed import devices
 from dcjax.experiment import same_run
 from dcjax.retrieval import embedding_files, embedding_writer
 from dcjax.retrieval.embedding_parts import Part, Parts
@@ -225,8 +226,7 @@ def _readable_rows(run: Run, images: ImageSet, source: Source) -> np.ndarray:
 
 def _ranges(run: Run, source: Source) -> Iterator[_Range]:
     """Yields the images of each part: complete batches, so that parts change no batch."""
-    batch_size = run.config.eval.batch_size
-    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
+    batch_size = devices.round_up(run.config.eval.batch_size, jax.device_count())
     size = max(1, _IMAGES_PER_PART // batch_size) * batch_size
     for number, images in enumerate(source.sets):
         for start in range(0, len(images), size):

@@ -44,7 +44,7 @@ def embed(
     Raises:
       DivergedError: if a value is not finite.
     """
-    batch_size = -(-batch_size // sharding.num_devices) * sharding.num_devices
+    batch_size = devices.round_up(batch_size, sharding.num_devices)
     num_images = len(reader.images)
     rows = pipeline.rows_to_embed(num_images, batch_size, sharding.num_devices)
     batches = reader.eval_batches(rows[:, _local_places(sharding, batch_size)])
