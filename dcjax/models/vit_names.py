@@ -139,7 +139,7 @@ def _method(names: Mapping[str, str]) -> position_grids.Method:
     """Returns how the code of a file's source resizes position embeddings.
 
     Sources share names: of DINOv2, mask_token tells that a file is not timm's. DINO's own code has
-    DINOv2's offset, but its files cannot be told from timm's.
+    DINOv2's offset, but its files name tensors as timm's do.
 
     Args:
       names: those in the file by standard name.
