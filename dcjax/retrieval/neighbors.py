@@ -43,10 +43,10 @@ class Gallery:
             labels = np.zeros(len(embeddings), np.int32)
         self.embeddings = embeddings
         self.labels = np.asarray(require_integers("labels", labels, len(embeddings), low=0))
-        _, classes = np.unique(self.labels, return_inverse=True)
+        self._known, self._classes = np.unique(self.labels, return_inverse=True)
         self._placed = jnp.asarray(embeddings)
         self._squared_norms = jnp.sum(self._placed**2, axis=1)
-        self._classes = jnp.asarray(classes, jnp.int32)
+        self._placed_classes = jnp.asarray(self._classes, jnp.int32)
         self._largest_norm = float(jnp.sqrt(self._squared_norms.max()))
 
     def nearest(
@@ -105,13 +105,13 @@ class Gallery:
                 allowed,
                 self._placed,
                 self._squared_norms,
-                self._classes,
+                self._placed_classes,
                 num_listed=num_listed,
             )
             near, listed = (values[: len(queries[block])] for values in jax.device_get(lists))
             rows[block], distances[block] = self._sort(queries[block], near, listed, k)
             for query in start + np.flatnonzero(self._is_open(queries[block], near, k)):
-                searched = allowed & (np.asarray(self._classes) != excluded[query])
+                searched = allowed & (self._classes != excluded[query])
                 if self_rows[query] >= 0:
                     searched[self_rows[query]] = False
                 candidates = np.flatnonzero(searched)[None]
@@ -122,9 +122,8 @@ class Gallery:
 
     def _class_numbers(self, labels: np.ndarray) -> np.ndarray:
         """Returns the place of each label among those of the gallery, -1 if it is not there."""
-        known = np.unique(self.labels)
-        places = np.minimum(np.searchsorted(known, labels), len(known) - 1)
-        return np.where(known[places] == labels, places, -1)
+        places = np.minimum(np.searchsorted(self._known, labels), len(self._known) - 1)
+        return np.where(self._known[places] == labels, places, -1)
 
     def _is_open(self, queries: np.ndarray, near: np.ndarray, k: int) -> np.ndarray:
         """Returns for which queries [Q] an image that is not listed may be among the k nearest."""
