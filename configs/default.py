@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from dcjax.core import options
 from dcjax.data.crops import Augmentation
+from dcjax.data.headers import MAX_PIXELS
 from dcjax.division import masks
 from dcjax.division.division import divide
 from dcjax.division.sampling import plan_epoch
@@ -61,7 +62,7 @@ def get_config() -> ConfigDict:
     dataset.skip_unreadable = False  # drop and count images that cannot be read, not stop
     # Height times width of an image beyond which it cannot be read, by its header, before it takes
     # memory: 3 bytes a pixel decoded, 12 while it is resized. 0: no limit but TensorFlow's.
-    dataset.max_pixels = 100_000_000
+    dataset.max_pixels = MAX_PIXELS
     dataset.num_threads = 0  # that decode and augment; 0: as many as tf.data finds best
 
     config.augment = _defaults(

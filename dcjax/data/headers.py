@@ -19,6 +19,7 @@ FORMATS = {
     ".webp": "WebP",
     ".jxl": "JPEG XL",
 }
+MAX_PIXELS = 100_000_000  # height times width: the default of dataset.max_pixels
 _STARTS = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dcjax.core import naming
 from dcjax.core.errors import InputError
-from dcjax.data import augment, crops, decoding
+from dcjax.data import augment, crops, decoding, headers
 from dcjax.data.datasets import ImageSet
 from dcjax.data.datasets.files import read_bytes
 from dcjax.data.quiet_tensorflow import tf
@@ -42,7 +42,12 @@ class CropReader:
     """
 
     def __init__(
-        self, *, resize: int, size: int, max_pixels: int, num_threads: int | None = None
+        self,
+        *,
+        resize: int,
+        size: int,
+        max_pixels: int = headers.MAX_PIXELS,
+        num_threads: int | None = None,
     ) -> None:
         """Reads nothing yet.
 

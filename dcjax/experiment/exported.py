@@ -20,7 +20,6 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 # The function's name in the file says how pictures become crops.
 _NAME = "embed_resize_{resize}_crop_{size}"
 _NAMED = re.compile(r"embed_resize_(\d+)_crop_(\d+)")
-_MAX_PIXELS = 100_000_000  # the default of dataset.max_pixels
 _BATCH_SIZE = 128  # most pictures at a time
 
 
@@ -37,7 +36,7 @@ class ExportedEmbedder:
         """
         self.embedding_dim = exported.out_avals[0].shape[1]
         self._embed = jax.jit(exported.call)
-        self._reader = pictures.CropReader(resize=resize, size=size, max_pixels=_MAX_PIXELS)
+        self._reader = pictures.CropReader(resize=resize, size=size)
 
     def __call__(self, images: Iterable[Any]) -> np.ndarray:
         """Embeds pictures of any sizes, cropped by the pipeline; see `Embedder`."""

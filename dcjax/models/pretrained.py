@@ -1,9 +1,10 @@
 """Loads published weights, from a file or the Hugging Face hub, into a Flax tree."""
 
 import collections
+import itertools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax.numpy as jnp
@@ -60,55 +61,29 @@ def load(
         if several networks are in it; or if its publisher names other pixels.
     """
     path = _locate(source, download=download)
-    tensors = weight_files.read(path, say)
     tree = flax.traverse_util.flatten_dict({"params": params, "batch_stats": batch_stats})
     kind = _kind(tree)
     names = {leaf: kind.leaf_name(leaf) for leaf in tree}
-    wanted = {names[leaf]: weight_names.file_shape(leaf, x) for leaf, x in tree.items()}
+    tensors = weight_files.read(path, say)
     _check_kind(path, tensors, kind)
     if statistics is not None:
         pixel_statistics.check_published(path, statistics)
-    original = {name: kind.split(weight_names.without_wrappers(name)) for name in tensors}
-    tensors, split = kind.prepare(tensors, original, wanted)
-    prefix = _prefix(path, [around for around, new in split.values() if new in wanted])
-    under_prefix = {new: name for name, (around, new) in split.items() if around == prefix}
-    kind.check(path, {new: tensors[name].shape for new, name in under_prefix.items()}, wanted)
-    found, left_over, elsewhere = _match(split, prefix, wanted, kind)
-    removed = {_removed_prefix(name, prefix) for same in found.values() for name in same}
-    if any(removed) and say:
-        before = " or ".join(map(repr, sorted(removed)))
-        rest = f"; left out: {weight_files.join_names(elsewhere)}" if elsewhere else ""
-        say(f"weights   by their names without {before}{rest}")
-    given = {leaf: [tensors[name] for name in found[new]] for leaf, new in names.items()}
+    shapes = {names[leaf]: weight_names.file_shape(leaf, x) for leaf, x in tree.items()}
+    match = _match(path, tensors, shapes, kind)
+    if say and (choice := _choice_of_names(match)):
+        say(choice)
     filled = {
-        leaf: _as_leaf(leaf, x[0], tree[leaf])
-        for leaf, x in given.items()
-        if x and _fits(leaf, x[0], tree[leaf])  # so it is not larger than the leaf
+        leaf: _as_leaf(leaf, match.tensors[match.found[new][0]], tree[leaf])
+        for leaf, new in names.items()
+        # A tensor that does not fit is reported; it may be too large to be copied.
+        if match.found[new] and _fits(leaf, match.tensors[match.found[new][0]], tree[leaf])
     }
-    problems = {
-        "Missing": [name for name, same in found.items() if not same],
-        "Nothing takes": left_over,
-        "Twice": [" and ".join(same) for same in found.values() if len(same) > 1],
-        "Wrong shape or type": [
-            f"{name} (need float {wanted[new]}, found {x.dtype} {x.shape})"
-            for leaf, new in names.items()
-            for name, x in ((name, tensors[name]) for name in found[new])
-            if not _fits(leaf, x, tree[leaf])
-        ],
-        "Not finite": [
-            f"{names[leaf]} ({np.sum(~np.isfinite(x))} of {x.size} values)"
-            for leaf, x in filled.items()
-            if not np.all(np.isfinite(x))
-        ],
-        "Below 0": [  # whose root is not a number
-            names[leaf] for leaf, x in filled.items() if leaf[-1] == "var" and np.any(x < 0)
-        ],
-    }
+    problems = _problems_of_names(match, names, tree) | _problems_of_values(filled, names)
     if any(problems.values()):
         lines = [
             f"{what}: {weight_files.join_names(sorted(x))}." for what, x in problems.items() if x
         ]
-        behind = f" behind {prefix!r}" if prefix else ""
+        behind = f" behind {match.prefix!r}" if match.prefix else ""
         raise InputError(
             f"The weights{behind} in {path} do not fit the backbone. {' '.join(lines)}"
         )
@@ -169,27 +144,97 @@ def _check_kind(path: str, tensors: weight_files.Tensors, kind: Kind) -> None:
             )
 
 
+class _Match(NamedTuple):
+    """The tensors of a file that a backbone takes.
+
+    Attributes:
+      tensors: all of the file, each leaf in one tensor.
+      prefix: of the backbone's names.
+      found: the file's names for each standard name of the backbone; one, if all is well.
+      left_over: names behind the prefix that nothing takes.
+      elsewhere: names without the prefix.
+    """
+
+    tensors: weight_files.Tensors
+    prefix: str
+    found: dict[str, list[str]]
+    left_over: list[str]
+    elsewhere: list[str]
+
+
 def _match(
-    split: Mapping[str, tuple[str, str]], prefix: str, wanted: Iterable[str], kind: Kind
-) -> tuple[dict[str, list[str]], list[str], list[str]]:
-    """Returns the file's names for each wanted name, those left over, and those without the prefix.
+    path: str, tensors: weight_files.Tensors, wanted: weight_names.Shapes, kind: Kind
+) -> _Match:
+    """Matches the tensors of a file with the standard names of a backbone.
 
     Args:
-      split: the prefix and the standard name of each name of the file.
-      prefix: of the backbone's names.
-      wanted: the backbone's names.
+      path: of the file.
+      tensors: of the file.
+      wanted: the backbone's shapes by standard name.
       kind: of the network.
+
+    Raises:
+      InputError: if several networks are in the file, or one of other settings.
     """
-    found: dict[str, list[str]] = {name: [] for name in wanted}
-    left_over, elsewhere = [], []
+    original = {name: kind.split(weight_names.without_wrappers(name)) for name in tensors}
+    tensors, split = kind.prepare(tensors, original, wanted)
+    prefix = _prefix(path, [around for around, new in split.values() if new in wanted])
+    under_prefix = {new: name for name, (around, new) in split.items() if around == prefix}
+    kind.check(path, {new: tensors[name].shape for new, name in under_prefix.items()}, wanted)
+    match = _Match(tensors, prefix, {name: [] for name in wanted}, [], [])
     for name, (around, new) in split.items():
         if not f"{around}{new}".startswith(prefix):
-            elsewhere.append(name)
-        elif around == prefix and new in found:
-            found[new].append(name)
-        elif around != prefix or not kind.is_ignored(new, found):
-            left_over.append(name)
-    return found, left_over, elsewhere
+            match.elsewhere.append(name)
+        elif around == prefix and new in wanted:
+            match.found[new].append(name)
+        elif around != prefix or not kind.is_ignored(new, wanted):
+            match.left_over.append(name)
+    return match
+
+
+def _choice_of_names(match: _Match) -> str:
+    """Returns a line about the prefixes that were removed, "" if none was."""
+    names = itertools.chain.from_iterable(match.found.values())
+    removed = {_removed_prefix(name, match.prefix) for name in names}
+    if not any(removed):
+        return ""
+    before = " or ".join(map(repr, sorted(removed)))
+    elsewhere = weight_files.join_names(match.elsewhere)
+    return f"weights   by their names without {before}{elsewhere and f'; left out: {elsewhere}'}"
+
+
+def _problems_of_names(
+    match: _Match, names: Mapping[weight_names.Leaf, str], tree: Mapping[weight_names.Leaf, Any]
+) -> dict[str, list[str]]:
+    """Returns names, by problem, that are missing or too many, or whose tensors do not fit."""
+    return {
+        "Missing": [name for name, same in match.found.items() if not same],
+        "Nothing takes": match.left_over,
+        "Twice": [" and ".join(same) for same in match.found.values() if len(same) > 1],
+        "Wrong shape or type": [
+            f"{name} (need float {weight_names.file_shape(leaf, tree[leaf])}, "
+            f"found {x.dtype} {x.shape})"
+            for leaf, new in names.items()
+            for name, x in ((name, match.tensors[name]) for name in match.found[new])
+            if not _fits(leaf, x, tree[leaf])
+        ],
+    }
+
+
+def _problems_of_values(
+    filled: Mapping[weight_names.Leaf, np.ndarray], names: Mapping[weight_names.Leaf, str]
+) -> dict[str, list[str]]:
+    """Returns names, by problem, of leaves whose values cannot be right."""
+    return {
+        "Not finite": [
+            f"{names[leaf]} ({np.sum(~np.isfinite(x))} of {x.size} values)"
+            for leaf, x in filled.items()
+            if not np.all(np.isfinite(x))
+        ],
+        "Below 0": [  # whose root is not a number
+            names[leaf] for leaf, x in filled.items() if leaf[-1] == "var" and np.any(x < 0)
+        ],
+    }
 
 
 def _prefix(path: str, around: Sequence[str]) -> str:

@@ -1,10 +1,10 @@
 """The names of ResNets in files: torchvision's, which timm uses too, and Hugging Face's."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from dcjax.models import weight_names
-from dcjax.models.weight_names import AROUND, Kind, Leaf, Shapes, Tensors
+from dcjax.models.weight_names import AROUND, Kind, Leaf
 
 # Hugging Face counts stages and convolutions from 0.
 _TORCHVISION = re.compile(AROUND + r"(?P<rest>(?:conv1|bn1|layer\d+|fc)\..*)")
@@ -52,29 +52,10 @@ def _is_ignored(name: str, wanted: Collection[str]) -> bool:
     return re.match(r"layer\d\.", name) is not None and name.split(".")[0] not in stages
 
 
-def _prepare(
-    tensors: Tensors, split: Mapping[str, tuple[str, str]], wanted: Shapes
-) -> tuple[Tensors, dict[str, tuple[str, str]]]:
-    del wanted
-    return tensors, dict(split)
-
-
-def _describe(shapes: Shapes) -> str:
-    del shapes
-    return "a ResNet"
-
-
-def _check(path: str, shapes: Shapes, wanted: Shapes) -> None:
-    """Accepts all: names and shapes that differ say enough."""
-    del path, shapes, wanted
-
-
 KIND = Kind(
     first="conv1.weight",
     split=_split,
     leaf_name=_leaf_name,
     is_ignored=_is_ignored,
-    prepare=_prepare,
-    describe=_describe,
-    check=_check,
+    describe=lambda _: "a ResNet",
 )

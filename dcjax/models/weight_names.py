@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+Split = tuple[str, str]  # prefix and standard name
 Leaf = tuple[str, ...]  # path in a tree of variables: (collection, module, ..., name)
 Shapes = Mapping[str, tuple[int, ...]]  # by standard name, in PyTorch's order of axes
 Tensors = dict[str, np.ndarray]
@@ -40,22 +41,22 @@ class Kind:
       leaf_name: from a leaf to its standard name.
       is_ignored: whether a tensor of a standard name may be there though none of the names in the
         second argument is its.
-      prepare: from the tensors of a file, what `split` makes of their names, and the shapes that
-        are wanted, to tensors and names in which each leaf is one tensor.
       describe: what network has these shapes.
+      prepare: from the tensors of a file, what `split` makes of their names, and the shapes that
+        are wanted, to tensors and names in which each leaf is one tensor; by default it is already.
       check: raises InputError if the second shapes, of a file, which comes first, are those of
-        another network than the last.
+        another network than the last; by default it does nothing, as where names say enough.
     """
 
     first: str
-    split: Callable[[str], tuple[str, str]]
+    split: Callable[[str], Split]
     leaf_name: Callable[[Leaf], str]
     is_ignored: Callable[[str, Collection[str]], bool]
-    prepare: Callable[
-        [Tensors, Mapping[str, tuple[str, str]], Shapes], tuple[Tensors, dict[str, tuple[str, str]]]
-    ]
     describe: Callable[[Shapes], str]
-    check: Callable[[str, Shapes, Shapes], None]
+    prepare: Callable[
+        [Tensors, Mapping[str, Split], Shapes], tuple[Tensors, Mapping[str, Split]]
+    ] = lambda tensors, split, _: (tensors, split)
+    check: Callable[[str, Shapes, Shapes], None] = lambda *_: None
 
 
 def without_wrappers(name: str) -> str:
