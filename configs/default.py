@@ -192,7 +192,7 @@ def get_config() -> ConfigDict:
         optimizers.create,
         "decay",  # coupled: added to the gradient before Adam; or decoupled
     )
-    optimizer.learning_rate = 1e-5  # of backbone and embedding, constant
+    optimizer.learning_rate = 1e-5  # of backbone and embedding, constant; in both papers' code
     optimizer.embedding_multiplier = 1.0  # times learning_rate
     optimizer.masks_multiplier = 100.0  # times learning_rate
     optimizer.loss_learning_rate = 1e-3  # of the loss's own parameters

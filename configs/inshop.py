@@ -10,8 +10,8 @@ on this data set (Table V).
 Not run at this size yet.
 
 K, T and epochs are those of Table IX as we read it: CUB and CARS share a column. The paper names
-one batch size for all other sets; its code gives 80 for Stanford Online Products. Guesses take
-that set's value, too.
+one batch size for all other sets; its code gives 80 for Stanford Online Products. What is
+inferred or guessed has that set's value, too. The learning rate is that of both papers' code.
 """
 
 from ml_collections import ConfigDict
@@ -31,8 +31,8 @@ def get_config() -> ConfigDict:
     config.division.freeze_backbone_epochs = 1  # guess: not in the paper or its code
     config.sampling.sampler = "balanced"
     config.sampling.batch_size = 80
-    config.sampling.images_per_class = 2  # guess: not in the paper or its code
-    config.optimizer.masks_multiplier = 100.0  # guess: not in the paper or its code
+    config.sampling.images_per_class = 2  # inferred: as for Stanford Online Products
+    config.optimizer.masks_multiplier = 100.0  # inferred: P21 has one for all sets
     config.optimizer.weight_decay = 1e-4  # guess: not in the paper or its code
     config.optimizer.masks_decay_multiplier = 1.0  # guess: not in the paper or its code
     config.train.num_epochs = 400

@@ -24,7 +24,8 @@ Not run at this size yet.
 
 K, T, the start of full-embedding training and the epochs are those of Table IX. The paper names
 one batch size for all sets but CUB and CARS; its code gives 80 for Stanford Online Products.
-Guesses take that set's value, too.
+What is inferred or guessed has that set's value, too. The learning rate is that of both papers'
+code.
 """
 
 from ml_collections import ConfigDict
@@ -44,8 +45,8 @@ def get_config() -> ConfigDict:
     config.division.freeze_backbone_epochs = 1  # guess: not in the paper or its code
     config.sampling.sampler = "balanced"
     config.sampling.batch_size = 80
-    config.sampling.images_per_class = 2  # guess: not in the paper or its code
-    config.optimizer.masks_multiplier = 100.0  # guess: not in the paper or its code
+    config.sampling.images_per_class = 2  # inferred: as for Stanford Online Products
+    config.optimizer.masks_multiplier = 100.0  # inferred: P21 has one for all sets
     config.optimizer.weight_decay = 1e-4  # guess: not in the paper or its code
     config.optimizer.masks_decay_multiplier = 1.0  # guess: not in the paper or its code
     config.train.num_epochs = 170

@@ -120,9 +120,9 @@ def margin(
       margin: half the width of the band around the boundary in which pairs have a loss. The value
         is that of P21 section 4.2, as is that of beta.
       beta: the boundary between positive and negative distances; its start where it is learned.
-      nu: weight of the L1 norm of beta; 0, since P21 does not learn beta.
-      learn_beta: "none", as in P21, "shared" (one beta), or "per_class" (one for each class of the
-        anchor).
+      nu: weight of the L1 norm of beta; 0 in P21's code, as is the learning rate of beta.
+      learn_beta: "none", as in P21's code, "shared" (one beta), or "per_class" (one for each class
+        of the anchor).
     """
     require_known("learn_beta", learn_beta, BETAS)
     require_range("margin", margin, 0)
