@@ -13,6 +13,11 @@ _WIDTH_OF_FILES = 120  # columns, where the output is not a terminal
 _HEADINGS = {"map_at_r": "MAP@R", "marp_paper": "mARP", "r_precision": "R-prec.", "nmi": "NMI"}
 
 
+def score_heading(name: str) -> str:
+    """Returns how a table is headed for a score: "R@1" for recall_at_1."""
+    return _HEADINGS.get(name, name.replace("recall_at_", "R@"))
+
+
 class Console:
     """The terminal."""
 
@@ -31,10 +36,7 @@ class Console:
     def print_scores(self, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
         """Prints a table of scores by name, one row for each entry."""
         headed = {
-            label: {
-                _HEADINGS.get(name, name.replace("recall_at_", "R@")): f"{score:.4f}"
-                for name, score in row.items()
-            }
+            label: {score_heading(name): f"{score:.4f}" for name, score in row.items()}
             for label, row in rows.items()
         }
         self.print_table(title, headed)
@@ -43,7 +45,8 @@ class Console:
         """Prints a table of texts by heading, one row for each entry; labels wrap, texts do not."""
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.add_column(self._encodable(title), overflow="fold")
-        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        longest_first = sorted(rows.values(), key=len, reverse=True)
+        columns = list(dict.fromkeys(name for row in longest_first for name in row))
         for name in columns:
             table.add_column(name, justify="right", no_wrap=True)
         for label, row in rows.items():

@@ -93,8 +93,8 @@ _SIMILAR_CLASS = Kind(
 _UNANSWERED = Kind(
     Harm.SCORES,
     "image",
-    "a query without another image of its class to find",
-    "add one, or take the query out; recall counts it as missed",
+    "a test image without another image of its class to find",
+    "add one, or take the image out; recall counts it as missed",
 )
 _SKIPPED = Kind(
     Harm.IMAGES,
@@ -187,12 +187,12 @@ def find(
 
     Args:
       splits: the data set.
-      inspected: the properties of the images of each split.
+      inspected: the properties of the images of each of `splits.sets`.
       crop: the side that images are cropped to, in pixels.
       skips_unreadable: whether training leaves out images that cannot be read.
       ignored: files beside the images of the data set.
     """
-    sets = {name: images for name, images in vars(splits).items() if images is not None}
+    sets = splits.sets
     repeated = dict(duplicates.repeated_files(splits))
     found = [
         *_unreadable(sets, inspected, _SKIPPED if skips_unreadable else _UNREADABLE),
@@ -271,7 +271,7 @@ def _singletons(splits: Splits) -> Iterator[Finding]:
     if gallery is not None:
         missed = np.flatnonzero(~np.isin(query.labels, gallery.labels)).tolist()
     for row in missed:
-        yield _finding(_UNANSWERED, "query", query, row, "")
+        yield _finding(_UNANSWERED, "test" if gallery is None else "query", query, row, "")
 
 
 def _rows_alone(images: ImageSet) -> list[int]:

@@ -1,8 +1,11 @@
-"""Imports TensorFlow for this package, without changing its settings."""
+"""Imports TensorFlow for this package, without its start-up messages."""
 
 import contextlib
 
-import tensorflow as tf
+from dcjax.distributed import machine
+
+with machine.quiet_import():
+    import tensorflow as tf
 
 __all__ = ["hide_devices", "tf"]
 

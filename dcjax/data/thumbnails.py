@@ -24,19 +24,21 @@ def create(
     rows: Sequence[int] | npt.NDArray,
     *,
     size: int = 96,
+    enlarges: bool = True,
     max_pixels: int = 0,
     num_threads: int | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[bytes | None]:
     """Returns a thumbnail of each of these images, encoded as WebP; None if it cannot be read now.
 
-    The longer side has at most `size` pixels. Images of less than half of it are enlarged by a
-    whole number, without smoothing, so that their pixels can be seen.
+    The longer side has at most `size` pixels. Images of less than half of it are enlarged, if
+    wanted, by a whole number, without smoothing, so that their pixels can be seen.
 
     Args:
       images: the images.
       rows: which of them.
       size: in pixels.
+      enlarges: whether small images are enlarged.
       max_pixels: as of `decoding.decode`.
       num_threads: images read at once; None: as many as there are cores.
       advance: called after each image with 1.
@@ -53,7 +55,7 @@ def create(
 
     def make(row: int) -> bytes | None:
         pixels = load(int(row))
-        return None if pixels is None else encode(pixels, size)
+        return None if pixels is None else encode(pixels, size, enlarges=enlarges)
 
     with concurrent.futures.ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
         made = []
@@ -72,14 +74,14 @@ def _decoder(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
     )
 
 
-def encode(pixels: npt.NDArray[np.uint8], size: int) -> bytes:
+def encode(pixels: npt.NDArray[np.uint8], size: int, *, enlarges: bool = True) -> bytes:
     """Returns pixels [h, w, 1 or 3] as WebP of at most `size` pixels a side, see `create`."""
     picture = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     longest = max(picture.size)
     if longest > size:
         # A whole-number reduction first: the rest is a fourth of the pixels or fewer.
         picture.thumbnail((size, size), PIL.Image.Resampling.BICUBIC, reducing_gap=2.0)
-    elif factor := size // longest - 1:
+    elif enlarges and (factor := size // longest - 1):
         width, height = ((factor + 1) * side for side in picture.size)
         picture = picture.resize((width, height), PIL.Image.Resampling.NEAREST)
     content = io.BytesIO()

@@ -1,15 +1,20 @@
 """Process-wide settings that must be made before JAX or TensorFlow is imported.
 
-Only a program may make them, so `launch.py` does, and the library never.
+Only a program may make them, so `launch.py` does. The library never does, but for the messages of
+TensorFlow while it is imported.
 """
 
+import contextlib
 import glob
 import logging
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
 
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
+# TensorFlow prints a long message if it uses oneDNN, whatever the level of its log.
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def use_utf8() -> None:
@@ -39,11 +44,27 @@ def choose_platform(virtual_devices: int) -> None:
 def keep_quiet() -> None:
     """Silences start-up messages of libraries, and logged errors that are raised or counted anyway.
 
-    TensorFlow prints a long message if it uses oneDNN.
+    JAX would set the level of TensorFlow's log when it is imported.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX would set it when it is imported
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     logging.getLogger("absl").addFilter(is_not_of_orbax)
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Silences TensorFlow's start-up messages in the block; the environment is as before after it.
+
+    TensorFlow reads these variables once, so it stays without oneDNN, as in `launch.py`, unless the
+    program has imported it before or has set them.
+    """
+    added = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def is_not_of_orbax(record: logging.LogRecord) -> bool:

@@ -170,6 +170,26 @@ def write(run: Run, source: Source, prefix: Path, stop: StopRequest, console: Co
         console.print_line(f"wrote     {path}")
 
 
+@contextlib.contextmanager
+def show_progress(
+    console: Console, *, total: int, done: int = 0
+) -> Iterator[Callable[[int], None]]:
+    """Shows a bar while the block embeds images, with their number in a second.
+
+    Yields:
+      A function that advances the bar by a number of images.
+    """
+    start_time, num_images = time.monotonic(), 0
+    with console.progress("embedding", total=total, done=done) as move:
+
+        def advance(count: int) -> None:
+            nonlocal num_images
+            num_images += count
+            move(f"{num_images / (time.monotonic() - start_time):.0f} images/s", count)
+
+        yield advance
+
+
 def stop_message(reason: str) -> str:
     """Returns the line for an embedding that was stopped."""
     return f"Stopped by {reason}; the same command continues with the parts that are complete."
@@ -186,23 +206,18 @@ def _embed_parts(
     """Embeds the parts that are not there yet."""
     done = sum(len(rows) for number, rows in enumerate(ranges) if number in parts)
     start_time, num_embedded = time.monotonic(), 0
-    with console.progress("embedding", total=len(source), done=done) as move:
-
-        def advance(count: int) -> None:
-            nonlocal num_embedded
-            num_embedded += count
-            move(f"{num_embedded / (time.monotonic() - start_time):.0f} images/s", count)
-
+    with show_progress(console, total=len(source), done=done) as advance:
         for number, part in enumerate(ranges):
             if number not in parts:
                 images = source.sets[part.set].select(np.arange(part.start, part.stop))
                 rows = _readable_rows(run, images, source)
-                move("", len(images) - len(rows))
+                num_embedded += len(rows)
                 chosen = images if len(rows) == len(images) else images.select(rows)
                 dim = run.config.model.embedding_dim
                 vectors = (
                     run.embed(chosen, advance) if len(rows) else np.zeros((0, dim), np.float32)
                 )
+                advance(len(images) - len(rows))
                 stop.defer()
                 parts.save(number, Part(rows, vectors))
                 stop.allow()

@@ -56,7 +56,10 @@ def load_test(
     splits, num_skipped = load_splits(dataset, with_train=False, saved_test=saved.get("query"))
     if num_skipped:
         total = num_skipped + sum(map(len, splits.test_sets))
-        say(f"left out  {num_skipped} of {total} test images, which cannot be read")
+        say(
+            f"left out  {num_skipped:,} of {total:,} test images that cannot be read; "
+            "--mode=check_data names them"
+        )
     for difference in same_run.differences(same_run.fingerprints(splits), saved):
         say(f"data      not as in training: other {difference}")
     return splits

@@ -16,16 +16,16 @@ from ml_collections import ConfigDict
 
 import dcjax
 from dcjax.core import plugins, programs
-from dcjax.core.console import Console
+from dcjax.core.console import Console, score_heading
 from dcjax.core.errors import InputError
 from dcjax.data import datasets
 from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import processes
 from dcjax.division import division, host_kmeans, sampling
 from dcjax.division.sampling import Plan
-from dcjax.experiment import same_run, versions
+from dcjax.experiment import same_run, sentences, versions
 from dcjax.experiment.schedule import Schedule
-from dcjax.runs import workdirs
+from dcjax.runs import curves, times, workdirs
 from dcjax.runs.curves import Scalars
 from dcjax.runs.profiling import Profile
 from dcjax.runs.progress import Progress, Scores, StepLog
@@ -35,6 +35,7 @@ from dcjax.training.state import TrainState
 _SHOWN_SIZES = 16  # clusters whose sizes fit into a line
 _SHOWN_SHARE = 0.001  # least share of single-class batches that is reported
 _SHOWN_CLASSES = 3
+_UNTRAINED = "backbone features"  # a row of the table before training
 _CONFIG, _SCORES = "config.json", "scores.json"
 _CURVES = ("metrics.jsonl", "tensorboard", "profile")
 
@@ -156,14 +157,17 @@ class Reporter:
                     "Python": platform.python_version(),
                 },
             )
-        sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
-        summary = ", ".join(_summarize(name, images) for name, images in sets.items() if images)
+        summary = ", ".join(_summarize(*item) for item in splits.sets.items())
         dataset = config.dataset
         is_part = "complete" in datasets.known_options(dataset.name) and not dataset.complete
         part = " (may be a part of it: dataset.complete=False)" if is_part else ""
         line(f"data      {dataset.name}{part}: {summary}")
         if num_skipped:
-            line(f"          {num_skipped} unreadable images are left out")
+            total = num_skipped + sum(map(len, splits.sets.values()))
+            line(
+                f"left out  {num_skipped:,} of {total:,} images that cannot be read; "
+                "--mode=check_data names them"
+            )
         similar = duplicates.similar_classes(splits)
         for again, first in similar[:_SHOWN_CLASSES]:
             both = duplicates.describe_similar(splits, again, first)
@@ -197,7 +201,7 @@ class Reporter:
         per_step = sampled.batch_size * sampled.clusters_per_step
         num_epochs, num_steps = config.train.num_epochs, max(1, len(splits.train) // per_step)
         line(
-            f"schedule  {num_epochs} epochs of about {num_steps} steps of {per_step} images; "
+            f"schedule  {num_epochs} epochs of about {num_steps:,} steps of {per_step} images; "
             f"{self._division_schedule()}"
         )
         line(f"workdir   {self._workdir}")
@@ -209,10 +213,7 @@ class Reporter:
         if progress.epoch == num_epochs:
             line("finished  already; to score it in another way, use --mode=evaluate")
         elif run.step:
-            line(
-                f"continue  after epoch {progress.epoch} and {progress.epoch_step} steps of the "
-                f"next, at step {int(run.step)}"
-            )
+            line(f"continue  {progress.describe()}, at step {int(run.step)}")
 
     def _division_schedule(self) -> str:
         config = self._config
@@ -231,7 +232,7 @@ class Reporter:
     def show_untrained(self, rows: Mapping[str, Scores]) -> None:
         """Shows the scores of the untrained network."""
         for name, scores in rows.items():
-            self._scalars.write(0, scores, group=name.replace(" ", "_"))
+            self._scalars.write(0, scores, group=_group(name))
         self._show_table("Unseen classes before training", rows)
 
     def show_division(
@@ -261,10 +262,12 @@ class Reporter:
             "epoch": epoch,
             "agreement_with_labels": _agreement_with_labels(clusters, labels),
         }
-        listed = ", ".join(map(str, sizes[:_SHOWN_SIZES])) + (
-            ", ..." if len(sizes) > _SHOWN_SIZES else ""
+        listed = " + ".join(f"{size:,}" for size in sizes[:_SHOWN_SIZES].tolist()) + (
+            " + ..." if len(sizes) > _SHOWN_SIZES else ""
         )
-        text = f"division  K = {clusters.num_clusters}, images {listed}; left out {left_out}"
+        text = f"division  K = {clusters.num_clusters}, images {listed}"
+        if left_out:
+            text += f"; {left_out:,} of {len(labels):,} left out, alone of their class in a cluster"
         if previous is not None and previous.num_clusters > 1:  # with one, NMI is always 0
             values["agreement"] = division.agreement(clusters, previous)
             text += f"; NMI with the previous division {values['agreement']:.3f}"
@@ -351,21 +354,29 @@ class Reporter:
 
     def show_stop(self, reason: str, progress: Progress) -> None:
         """Prints that the run was stopped, and how to continue it."""
-        epoch, steps, rest = progress.epoch, progress.epoch_step, ""
-        if steps == self._num_steps:
-            epoch, steps, rest = epoch + 1, 0, ", which is still to be evaluated"
+        rest = ""
+        if progress.epoch_step == self._num_steps:
+            progress, rest = progress.after_epoch(), ", which is still to be evaluated"
+        place = progress.describe(num_steps=self._num_steps)
         self._console.print_line(
-            f"Stopped by {reason} and saved after epoch {epoch} and {steps} steps{rest}; the same "
-            "command continues from there."
+            f"Stopped by {reason} and saved {place}{rest}; the same command continues from there."
         )
 
     def show_result(self, progress: Progress) -> None:
         """Shows the result, and where its files are; writes `scores.json`."""
-        rows = {
-            f"last epoch ({progress.epoch})": progress.scores,
-            f"best epoch ({progress.best_epoch}), chosen on these classes": progress.best_scores,
-        }
+        points = times.read(self._curves / _CURVES[0])
+        before = curves.last_values(points, _group(_UNTRAINED))
+        rows = {"before training": before} if before else {}
+        last, best = progress.epoch, progress.best_epoch
+        if last == best:
+            rows[f"last epoch ({last}), also the best"] = progress.scores
+        else:
+            rows[f"last epoch ({last})"] = progress.scores
+            rows[f"best epoch ({best}), chosen on these classes"] = progress.best_scores
         self._show_table("Result on unseen classes", rows)
+        name, text = sentences.describe_recall(progress.scores, before)
+        if name:
+            self._console.print_line(f"in words  {text} ({score_heading(name)}).")
         if self._times.failure:
             self._console.print_line(f"times     {self._times.failure}; they are incomplete.")
         self._show_times()
@@ -413,4 +424,9 @@ def _agreement_with_labels(clusters: division.Division, labels: np.ndarray) -> f
 
 
 def _summarize(name: str, images: ImageSet) -> str:
-    return f"{name} {len(images)} images of {len(np.unique(images.labels))} classes"
+    return f"{name} {len(images):,} images of {len(np.unique(images.labels)):,} classes"
+
+
+def _group(row: str) -> str:
+    """Returns the group of the curves that holds the scores of a row before training."""
+    return row.replace(" ", "_")

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import pathlib
 import re
+from collections.abc import Iterator
 
 from dcjax.core.errors import FileError, InputError, MissingFileError
 from dcjax.models import pixel_statistics
@@ -72,7 +73,8 @@ def _download(repository: str) -> str:
     for file in _FILES:
         url = hf_hub_url(repository, file)
         try:
-            path = hf_hub_download(repository, file)
+            with _without_warnings():
+                path = hf_hub_download(repository, file)
         except errors.RemoteEntryNotFoundError:
             continue
         except Exception as error:  # of the hub, its HTTP client, or the disk
@@ -86,10 +88,23 @@ def _download(repository: str) -> str:
             raise InputError(f"{url} {wrong}; the download is removed.")
         for beside in pixel_statistics.FILES:
             # Few repositories have both; without either, the weights can be used all the same.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), _without_warnings():
                 hf_hub_download(repository, beside)
         return path
     raise MissingFileError(f"The hub's {repository} has none of {', '.join(_FILES)}.")
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps the hub from printing each try to reach it; an error says why the last one failed."""
+    from huggingface_hub.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _mismatch(path: str, repository: str, file: str) -> str:

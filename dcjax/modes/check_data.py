@@ -45,7 +45,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     checks.check_training(config)
     workdirs.check(workdir)
     splits = inputs.load_index(config.dataset)
-    sets = {name: images for name, images in vars(splits).items() if images is not None}
+    sets = splits.sets
     ignored = _ignored_files(config.dataset, splits)
     total, start_time = sum(map(len, sets.values())), time.monotonic()
     with console.progress("looking", total=total, done=0) as move:
@@ -120,7 +120,9 @@ def _refusal(
     """Returns why training would refuse the images that can be read, "" if it would not."""
     try:
         kept = {
-            name: decoding.drop_images(images, list(inspected[name].reasons))
+            "query" if name == "test" else name: decoding.drop_images(
+                images, list(inspected[name].reasons)
+            )
             for name, images in sets.items()
         }
         checks.check_data(config, Splits(**kept))

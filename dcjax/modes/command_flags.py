@@ -115,6 +115,8 @@ VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, 
 SAVED = ["evaluate", "embed", "export", "report", "search"]
 # Those that take several runs.
 _SEVERAL = ["evaluate", "report"]
+# Those that join other processes.
+JOINING = ["train", "evaluate", "embed"]
 
 
 def check() -> None:
@@ -149,6 +151,11 @@ def check() -> None:
             raise SettingError(
                 f"Require a value of --{flag.name}, got ''; give one or leave it out."
             )
+    if MODE.value not in JOINING and (joined := _joining_flag()):
+        raise SettingError(
+            f"--mode={MODE.value} runs in one process, got {joined}; start it on one host without "
+            "that flag."
+        )
     if MODE.value == "score":
         if not 1 <= len(embeddings()) <= 2:
             raise SettingError(
@@ -160,6 +167,18 @@ def check() -> None:
                 f"Require --ks of whole numbers from 1 on, got {','.join(KS.value)}; such as "
                 "--ks=1,10,100."
             )
+
+
+def _joining_flag() -> str:
+    """Returns a flag that asks to join other processes, "" if there is none."""
+    if DISTRIBUTED.value == "on":
+        return "--distributed=on"
+    is_given = {
+        "--coordinator": COORDINATOR.value,
+        "--num_processes": NUM_PROCESSES.value,
+        "--process_id": PROCESS_ID.value >= 0,
+    }
+    return next((name for name, given in is_given.items() if given), "")
 
 
 def embeddings() -> list[str]:

@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
         elif command_flags.SEEDS.value or command_flags.DRY_RUN.value:
             raise SettingError("--seeds and --dry_run belong to a sweep: give --sweep too.")
         else:
-            if command_flags.MODE.value in ("train", "evaluate", "embed"):
+            if command_flags.MODE.value in command_flags.JOINING:
                 _join()
             from dcjax.data.quiet_tensorflow import hide_devices
 
@@ -150,7 +150,7 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
     if config.train.report:
         from dcjax.modes import report  # which imports what draws
 
-        report.report_after_training(config, workdir)
+        report.report_after_training(config, workdir, with_traceback=command_flags.TRACEBACK.value)
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Writes the report of a run, or one that compares several, as a page for a browser."""
 
+import math
 import shlex
 import sys
 import traceback
@@ -10,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import dcjax
-from dcjax.core import programs
+from dcjax.core import checksums, programs
 from dcjax.core.console import Console
 from dcjax.core.errors import DcjaxError, FileError
 from dcjax.distributed import processes
@@ -69,8 +70,12 @@ def _file(workdir: str, output: str, name: str) -> epath.Path:
     return file
 
 
-def report_after_training(config: ConfigDict, workdir: str) -> None:
-    """Writes the report of a run that has just ended; if that fails, prints why and how to retry.
+def report_after_training(
+    config: ConfigDict, workdir: str, *, with_traceback: bool = False
+) -> None:
+    """Writes the report of a run that has ended; if that fails, prints why and how to retry.
+
+    A report that is there already, and no older than the last checkpoint, stays as it is.
 
     It raises nothing, since the run is complete. An unexpected error is shown with its traceback,
     which is also kept in the run's `error.log`.
@@ -80,10 +85,14 @@ def report_after_training(config: ConfigDict, workdir: str) -> None:
     Args:
       config: of the run.
       workdir: of the run.
+      with_traceback: whether to show where in the code an error came from.
     """
     console = Console(quiet=not processes.is_first())
     if jax.process_count() > 1:
         console.print_line(f"report    by one process: {command(workdir)}")
+        return
+    if page := _current_page(workdir):
+        console.print_line(f"report    is there already: {page}")
         return
     try:
         report([workdir], config, trust_custom_code=True)
@@ -91,6 +100,8 @@ def report_after_training(config: ConfigDict, workdir: str) -> None:
         reason = "interrupted."
     except DcjaxError as error:
         reason = " ".join(str(error).split())
+        if with_traceback:
+            sys.stderr.write(traceback.format_exc())
     except Exception as error:
         text = traceback.format_exc().rstrip()
         kept = error_log.append(
@@ -105,6 +116,17 @@ def report_after_training(config: ConfigDict, workdir: str) -> None:
         return
     console.print_line(f"report    failed, the run is complete: {reason}")
     console.print_line(f"          try again: {command(workdir)}")
+
+
+def _current_page(workdir: str) -> epath.Path | None:
+    """Returns the page of a run, None if it is missing or older than the last checkpoint."""
+    folder, _ = workdirs.locate(workdir)
+    page, saved = folder / _FOLDER / _PAGE, folder / "checkpoints"
+    try:
+        times = [path.stat().mtime for path in saved.glob(f"*/{checksums.NAME}")]
+        return page if page.stat().mtime >= max(times, default=math.inf) else None
+    except OSError:
+        return None
 
 
 def command(workdir: str) -> str:

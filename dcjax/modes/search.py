@@ -1,5 +1,6 @@
 """Serves the search page of a run, see docs/search.md."""
 
+import functools
 import socket
 
 import jax
@@ -16,7 +17,7 @@ from dcjax.runs import checkpoints, workdirs
 from dcjax.runs.preemption import Stopped, StopRequest
 
 _MAX_PIXELS = 50_000_000  # of a picture that is sent
-_THUMBNAIL = 256  # pixels
+_THUMBNAIL, _FULL_SIZE = 256, 4096  # pixels of the longer side
 
 
 def search(
@@ -86,11 +87,16 @@ def _describe(
             neighbors = found.like(query, k, cluster=cluster, class_name=class_name)
         return [(neighbor.number, neighbor.distance) for neighbor in neighbors]
 
-    def thumbnail(number: int) -> bytes | None:
+    def read(number: int, size: int, *, enlarges: bool) -> bytes | None:
         if images.pictures is None:
             return None
         (picture,) = thumbnails.create(
-            images.pictures, [number], size=_THUMBNAIL, max_pixels=max_pixels, num_threads=1
+            images.pictures,
+            [number],
+            size=size,
+            enlarges=enlarges,
+            max_pixels=max_pixels,
+            num_threads=1,
         )
         return picture
 
@@ -102,7 +108,8 @@ def _describe(
         classes=images.classes,
         clusters=found.clusters,
         find=find,
-        thumbnail=thumbnail,
+        thumbnail=functools.partial(read, size=_THUMBNAIL, enlarges=True),
+        picture=functools.partial(read, size=_FULL_SIZE, enlarges=False),
     )
 
 

@@ -204,7 +204,7 @@ class Divisions:
     """What did division do?
 
     Attributes:
-      epochs: when each division was made, [P].
+      epochs: trained before each division, [P].
       num_clusters: [P].
       sizes: of the clusters of each division: K numbers, or none where they were not recorded.
       agreement: NMI with the division before, NaN where there is none, [P].
@@ -237,7 +237,7 @@ class Curve:
     """A quantity over epochs.
 
     Attributes:
-      epochs: [P]; may be fractions.
+      epochs: epochs trained, [P]; may be fractions.
       values: [P].
     """
 
@@ -253,7 +253,7 @@ class Training:
       loss: or why there is none.
       scores: curve by name of the score.
       images_per_second: by epoch.
-      division_epochs: when the training set was divided.
+      division_epochs: epochs trained before each division of the training set.
       seconds: time spent, by activity.
     """
 

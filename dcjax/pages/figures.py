@@ -19,6 +19,7 @@ from dcjax.pages.content import Curve
 
 _SIZE = (4.8, 2.9)  # inches, so that the texts are legible on a phone too
 _FONT_SIZE = 10.5
+DIVIDED_EPOCH = "divided at the start of epoch"  # a label
 NUM_COLORS = 8  # --series-1 to --series-8
 _TEXT, _MUTED, _LINE = "#010101", "#010102", "#010103"
 _SERIES = [f"#0102{number:02x}" for number in range(1, NUM_COLORS + 1)]
@@ -99,6 +100,7 @@ def plot_curves(
     name: str,
     curves: Mapping[str, Curve],
     *,
+    x_label: str = "epochs trained",
     y_label: str,
     division_epochs: Sequence[float] | np.ndarray = (),
     limits: tuple[float | None, float | None] = (None, None),
@@ -108,8 +110,9 @@ def plot_curves(
     Args:
       name: of the plot, unique in the page.
       curves: by name.
+      x_label: how the epochs are counted.
       y_label: what the vertical axis shows.
-      division_epochs: marked by vertical lines.
+      division_epochs: epochs trained before each division, marked by vertical lines.
       limits: of the vertical axis; None for those of the data.
     """
 
@@ -124,13 +127,13 @@ def plot_curves(
                 division_epochs, 0, 0.04, color=_MUTED, linewidth=0.8,
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
-        axes.set(xlabel="epoch", ylabel=y_label)
+        axes.set(xlabel=x_label, ylabel=y_label)
         axes.set_ylim(*limits)
         _use_whole_epochs(axes)
 
     keys = [_key(number, text) for number, text in enumerate(curves)]
     if len(division_epochs):
-        keys.append(Key("a division", "var(--muted)", "1 2", ""))
+        keys.append(Key("a division, before the next epoch", "var(--muted)", "1 2", ""))
     texts = [f"{label}: {_describe(curve)}" for label, curve in curves.items()]
     return Plot(_draw(name, draw, f"{y_label} over epochs. {'; '.join(texts)}."), keys)
 
@@ -140,7 +143,7 @@ def plot_sizes(name: str, epochs: np.ndarray, sizes: Sequence[np.ndarray]) -> Pl
 
     Args:
       name: of the plot, unique in the page.
-      epochs: of the divisions, [P].
+      epochs: at whose start the divisions were made, counted from 1, [P].
       sizes: of the clusters of each division, or none.
     """
     known = [(epoch, size) for epoch, size in zip(epochs, sizes, strict=True) if len(size)]
@@ -156,7 +159,7 @@ def plot_sizes(name: str, epochs: np.ndarray, sizes: Sequence[np.ndarray]) -> Pl
             s=16, color=_SERIES[0], alpha=0.55, linewidths=0,
         )  # fmt: skip
         _draw_line(axes, 1, at, medians)
-        axes.set(xlabel="epoch", ylabel="images in a cluster")
+        axes.set(xlabel=DIVIDED_EPOCH, ylabel="images in a cluster")
         axes.set_ylim(bottom=0)
         _use_whole_epochs(axes)
 

@@ -93,19 +93,20 @@ def _is_changed(setting: Setting) -> bool:
 
 
 def _division_views(divisions: Divisions) -> dict[str, Any]:
-    plots = {"Sizes of clusters": figures.plot_sizes("sizes", divisions.epochs, divisions.sizes)}
+    starts = divisions.epochs + 1  # the epochs that begin with a division, as the log counts them
+    plots = {"Sizes of clusters": figures.plot_sizes("sizes", starts, divisions.sizes)}
     agreements = {
         "with the division before": divisions.agreement,
         "with the classes": divisions.agreement_with_labels,
     }
     curves = {
-        name: Curve(divisions.epochs, values)
+        name: Curve(starts, values)
         for name, values in agreements.items()
         if np.isfinite(values).any()
     }
     if curves:
         plots["Agreement of divisions"] = figures.plot_curves(
-            "agreement", curves, y_label="NMI", limits=(0, 1.02)
+            "agreement", curves, x_label=figures.DIVIDED_EPOCH, y_label="NMI", limits=(0, 1.02)
         )
     return {
         "division_plots": {title: plot for title, plot in plots.items() if plot},

@@ -73,7 +73,8 @@ class Gallery:
       clusters: numbers of the clusters with a subspace.
       find: returns numbers and distances of the nearest images, for a number of the gallery or the
         content of a file, k, a cluster or None, and a class or ""; raises InputError with a reason.
-      thumbnail: returns an image as WebP, None if it cannot be read.
+      thumbnail: returns an image, made small, as WebP, None if it cannot be read.
+      picture: returns an image in full size, as WebP, None if it cannot be read.
     """
 
     title: str
@@ -84,6 +85,7 @@ class Gallery:
     clusters: Sequence[int]
     find: Callable[[int | bytes, int, int | None, str], Sequence[tuple[int, float]]]
     thumbnail: Callable[[int], bytes | None]
+    picture: Callable[[int], bytes | None]
 
 
 def create(gallery: Gallery, *, host: str = "127.0.0.1", limits: Limits | None = None) -> Guard:
@@ -103,6 +105,7 @@ def create(gallery: Gallery, *, host: str = "127.0.0.1", limits: Limits | None =
         Route("/sample", pages.sample),
         Route("/classes", pages.list_classes),
         Route("/images/{number}", pages.thumbnail),
+        Route("/images/{number}/full", pages.picture),
         *(Route(f"/static/{name}", _static(name)) for name in _STATIC),
     ]
     app = Starlette(
@@ -280,15 +283,27 @@ class _Pages:
 
     async def thumbnail(self, request: Request) -> Response:
         """Answers with an image of the gallery; without content if it cannot be read now."""
+        answer = await self._image(request, self._thumbnail)
+        return answer or Response(status_code=204)  # no error, which browsers would log
+
+    async def picture(self, request: Request) -> Response:
+        """Answers with an image of the gallery in full size."""
+        answer = await self._image(request, self._gallery.picture)
+        return answer or refuse(404, "The image cannot be read now.")
+
+    async def _image(
+        self, request: Request, read: Callable[[int], bytes | None]
+    ) -> Response | None:
+        """Answers with an image, None if it cannot be read now."""
         last = len(self._gallery.names) - 1
         number = _whole(request.path_params["number"], "image", 0, last, status=404)
         headers = {"ETag": f'"{self._tag}-{number}"', "Cache-Control": "private, no-cache"}
         if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         loop = asyncio.get_running_loop()
-        picture = await loop.run_in_executor(self._readers, self._thumbnail, number)
-        if picture is None:  # no error, which browsers would log
-            return Response(status_code=204)
+        picture = await loop.run_in_executor(self._readers, read, number)
+        if picture is None:
+            return None
         return Response(picture, media_type="image/webp", headers=headers)
 
 

@@ -8,7 +8,8 @@ import pathlib
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2
@@ -144,6 +145,19 @@ class Scalars:
             f"{self.failure}; mend that, and the same command goes on from the last checkpoint, or "
             "with checkpoint.on_failure=go_on without what cannot be written."
         )
+
+
+def last_values(points: Iterable[Mapping[str, Any]], group: str) -> dict[str, float]:
+    """Returns the last values of a group among points of `metrics.jsonl`, {} if it has none."""
+    last: dict[str, float] = {}
+    for point in points:
+        values = {
+            key.removeprefix(f"{group}/"): value
+            for key, value in point.items()
+            if key.startswith(f"{group}/") and value is not None
+        }
+        last = values or last
+    return last
 
 
 class _Records:

@@ -41,6 +41,19 @@ class Progress:
     best_scores: Scores = dataclasses.field(default_factory=dict)
     curves_size: int = 0
 
+    def describe(self, *, num_steps: int = 0, num_epochs: int = 0) -> str:
+        """Says how far the run is: "after epoch 2", "in epoch 3, after 23 of 46 steps".
+
+        Args:
+          num_steps: of the epoch under way; 0: not known.
+          num_epochs: of the run, "after epoch 2 of 8"; 0: not said.
+        """
+        of_epochs = f" of {num_epochs}" if num_epochs else ""
+        if not self.epoch_step:
+            return f"after epoch {self.epoch}{of_epochs}"
+        of_steps = f" of {num_steps}" if num_steps else ""
+        return f"in epoch {self.epoch + 1}{of_epochs}, after {self.epoch_step}{of_steps} steps"
+
     def after_epoch(self) -> "Progress":
         """Returns the progress when all steps of the next epoch are done."""
         return dataclasses.replace(self, epoch=self.epoch + 1, epoch_step=0)

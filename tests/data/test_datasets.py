@@ -283,7 +283,7 @@ def test_list_that_a_library_cannot_read_is_named(write_tree, tmp_path):
 
 def test_split_without_images_is_an_error(write_tree):
     root = write_tree({**CUB, "image_class_labels.txt": "1 7\n2 7\n3 7\n4 7\n"})
-    with pytest.raises(ValueError, match=r"got 0 in query"):
+    with pytest.raises(ValueError, match=r"got 0 in test"):
         datasets.load("cub", root=root, **PART)
 
 

@@ -192,7 +192,7 @@ def test_spellings_of_one_class_name_are_reported_as_similar(other: str) -> None
     images = {name: from_classes(["x", "y"], [name, "z"]) for name in ("c0", other)}
     splits = Splits(images["c0"], _renamed(images[other], "other"))
     ((again, first),) = duplicates.similar_classes(splits)
-    assert (again.split, first.split) == ("query", "train")
+    assert (again.split, first.split) == ("test", "train")
     assert ascii(other) in duplicates.describe_similar(splits, again, first)
 
 

@@ -98,7 +98,7 @@ def test_loaded_run_scores_and_embeds_files_as_in_training(run: Run) -> None:
 
 
 def test_similar_class_names_are_printed_at_the_start(run: Run) -> None:
-    assert "classes 'cat' (query) and 'cat ' (query) differ in spaces, letter case" in run.printed
+    assert "classes 'cat' (test) and 'cat ' (test) differ in spaces, letter case" in run.printed
     assert run.printed.count("differ in spaces") == 1
 
 
@@ -110,16 +110,16 @@ def test_check_data_csv_preserves_names_of_any_bytes(moved, tmp_path, capsys) ->
             file.write(b"no picture")
     assert not check_data.check_data(config, str(tmp_path))
     printed = capsys.readouterr().out
-    assert r"test/\udcff\udcfe/caf\udce9.png (query, \udcff\udcfe)" in printed
-    assert r"new\nline.png (query" in printed
+    assert r"test/\udcff\udcfe/caf\udce9.png (test, \udcff\udcfe)" in printed
+    assert r"new\nline.png (test" in printed
     path = tmp_path / "check_data.csv"
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     errors = {os.fsencode(row["image"]) for row in rows if row["severity"] == "error"}
     assert errors - {b""} == set(bad)  # "": the settings need more classes
     (similar,) = (row for row in rows if "letter case" in row["problem"])
-    assert (similar["class"], similar["image"], similar["split"]) == ("cat ", "", "query")
-    assert similar["detail"] == "'cat' (query) and 'cat ' (query)"
+    assert (similar["class"], similar["image"], similar["split"]) == ("cat ", "", "test")
+    assert similar["detail"] == "'cat' (test) and 'cat ' (test)"
     assert similar["severity"] == "warning"
 
 
@@ -162,7 +162,7 @@ def test_evaluation_counts_skipped_test_images(run, moved, capsys) -> None:
         evaluate.compare([str(run.workdir)], config)
     config.dataset.skip_unreadable = True
     evaluate.compare([str(run.workdir)], config)
-    line = "left out  1 of 25 test images, which cannot be read\n"
+    line = "left out  1 of 25 test images that cannot be read; --mode=check_data names them\n"
     changed = "other test images: now 24 images of 5 classes, then 25 of 5"
     printed = capsys.readouterr().out
     assert line in printed

@@ -96,7 +96,7 @@ def test_stopped_run_continued_on_other_devices_equals_one_device(
     assert not masks[1:].any()  # K = 1 of 2
     ((code, output, errors),) = train(tmp_path, devices=8)
     assert code == 0, errors
-    assert "continue  after epoch 0 and" in output
+    assert "continue  in epoch 1, after" in output
     assert "finished True, compilations [1]" in output
     assert_same(tmp_path, uninterrupted)
 

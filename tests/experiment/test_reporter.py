@@ -30,3 +30,46 @@ def test_one_class_batches_of_a_division_are_reported(
     line = "44.8% of the batches will hold a single class, and so no negatives; of cluster 0 89.7%"
     assert (line in output) == (num_others == 2)
     assert ("one_class_batches" in str(row)) == (num_others == 2)
+
+
+@pytest.mark.parametrize("best_epoch", [1, 3])
+def test_result_has_the_scores_before_training_and_the_best_ones_once(
+    best_epoch: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = {"recall_at_1": 0.916, "map_at_r": 0.4}
+    best = last if best_epoch == 3 else {"recall_at_1": 0.94, "map_at_r": 0.45}
+    progress = Progress(epoch=3, scores=last, best_epoch=best_epoch, best_scores=best)
+    with contextlib.closing(Reporter(digits.get_config(), str(tmp_path), 0, Progress())) as report:
+        report.show_untrained({"backbone features": {"recall_at_1": 0.853, "map_at_r": 0.2}})
+        capsys.readouterr()
+        report.show_result(progress)
+    rows = [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()]
+    both = ["last epoch (3)", "best epoch (1), chosen on these classes"]
+    expected = ["last epoch (3), also the best"] if best_epoch == 3 else both
+    assert [row for row in rows if "training" in row or "epoch" in row] == [
+        "before training",
+        *expected,
+    ]
+
+
+def test_result_says_in_words_what_recall_means(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = Progress(
+        epoch=3, scores={"recall_at_2": 0.916, "recall_at_4": 0.95, "map_at_r": 0.4}
+    )
+    with contextlib.closing(Reporter(digits.get_config(), str(tmp_path), 0, Progress())) as report:
+        report.show_result(progress)
+    sentence = "Of 100 queries, 92 find an image of their class among the first 2 (R@2).\n"
+    assert f"in words  {sentence}" in capsys.readouterr().out
+
+
+def test_images_left_out_of_a_division_are_counted_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, cluster = np.repeat([0, 1], [1200, 3]), np.repeat([0, 1, -1], [1000, 200, 3])
+    clusters = Division(cluster.astype(np.int32), np.zeros(2, np.int32), 1)
+    with contextlib.closing(Reporter(digits.get_config(), str(tmp_path), 0, Progress())) as report:
+        report.show_division(7, 2, clusters, None, labels)
+    line = "images 1,000 + 200; 3 of 1,203 left out, alone of their class in a cluster\n"
+    assert line in capsys.readouterr().out

@@ -210,6 +210,16 @@ def test_unavailable_weights_give_a_one_line_error(find) -> None:
     assert "\n" not in error
 
 
+def test_warnings_of_the_hub_are_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    from huggingface_hub.utils import logging
+
+    level = logging.get_verbosity()
+    with hub._without_warnings():
+        logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+    assert capfd.readouterr().err == ""
+    assert logging.get_verbosity() == level
+
+
 def test_huggingface_hub_is_not_imported_at_import_time() -> None:
     code = "import sys, dcjax.models.pretrained; print('huggingface_hub' in sys.modules)"
     command = [sys.executable, "-c", code]

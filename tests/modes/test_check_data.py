@@ -101,8 +101,8 @@ def test_every_problem_is_named_with_a_remedy(tmp_path, capsys):
     assert "Input is empty" in problems["empty.jpg"][3]
     assert problems["webp.jpg"] == ("train", "t0", "the name says another format", "it is WebP")
     assert problems["deep.png"][2:] == ("more than 8 bits a channel", "16 bits")
-    assert problems["alone.png"][:2] == ("query", "u9")
-    assert problems["alone.png"][2] == "a query without another image of its class to find"
+    assert problems["alone.png"][:2] == ("test", "u9")
+    assert problems["alone.png"][2] == "a test image without another image of its class to find"
     assert problems["copy.png"][2] == "the same picture is in two splits"
     assert problems["copy.png"][3].endswith("t0_0.png (train, t0)")
     assert problems["two_classes.png"][2] == "the same picture has two classes"
@@ -164,7 +164,7 @@ def test_table_of_good_data_shows_no_problems(tmp_path, capsys):
     output = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.split()}
     assert rows["train"] == ["12", "0", "4", "3", "3", "3", "12-16", "3"]
-    assert rows["query"] == ["9", "0", "3", "3", "3", "3", "12-16", "3"]
+    assert rows["test"] == ["9", "0", "3", "3", "3", "3", "12-16", "3"]
     assert "result    training can begin; all is well" in output
     assert read_problems(tmp_path) == {}
 
@@ -191,7 +191,7 @@ def test_query_without_a_positive_is_named(tmp_path):
     rows["lost.png"] = (png(noise(9, 9, seed=902)), "u9", "query")
     table = write_table(tmp_path, rows)
     assert check_data.check_data(config(table), str(tmp_path))
-    assert read_problems(tmp_path)["lost.png"][2].startswith("a query without another image")
+    assert read_problems(tmp_path)["lost.png"][2].startswith("a test image without another image")
 
 
 def test_repeated_files_are_all_listed_and_an_error(tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_repeated_files_are_all_listed_and_an_error(tmp_path, capsys):
     output = capsys.readouterr().out
     same = "the same file is in two splits, in two classes or twice in a test"
     assert f"error     2 images: {same}" in output
-    assert f"{tmp_path}/again.png (query, u0): like {tmp_path}/t0_0.png (train, t0)" in output
+    assert f"{tmp_path}/again.png (test, u0): like {tmp_path}/t0_0.png (train, t0)" in output
     with (tmp_path / "run" / "check_data.csv").open(newline="") as file:
         problems = {row["image"]: row["problem"] for row in csv.DictReader(file)}
     assert problems == {
@@ -279,7 +279,7 @@ _ORDER = (
     ("warning", "the same picture is there twice in a test", 1),
     ("warning", "the same picture has two classes", 1),
     ("warning", "the name is that of another class", 1),
-    ("warning", "a query without another image of its class", 1),
+    ("warning", "a test image without another image of its class", 1),
     ("warning", "the only training image of its class", 1),
     ("warning", "ignored, an image that is not directly in a class folder", 3),
     ("warning", "ignored, an image of a format that is not read", 7),
@@ -318,7 +318,7 @@ def test_skipped_images_stand_with_those_that_are_lost(tmp_path, capsys):
     assert check_data.check_data(skips, str(tmp_path))
     output = capsys.readouterr().out
     before, after = output.split("warning   1 image: cannot be read; replace or remove them; ")
-    assert "a query without another image of its class" in before
+    assert "a test image without another image of its class" in before
     assert "the only training image of its class" in after
 
 

@@ -46,6 +46,8 @@ def _start(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["--config.sampling.bach_size=3"], ["batch_size", "bach_size"]),
         (["--config.sampling.batch_size=many"], ["sampling.batch_size", "many"]),
         (["--config.model.dropout=no"], ["model.dropout", "no"]),
+        (["--mode=report", "--distributed=on"], ["--distributed=on", "one process"]),
+        (["--mode=check_data", "--num_processes=2"], ["--num_processes", "one process"]),
         (["--mode=dance"], ["mode", "train", "evaluate"]),
         (["stray"], ["stray"]),
         (["--confg=configs/digits.py"], ["confg"]),

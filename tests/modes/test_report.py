@@ -415,6 +415,8 @@ def test_training_ends_with_a_report_or_with_the_reason_why_not(
     ended = launch(*flags)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert f"wrote     {tmp_path}/run/report/index.html (" in ended.stdout
+    again = launch(*flags)
+    assert f"report    is there already: {tmp_path}/run/report/index.html" in again.stdout
     shutil.rmtree(tmp_path / "run" / "report")
     (tmp_path / "run" / "report").write_text("in the way")
     workdir = str(tmp_path / "run")
@@ -422,6 +424,18 @@ def test_training_ends_with_a_report_or_with_the_reason_why_not(
     failed, again = capsys.readouterr().out.splitlines()
     assert failed.startswith("report    failed, the run is complete: Cannot write to --workdir")
     assert again.endswith(f"--mode=report --workdir={workdir}")
+    reporting.report_after_training(dcjax.load(workdir).config, workdir, with_traceback=True)
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_report_older_than_the_last_checkpoint_is_not_current(run: str) -> None:
+    report([run], None)
+    page = Path(run, "report", "index.html")
+    assert reporting._current_page(run) == page
+    os.utime(page, (0, 0))
+    assert reporting._current_page(run) is None
+    page.unlink()
+    assert reporting._current_page(run) is None
 
 
 def test_a_report_that_fails_for_any_reason_does_not_end_a_training(

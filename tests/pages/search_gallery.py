@@ -78,4 +78,5 @@ def create_gallery(found: Search) -> search_server.Gallery:
         clusters=found.clusters,
         find=find,
         thumbnail=thumbnail,
+        picture=thumbnail,
     )

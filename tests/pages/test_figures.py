@@ -109,7 +109,7 @@ def test_divisions_are_marked_by_lines_unless_there_are_too_many() -> None:
     )
     assert few.svg.count("stroke-dasharray: 0.8,1.6") == 10
     assert many.svg.count("stroke-dasharray: 0.8,1.6") == 0
-    assert [key.name for key in many.keys] == ["loss", "a division"]
+    assert [key.name for key in many.keys] == ["loss", "a division, before the next epoch"]
 
 
 def test_curves_without_a_value_are_drawn_as_nothing() -> None:

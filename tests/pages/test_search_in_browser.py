@@ -75,7 +75,7 @@ def _open(page: Any, path: str = "/") -> None:
 
 def _numbers(page: Any) -> list[int]:
     _settle(page)
-    links = page.locator("#tiles a").all()
+    links = page.locator("#tiles a.tile").all()
     return [int(link.get_attribute("data-image")) for link in links]
 
 
@@ -87,12 +87,12 @@ def test_clicks_search_on_and_the_back_button_goes_back(page: Any) -> None:
     _open(page)
     assert page.locator("#tiles li").count() == 24
     sample = _numbers(page)
-    page.locator("#tiles a").first.click()
+    page.locator("#tiles a.tile").first.click()
     page.wait_for_url(f"**/?image={sample[0]}")
     assert _numbers(page) == _nearest(sample[0])
     assert page.evaluate("document.activeElement.id") == "heading"
     assert "The 24 nearest images" in page.locator("#announcement").text_content()
-    page.locator("#tiles a").nth(2).click()
+    page.locator("#tiles a.tile").nth(2).click()
     second = _nearest(sample[0])[2]
     page.wait_for_url(f"**/?image={second}")
     assert _numbers(page) == _nearest(second)
@@ -104,6 +104,26 @@ def test_clicks_search_on_and_the_back_button_goes_back(page: Any) -> None:
     assert _numbers(page) == sample  # not another sample
     page.go_forward()
     assert _numbers(page) == _nearest(sample[0])
+
+
+def test_results_name_their_folder_and_open_in_full_size(page: Any) -> None:
+    _open(page, "/?image=8")
+    tile = page.locator("#tiles li").first
+    (number,) = _nearest(8, 1)
+    link = tile.locator("a.full")
+    assert link.get_attribute("href") == f"/images/{number}/full"
+    assert link.get_attribute("target") == "_blank"
+    assert page.request.get(f"/images/{number}/full").headers["content-type"] == "image/webp"
+    assert not tile.locator(".same").is_visible()
+
+
+def test_a_picture_of_the_gallery_itself_is_marked(page: Any) -> None:
+    _open(page)
+    page.evaluate(_GIVE, ["drop", base64.b64encode(encode(pixels()[8])).decode()])
+    _settle(page)
+    page.wait_for_selector("#tiles .same:visible")
+    assert page.locator("#tiles .same:visible").count() == 1
+    assert page.locator("#tiles a.tile").first.get_attribute("data-image") == "8"
 
 
 def test_space_number_and_class_are_chosen_and_shared_by_the_address(page: Any) -> None:
@@ -152,7 +172,7 @@ def test_own_pictures_are_uploaded_pasted_and_dropped(page: Any, tmp_path: Path)
     page.select_option("#k", "6")
     page.wait_for_url("**own=1&k=6")
     assert _numbers(page) == expected[:6]
-    page.locator("#tiles a").nth(1).click()
+    page.locator("#tiles a.tile").nth(1).click()
     page.wait_for_url(f"**/?image={expected[1]}&k=6")
     page.go_back()
     assert _numbers(page) == expected[:6]
@@ -189,10 +209,10 @@ def test_names_of_any_characters_are_text(page: Any) -> None:
 def test_the_keyboard_reaches_everything_in_order(page: Any) -> None:
     _open(page, "/?image=2&k=6")
     seen = []
-    for _ in range(14):
+    for _ in range(19):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
-    assert seen == ["A", "A", "query-copy", "file", "start", "space", "k", "class", *["A"] * 6]
+    assert seen == ["A", "A", "query-copy", "file", "start", "space", "k", "class", *["A"] * 11]
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/?image={_nearest(2, 6)[-1]}&k=6")
     assert _numbers(page) == _nearest(_nearest(2, 6)[-1], 6)

@@ -7,11 +7,11 @@ import numpy as np
 from dcjax.core import naming
 from dcjax.core.errors import InputError
 from dcjax.data.datasets.files import STATE
-from dcjax.data.datasets.image_set import ImageSet, Splits
+from dcjax.data.datasets.image_set import Splits
 
 
 class Place(NamedTuple):
-    """An image or a class: its split, and its row or number there."""
+    """An image or a class: the name of its set in `Splits.sets`, and its row or number there."""
 
     split: str
     number: int
@@ -23,7 +23,7 @@ def repeated_files(splits: Splits) -> list[tuple[Place, Place]]:
     It matters in test images, where a query finds itself, across training and test, and where the
     two have different classes. A training image may be listed again, to be drawn more often.
     """
-    sets = {name: images for name, images in _sets(splits).items() if not images.in_memory}
+    sets = {name: images for name, images in splits.sets.items() if not images.in_memory}
     if not sets:
         return []
     state = np.concatenate([images.file_states for images in sets.values()])
@@ -69,7 +69,7 @@ def similar_classes(splits: Splits) -> list[tuple[Place, Place]]:
 
     Spelling is spaces, invisible characters, letter case and Unicode form.
     """
-    sets = {name: images for name, images in _sets(splits).items() if name != "gallery"}
+    sets = {name: images for name, images in splits.sets.items() if name != "gallery"}
     places = [Place(name, i) for name, x in sets.items() for i in range(x.num_classes)]
     by_name: dict[str, list[Place]] = {}
     for place in places:
@@ -91,16 +91,11 @@ def describe_similar(splits: Splits, again: Place, first: Place) -> str:
 
 def class_name(splits: Splits, place: Place) -> str:
     """Returns the name of a class."""
-    images: ImageSet = getattr(splits, place.split)
+    images = splits.sets[place.split]
     return images.class_names[place.number]
 
 
 def _describe(splits: Splits, place: Place) -> str:
-    images: ImageSet = getattr(splits, place.split)
+    images = splits.sets[place.split]
     label = images.class_names[images.labels[place.number]]
     return naming.escape(f"{images.name(place.number)} ({place.split}, class {label})")
-
-
-def _sets(splits: Splits) -> dict[str, ImageSet]:
-    """Returns the image sets that have images; an evaluation has none to train on."""
-    return {name: images for name, images in vars(splits).items() if images}

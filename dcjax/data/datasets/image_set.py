@@ -136,11 +136,22 @@ class Splits:
 
     def __post_init__(self) -> None:
         """Checks that there are test images and that query and gallery share their labels."""
-        for name in ("query", "gallery"):
-            if (images := getattr(self, name)) is not None:
+        for name, images in self.sets.items():
+            if name != "train":
                 require_images(name, images)
         if self.gallery is not None and self.gallery.class_names != self.query.class_names:
             raise InputError("query and gallery must have the same class_names, got different.")
+
+    @property
+    def sets(self) -> dict[str, ImageSet]:
+        """The sets by the names that users see: train and test, or train, query and gallery.
+
+        Without `train`, if an evaluation has none.
+        """
+        train = {"train": self.train} if len(self.train) else {}
+        if self.gallery is None:
+            return {**train, "test": self.query}
+        return {**train, "query": self.query, "gallery": self.gallery}
 
     @property
     def test_sets(self) -> list[ImageSet]:

@@ -254,9 +254,10 @@ def _check_counts(data: PublishedDataset, index: Index, *, with_train: bool) -> 
             continue
         images: ImageSet = getattr(index.splits, split)
         got = len(images), len(np.unique(images.labels))
+        shown = "test" if split == "query" and "gallery" not in data.counts else split
         if got != expected:
             raise InputError(
                 f"{index.lists[split]}: {data.name} has {expected[0]:,} images of {expected[1]:,} "
-                f"classes in its split {split!r}, found {got[0]:,} of {got[1]:,}; get the whole "
+                f"classes in its split {shown!r}, found {got[0]:,} of {got[1]:,}; get the whole "
                 "data set, or set dataset.complete=False to work with a part of it."
             )

@@ -10,6 +10,7 @@ from dcjax.core.console import Console
 from dcjax.core.errors import DcjaxError
 from dcjax.data.datasets import ImageSet
 from dcjax.division.division import Division
+from dcjax.experiment import embedding
 from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.report import draws, failures
 from dcjax.experiment.report.draws import Part
@@ -88,8 +89,8 @@ def _with_images(
     """Adds what needs the training images; a sample of them is embedded."""
     generator = draws.generator(Part.CLUSTERS)
     rows = clusters.sample(division.cluster, _NUM_SAMPLED, generator)
-    with console.progress("embedding", total=len(rows), done=0) as move:
-        embeddings = run.embed(train.select(rows), lambda count: move("images", steps=count))
+    with embedding.show_progress(console, total=len(rows)) as advance:
+        embeddings = run.embed(train.select(rows), advance)
     sampled = division.cluster[rows]
     counts = clusters.count(train.labels, division.cluster)
     num_classes = clusters.num_classes(counts, division.num_clusters)

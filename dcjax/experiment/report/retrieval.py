@@ -9,7 +9,7 @@ import numpy as np
 from dcjax.analysis import outcomes
 from dcjax.core.console import Console
 from dcjax.data.datasets import ImageSet, Splits
-from dcjax.experiment import build
+from dcjax.experiment import build, embedding
 from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.report import draws
 from dcjax.experiment.report.draws import Part
@@ -84,8 +84,8 @@ class Retrieval:
 def retrieve(run: Embedder, splits: Splits, console: Console) -> Retrieval:
     """Embeds the test images of a run, and scores them as an evaluation does."""
     sets = splits.test_sets
-    with console.progress("embedding", total=sum(map(len, sets)), done=0) as move:
-        embeddings = run.embed_test(splits, lambda num_images: move("images", steps=num_images))
+    with embedding.show_progress(console, total=sum(map(len, sets))) as advance:
+        embeddings = run.embed_test(splits, advance)
     labels = [images.labels for images in sets]
     settings = run.config.eval
     by_query = evaluation.score_queries(embeddings, labels, ks=settings.ks)

@@ -55,8 +55,7 @@ class Saved:
     def state(self) -> str:
         """Says whether the run is finished, or how far it is."""
         progress, num_epochs = self.progress, self.config.train.num_epochs
-        steps = f" and {progress.epoch_step} steps" if progress.epoch_step else ""
-        place = f"after epoch {progress.epoch} of {num_epochs}{steps}"
+        place = progress.describe(num_epochs=num_epochs)
         if not self.is_last:
             return f"this is a checkpoint {place}"
         if progress.epoch >= num_epochs:

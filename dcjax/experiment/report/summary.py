@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from dcjax.core import plugins
-from dcjax.experiment import same_run, versions
+from dcjax.experiment import same_run, sentences, versions
 from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.report import training
 from dcjax.experiment.report.saved import Saved
 from dcjax.pages import content
+from dcjax.runs import curves
 from dcjax.runs.progress import Scores
 
 _UNTRAINED = "untrained features"
@@ -47,49 +48,33 @@ def collect(run: Embedder, saved: Saved, scores: Scores) -> content.Summary:
 
 
 def _row_name(saved: Saved) -> str:
-    steps = f" and {saved.progress.epoch_step} steps" if saved.progress.epoch_step else ""
-    which = "last epoch" if saved.is_last else "epoch"
-    return f"{which} ({saved.progress.epoch}{steps})"
+    if saved.progress.epoch_step:
+        return saved.progress.describe()
+    return f"{'last epoch' if saved.is_last else 'epoch'} ({saved.progress.epoch})"
 
 
 def _before_training(saved: Saved) -> dict[str, Scores]:
     """Returns the scores of the untrained network, if they were recorded."""
-    rows = {}
-    for group, name in _BEFORE.items():
-        for point in saved.points(group):
-            rows[name] = {
-                key.removeprefix(f"{group}/"): value
-                for key, value in point.items()
-                if key.startswith(f"{group}/") and value is not None
-            }
-    return rows
+    rows = {name: curves.last_values(saved.curves, group) for group, name in _BEFORE.items()}
+    return {name: scores for name, scores in rows.items() if scores}
 
 
 def _sentences(rows: Mapping[str, Mapping[str, float]], scores: Scores) -> list[str]:
     """Says in words what the scores of a run mean."""
-    recalls = sorted(
-        (int(name.removeprefix("recall_at_")), name)
-        for name in scores
-        if name.startswith("recall_at_")
-    )
-    if not recalls:
+    name, text = sentences.describe_recall(scores, rows.get(_UNTRAINED, {}))
+    if not name:
         return ["The run has no scores yet."]
-    k, name = recalls[0]
-    where = "first" if k == 1 else f"among the first {k}"
-    text = f"Of 100 queries, {100 * scores[name]:.0f} find an image of their class {where}"
-    if name in rows.get(_UNTRAINED, {}):
-        text += f"; before training, {100 * rows[_UNTRAINED][name]:.0f}"
-    sentences = [f"{text}."]
+    said = [f"{text}."]
     if name in rows.get(_PAPER, {}):
-        sentences.append(
+        said.append(
             f"The paper that the settings follow has {100 * rows[_PAPER][name]:.0f} of 100."
         )
     if "r_precision" in scores:
-        sentences.append(
-            f"Of as many nearest images as there are to find, {100 * scores['r_precision']:.0f} of "
-            "100 are of the query's class."
+        said.append(
+            "Among a query's nearest images, as many as its class has others, "
+            f"{100 * scores['r_precision']:.0f} of 100 are of that class."
         )
-    return sentences
+    return said
 
 
 def _facts(run: Embedder, saved: Saved) -> list[tuple[str, str]]:

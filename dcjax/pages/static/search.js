@@ -8,6 +8,7 @@
   const maxBytes = Number(search.dataset.maxBytes);
   const defaultCount = byId("k").value;
   const tries = 5; // of a request while the server is busy
+  const nearlyNothing = 0.0005; // a distance that is shown as 0.000: a picture of the gallery itself
 
   // Pictures of the user by number. They are in this window alone: an address cannot hold them.
   const ownPictures = new Map();
@@ -131,6 +132,7 @@
   };
 
   const lastPart = (name) => name.split("/").pop() || name;
+  const folder = (name) => name.split("/").slice(0, -1).slice(-2).join("/");
 
   const createTile = (image, state, query) => {
     const item = byId("tile").content.firstElementChild.cloneNode(true);
@@ -152,9 +154,15 @@
       word.className = "unseen";
       word.textContent = "distance ";
       distance.append(word, image.distance.toFixed(3));
+      show(find(".same"), image.distance < nearlyNothing);
     }
     setName(find(".class"), image.class);
     setName(find(".path"), lastPart(image.name), image.name);
+    const place = folder(image.name);
+    setName(find(".folder"), place === image.class ? "" : place, image.name);
+    const full = find(".full");
+    full.href = `/images/${image.image}/full`;
+    full.setAttribute("aria-label", `Full size of ${lastPart(image.name)}, in a new tab`);
     return item;
   };
 
