@@ -46,7 +46,7 @@ def search(
     if jax.process_count() > 1:
         raise SettingError(
             f"--mode=search runs in one process, got {jax.process_count()} processes; start it on "
-            "one host with --distributed=off."
+            "one host alone."
         )
     checkpoints.require([workdir])
     console = Console()
