@@ -273,7 +273,8 @@ def load(
     It changes no state of the process: environment, logs, signals, and settings of libraries stay.
     TensorFlow, which reads images, is imported without oneDNN, whose message it prints, unless the
     program has set TF_ENABLE_ONEDNN_OPTS or imported TensorFlow before. It sees all devices: a
-    program that needs GPUs for JAX alone hides them with `tf.config.set_visible_devices([], "GPU")`.
+    program that needs GPUs for JAX alone hides them with
+    `tf.config.set_visible_devices([], "GPU")`.
 
     Args:
       path: the run's workdir, whose config says which checkpoint is meant (`eval.select`), or one
