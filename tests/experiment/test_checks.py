@@ -150,7 +150,11 @@ def test_errors_name_the_value_and_what_is_allowed(
             lambda c: build.create_augmentation(c.augment, c.dataset),
             "random_resized",
         ),
-        ({"loss__name": "arc"}, lambda c: build.create_loss(c, 5), "known losses are arcface"),
+        (
+            {"loss__name": "arc"},
+            lambda c: build.create_loss(c, np.ones(5, int)),
+            "known losses are arcface",
+        ),
     ],
 )
 def test_unknown_names_list_the_known_ones(

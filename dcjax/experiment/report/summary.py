@@ -70,7 +70,7 @@ def _sentences(rows: Mapping[str, Mapping[str, float]], scores: Scores) -> list[
     recalls = sorted(
         (int(name.removeprefix("recall_at_")), name)
         for name in scores
-        if name.startswith("recall_at_")
+        if name.startswith("recall_at_") and "@" not in name
     )
     if not recalls:
         return ["The run has no scores yet."]
