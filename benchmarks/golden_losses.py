@@ -76,7 +76,7 @@ def main() -> None:
         values |= dict(values_of_centers(raw, classes, centers, sizes))
         values |= {"centers": centers, "class_sizes": sizes}
         found |= {f"{case}/{name}": value for name, value in values.items()}
-    np.savez_compressed(FOLDER / "pytorch_metric_learning.npz", **found)
+    np.savez_compressed(FOLDER / "pytorch_metric_learning.npz", allow_pickle=False, **found)
 
 
 if __name__ == "__main__":

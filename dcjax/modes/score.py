@@ -81,7 +81,7 @@ def score(
     labels = [embeddings.labels for embeddings in sets]
     checks.check_retrieval(*labels, ks=options.ks, draws_gallery=draws_gallery, name="--ks")
     sizes = dict(zip(("images", "gallery"), map(len, labels), strict=False))
-    scores = build.score(_place(sets), labels, options, with_nmi=with_nmi, dims=options.dims)
+    scores = build.score(_place(sets), labels, options, with_nmi=with_nmi)
     rows = {" and ".join(map(str, paths)): scores}
     show_scores(console, f"Embeddings{describe_protocol(options)}", rows, options.best_by)
     _write(target, {"embeddings": list(map(str, paths)), **sizes, "scores": scores})
