@@ -111,13 +111,11 @@ def circle_loss(similarities: Array, pairs: Pairs, *, margin: float, gamma: floa
     now = jax.lax.stop_gradient(similarities)
     pull = gamma * jax.nn.relu(1 + margin - now) * (1 - margin - similarities)
     push = gamma * jax.nn.relu(now + margin) * (similarities - margin)
-    has_both = jnp.any(pairs.positives > 0, axis=1) & jnp.any(pairs.negatives > 0, axis=1)
-    # Rows that do not count get weights that keep them finite.
-    positives, negatives = (jnp.where(has_both[:, None], weights, 1) for weights in pairs)
-    log_sums = jax.nn.logsumexp(pull, axis=1, b=positives)
-    log_sums += jax.nn.logsumexp(push, axis=1, b=negatives)
-    rows = jnp.where(has_both, jax.nn.softplus(log_sums), 0)
-    return jnp.sum(rows) / jnp.maximum(jnp.sum(has_both), 1)
+    # -inf, and so no loss, where an anchor has no pair of a kind.
+    log_sums = jax.nn.logsumexp(pull, axis=1, b=pairs.positives)
+    log_sums += jax.nn.logsumexp(push, axis=1, b=pairs.negatives)
+    count = jnp.sum(log_sums > -jnp.inf)
+    return jnp.sum(jax.nn.softplus(log_sums)) / jnp.maximum(count, 1)
 
 
 def margin(
