@@ -75,6 +75,7 @@ def _cases() -> dict[str, Case]:
         "contrastive": Case("contrastive", "ContrastiveLoss"),
         "contrastive, memory": Case("contrastive", "ContrastiveLoss", 10, has_memory=True),
         "multi_similarity": Case("multi_similarity", "MultiSimilarityLoss, MultiSimilarityMiner"),
+        "circle": Case("circle", "CircleLoss"),
         "smooth_ap": Case(
             "smooth_ap", "SmoothAPLoss", 10, difference="an anchor is its own positive too"
         ),
@@ -93,6 +94,7 @@ def _cases() -> dict[str, Case]:
             "normalized_softmax": of("normalized_softmax", "NormalizedSoftmaxLoss"),
             "cosface": of("cosface", "CosFaceLoss"),
             "arcface": of("arcface", "ArcFaceLoss"),
+            "sub_center_arcface": of("sub_center_arcface", "SubCenterArcFaceLoss"),
             "soft_triple": of("soft_triple", "SoftTripleLoss"),
         }
         if num_classes > 100:
@@ -149,7 +151,7 @@ def _loss(case: Case) -> Loss:
     config.model.embedding_dim = DIM
     config.loss.name = case.loss
     config.update_from_flattened_dict(case.changes)
-    return build.create_loss(config, case.num_classes)
+    return build.create_loss(config, np.ones(case.num_classes, int))
 
 
 def _evaluate(loss: Loss, kept: memory.Memory, *arguments: Any) -> tuple[Any, memory.Memory]:

@@ -106,6 +106,7 @@ _PAIRS: dict[str, Callable[[], _Apply]] = {
         losses.MultiSimilarityLoss(alpha=2.0, beta=50.0, base=0.5),
         miners.MultiSimilarityMiner(epsilon=0.1),
     ),
+    "CircleLoss": lambda: losses.CircleLoss(m=0.4, gamma=80),
     "SmoothAPLoss": lambda: losses.SmoothAPLoss(temperature=0.01),
     "plain PyTorch": lambda: _recall_at_k,
 }
@@ -115,6 +116,9 @@ _PROXIES: dict[str, Callable[[int, int], torch.nn.Module]] = {
     "NormalizedSoftmaxLoss": lambda n, dim: losses.NormalizedSoftmaxLoss(n, dim, temperature=0.05),
     "CosFaceLoss": lambda n, dim: losses.CosFaceLoss(n, dim, margin=0.35, scale=64),
     "ArcFaceLoss": lambda n, dim: losses.ArcFaceLoss(n, dim, margin=math.degrees(0.5), scale=64),
+    "SubCenterArcFaceLoss": lambda n, dim: losses.SubCenterArcFaceLoss(
+        num_classes=n, embedding_size=dim, margin=math.degrees(0.5), scale=64, sub_centers=3
+    ),
     "SoftTripleLoss": _soft_triple,
     "SoftTripleLoss, no regulariser": lambda n, dim: _soft_triple(n, dim, regularised=False),
 }

@@ -124,7 +124,7 @@ def _ours_train(
 ) -> Job:
     images, labels = _batches(size, batch_size, repeats)
     model = _model(backbone, num_stages, width, convolution, precision)
-    loss = build.create_loss(default.get_config(), num_classes=batch_size)
+    loss = build.create_loss(default.get_config(), np.ones(batch_size, int))
     optimizer = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_GROUPS, 1e-4))
     run = state.create(
         model, loss, optimizer, key=jax.random.key(0), image_size=size, memory_size=0

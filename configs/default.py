@@ -21,7 +21,7 @@ from dcjax.data.headers import MAX_PIXELS
 from dcjax.division import masks
 from dcjax.division.division import divide
 from dcjax.division.sampling import plan_epoch
-from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, triplets
+from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, sub_centers, triplets
 from dcjax.losses.mining import MINERS
 from dcjax.models import masked_embedder, vit
 from dcjax.training import optimizers
@@ -117,10 +117,14 @@ def get_config() -> ConfigDict:
     model.orthogonality_weight = 0.01  # lambda of P21 eq. 7, for learned masks
 
     config.loss = loss = ConfigDict()
-    # arcface, contrastive, cosface, margin, multi_similarity, n_pairs, normalized_softmax,
+    # arcface, circle, contrastive, cosface, margin, multi_similarity, n_pairs, normalized_softmax,
     # proxy_anchor, proxy_nca, recall_at_k, smooth_ap, soft_triple, soft_triplet,
-    # supervised_contrastive or triplet; or package.module:function, one of your own
+    # sub_center_arcface, supervised_contrastive or triplet; or package.module:function, one of
+    # your own
     loss.name = "margin"
+    # Numbers of coordinates, such as (64, 128, 256): the first 64 of the embedding, and so on, are
+    # trained to be embeddings too; the loss is the mean of theirs and that of all coordinates.
+    loss.matryoshka = ()
     # Images of past steps that a batch is compared with besides itself, by losses that compare
     # images with each other; 0: none. A division empties the memory.
     loss.memory_size = 0
@@ -133,6 +137,7 @@ def get_config() -> ConfigDict:
     loss.n_pairs = _defaults(contrasts.n_pairs)  # Sohn 2016, as P21's code has it
     loss.contrastive = _defaults(pairwise.contrastive)  # Hadsell et al. 2006
     loss.multi_similarity = _defaults(pairwise.multi_similarity)  # Wang et al. 2019
+    loss.circle = _defaults(pairwise.circle)  # Sun et al. 2020
     loss.supervised_contrastive = _defaults(contrasts.supervised_contrastive)  # Khosla et al. 2020
     loss.smooth_ap = _defaults(ranks.smooth_ap)  # Brown et al. 2020
     loss.recall_at_k = _defaults(ranks.recall_at_k)  # Patel et al. 2022
@@ -143,6 +148,7 @@ def get_config() -> ConfigDict:
     loss.normalized_softmax = _defaults(proxies.normalized_softmax)
     loss.cosface = _defaults(proxies.cosface)  # Wang et al. 2018
     loss.arcface = _defaults(proxies.arcface)  # Deng et al. 2019
+    loss.sub_center_arcface = _defaults(sub_centers.sub_center_arcface)  # Deng et al. 2020
     loss.soft_triple = _defaults(soft_triple.soft_triple)  # Qian et al. 2019
 
     # Options of miners, which loss.NAME.miner names: all, distance_weighted, easy_positive, hard,
@@ -214,6 +220,9 @@ def get_config() -> ConfigDict:
     evaluation.protocol = "all_vs_all"
     evaluation.gallery_draws = 10  # protocol gallery: draws whose scores are averaged
     evaluation.ks = (1, 2, 4, 8)  # of recall at k
+    # Numbers of first coordinates, such as (64, 128): recall_at_1 is scored for these parts of the
+    # embedding too, as recall_at_1@64; (): for those of loss.matryoshka.
+    evaluation.dims = ()
     evaluation.nmi = "last"  # cluster the test embeddings: never, last or always (slow)
     evaluation.nmi_runs = 10  # K-means runs whose NMI is averaged
     evaluation.kmeans = "host"  # where these run, as division.kmeans: host or devices

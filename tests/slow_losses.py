@@ -17,12 +17,15 @@ def _distance(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 class Batch:
-    """A batch of unit vectors with the positives and negatives of each."""
+    """A batch of unit vectors with the positives and negatives of each.
+
+    `constants` are the similarities that weights are computed of, through which no gradient flows.
+    """
 
     def __init__(self, x: Rows, labels: Labels) -> None:
         self.n = range(len(x))
         self.x = [[v / math.sqrt(_dot(row, row)) for v in row] for row in x]
-        self.s = [[_dot(a, b) for b in self.x] for a in self.x]
+        self.s = self.constants = [[_dot(a, b) for b in self.x] for a in self.x]
         self.d = [[_distance(a, b) for b in self.x] for a in self.x]
         self.positives = [[j for j in self.n if labels[j] == labels[i] and j != i] for i in self.n]
         self.negatives = [[j for j in self.n if labels[j] != labels[i]] for i in self.n]
@@ -170,7 +173,39 @@ def multi_similarity_mined(batch: Batch) -> float:
     return total / len(batch.n)
 
 
+def _circle(
+    batch: Batch, positives: list[tuple[int, int]], negatives: list[tuple[int, int]]
+) -> float:
+    margin, gamma, rows = 0.3, 8.0, []
+
+    def pull(i: int, p: int) -> float:
+        weight = max(1 + margin - batch.constants[i][p], 0.0)
+        return math.exp(gamma * weight * (1 - margin - batch.s[i][p]))
+
+    def push(i: int, n: int) -> float:
+        weight = max(batch.constants[i][n] + margin, 0.0)
+        return math.exp(gamma * weight * (batch.s[i][n] - margin))
+
+    for i in batch.n:
+        pulls = [pull(i, p) for a, p in positives if a == i]
+        pushes = [push(i, n) for a, n in negatives if a == i]
+        if pulls and pushes:
+            rows.append(math.log1p(math.fsum(pulls) * math.fsum(pushes)))
+    return _mean(rows)
+
+
+def circle(batch: Batch) -> float:
+    positives = [(i, p) for i in batch.n for p in batch.positives[i]]
+    return _circle(batch, positives, [(i, n) for i in batch.n for n in batch.negatives[i]])
+
+
+def circle_mined(batch: Batch) -> float:
+    return _circle(batch, *mine_multi_similarity(batch, 0.1))
+
+
 LOSSES: dict[str, Callable[[Batch], float]] = {
+    "circle": circle,
+    "circle_mined": circle_mined,
     "contrastive_squared": contrastive_squared,
     "supervised_contrastive": supervised_contrastive,
     "smooth_ap": smooth_ap,

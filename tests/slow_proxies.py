@@ -13,7 +13,13 @@ def loss(name: str, x: np.ndarray, rows: np.ndarray, labels: list[int], o: Optio
     """Returns the loss of unit vectors x[B, D] and rows[C, D] or [C, K, D]."""
     if name == "proxy_anchor":
         return _proxy_anchor(x @ rows.T, labels, o)
-    of_image = {"proxy_nca": _proxy_nca, "soft_triple": _soft_triple}.get(name, _soft_max)
+    by_name = {
+        "proxy_nca": _proxy_nca,
+        "soft_triple": _soft_triple,
+        "arcface": _arcface,
+        "sub_center_arcface": _arcface,
+    }
+    of_image = by_name.get(name, _soft_max)
     mean = sum(of_image(name, a, rows, y, o) for a, y in zip(x, labels, strict=True)) / len(x)
     return mean + (o["tau"] * _center_spread(rows) if name == "soft_triple" else 0)
 
@@ -43,10 +49,18 @@ def _soft_max(name: str, a: np.ndarray, rows: np.ndarray, y: int, o: Options) ->
     s = [float(a @ p) for p in rows]
     if name == "cosface":
         s[y] -= o["margin"]
-    elif name == "arcface":
-        s[y] = math.cos(math.acos(s[y]) + o["margin"])
     scale = 1 / o["temperature"] if name == "normalized_softmax" else o["scale"]
     return _cross_entropy([scale * value for value in s], y)
+
+
+def _arcface(name: str, a: np.ndarray, rows: np.ndarray, y: int, o: Options) -> float:
+    """Returns the loss of the nearest of each class's centers, or of its only one."""
+    s = [max(float(a @ center) for center in np.atleast_2d(centers)) for centers in rows]
+    margin = o["margin"]
+    if o["size_exponent"]:
+        margin /= o["class_sizes"][y] ** o["size_exponent"]
+    s[y] = math.cos(math.acos(s[y]) + margin + o["least_margin"])
+    return _cross_entropy([o["scale"] * value for value in s], y)
 
 
 def _soft_triple(name: str, a: np.ndarray, rows: np.ndarray, y: int, o: Options) -> float:

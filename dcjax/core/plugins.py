@@ -6,6 +6,7 @@ can reach: numpy:memmap would empty the file that its options name.
 """
 
 import collections.abc
+import functools
 import importlib
 import inspect
 import pathlib
@@ -73,6 +74,7 @@ def load(name: str, returns: Any) -> Callable[..., Any]:
             f"derived from {returns.__name__}; got {_describe(function)}."
         )
 
+    @functools.wraps(function, updated=())  # so that its arguments can be looked up
     def call(**options: Any) -> Any:
         try:
             inspect.signature(function).bind(**options)

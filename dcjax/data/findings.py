@@ -275,7 +275,7 @@ def _singletons(splits: Splits) -> Iterator[Finding]:
 
 
 def _rows_alone(images: ImageSet) -> list[int]:
-    counts = np.bincount(images.labels, minlength=images.num_classes)
+    counts = images.class_sizes
     return np.flatnonzero(counts[images.labels] == 1).tolist()
 
 

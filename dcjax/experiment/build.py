@@ -112,7 +112,8 @@ class Network:
         """Returns the scores of the embedding after an epoch."""
         wanted = {"never": False, "last": epoch >= self.config.train.num_epochs - 1, "always": True}
         embeddings = [self.embed(reader, variables) for reader in readers]
-        return self._score(embeddings, readers, with_nmi=wanted[self.config.eval.nmi])
+        with_nmi = wanted[self.config.eval.nmi]
+        return self._score(embeddings, readers, with_nmi=with_nmi, dims=scored_dims(self.config))
 
     def score_pixels(self, readers: Sequence[pipeline.Reader]) -> dict[str, float]:
         """Returns the scores of the images' own pixels."""
@@ -145,10 +146,15 @@ class Network:
         )
 
     def _score(
-        self, embeddings: list[jax.Array], readers: Sequence[pipeline.Reader], *, with_nmi: bool
+        self,
+        embeddings: list[jax.Array],
+        readers: Sequence[pipeline.Reader],
+        *,
+        with_nmi: bool,
+        dims: Sequence[int] = (),
     ) -> dict[str, float]:
         labels = [reader.images.labels for reader in readers]
-        return score(embeddings, labels, self.config.eval, with_nmi=with_nmi)
+        return score(embeddings, labels, self.config.eval, with_nmi=with_nmi, dims=dims)
 
     def _initialization_key(self) -> jax.Array:
         return streams.device_key(self.config.seed, DeviceStream.INITIALIZATION)
@@ -167,7 +173,7 @@ class Experiment(Network):
     @functools.cached_property
     def loss(self) -> losses.Loss:
         """The metric-learning loss."""
-        return create_loss(self.config, self.splits.train.num_classes)
+        return create_loss(self.config, self.splits.train.class_sizes)
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
@@ -319,6 +325,7 @@ def score(
     settings: ConfigDict,
     *,
     with_nmi: bool,
+    dims: Sequence[int] = (),
 ) -> dict[str, float]:
     """Returns the scores of embeddings by the settings `eval`, see `evaluation.evaluate`."""
     return evaluation.evaluate(
@@ -328,7 +335,14 @@ def score(
         nmi_runs=settings.nmi_runs if with_nmi else 0,
         gallery_draws=settings.gallery_draws if settings.protocol == "gallery" else 0,
         kmeans=settings.kmeans,
+        dims=dims,
     )
+
+
+def scored_dims(config: ConfigDict) -> tuple[int, ...]:
+    """Returns the numbers of first coordinates below D that an evaluation scores too."""
+    dims = config.eval.dims or config.loss.matryoshka
+    return tuple(dim for dim in dims if dim < config.model.embedding_dim)
 
 
 def create_model(
@@ -356,15 +370,20 @@ def create_model(
     )
 
 
-def create_loss(config: ConfigDict, num_classes: int) -> losses.Loss:
-    """Builds the metric-learning loss."""
+def create_loss(config: ConfigDict, class_sizes: np.ndarray) -> losses.Loss:
+    """Builds the metric-learning loss for training classes of so many images [num_classes]."""
     name, options = config.loss.name, {}
     if plugins.is_custom(name) or name in losses.KNOWN:
         options = dict(config.loss.custom if plugins.is_custom(name) else config.loss[name])
     if "miner" in options:
         options["miner"] = _create_miner(config.mining, options["miner"])
     loss = losses.create(
-        name, num_classes=num_classes, embedding_dim=config.model.embedding_dim, **options
+        name,
+        num_classes=len(class_sizes),
+        embedding_dim=config.model.embedding_dim,
+        class_sizes=class_sizes,
+        matryoshka=config.loss.matryoshka,
+        **options,
     )
     if config.loss.memory_size and "memory" not in loss.takes:
         raise InputError(

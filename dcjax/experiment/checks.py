@@ -14,6 +14,7 @@ from dcjax.distributed import devices
 from dcjax.division import division, sampling
 from dcjax.experiment import build, inputs, settings
 from dcjax.models import backbones, pretrained, resnet, vit
+from dcjax.retrieval import evaluation
 
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 
@@ -31,9 +32,15 @@ def check_evaluation(config: ConfigDict) -> None:
             f"{config.dataset.resize}."
         )
     scores = (*(f"recall_at_{k}" for k in config.eval.ks), *_SCORES)
+    scores += tuple(map(evaluation.score_of_dim, build.scored_dims(config)))
     if config.eval.best_by not in scores:
         raise SettingError(
             f"eval.best_by must be one of {', '.join(scores)}, got {config.eval.best_by!r}."
+        )
+    dims, embedding_dim = config.eval.dims, config.model.embedding_dim
+    if dims and max(dims) > embedding_dim:
+        raise SettingError(
+            f"eval.dims must be at most model.embedding_dim={embedding_dim}, got {tuple(dims)}."
         )
 
 
@@ -52,6 +59,7 @@ def check_training(config: ConfigDict) -> Mesh:
     devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
     _check_sampling(config.sampling, mesh)
     _check_division(config.division, config.model)
+    _check_matryoshka(config)
     _check_weights(config.model)
     _check_memory(config.loss, config.sampling, config.train.num_epochs)
     _check_cache(config.dataset, config.augment)
@@ -64,7 +72,7 @@ def check_training(config: ConfigDict) -> Mesh:
         if plugins.is_custom(config.loss.name):  # which may need the real number of classes
             plugins.load(config.loss.name, losses.Loss)
         else:
-            build.create_loss(config, num_classes=2)
+            build.create_loss(config, class_sizes=np.ones(2, int))
     except InputError as error:
         raise SettingError(str(error)) from error
     return mesh
@@ -97,6 +105,16 @@ def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
         raise SettingError(
             "Fixed masks share out the embedding: require model.embedding_dim >= "
             f"division.max_clusters, got {model.embedding_dim} and {dividing.max_clusters}."
+        )
+
+
+def _check_matryoshka(config: ConfigDict) -> None:
+    dims, max_clusters = config.loss.matryoshka, config.division.max_clusters
+    if dims and config.model.masks == "fixed" and max_clusters > 1:
+        raise SettingError(
+            "Fixed masks give each cluster other coordinates, so that the first ones are of some "
+            "clusters only: loss.matryoshka requires model.masks=learned or none, or "
+            f"division.max_clusters=1, got model.masks=fixed and {max_clusters} clusters."
         )
 
 
@@ -245,5 +263,5 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
         super_classes=train.super_class_labels if by_super_class else None,
     )
     sampling.check(train.labels, **config.sampling)
-    build.create_loss(config, train.num_classes)
+    build.create_loss(config, train.class_sizes)
     check_query(config, splits)

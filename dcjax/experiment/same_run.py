@@ -36,6 +36,7 @@ _FREE = {
     "eval.every_epochs",
     "eval.at_start",
     "eval.batch_size",
+    "eval.dims",
     "eval.ks",
     "eval.kmeans",
     "eval.nmi",

@@ -15,7 +15,8 @@ def describe_recall(scores: Mapping[str, float], before: Mapping[str, float]) ->
       no recall among the scores.
     """
     prefix = "recall_at_"
-    ks = [int(name.removeprefix(prefix)) for name in scores if name.startswith(prefix)]
+    ends = [name.removeprefix(prefix) for name in scores if name.startswith(prefix)]
+    ks = [int(end) for end in ends if end.isdecimal()]  # not those of shorter embeddings, "1@64"
     if not ks:
         return "", ""
     k = min(ks)

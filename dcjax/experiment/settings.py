@@ -14,7 +14,7 @@ from dcjax.data import crops, datasets, strategies
 from dcjax.data.datasets import vid
 from dcjax.division import division, grouping, masks, sampling
 from dcjax.experiment import same_run, versions
-from dcjax.losses import mining, pairwise, proxies, triplets
+from dcjax.losses import mining, pairwise, proxies, sub_centers, triplets
 from dcjax.models import backbones, cpu_convolution, masked_embedder, pixel_statistics, vit
 from dcjax.training import optimizers
 
@@ -142,6 +142,7 @@ _MULTIPLIER = Number(0, 10_000)
 _FROM_0 = Whole(0, _MANY)
 _FROM_1 = Whole(1, _MANY)
 _KS = Several(_FROM_1, 1, 100)
+_DIMS = Several(Whole(1, 16_384), 0, 100, ascends=True)
 _MINER = OneOf(mining.KNOWN, or_custom=True)
 
 RULES: Mapping[str, Rule] = {
@@ -187,6 +188,7 @@ RULES: Mapping[str, Rule] = {
     "model.test_masks": OneOf(masks.COMBINATIONS),
     "model.orthogonality_weight": _WEIGHT,
     "loss.name": OneOf(losses.KNOWN, or_custom=True),
+    "loss.matryoshka": _DIMS,
     "loss.memory_size": Whole(0, 10_000_000),
     "loss.memory_from_epoch": _FROM_0,
     "loss.margin.miner": _MINER,
@@ -209,6 +211,9 @@ RULES: Mapping[str, Rule] = {
     "loss.multi_similarity.alpha": _POSITIVE,
     "loss.multi_similarity.beta": _POSITIVE,
     "loss.multi_similarity.base": Number(*COSINE),
+    "loss.circle.miner": _MINER,
+    "loss.circle.margin": Number(*pairwise.CIRCLE_MARGIN),
+    "loss.circle.gamma": _POSITIVE,
     "loss.supervised_contrastive.temperature": _TEMPERATURE,
     "loss.smooth_ap.temperature": _TEMPERATURE,
     "loss.recall_at_k.ks": _KS,
@@ -223,6 +228,13 @@ RULES: Mapping[str, Rule] = {
     "loss.cosface.scale": _POSITIVE,
     "loss.arcface.margin": Number(*proxies.ARCFACE_MARGIN),
     "loss.arcface.scale": _POSITIVE,
+    "loss.arcface.size_exponent": Number(*proxies.SIZE_EXPONENT),
+    "loss.arcface.least_margin": Number(*proxies.ARCFACE_MARGIN),
+    "loss.sub_center_arcface.centers": Whole(1, sub_centers.MOST_CENTERS),
+    "loss.sub_center_arcface.margin": Number(*proxies.ARCFACE_MARGIN),
+    "loss.sub_center_arcface.scale": _POSITIVE,
+    "loss.sub_center_arcface.size_exponent": Number(*proxies.SIZE_EXPONENT),
+    "loss.sub_center_arcface.least_margin": Number(*proxies.ARCFACE_MARGIN),
     "loss.soft_triple.centers": Whole(1, 1000),
     "loss.soft_triple.la": _POSITIVE,
     "loss.soft_triple.gamma": _TEMPERATURE,
@@ -269,6 +281,7 @@ RULES: Mapping[str, Rule] = {
     "eval.protocol": OneOf(("all_vs_all", "gallery")),
     "eval.gallery_draws": Whole(1, 10_000),
     "eval.ks": _KS,
+    "eval.dims": _DIMS,
     "eval.nmi": OneOf(("never", "last", "always")),
     "eval.nmi_runs": Whole(1, 1000),
     "eval.kmeans": OneOf(grouping.KMEANS),

@@ -39,6 +39,18 @@ CHANGES: tuple[Change, ...] = (
     Change(
         added={
             "dataset.max_pixels": 0,
+            "eval.dims": (),
+            "loss.arcface.least_margin": 0.0,
+            "loss.arcface.size_exponent": 0.0,
+            "loss.circle.gamma": 80.0,
+            "loss.circle.margin": 0.4,
+            "loss.circle.miner": "all",
+            "loss.matryoshka": (),
+            "loss.sub_center_arcface.centers": 3,
+            "loss.sub_center_arcface.least_margin": 0.0,
+            "loss.sub_center_arcface.margin": 0.5,
+            "loss.sub_center_arcface.scale": 64.0,
+            "loss.sub_center_arcface.size_exponent": 0.0,
             "model.pixels": "auto",
             "model.rematerialize": False,
             "model.vit.attention": "auto",

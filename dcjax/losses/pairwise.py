@@ -1,4 +1,4 @@
-"""Losses of pairs that a miner picks: margin (P21 Table VI), contrastive, multi-similarity."""
+"""Losses of pairs that a miner picks: margin (P21 Table VI), contrastive and recent ones."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,14 @@ from jax.typing import ArrayLike
 
 from dcjax.core.arrays import require_floats
 from dcjax.core.errors import InputError
-from dcjax.core.ranges import COSINE, DISTANCE, POSITIVE, require_known, require_range
+from dcjax.core.ranges import COSINE, DISTANCE, POSITIVE, Bounds, require_known, require_range
 from dcjax.losses.loss import Loss, Output, Params, from_comparisons, mean_distances
 from dcjax.losses.mining import Miner, as_miner
 from dcjax.losses.pairs import Comparisons, Pairs, as_pairs
 from dcjax.losses.reductions import log_one_plus_sum_exp, weighted_mean
 
 BETAS = ("none", "shared", "per_class")
+CIRCLE_MARGIN = Bounds(0, 1)
 
 
 def margin_loss(
@@ -95,6 +96,26 @@ def multi_similarity_loss(
     positive = log_one_plus_sum_exp(-alpha * above, pairs.positives) / alpha
     negative = log_one_plus_sum_exp(beta * above, pairs.negatives) / beta
     return jnp.mean(positive + negative)
+
+
+def circle_loss(similarities: Array, pairs: Pairs, *, margin: float, gamma: float) -> Array:
+    """Returns the circle loss of the given pairs, a scalar; the formula is that of `circle`.
+
+    Args:
+      similarities: s[B, R], inner products of L2-normalised embeddings.
+      pairs: how often each counts, P and N.
+      margin: m.
+      gamma: scale of the similarities.
+    """
+    # The weights of pairs are constants of the gradient, as in the paper (section 3.1).
+    now = jax.lax.stop_gradient(similarities)
+    pull = gamma * jax.nn.relu(1 + margin - now) * (1 - margin - similarities)
+    push = gamma * jax.nn.relu(now + margin) * (similarities - margin)
+    # -inf, and so no loss, where an anchor has no pair of a kind.
+    log_sums = jax.nn.logsumexp(pull, axis=1, b=pairs.positives)
+    log_sums += jax.nn.logsumexp(push, axis=1, b=pairs.negatives)
+    count = jnp.sum(log_sums > -jnp.inf)
+    return jnp.sum(jax.nn.softplus(log_sums)) / jnp.maximum(count, 1)
 
 
 def margin(
@@ -224,6 +245,42 @@ def multi_similarity(
         loss = multi_similarity_loss(
             compared.similarities, pairs, alpha=alpha, beta=beta, base=base
         )
+        return loss, mean_distances(compared, pairs)
+
+    return from_comparisons(compute)
+
+
+def circle(
+    num_classes: int,
+    embedding_dim: int,
+    *,
+    miner: str | Miner = "all",
+    margin: float = 0.4,
+    gamma: float = 80.0,
+) -> Loss:
+    """Creates the circle loss (Sun et al. 2020, eq. 6).
+
+    L = mean_i log(1 + sum_j P_ij exp(gamma a_ij (1 - m - s_ij))
+                       sum_j N_ij exp(gamma b_ij (s_ij - m)))
+    over the anchors with a pair of each kind, with the weights a_ij = relu(1 + m - s_ij) and
+    b_ij = relu(s_ij + m), through which no gradient flows. P_ij and N_ij are how often the miner
+    picks a positive and a negative pair.
+
+    Args:
+      num_classes: number of training classes.
+      embedding_dim: D, size of the embedding.
+      miner: what picks the pairs, or its name.
+      margin: m, how far from 1 and 0 positive and negative similarities are at the decision
+        boundary. The values are those of the paper's section 4.1 for fine-grained retrieval.
+      gamma: scale of the similarities.
+    """
+    require_range("margin", margin, *CIRCLE_MARGIN)
+    require_range("gamma", gamma, *POSITIVE)
+    mine = as_miner(miner)
+
+    def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
+        pairs = as_pairs(mine(key, compared), compared)
+        loss = circle_loss(compared.similarities, pairs, margin=margin, gamma=gamma)
         return loss, mean_distances(compared, pairs)
 
     return from_comparisons(compute)

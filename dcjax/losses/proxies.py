@@ -1,19 +1,36 @@
 """Losses with a learned proxy for each class: Proxy-NCA (P19 section 4), and recent ones."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from dcjax.core.ranges import DISTANCE, POSITIVE, Bounds, require_known, require_range
+from dcjax.core.arrays import require_integers
+from dcjax.core.errors import InputError
+from dcjax.core.ranges import (
+    DISTANCE,
+    POSITIVE,
+    Bounds,
+    require_known,
+    require_range,
+)
 from dcjax.losses.loss import Loss
-from dcjax.losses.proxy_similarities import Similarities, cross_entropy, log_sum_exp, with_proxies
+from dcjax.losses.proxy_similarities import (
+    Similarities,
+    cross_entropy,
+    log_sum_exp,
+    with_proxies,
+)
 from dcjax.losses.reductions import log_one_plus_sum_exp, square_root
 
 DENOMINATORS = ("others", "all")
 PROXY_ANCHOR_MARGIN = Bounds(0, 1)
 ARCFACE_MARGIN = Bounds(0, math.pi / 2)
+SIZE_EXPONENT = Bounds(0, 10)
 
 
 def proxy_nca_loss(similarities: Similarities, *, scale: float, denominator: str) -> Array:
@@ -79,19 +96,36 @@ def cosface_loss(similarities: Similarities, *, margin: float, scale: float) -> 
     return cross_entropy(own, log_sum_exp(similarities.others, scale))
 
 
-def arcface_loss(similarities: Similarities, *, margin: float, scale: float) -> Array:
+def arcface_loss(similarities: Similarities, *, margin: ArrayLike, scale: float) -> Array:
     """Returns the ArcFace loss, a scalar; the formula is that of `arcface`.
 
     Args:
       similarities: of unit vectors.
-      margin: radians, at most pi / 2.
+      margin: radians, at most pi / 2, a scalar or one for each image [B].
       scale: of the similarities.
     """
     cosine = similarities.own
-    moved = cosine * math.cos(margin) - square_root(1 - cosine**2) * math.sin(margin)
-    beyond = cosine - margin * math.sin(margin)
-    own = scale * jnp.where(cosine >= -math.cos(margin), moved, beyond)
+    margin = jnp.asarray(margin, cosine.dtype)
+    cos, sin = jnp.cos(margin), jnp.sin(margin)
+    moved = cosine * cos - square_root(1 - cosine**2) * sin
+    beyond = cosine - margin * sin
+    own = scale * jnp.where(cosine >= -cos, moved, beyond)
     return cross_entropy(own, log_sum_exp(similarities.others, scale))
+
+
+def class_margins(
+    class_sizes: ArrayLike, *, margin: float, size_exponent: float, least_margin: float
+) -> np.ndarray:
+    """Returns the margin of each class [C], margin n^-size_exponent + least_margin.
+
+    Args:
+      class_sizes: n [C], numbers of images; a class without any has the margin of one image.
+      margin: beyond the least one, of a class of one image.
+      size_exponent: how fast it falls with the number of images.
+      least_margin: of a class of very many images.
+    """
+    sizes = np.maximum(np.asarray(class_sizes, np.float64), 1)
+    return margin * sizes**-size_exponent + least_margin
 
 
 def proxy_nca(
@@ -183,24 +217,78 @@ def cosface(
 
 
 def arcface(
-    num_classes: int, embedding_dim: int, *, margin: float = 0.5, scale: float = 64.0
+    num_classes: int,
+    embedding_dim: int,
+    class_sizes: ArrayLike | None,
+    *,
+    margin: float = 0.5,
+    scale: float = 64.0,
+    size_exponent: float = 0.0,
+    least_margin: float = 0.0,
 ) -> Loss:
-    """Creates ArcFace (Deng et al. 2019, eq. 3).
+    """Creates ArcFace (Deng et al. 2019, eq. 3), its margin by class size if wanted.
 
-    The soft-max of scale s_iz, with scale cos(theta + margin) for the own class, s_iy = cos(theta).
-    For theta + margin > pi, where that cosine rises again, s_iy - margin sin(margin) stands for it,
-    which goes on falling.
+    The soft-max of scale s_iz, with scale cos(theta + m_y) for the own class, s_iy = cos(theta).
+    For theta + m_y > pi, where that cosine rises again, s_iy - m_y sin(m_y) stands for it, which
+    goes on falling. The margin of a class of n_y images is
+    m_y = margin n_y^-size_exponent + least_margin, which gives rare classes more room (the dynamic
+    margins of Ha et al. 2020, section 2.2, with 0.5, 0.25 and 0.05).
 
     Args:
       num_classes: number of training classes.
       embedding_dim: D, size of the embedding.
-      margin: radians, added to the angle to the own proxy; the values are the paper's.
+      class_sizes: number of training images of each class [num_classes]; needed for margins that
+        depend on it.
+      margin: radians, added to the angle to the own proxy; the values are those of Deng et al.
       scale: of the similarities.
+      size_exponent: lambda of Ha et al.; 0: all classes have the same margin.
+      least_margin: b of Ha et al., radians.
+    """
+    compute = arcface_objective(
+        num_classes,
+        class_sizes,
+        margin=margin,
+        scale=scale,
+        size_exponent=size_exponent,
+        least_margin=least_margin,
+    )
+    return with_proxies(num_classes, embedding_dim, compute)
+
+
+def arcface_objective(
+    num_classes: int,
+    class_sizes: ArrayLike | None,
+    *,
+    margin: float,
+    scale: float,
+    size_exponent: float,
+    least_margin: float,
+) -> Callable[[Similarities, Array], Array]:
+    """Returns the function (similarities, labels[B]) -> loss, of the arguments of `arcface`.
+
+    Raises:
+      InputError: if an option is out of range, or class sizes are needed and not given.
     """
     require_range("margin", margin, *ARCFACE_MARGIN)
     require_range("scale", scale, *POSITIVE)
-
-    def compute(similarities: Similarities, labels: Array) -> Array:
-        return arcface_loss(similarities, margin=margin, scale=scale)
-
-    return with_proxies(num_classes, embedding_dim, compute)
+    require_range("size_exponent", size_exponent, *SIZE_EXPONENT)
+    require_range("least_margin", least_margin, *ARCFACE_MARGIN)
+    require_range("margin + least_margin", margin + least_margin, *ARCFACE_MARGIN)
+    if not size_exponent:
+        return lambda similarities, _: arcface_loss(
+            similarities, margin=margin + least_margin, scale=scale
+        )
+    if class_sizes is None:
+        raise InputError(
+            f"A margin by class size, size_exponent={size_exponent}, needs class_sizes, the number "
+            "of training images of each class."
+        )
+    margins = class_margins(
+        require_integers("class_sizes", class_sizes, num_classes, 0),
+        margin=margin,
+        size_exponent=size_exponent,
+        least_margin=least_margin,
+    )
+    return lambda similarities, labels: arcface_loss(
+        similarities, margin=jnp.asarray(margins)[labels], scale=scale
+    )

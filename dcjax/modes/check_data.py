@@ -87,7 +87,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
 
 def _facts(images: ImageSet, found: Inspection) -> dict[str, str]:
     """Returns the row of a split in the table."""
-    counts = np.bincount(images.labels, minlength=images.num_classes)
+    counts = images.class_sizes
     counts = counts[counts > 0]
     short, long = (side(found.sizes[found.is_read], axis=1) for side in (np.min, np.max))
     channels = np.unique(found.channels[found.is_read]).tolist()

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from dcjax.core.errors import DivergedError
 from dcjax.data import pipeline
 from dcjax.distributed import devices, processes, sharded_rows
-from dcjax.division import device_kmeans, host_kmeans
+from dcjax.division import device_kmeans, host_kmeans, masks
 from dcjax.retrieval import metrics
 
 
@@ -89,6 +89,7 @@ def evaluate(
     nmi_runs: int,
     gallery_draws: int,
     kmeans: str = "host",
+    dims: Sequence[int] = (),
 ) -> dict[str, float]:
     """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
 
@@ -103,21 +104,69 @@ def evaluate(
         `metrics.score_one_per_class`; 0: each image searches all others.
       kmeans: where images are clustered for "nmi": on the "host" of the first process, which then
         holds all embeddings, or on the "devices", each of which keeps its share.
+      dims: numbers of first coordinates, see `score_dims`.
 
     Returns:
       Score by name.
     """
-    if gallery_draws and len(embeddings) == 1:
-        (images,) = _as_rows(embeddings, labels)
-        mesh = sharded_rows.mesh_of(images.values)
-        scores = metrics.score_one_per_class(
-            images, labels[0], ks=ks, num_draws=gallery_draws, mesh=mesh
-        )
-    else:
-        scores = metrics.mean(score_queries(embeddings, labels, ks=ks))
+    scores = _mean_scores(embeddings, labels, ks=ks, gallery_draws=gallery_draws)
     if nmi_runs:
         scores["nmi"] = nmi(embeddings, labels, num_runs=nmi_runs, kmeans=kmeans)
+    return scores | score_dims(embeddings, labels, dims=dims, gallery_draws=gallery_draws)
+
+
+def score_dims(
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[npt.NDArray],
+    *,
+    dims: Sequence[int],
+    gallery_draws: int,
+) -> dict[str, float]:
+    """Returns recall at 1 of the first coordinates of embeddings, L2-normalised again.
+
+    The other arguments are those of `evaluate`.
+
+    Args:
+      embeddings: [N', D] each.
+      labels: [N] each.
+      dims: numbers of coordinates; those from D on, which all embeddings have, are left out.
+      gallery_draws: number of random galleries.
+
+    Returns:
+      "recall_at_1@64" for 64 coordinates, and so on.
+    """
+    scores = {}
+    for dim in dims:
+        if dim < embeddings[0].shape[1]:
+            short = [_first_coordinates(rows, dim, rows.sharding) for rows in embeddings]
+            found = _mean_scores(short, labels, ks=(1,), gallery_draws=gallery_draws)
+            scores[score_of_dim(dim)] = found["recall_at_1"]
     return scores
+
+
+def score_of_dim(dim: int) -> str:
+    """Returns the name of the score of so many first coordinates."""
+    return f"recall_at_1@{dim}"
+
+
+def _mean_scores(
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[npt.NDArray],
+    *,
+    ks: Sequence[int],
+    gallery_draws: int,
+) -> dict[str, float]:
+    if not gallery_draws or len(embeddings) == 2:
+        return metrics.mean(score_queries(embeddings, labels, ks=ks))
+    (images,) = _as_rows(embeddings, labels)
+    mesh = sharded_rows.mesh_of(images.values)
+    return metrics.score_one_per_class(images, labels[0], ks=ks, num_draws=gallery_draws, mesh=mesh)
+
+
+@partial(jax.jit, static_argnames=("dim", "sharding"))
+def _first_coordinates(embeddings: jax.Array, dim: int, sharding: NamedSharding) -> jax.Array:
+    short = masks.l2_normalize(embeddings[:, :dim])
+    return jax.lax.with_sharding_constraint(short, sharding)
 
 
 def score_queries(

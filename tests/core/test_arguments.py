@@ -51,7 +51,7 @@ def _loss(name: str, **changes: Any) -> tuple[losses.Loss, losses.Params]:
     config.model.embedding_dim = 4
     config.loss.name = name
     config.update_from_flattened_dict(changes)
-    loss = build.create_loss(config, num_classes=5)
+    loss = build.create_loss(config, np.ones(5, int))
     return loss, loss.init(KEY)
 
 

@@ -73,6 +73,22 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"eval__protocol": "cmc"}, "eval.protocol must be one of all_vs_all, gallery"),
         ({"eval__gallery_draws": 0}, "eval.gallery_draws must be a whole number from 1 to"),
         ({"eval__best_by": "accuracy"}, "eval.best_by must be one of recall_at_1, .*'accuracy'"),
+        ({"eval__best_by": "recall_at_1@4"}, "eval.best_by must be .*'recall_at_1@4'"),
+        ({"eval__dims": (4, 600)}, r"eval.dims must be at most model.embedding_dim=\d+, got \(4, "),
+        ({"eval__dims": (8, 4)}, "eval.dims must be a sequence .* smaller one first, got"),
+        ({"loss__matryoshka": (4, 600)}, "every dim of matryoshka, .* got 600"),
+        (
+            {"loss__matryoshka": (4,), "model__masks": "fixed"},
+            "loss.matryoshka requires model.masks=learned .* got model.masks=fixed and 2 clusters",
+        ),
+        (
+            {
+                "loss__arcface__margin": 1.5,
+                "loss__arcface__least_margin": 1.5,
+                "loss__name": "arcface",
+            },
+            "margin .* least_margin of at least 0 and at most 1.57",
+        ),
         ({"model__masks": "soft"}, "model.masks must be one of learned, fixed, none"),
         ({"model__test_masks": "mean"}, "model.test_masks must be one of sum, sum_l1, none"),
         ({"dataset__cache": "tape"}, "dataset.cache must be one of none, memory, disk, device"),
@@ -150,7 +166,11 @@ def test_errors_name_the_value_and_what_is_allowed(
             lambda c: build.create_augmentation(c.augment, c.dataset),
             "random_resized",
         ),
-        ({"loss__name": "arc"}, lambda c: build.create_loss(c, 5), "known losses are arcface"),
+        (
+            {"loss__name": "arc"},
+            lambda c: build.create_loss(c, np.ones(5, int)),
+            "known losses are arcface",
+        ),
     ],
 )
 def test_unknown_names_list_the_known_ones(

@@ -37,7 +37,7 @@ def test_default_options_of_each_loss_equal_the_default_config() -> None:
     config = default.get_config()
     config.model.embedding_dim = 8
     for config.loss.name in losses.KNOWN:
-        configured = build.create_loss(config, num_classes=4)
+        configured = build.create_loss(config, np.ones(4, int))
         by_default = losses.create(config.loss.name, num_classes=4, embedding_dim=8)
         actual, expected = (
             loss.apply(loss.init(_KEY), _X, _LABELS, _KEY) for loss in (by_default, configured)

@@ -44,8 +44,8 @@ def bad_values(rule: Rule) -> list[Any]:
             return [*_OF_NO_TYPE, *beyond, *of_type]
         case Several(each, least, most, ascends):
             one = each.low
-            lengths = [[one] * (least - 1), [one] * (most + 1)]
-            inner = [[value] * least for value in bad_values(each)]
+            lengths = [[one] * (most + 1), *([[one] * (least - 1)] if least else [])]
+            inner = [[value] * max(least, 1) for value in bad_values(each)]
             order = [[each.high, each.low]] if ascends else []
             return [*_OF_NO_TYPE, *lengths, *inner, *order, one, str(one), ""]
         case OneOf():
@@ -128,7 +128,9 @@ def test_losses_accept_all_values_that_their_rules_allow(name: str) -> None:
             chosen = defaults | ({key: value} if not isinstance(rule, Several) else {})
             if "miner" in chosen:
                 chosen["miner"] = _MINER
-            losses.create(name, num_classes=3, embedding_dim=4, **chosen)
+            if key == "least_margin":
+                chosen["margin"] = 0.0  # the bound is that of their sum
+            losses.create(name, num_classes=3, embedding_dim=4, class_sizes=[1, 2, 30], **chosen)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ NAMES = (
     "proxy_anchor",
     "proxy_nca",
     "soft_triple",
+    "sub_center_arcface",
 )
 RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
 MANY = 65_536
@@ -67,28 +68,37 @@ def _transferred_shapes(compiled: Any) -> list[tuple[int, ...]]:
     return [tuple(map(int, filter(None, shape.split(",")))) for shape in shapes]
 
 
+def _compile(loss: losses.Loss, num_devices: int) -> Any:
+    """Compiles the value and gradients of a batch of embeddings of 4 numbers."""
+    lowered = _value_and_grads(loss, _mesh(num_devices)).lower(
+        jax.eval_shape(loss.init, jax.random.key(0)),
+        jax.ShapeDtypeStruct((BATCH, 4), jnp.float32),
+        jax.ShapeDtypeStruct((BATCH,), jnp.int32),
+        jax.ShapeDtypeStruct((4,), jnp.float32),
+    )
+    return lowered.compile()
+
+
 @pytest.mark.parametrize("num_devices", [1, 8])
 @pytest.mark.parametrize("name", NAMES)
 def test_each_device_holds_its_shard_of_one_matrix(name: str, num_devices: int) -> None:
     loss = _create(
         name, MANY - 5, 4
     )  # with few coordinates, proxies are small compared to the matrix
-    compiled = (
-        _value_and_grads(loss, _mesh(num_devices))
-        .lower(
-            jax.eval_shape(loss.init, jax.random.key(0)),
-            jax.ShapeDtypeStruct((BATCH, 4), jnp.float32),
-            jax.ShapeDtypeStruct((BATCH,), jnp.int32),
-            jax.ShapeDtypeStruct((4,), jnp.float32),
-        )
-        .compile()
-    )
-    matrices = default.get_config().loss.soft_triple.centers if name == "soft_triple" else 1
+    compiled = _compile(loss, num_devices)
+    matrices = {"soft_triple": 10, "sub_center_arcface": 3}.get(name, 1)
     used = compiled.memory_analysis().temp_size_in_bytes
     assert used < 1.5 * matrices * MATRIX / num_devices
     moved = _transferred_shapes(compiled)
     assert bool(moved) == (num_devices > 1)
     assert all(np.prod(shape) <= 4 * BATCH * 10 for shape in moved)  # embeddings, own centers
+
+
+def test_each_size_of_the_embedding_adds_one_sharded_matrix() -> None:
+    loss = losses.create("cosface", num_classes=MANY - 5, embedding_dim=4, matryoshka=(2, 3))
+    compiled = _compile(loss, 8)
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.5 * 3 * MATRIX / 8
+    assert all(np.prod(shape) <= 4 * BATCH * 10 for shape in _transferred_shapes(compiled))
 
 
 @functools.cache

@@ -19,7 +19,8 @@ from dcjax.losses import proxies, soft_triple
 from dcjax.losses.proxy_similarities import Similarities, num_rows
 from tests import slow_proxies
 
-CASES = np.load(Path(__file__).parents[1] / "golden" / "proxies.npz")
+GOLDEN_FILES = Path(__file__).parents[1] / "golden"
+CASES = np.load(GOLDEN_FILES / "proxies.npz")
 NAMES = (
     "arcface",
     "cosface",
@@ -27,12 +28,19 @@ NAMES = (
     "proxy_anchor",
     "proxy_nca",
     "soft_triple",
+    "sub_center_arcface",
 )
 GOLDEN: dict[str, tuple[str, dict[str, Any]]] = {
     "arcface": ("arcface", {"margin": math.radians(28.6), "scale": 64.0}),
     "proxy_anchor": ("proxy_anchor", {"margin": 0.1, "alpha": 32.0}),
     "proxy_nca_paper": ("proxy_nca", {"scale": 1.0, "denominator": "others"}),
     "proxy_nca_all_proxies": ("proxy_nca", {"scale": 1.0, "denominator": "all"}),
+}
+BY_SIZE = {"size_exponent": 0.25, "least_margin": 0.05}  # Ha et al. 2020
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dynamic_arcface": ("arcface", BY_SIZE),
+    "sub_center_arcface": ("sub_center_arcface", {}),
+    "dynamic_sub_center_arcface": ("sub_center_arcface", BY_SIZE),
 }
 KEY = jax.random.key(0)
 
@@ -69,8 +77,45 @@ def test_losses_agree_with_golden_numbers(case: str, golden: str, x64: bool) -> 
     np.testing.assert_allclose(gradient, expected, rtol=tolerance, atol=atol)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("case", ["balanced", "uneven"])
+def test_margins_by_size_and_sub_centers_agree_with_pytorch_metric_learning(
+    case: str, peer: str, x64: bool
+) -> None:
+    name, options = PEERS[peer]
+    golden, given = (
+        np.load(GOLDEN_FILES / f"{file}.npz") for file in ("pytorch_metric_learning", "losses")
+    )
+    centers, sizes = golden[f"{case}/centers"], golden[f"{case}/class_sizes"]
+    if name == "arcface":
+        centers = centers[:, 0]
+    loss = _create(name, len(centers), centers.shape[-1], class_sizes=sizes, **options)
+
+    def of_raw(raw: jax.Array, centers: jax.Array) -> jax.Array:
+        (key,) = jax.eval_shape(loss.init, KEY)
+        labels = jnp.asarray(given[f"{case}/labels"])
+        return loss.apply({key: centers}, masks.l2_normalize(raw), labels, KEY)[0]
+
+    with jax.enable_x64(x64):
+        dtype = jnp.float64 if x64 else jnp.float32
+        arguments = (jnp.asarray(x, dtype) for x in (given[f"{case}/embeddings"], centers))
+        value, gradients = jax.jit(jax.value_and_grad(of_raw, argnums=(0, 1)))(*arguments)
+        assert value.dtype == dtype
+    tolerance = 1e-10 if x64 else 2e-5
+    np.testing.assert_allclose(value, golden[f"{case}/{peer}/value"], rtol=tolerance)
+    for part, gradient in zip(("grad", "centers_grad"), gradients, strict=True):
+        expected = golden[f"{case}/{peer}/{part}"].reshape(gradient.shape)
+        atol = tolerance * np.max(np.abs(expected))
+        np.testing.assert_allclose(gradient, expected, rtol=tolerance, atol=atol)
+
+
 LOOPS = [(name, {}) for name in NAMES if name != "proxy_nca"] + [
     ("proxy_nca", {"scale": 3.0, "denominator": denominator}) for denominator in ("others", "all")
+]
+LOOPS += [
+    (name, BY_SIZE | {"class_sizes": [1, 300, 7, 40], "scale": 4.0})
+    for name in ("arcface", "sub_center_arcface")
 ]
 
 
@@ -206,7 +251,8 @@ def test_padding_rows_do_not_affect_the_loss(name: str) -> None:
     # Padding rows placed on the embeddings: if they counted, they would be the nearest.
     moved = at(rows.at[1025:1029].set(x if rows.ndim == 2 else x[:, None, :]))
     np.testing.assert_array_equal(grad[1025:], 0)
-    assert np.all(np.any(grad[np.array([0, 5, 1024])] != 0, axis=-1))
+    of_classes = grad[np.array([0, 5, 1024])].reshape(3, -1)  # of all or some of their centers
+    assert np.all(np.any(of_classes != 0, axis=1))
     assert moved[:2] == (value, stats)
     assert stats["nearest_other_similarity"] < 1
 
@@ -218,6 +264,24 @@ def test_initial_proxies_are_unit_vectors_in_all_directions() -> None:
     assert np.linalg.norm(np.mean(rows / lengths[:, None], axis=0)) < 0.06
     centers = _create("soft_triple", 5, 8, centers=3).init(KEY)["centers"]
     assert centers.shape == (5, 3, 8)
+
+
+def test_margin_falls_from_that_of_one_image_to_the_least_one() -> None:
+    sizes = [0, 1, 16, 10**9]
+    margins = proxies.class_margins(sizes, margin=0.5, size_exponent=0.25, least_margin=0.05)
+    np.testing.assert_allclose(margins, [0.55, 0.55, 0.3, 0.05], atol=0.003)
+
+
+def test_image_is_compared_with_the_nearest_center_of_its_class_only() -> None:
+    # The other two centers are moved: neither the loss nor their gradient notices.
+    loss, x = _create("sub_center_arcface", 2, 3, scale=1.0), jnp.eye(3)[:1]
+    near, label = jnp.array([1.0, 1.0, 0.0]), jnp.array([1])
+    away, own = jnp.array([[0.0, 1.0, 0.0]] * 3), jnp.array([near, near, [-1.0, 0, 0]])
+    value = jax.value_and_grad(lambda centers: loss.apply({"centers": centers}, x, label, KEY)[0])
+    first, gradient = value(jnp.stack([away, own.at[1].set(-near)]))
+    second, _ = value(jnp.stack([away, own.at[1].set(jnp.array([0.0, 0, 1]))]))
+    assert first == second
+    np.testing.assert_array_equal(np.any(gradient[1] != 0, axis=1), [True, False, False])
 
 
 def test_soft_triple_with_one_center_is_softmax_with_a_margin() -> None:
@@ -288,6 +352,11 @@ def _fails(name: str, num_classes: int = 4, **changed: Any) -> Callable[[], Any]
         (_fails("arcface", scale=math.inf), "Require scale"),
         (_fails("soft_triple", centers=0), "Require centers, a whole number of at least 1, got 0"),
         (_fails("soft_triple", gamma=0.0), "Require gamma"),
+        (_fails("sub_center_arcface", centers=0), "Require centers, a whole number of at least 1"),
+        (_fails("arcface", margin=1.5, least_margin=0.1), r"margin \+ least_margin .* got 1.6"),
+        (_fails("arcface", size_exponent=0.5), "size_exponent=0.5, needs class_sizes"),
+        (_fails("arcface", class_sizes=[1, 2]), "class_sizes must be 4 integers"),
+        (_fails("cosface", class_sizes=[1, 2, 3, -1]), "class_sizes must lie in 0"),
     ],
 )
 def test_errors_say_what_is_required(create: Callable[[], Any], message: str) -> None:

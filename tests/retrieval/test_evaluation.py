@@ -136,6 +136,24 @@ def test_queries_are_searched_among_themselves_or_in_the_gallery() -> None:
     assert searched["map_at_r"] == pytest.approx((1 / 2 + 1 / 2 + 1 + 1 + 1 / 4) / 5)
 
 
+@pytest.mark.parametrize("gallery_draws", [0, 3])
+def test_first_coordinates_are_scored_as_embeddings_of_their_own(gallery_draws: int) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=21)
+    rows = rng.normal(size=(21, 6)) + np.eye(6)[labels]
+    rows[:, 4:] *= 9  # where the first four are short
+    options: dict[str, Any] = {"ks": [2], "nmi_runs": 0, "gallery_draws": gallery_draws}
+    scores = evaluation.evaluate(sharded(rows), [labels], dims=(3, 4, 6, 9), **options)
+    expected = {}
+    for dim in (3, 4):
+        short = rows[:, :dim] / np.linalg.norm(rows[:, :dim], axis=1, keepdims=True)
+        alone = evaluation.evaluate(sharded(short), [labels], **options | {"ks": [1]})
+        expected[f"recall_at_1@{dim}"] = alone["recall_at_1"]
+    whole = evaluation.evaluate(sharded(rows), [labels], **options)
+    assert scores == whole | expected
+    assert len({*expected.values(), whole["recall_at_2"]}) == 3
+
+
 @pytest.mark.parametrize("kmeans", ["host", "devices"])
 def test_nmi_clusters_query_and_gallery_together(kmeans: str) -> None:
     labels = [np.array([0, 1]), np.array([0, 1, 1])]

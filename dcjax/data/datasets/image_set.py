@@ -73,6 +73,11 @@ class ImageSet:
         return len(self.class_names)
 
     @property
+    def class_sizes(self) -> npt.NDArray[np.int64]:
+        """The number of images of each class [num_classes]."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    @property
     def super_class_labels(self) -> npt.NDArray[np.int64]:
         """The super-class of each image [N], counted from 0 in the order of their names."""
         if self.super_classes is None:

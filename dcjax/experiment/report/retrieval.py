@@ -95,6 +95,12 @@ def retrieve(run: Embedder, splits: Splits, console: Console) -> Retrieval:
         if is_drawn
         else metrics.mean(by_query)
     )
+    scores |= evaluation.score_dims(
+        embeddings,
+        labels,
+        dims=build.scored_dims(run.config),
+        gallery_draws=settings.gallery_draws if is_drawn else 0,
+    )
     if settings.nmi != "never":
         scores["nmi"] = _nmi(run, embeddings, labels, scores)
     fetched = [
