@@ -46,6 +46,7 @@ CHANGES: tuple[Change, ...] = (
             "model.vit.mlp": "gelu",
             "model.vit.patch_size": 14,
             "model.vit.registers": 0,
+            "sampling.chunk_size": 0,
             "train.report": True,
             "paper": {},
         },

@@ -66,6 +66,7 @@ def test_run_starts_from_published_weights_and_is_continued_and_exported_without
     assert (saved["pixels"], saved["pooling"], saved["vit"]["patch_size"]) == ("auto", "class", 4)
     weights.unlink()
     more = {"train.num_epochs": 2, "model.rematerialize": True, "model.vit.attention": "xla"}
+    more |= {"sampling.chunk_size": 32}
     train(_config(weights, **more), workdir)
     embedder = dcjax.load(workdir)
     assert isinstance(embedder, dcjax.Embedder)
