@@ -78,18 +78,13 @@ def main() -> None:
         options = {"precision": precision, "size": size, "batch_size": batch_size}
         options["repeats"] = repeats
         methods = ["xla"] if arguments.backbone in vit.SIZES else arguments.methods
+        chunks = arguments.chunk_size if job == "train" else [0]
         contestants: dict[str, Callable[[], Job]] = {
-            f"dcjax, {method}": functools.partial(ours, *network, method, **options)
-            for method in methods
+            f"dcjax, {method}, {f'chunks of {chunk}' if chunk else 'whole'}": functools.partial(
+                ours, *network, method, chunk, **options
+            )
+            for method, chunk in itertools.product(methods, chunks)
         }
-        if job == "train":
-            contestants = {
-                f"{name}, chunks of {chunk}" if chunk else name: functools.partial(
-                    contestant, chunk_size=chunk
-                )
-                for name, contestant in contestants.items()
-                for chunk in arguments.chunk_size
-            }
         has_peer = arguments.backbone != "resnet_small" and arguments.width == 64
         if has_peer and not arguments.no_peer:
             contestants["PyTorch"] = functools.partial(peer, *network[:2], **options)
@@ -114,7 +109,7 @@ def _model(
     width: int,
     convolution: str,
     precision: str,
-    chunk_size: int = 0,
+    chunk_size: int,
 ) -> masked_embedder.MaskedEmbedder:
     is_vit = backbone in vit.SIZES
     return masked_embedder.create(
@@ -141,12 +136,12 @@ def _ours_train(
     num_stages: int,
     width: int,
     convolution: str,
+    chunk_size: int,
     *,
     precision: str,
     size: int,
     batch_size: int,
     repeats: int,
-    chunk_size: int,
 ) -> Job:
     images, labels = _batches(size, batch_size, repeats)
     model = _model(backbone, num_stages, width, convolution, precision, chunk_size)
@@ -191,6 +186,7 @@ def _ours_embed(
     num_stages: int,
     width: int,
     convolution: str,
+    chunk_size: int,
     *,
     precision: str,
     size: int,
@@ -198,7 +194,7 @@ def _ours_embed(
     repeats: int,
 ) -> Job:
     images, _ = _batches(size, batch_size, repeats)
-    model = _model(backbone, num_stages, width, convolution, precision)
+    model = _model(backbone, num_stages, width, convolution, precision, chunk_size)
     variables = jax.jit(model.init)(jax.random.key(0), images[0])
     step = jax.jit(functools.partial(steps.embed_step, model=model))
 
