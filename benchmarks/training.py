@@ -12,6 +12,11 @@ About five minutes on two cores; other sizes and networks by arguments. On a GPU
       --precision float32 bfloat16
     python benchmarks/training.py --backbone vit_small --size 224 --batch_size 80 --steps 20
       --precision float32 bfloat16
+
+A large batch whole (0) and in chunks, ours alone, with the memory that XLA has planned for a step:
+
+    python benchmarks/training.py --jobs train --size 64 --batch_size 512 --chunk_size 0 64
+      --methods matmul --no_peer --rounds 1
 """
 
 import argparse
@@ -50,6 +55,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--size", type=int, nargs="+", default=[64, 224], help="pixels")
     parser.add_argument("--batch_size", type=int, nargs="+", default=[32, 16], help="per size")
+    parser.add_argument(
+        "--chunk_size", type=int, nargs="+", default=[0], help="in training; 0: the whole batch"
+    )
+    parser.add_argument("--no_peer", action="store_true", help="time ours alone")
     parser.add_argument("--steps", type=int, default=0, help="in a round; 0: few, as for a CPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", nargs="+", default=["train", "embed"])
@@ -68,11 +77,16 @@ def main() -> None:
         repeats = arguments.steps or max(1, 64 * 64 * 128 // (size * size * batch_size))
         options = {"precision": precision, "size": size, "batch_size": batch_size}
         options["repeats"] = repeats
+        methods = ["xla"] if arguments.backbone in vit.SIZES else arguments.methods
+        chunks = arguments.chunk_size if job == "train" else [0]
         contestants: dict[str, Callable[[], Job]] = {
-            f"dcjax, {method}": functools.partial(ours, *network, method, **options)
-            for method in (["xla"] if arguments.backbone in vit.SIZES else arguments.methods)
+            f"dcjax, {method}, {f'chunks of {chunk}' if chunk else 'whole'}": functools.partial(
+                ours, *network, method, chunk, **options
+            )
+            for method, chunk in itertools.product(methods, chunks)
         }
-        if arguments.backbone != "resnet_small" and arguments.width == 64:
+        has_peer = arguments.backbone != "resnet_small" and arguments.width == 64
+        if has_peer and not arguments.no_peer:
             contestants["PyTorch"] = functools.partial(peer, *network[:2], **options)
         compare(
             f"{job}: {arguments.backbone}, {size} px, batches of {batch_size}, {precision}",
@@ -90,7 +104,12 @@ def _batches(size: int, batch_size: int, repeats: int) -> tuple[np.ndarray, np.n
 
 
 def _model(
-    backbone: str, num_stages: int, width: int, convolution: str, precision: str
+    backbone: str,
+    num_stages: int,
+    width: int,
+    convolution: str,
+    precision: str,
+    chunk_size: int,
 ) -> masked_embedder.MaskedEmbedder:
     is_vit = backbone in vit.SIZES
     return masked_embedder.create(
@@ -107,6 +126,7 @@ def _model(
         max_clusters=1,
         pooling="class" if is_vit else "average",
         dropout=0.01,
+        chunk_size=chunk_size,
         test_masks="sum",
     )
 
@@ -116,6 +136,7 @@ def _ours_train(
     num_stages: int,
     width: int,
     convolution: str,
+    chunk_size: int,
     *,
     precision: str,
     size: int,
@@ -123,7 +144,7 @@ def _ours_train(
     repeats: int,
 ) -> Job:
     images, labels = _batches(size, batch_size, repeats)
-    model = _model(backbone, num_stages, width, convolution, precision)
+    model = _model(backbone, num_stages, width, convolution, precision, chunk_size)
     loss = build.create_loss(default.get_config(), np.ones(batch_size, int))
     optimizer = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_GROUPS, 1e-4))
     run = state.create(
@@ -144,14 +165,18 @@ def _ours_train(
         "full_embedding": jnp.asarray(False),
         "memory": jnp.asarray(False),
     }
-    key, label, cluster = jax.random.key(1), labels[None], np.zeros(1, np.int32)
+    key, cluster = jax.random.key(1), np.zeros(1, np.int32)
+    inputs = {"image": images[:1], "label": labels[None].astype(np.int32), "cluster": cluster}
+    compiled = step.lower(run, inputs, controls, key).compile()
+    memory: Any = compiled.memory_analysis()
+    planned = {"planned MiB": memory.temp_size_in_bytes / 2**20}
 
-    def job() -> None:
+    def job() -> dict[str, float]:
         nonlocal run
         for batch in images:
-            inputs = {"image": batch[None], "label": label, "cluster": cluster}
-            run, metrics = step(run, inputs, controls, key)
+            run, metrics = compiled(run, inputs | {"image": batch[None]}, controls, key)
         jax.block_until_ready((run.params, metrics))
+        return planned
 
     return job
 
@@ -161,6 +186,7 @@ def _ours_embed(
     num_stages: int,
     width: int,
     convolution: str,
+    chunk_size: int,
     *,
     precision: str,
     size: int,
@@ -168,7 +194,7 @@ def _ours_embed(
     repeats: int,
 ) -> Job:
     images, _ = _batches(size, batch_size, repeats)
-    model = _model(backbone, num_stages, width, convolution, precision)
+    model = _model(backbone, num_stages, width, convolution, precision, chunk_size)
     variables = jax.jit(model.init)(jax.random.key(0), images[0])
     step = jax.jit(functools.partial(steps.embed_step, model=model))
 

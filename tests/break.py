@@ -79,6 +79,13 @@ BREAKS = (
         "losses/test_memory.py",
     ),
     Break(
+        "features of chunks come back in another order",
+        "dcjax/models/masked_embedder.py",
+        "return pooled.swapaxes(0, 1).reshape(len(images), -1)",
+        "return pooled.reshape(len(images), -1)",
+        "training/test_chunks.py",
+    ),
+    Break(
         "memory is compared across clusters",
         "dcjax/losses/memory.py",
         'belongs = ((memory["clusters"] == cluster) | (cluster < 0)) & is_used',

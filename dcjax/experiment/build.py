@@ -367,7 +367,13 @@ def create_model(
         dropout=model.dropout,
         test_masks=model.test_masks,
         cluster_parallel=config.devices.cluster_parallel,
+        chunk_size=config.sampling.chunk_size,
     )
+
+
+def plan_options(sampled: ConfigDict) -> dict[str, Any]:
+    """Returns those of the settings `sampling` that are options of `sampling.plan_epoch`."""
+    return {name: value for name, value in sampled.items() if name != "chunk_size"}
 
 
 def create_loss(config: ConfigDict, class_sizes: np.ndarray) -> losses.Loss:

@@ -90,7 +90,20 @@ def _check_sampling(sampled: ConfigDict, mesh: Mesh) -> None:
     devices.check_divides(
         "sampling.clusters_per_step", sampled.clusters_per_step, parallel, "batches side by side"
     )
-    sampling.check_options(**sampled)
+    _check_chunks(sampled, mesh)
+    sampling.check_options(**build.plan_options(sampled))
+
+
+def _check_chunks(sampled: ConfigDict, mesh: Mesh) -> None:
+    size, images = sampled.chunk_size, sampled.batch_size * sampled.clusters_per_step
+    if size % mesh.size or (size and images % size):
+        fitting = [n for n in range(mesh.size, images + 1, mesh.size) if images % n == 0]
+        nearest = sorted(sorted(fitting, key=lambda n: abs(n - size))[:2])
+        raise SettingError(
+            f"sampling.chunk_size must divide the {images} images of a step (sampling.batch_size "
+            f"times sampling.clusters_per_step) and be a multiple of the devices ({mesh.size}), "
+            f"got {size}; {' or '.join(map(str, nearest))} would do, or 0 for all at once."
+        )
 
 
 def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
@@ -262,6 +275,6 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
         hierarchy=config.division.hierarchy,
         super_classes=train.super_class_labels if by_super_class else None,
     )
-    sampling.check(train.labels, **config.sampling)
+    sampling.check(train.labels, **build.plan_options(config.sampling))
     build.create_loss(config, train.class_sizes)
     check_query(config, splits)

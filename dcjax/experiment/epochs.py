@@ -11,6 +11,7 @@ import numpy as np
 from dcjax.data import pipeline
 from dcjax.distributed import processes
 from dcjax.division import division, sampling
+from dcjax.experiment import build
 from dcjax.experiment.build import Experiment
 from dcjax.retrieval import evaluation
 from dcjax.runs.progress import Progress
@@ -143,7 +144,7 @@ class Planner:
             experiment.splits.train.labels,
             seed=experiment.config.seed,
             epoch=epoch,
-            **experiment.config.sampling,
+            **build.plan_options(experiment.config.sampling),
         )
         blocks = plan.blocks(progress.epoch_step)
         return Epoch(current, plan, experiment.train_reader.train_batches(blocks, epoch=epoch))

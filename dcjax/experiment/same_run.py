@@ -25,6 +25,7 @@ _FREE = {
     "dataset.num_threads",
     "dataset.root",
     "dataset.source",
+    "sampling.chunk_size",
     "devices.cluster_parallel",
     "model.pretrained",
     "model.convolution",

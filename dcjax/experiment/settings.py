@@ -263,6 +263,7 @@ RULES: Mapping[str, Rule] = {
     "sampling.cluster_order": OneOf(sampling.CLUSTER_ORDERS),
     "sampling.rounds": OneOf(sampling.ROUNDS),
     "sampling.clusters_per_step": Whole(1, 65_536),
+    "sampling.chunk_size": _FROM_0,
     "devices.cluster_parallel": Whole(1, 65_536),
     "optimizer.learning_rate": _RATE,
     "optimizer.embedding_multiplier": _MULTIPLIER,

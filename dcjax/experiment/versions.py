@@ -58,6 +58,7 @@ CHANGES: tuple[Change, ...] = (
             "model.vit.mlp": "gelu",
             "model.vit.patch_size": 14,
             "model.vit.registers": 0,
+            "sampling.chunk_size": 0,
             "train.report": True,
             "paper": {},
         },

@@ -7,11 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import ModifyScopeVariableError
 
+from dcjax.core.errors import InputError
 from dcjax.core.ranges import require_known
 from dcjax.division import masks
 from dcjax.models import backbones
 from dcjax.models.pixel_statistics import Statistics
+from dcjax.models.resnet import ResNet
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -41,6 +44,8 @@ class MaskedEmbedder(nn.Module):
       test_masks: how masks are combined, see `masks.combine`.
       cluster_parallel: batches of a step that lie side by side on the devices, see
         `devices.create_mesh`.
+      chunk_size: images that the backbone takes at a time in training, a divisor of their number
+        and a multiple of the number of devices; 0: all.
       dtype: of pixels, parameters and all operations after the backbone.
     """
 
@@ -52,6 +57,7 @@ class MaskedEmbedder(nn.Module):
     dropout: float
     test_masks: str
     cluster_parallel: int = 1
+    chunk_size: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -80,10 +86,11 @@ class MaskedEmbedder(nn.Module):
         mask = self.variable(
             "masks", "masks", masks.initial, self.max_clusters, self.embedding_dim
         ).value.astype(self.dtype)
-        pixels = _flatten_batches(images, self.cluster_parallel).astype(self.dtype) / 255
-        mean, std = (jnp.asarray(values, self.dtype) for values in self.statistics)
-        features = self.backbone((pixels - mean) / std, train=train)
-        pooled = backbones.pool(features, self.pooling, self.dtype)
+        flat = _flatten_batches(images, self.cluster_parallel)
+        if train and self.chunk_size:
+            pooled = self._pool_in_chunks(flat)
+        else:
+            pooled = self._pool(flat, train=train)
         pooled = _unflatten_batches(pooled, images.shape[:-3], self.cluster_parallel)
         init = torch_linear(pooled.shape[-1])
         embedding = nn.Dense(
@@ -102,6 +109,50 @@ class MaskedEmbedder(nn.Module):
             chosen = trained[..., None, :]
             outputs |= {"unmasked": masks.l2_normalize(embedding), "mask": trained}
         return outputs | {"embedding": masks.apply(embedding, chosen)}
+
+    def _pool(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Returns the pooled features [n, F] of uint8 images [n, h, w, 3]."""
+        pixels = images.astype(self.dtype) / 255
+        mean, std = (jnp.asarray(values, self.dtype) for values in self.statistics)
+        features = self.backbone((pixels - mean) / std, train=train)
+        return backbones.pool(features, self.pooling, self.dtype)
+
+    def _pool_in_chunks(self, images: jax.Array) -> jax.Array:
+        """Returns the pooled features [n, F] of uint8 images [n, h, w, 3] in training.
+
+        One chunk after the other goes through the backbone, and once more for the gradient, so that
+        the activations of one chunk alone are kept (GradCache, Gao et al. 2021). A loop of
+        rematerialised chunks is the same computation: the gradient of the loss by all features is
+        complete before that of the first chunk begins. All that follows, dropout included, has the
+        features of the whole batch, which are small.
+        """
+        if len(images) % self.chunk_size:
+            raise InputError(
+                f"Require a chunk_size that divides the {len(images)} images of a step, got "
+                f"{self.chunk_size}."
+            )
+
+        def pool(model: MaskedEmbedder, carry: None, chunk: jax.Array) -> tuple[None, jax.Array]:
+            return carry, model._pool(chunk, train=True)
+
+        # Statistics that training would change cannot be those of the whole batch.
+        with_fixed_statistics = nn.map_variables(pool, "batch_stats")
+        loop = nn.scan(
+            nn.remat(with_fixed_statistics, prevent_cse=False),
+            variable_broadcast=("params", "batch_stats"),
+            split_rngs={"dropout": True},  # of a custom backbone; others have none
+        )
+        # Of each device's images, which are adjacent, every chunk has the same number, so that all
+        # stay where they are.
+        chunks = images.reshape(self.chunk_size, -1, *images.shape[1:]).swapaxes(0, 1)
+        try:
+            _, pooled = loop(self, None, chunks)
+        except ModifyScopeVariableError as error:
+            raise InputError(
+                "Chunks of a batch require a backbone whose training leaves batch_stats as they "
+                "are: freeze its BatchNorm, or set sampling.chunk_size to 0."
+            ) from error
+        return pooled.swapaxes(0, 1).reshape(len(images), -1)
 
 
 def join_variables(params: Any, masks: Any, batch_stats: Any) -> dict[str, Any]:
@@ -148,6 +199,7 @@ def create(
     rematerialize: bool = False,
     pooling: str = "average",
     dropout: float = 0.01,
+    chunk_size: int = 0,
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> MaskedEmbedder:
@@ -175,6 +227,7 @@ def create(
         token or "class_and_average", one after the other.
       dropout: share of the pooled features that is dropped in training; 0.01 in P21's recipe for
         Stanford Online Products.
+      chunk_size: images that the backbone takes at a time in training, to save memory; 0: all.
       dtype: of everything else.
       **options: the other attributes of `MaskedEmbedder`.
 
@@ -195,11 +248,19 @@ def create(
         dtype=jnp.bfloat16 if precision == "bfloat16" else dtype,
         param_dtype=dtype,
     )
+    if chunk_size and isinstance(backbone, ResNet) and not backbone.frozen_statistics:
+        raise InputError(
+            "BatchNorm's statistics are those of a whole batch: require model.batch_norm=frozen, "
+            "for which there must be published weights (model.pretrained), or "
+            f"sampling.chunk_size=0, got model.batch_norm={batch_norm} and "
+            f"sampling.chunk_size={chunk_size}."
+        )
     return MaskedEmbedder(
         backbone=backbone,
         statistics=backbones.choose_statistics(pixels, name, backbone),
         pooling=pooling,
         dropout=dropout,
+        chunk_size=chunk_size,
         dtype=dtype,
         **options,
     )

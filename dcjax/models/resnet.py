@@ -49,6 +49,7 @@ class FrozenNorm(nn.Module):
         bias = self.param("bias", init.zeros, shape, self.param_dtype)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape).value
         var = self.variable("batch_stats", "var", jnp.ones, shape).value
+        var = var.astype(jnp.result_type(var, scale))
         factor = scale * jax.lax.rsqrt(var + _EPSILON)
         return factor.astype(self.param_dtype), (bias - mean * factor).astype(self.param_dtype)
 

@@ -63,7 +63,7 @@ class _Attention(nn.Module):
         heads = projected.reshape(n, num_tokens, 3, self.num_heads, width // self.num_heads)
         query, key, value = (heads[:, :, part] for part in range(3))
         method: Any = choose_attention(self.attention, self.dtype)
-        mixed = jax.nn.dot_product_attention(query, key, value, implementation=method)
+        mixed = _attend(query, key, value, method)
         return _dense(self, width, "proj")(mixed.reshape(x.shape))
 
 
@@ -194,6 +194,15 @@ class ViT(nn.Module):
             registers = tokens("reg_token", self.registers)
             parts.insert(1, jnp.broadcast_to(registers, (n, *registers.shape)))
         return jnp.concatenate(parts, axis=1)
+
+
+def _attend(query: jax.Array, key: jax.Array, value: jax.Array, method: Any) -> jax.Array:
+    """Averages the values by their weights for each query, all [n, tokens, heads, features]."""
+    if query.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(query, key, value, implementation=method)
+    # JAX's function has the weights in float32 in any case.
+    products = jnp.einsum("nqhf,nkhf->nhqk", query, key) * query.shape[-1] ** -0.5
+    return jnp.einsum("nhqk,nkhf->nqhf", jax.nn.softmax(products), value)
 
 
 def _dense(module: _Attention | _Mlp, features: int, name: str) -> nn.Dense:

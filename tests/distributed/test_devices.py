@@ -80,8 +80,10 @@ def test_any_number_of_processes_reads_the_same_batches(num_processes: int, para
 
 
 @functools.cache
-def _compiled(clusters_per_step: int, parallel: int) -> str:
+def _compiled(clusters_per_step: int, parallel: int, chunk_size: int = 0) -> str:
     config = digits.get_config()
+    config.sampling.chunk_size = chunk_size
+    config.model.batch_norm = "frozen" if chunk_size else "train"
     config.division.max_clusters = 1
     config.model.num_stages, config.model.width = 1, 16
     config.devices.cluster_parallel = parallel
@@ -105,6 +107,16 @@ def test_each_device_convolves_only_its_own_images(clusters_per_step: int, paral
     convolutions = re.findall(r"= f32\[(\d+),8,8,16\]\S* convolution\(", text)
     assert {int(n) for n in convolutions} == {clusters_per_step * 32 // 8}
     assert not re.search(r"u8\[\S* all-gather", text)
+
+
+@pytest.mark.parametrize(("clusters_per_step", "parallel"), [(4, 2), (2, 1)])
+def test_each_device_has_an_equal_share_of_each_chunk(
+    clusters_per_step: int, parallel: int
+) -> None:
+    text = _compiled(clusters_per_step, parallel, chunk_size=32)
+    convolutions = re.findall(r"= f32\[(\d+),8,8,16\]\S* convolution\(", text)
+    assert {int(n) for n in convolutions} == {32 // 8}
+    assert not re.search(r"u8\[\S* (all-gather|all-to-all|collective-permute)", text)
 
 
 def test_loss_with_one_cluster_per_device_needs_no_communication() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dcjax.experiment import build, inputs
 from dcjax.models import vit
 from dcjax.modes import export
 from dcjax.modes.train import train
+from dcjax.runs.checkpoints import Checkpoints
 
 _LAYOUT = Layout(patch_size=4, grid=3, width=16, depth=2, num_heads=2)
 
@@ -66,6 +68,7 @@ def test_run_starts_from_published_weights_and_is_continued_and_exported_without
     assert (saved["pixels"], saved["pooling"], saved["vit"]["patch_size"]) == ("auto", "class", 4)
     weights.unlink()
     more = {"train.num_epochs": 2, "model.rematerialize": True, "model.vit.attention": "xla"}
+    more |= {"sampling.chunk_size": 32}
     train(_config(weights, **more), workdir)
     embedder = dcjax.load(workdir)
     assert isinstance(embedder, dcjax.Embedder)
@@ -74,6 +77,20 @@ def test_run_starts_from_published_weights_and_is_continued_and_exported_without
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     loaded = dcjax.load(str(tmp_path / "run" / "export" / "embedder.jax"))
     np.testing.assert_allclose(loaded(images), embedder(images), atol=1e-5)
+
+
+def test_continued_run_in_chunks_equals_an_uninterrupted_one(weights: Path, tmp_path: Path) -> None:
+    changes = {"train.num_epochs": 2, "checkpoint.every_epochs": 1, "eval.every_epochs": 0}
+    changes |= {"sampling.chunk_size": 16}
+    config, whole, stopped = _config(weights, **changes), tmp_path / "whole", tmp_path / "stopped"
+    train(config, str(whole))
+    shutil.copytree(whole, stopped)
+    last = Checkpoints(str(stopped), read_only=True).number("last")
+    shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed during the last epoch
+    train(config, str(stopped))
+    run, division = small_runs.load_checkpoint(config, whole)
+    small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))
+    assert run.step == last
 
 
 def test_initial_state_has_the_weights_with_positions_of_the_crop(weights: Path) -> None:

@@ -1,6 +1,7 @@
 """Convolutions as matrix products give the values and gradients of XLA's convolutions."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,23 @@ def test_matmul_convolutions_equal_xla_convolutions(size: int, stride: int, dtyp
             actual = value_and_gradients(jobs["matmul"], x, kernel)
             assert_same(actual, value_and_gradients(jobs["xla"], x, kernel), EXACT[dtype])
             assert_same(actual[0], slow_conv(x, kernel, stride).astype(dtype), EXACT[dtype])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_in_a_loop_have_the_dimensions_that_xla_is_fast_with(stride: int) -> None:
+    """In others, XLA's CPU backend computes them naively, and changes them outside loops only."""
+    images, kernel = jnp.zeros((2, 4, 9, 8, 5)), jnp.zeros((3, 3, 5, 6))
+
+    def job(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        def convolve(x: jax.Array) -> jax.Array:
+            return jnp.sum(cpu_convolution.convolve(x, kernel, stride, "matmul") ** 2)
+
+        return jnp.sum(jax.lax.map(convolve, images))
+
+    text = jax.jit(jax.grad(job, argnums=(0, 1))).lower(images, kernel).compile().as_text()
+    dimensions = re.findall(r" convolution\(.*dim_labels=(\S+?),", text + ",")
+    assert len(dimensions) == 3  # value and both gradients
+    assert set(dimensions) == {"b01f_01io->b01f"}
 
 
 @pytest.mark.parametrize("sides", SIDES)

@@ -13,7 +13,7 @@ from flax import linen as nn
 from slow_resnet import random_variables, slow_resnet
 
 from dcjax.models import cpu_convolution, pretrained
-from dcjax.models.resnet import BACKBONES, BasicBlock, Bottleneck, Conv, ResNet
+from dcjax.models.resnet import BACKBONES, BasicBlock, Bottleneck, Conv, FrozenNorm, ResNet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "resnet.npz"
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
@@ -140,3 +140,15 @@ def test_variables_do_not_depend_on_convolution_method_or_frozen_norms() -> None
     ]
     for other in fresh[1:]:
         jax.tree.map(np.testing.assert_array_equal, other, fresh[0])
+
+
+def test_frozen_statistics_in_float32_do_not_make_a_float64_network_inexact() -> None:
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=16) for name in ("scale", "bias")}
+    statistics = {name: rng.random(16).astype(np.float32) for name in ("mean", "var")}
+    with jax.enable_x64(True):
+        norm = FrozenNorm(16, jnp.float64)
+        factor, shift = norm.apply({"params": params, "batch_stats": statistics})
+    expected = params["scale"] / np.sqrt(statistics["var"].astype(np.float64) + 1e-5)
+    np.testing.assert_allclose(factor, expected, rtol=1e-14)
+    np.testing.assert_allclose(shift, params["bias"] - statistics["mean"] * expected, atol=1e-14)

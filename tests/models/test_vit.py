@@ -207,6 +207,23 @@ def test_bfloat16_activations_leave_parameters_and_gradients_in_float32() -> Non
     assert float(value) != float(expected)
 
 
+def test_float64_is_kept_throughout() -> None:
+    """JAX's attention has its weights in float32 in any case; float64 has a path of its own."""
+    net, images = network(LAYOUTS["registers"]), published_vit.images(42)
+    params = jax.tree.map(lambda x: 5 * x, random_params(net, images))  # attention is not uniform
+    expected, expected_gradients = jax.jit(jax.value_and_grad(objective_of(net, images)))(params)
+    with jax.enable_x64(True):
+        exact = net.clone(dtype=jnp.float64, param_dtype=jnp.float64)
+        objective = objective_of(exact, images.astype(np.float64))
+        params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+        value, gradients = jax.jit(jax.value_and_grad(objective))(params)
+        text = str(jax.make_jaxpr(objective)(params))
+    assert "f32" not in text
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    compare = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(compare, gradients, expected_gradients)
+
+
 class _Device:
     def __init__(self, platform: str, capability: str | None) -> None:
         self.platform = platform
