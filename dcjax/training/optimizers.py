@@ -127,7 +127,10 @@ def create(
         **_: Any,
     ) -> tuple[dict[str, Any], optax.OptState]:
         del params
-        scaled = {group: _scale(tree, -learning_rates[group]) for group, tree in updates.items()}
+        scaled = {
+            group: jax.tree.map(lambda u, rate=learning_rates[group]: -rate * u, tree)
+            for group, tree in updates.items()
+        }
         if layer_factors:
             scaled["backbone"] = {
                 layer: _scale(tree, layer_factors[layer])
