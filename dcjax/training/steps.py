@@ -49,7 +49,8 @@ def train_step(
       average_decay: of the average over the steps, see `averages`; 0: there is none.
 
     Returns:
-      The next state, and the metrics "loss", "orthogonality" and those of the loss.
+      The next state, and the metrics "loss", "orthogonality", those of the loss, and with a
+      schedule "learning_rate", that of the embedding.
     """
     dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
     loss_keys = jax.random.split(loss_key, batch["cluster"].shape[0])
@@ -87,11 +88,11 @@ def train_step(
         return metrics["loss"] + weight * similarity, (updated, kept, metrics)
 
     gradients, (updated, kept, metrics) = jax.grad(objective, has_aux=True)(state.trainable)
+    learning_rates = rates.of_step(controls, state.step, schedule)
+    if schedule is not None:
+        metrics["learning_rate"] = learning_rates["embedding"]
     updates, opt_state = optimizer.update(
-        gradients,
-        state.opt_state,
-        state.trainable,
-        learning_rates=rates.of_step(controls, state.step, schedule),
+        gradients, state.opt_state, state.trainable, learning_rates=learning_rates
     )
     trained = optax.apply_updates(state.trainable, updates)
     after = state.replace(

@@ -387,6 +387,11 @@ def test_run_with_schedule_clipping_and_average_stopped_in_an_epoch_equals_an_un
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
     assert sum("jit(train_step)" in message for message in compiled) == 1
 
+    of_steps = [row["train/learning_rate"] for row in _lines(uninterrupted, "train/")]
+    assert of_steps[0] == 0
+    assert max(of_steps) == pytest.approx(1e-3, rel=0.01)
+    assert of_steps[-1] < 1e-5
+
     run, division = small_runs.load_checkpoint(config, uninterrupted)
     last_step, step = int(run.step) * 3 // 4, Run.train_step  # in the middle of the last epoch
 
