@@ -24,7 +24,7 @@ from dcjax.division.sampling import plan_epoch
 from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, sub_centers, triplets
 from dcjax.losses.mining import MINERS
 from dcjax.models import masked_embedder, vit
-from dcjax.training import optimizers
+from dcjax.training import optimizers, rates
 
 
 def _defaults(part: Callable[..., Any], *names: str) -> ConfigDict:
@@ -200,18 +200,43 @@ def get_config() -> ConfigDict:
 
     config.optimizer = optimizer = _defaults(
         optimizers.create,
-        "decay",  # coupled: added to the gradient before Adam; or decoupled
+        "name",  # adam, adamw, lion or sgd
+        # Of weights: coupled, added to the gradient before the optimizer; or decoupled, added to
+        # its update. adamw and lion require decoupled.
+        "decay",
+        "clip_norm",  # largest norm of the gradient of backbone and embedding together; 0: any
     )
-    optimizer.learning_rate = 1e-5  # of backbone and embedding, constant; in both papers' code
+    optimizer.adam = _defaults(optimizers.adam)  # Kingma & Ba 2015
+    optimizer.adamw = _defaults(optimizers.adamw)  # Loshchilov & Hutter 2019
+    optimizer.lion = _defaults(optimizers.lion)  # Chen et al. 2023
+    optimizer.sgd = _defaults(optimizers.sgd)
+    optimizer.learning_rate = 1e-5  # of backbone and embedding; in both papers' code
     optimizer.embedding_multiplier = 1.0  # times learning_rate
     optimizer.masks_multiplier = 100.0  # times learning_rate
     optimizer.loss_learning_rate = 1e-3  # of the loss's own parameters
+    # Of a ViT: the rate of a block is that of the next one times this, of the last one the
+    # backbone's times this; 1: all have the same.
+    optimizer.layer_decay = 1.0
     optimizer.weight_decay = 1e-4  # of backbone and embedding
     optimizer.masks_decay_multiplier = 1.0  # times weight_decay
+    optimizer.update(  # how all learning rates change from step to step
+        _defaults(
+            rates.create,
+            "schedule",  # after the warm-up: constant; cosine, to the end of the run; or step
+            "warmup_epochs",  # of a linear rise from 0; 0.5 is half an epoch
+            "final_share",  # of the rates at the end of a cosine
+            # Of step: the numbers of epochs, as (60, 90), after which rates are multiplied by ...
+            "step_epochs",
+            "step_factor",  # ... this
+        )
+    )
 
     config.train = train = ConfigDict()
     train.num_epochs = 120
     train.full_embedding_from_epoch = -1  # train the combined embedding from here on; -1: never
+    # Decay of an exponential moving average of the network over the steps, such as 0.999, which is
+    # evaluated, saved and loaded in place of the network; 0: none.
+    train.ema_decay = 0.0
     train.log_every_steps = 20  # steps whose mean is one point of a curve
     train.report = True  # after the last epoch, write what --mode=report writes
 

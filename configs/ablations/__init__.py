@@ -26,7 +26,7 @@ LEARN: Settings = {"model.masks": "learned"}
 NOT_PROGRESSIVE: Settings = FIX | {"division.hierarchy": "direct"}
 NO_SUBSPACES: Settings = {"model.masks": "none"}
 
-_LARGEST = {"cub": 32, "cars": 32, "digits": 2}
+_LARGEST = {"cub": 32, "cars": 32, "vit.cub": 32, "vit.cars": 32, "digits": 2}
 _LARGEST_OF_SMALL = 8
 
 WITHOUT_SUPER_CLASSES = ("digits", "folder", "vid")

@@ -21,9 +21,9 @@ from dcjax.distributed import devices
 from dcjax.division.division import Division
 from dcjax.experiment.schedule import Schedule
 from dcjax.losses import mining
-from dcjax.models import masked_embedder, pretrained
+from dcjax.models import backbones, masked_embedder, pretrained
 from dcjax.retrieval import evaluation
-from dcjax.training import optimizers, state, steps
+from dcjax.training import optimizers, rates, state, steps
 
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
 
@@ -178,7 +178,7 @@ class Experiment(Network):
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         """The optimizer of all parameter groups."""
-        return create_optimizer(self.config.optimizer)
+        return create_optimizer(self.config.optimizer, self.config.model.backbone)
 
     @functools.cached_property
     def schedule(self) -> Schedule:
@@ -210,6 +210,8 @@ class Experiment(Network):
             loss=self.loss,
             optimizer=self.optimizer,
             orthogonality_weight=self.config.model.orthogonality_weight if learned else 0.0,
+            schedule=create_rates(self.config.optimizer, self.config.train.num_epochs),
+            average_decay=self.config.train.ema_decay,
         )
         return jax.jit(
             step,
@@ -307,13 +309,13 @@ class Experiment(Network):
             image_size=self.config.dataset.crop,
             memory_size=self.config.loss.memory_size,
         )
-        if weights is None:
-            return fresh
-        params, statistics = weights
-        return fresh.replace(
-            params={**fresh.params, "backbone": params},
-            batch_stats={"backbone": statistics} if statistics else {},
-        )
+        if weights is not None:
+            params, statistics = weights
+            fresh = fresh.replace(
+                params={**fresh.params, "backbone": params},
+                batch_stats={"backbone": statistics} if statistics else {},
+            )
+        return fresh.replace(average=fresh.network) if self.config.train.ema_decay else fresh
 
     def _state_shardings(self) -> state.TrainState:
         return jax.tree.map(lambda x: x.sharding, self.abstract_state)
@@ -405,17 +407,33 @@ def _create_miner(options: ConfigDict, name: str) -> mining.Miner:
     return mining.create(name, **{key: options[key] for key in mining.options_of(name)})
 
 
-def create_optimizer(optimizer: ConfigDict) -> optax.GradientTransformationExtraArgs:
-    """Builds the optimizer of all parameter groups."""
-    decay = optimizer.weight_decay
+def create_optimizer(optimizer: ConfigDict, backbone: str) -> optax.GradientTransformationExtraArgs:
+    """Builds the optimizer of all parameter groups, for the named backbone."""
+    decay, name = optimizer.weight_decay, optimizer.name
     return optimizers.create(
+        name=name,
         decay=optimizer.decay,
+        clip_norm=optimizer.clip_norm,
+        layer_factors=backbones.layer_factors(backbone, optimizer.layer_decay),
         weight_decays={
             "backbone": decay,
             "embedding": decay,
             "masks": decay * optimizer.masks_decay_multiplier,
             "loss": 0.0,
         },
+        **(optimizer[name] if name in optimizers.OPTIMIZERS else {}),
+    )
+
+
+def create_rates(optimizer: ConfigDict, num_epochs: int) -> rates.Schedule | None:
+    """Builds the schedule of the learning rates; None if they are constant."""
+    return rates.create(
+        num_epochs=num_epochs,
+        schedule=optimizer.schedule,
+        warmup_epochs=optimizer.warmup_epochs,
+        final_share=optimizer.final_share,
+        step_epochs=optimizer.step_epochs,
+        step_factor=optimizer.step_factor,
     )
 
 

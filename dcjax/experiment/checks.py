@@ -67,6 +67,8 @@ def check_training(config: ConfigDict) -> Mesh:
         raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
     try:
         build.create_model(config)
+        build.create_optimizer(config.optimizer, config.model.backbone)
+        build.create_rates(config.optimizer, config.train.num_epochs)
         if config.model.backbone in vit.SIZES:
             vit.check_size("dataset.crop", config.dataset.crop, config.model.vit.patch_size)
         if plugins.is_custom(config.loss.name):  # which may need the real number of classes

@@ -105,7 +105,8 @@ class Run:
     def evaluate(self, epoch: int) -> Scores:
         """Returns the scores of the current network, after an epoch."""
         experiment = self._experiment
-        return experiment.score(experiment.test_readers, self.state.variables, epoch=epoch)
+        variables = self.state.evaluated_variables
+        return experiment.score(experiment.test_readers, variables, epoch=epoch)
 
     def finish_epoch(self, scores: Scores | None) -> None:
         """Ends an epoch, with its scores if it was evaluated."""

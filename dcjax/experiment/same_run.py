@@ -173,10 +173,12 @@ def check_same(
     Raises:
       InputError: listing the settings that differ.
     """
+    now, then = _without_paper(flatten(settings)), _without_paper(flatten(saved))
     free = _FREE | _FREE_IN_EVALUATION if evaluating else _FREE
     if scored:
         free = {key for key in free - _SCORED if not key.startswith("eval.")}
-    now, then = _without_paper(flatten(settings)), _without_paper(flatten(saved))
+    elif not evaluating and now.get("optimizer.schedule") == "cosine":
+        free = free - {"train.num_epochs"}  # the rates of all steps depend on it
     check_complete(then, now.keys())
     different = [
         f"{key}={now.get(key)!r} (saved: {then.get(key)!r})"

@@ -34,12 +34,17 @@ class Schedule:
         dividing = self.config.division
         return 0 if dividing.max_clusters == 1 else epoch // dividing.every_epochs
 
-    def controls(self, epoch: int) -> dict[str, Any]:
+    def controls(self, epoch: int, *, first_step: int = 0, num_steps: int = 1) -> dict[str, Any]:
         """Returns the controls of `steps.train_step` for an epoch.
 
         The backbone is frozen in the first epochs of each period, as in P21's released recipe. The
         masks are frozen if they are not learned, and once the full embedding is trained. With
         max_clusters 1, the baseline, there are neither periods nor subspaces.
+
+        Args:
+          epoch: its number.
+          first_step: steps trained before it.
+          num_steps: its steps.
         """
         rates, dividing, train = self.config.optimizer, self.config.division, self.config.train
         divides = dividing.max_clusters > 1
@@ -55,6 +60,11 @@ class Schedule:
         }
         return {
             "learning_rates": {group: np.float32(rate) for group, rate in learning_rates.items()},
+            "epoch": {
+                "number": np.float32(epoch),
+                "first_step": np.int32(first_step),
+                "num_steps": np.int32(num_steps),
+            },
             "full_embedding": np.bool_(full),
             "memory": np.bool_(epoch >= self.config.loss.memory_from_epoch),
         }

@@ -16,7 +16,7 @@ from dcjax.division import division, grouping, masks, sampling
 from dcjax.experiment import same_run, versions
 from dcjax.losses import mining, pairwise, proxies, sub_centers, triplets
 from dcjax.models import backbones, cpu_convolution, masked_embedder, pixel_statistics, vit
-from dcjax.training import optimizers
+from dcjax.training import optimizers, rates
 
 _MANY = 1_000_000  # upper bound of numbers of epochs, steps and trials
 _SHOWN = 200  # characters of a wrong value in an error
@@ -139,6 +139,8 @@ _TEMPERATURE = Number(SMALLEST, 100)
 _DISTANCE = Number(*DISTANCE)
 _RATE = Number(0, 10)
 _MULTIPLIER = Number(0, 10_000)
+_MOMENTUM = Number(*optimizers.MOMENTUM)
+_EPSILON = Number(*optimizers.EPSILON)
 _FROM_0 = Whole(0, _MANY)
 _FROM_1 = Whole(1, _MANY)
 _KS = Several(_FROM_1, 1, 100)
@@ -272,8 +274,27 @@ RULES: Mapping[str, Rule] = {
     "optimizer.weight_decay": Number(0, 10),
     "optimizer.masks_decay_multiplier": _MULTIPLIER,
     "optimizer.decay": OneOf(optimizers.DECAYS),
+    "optimizer.name": OneOf(optimizers.OPTIMIZERS),
+    "optimizer.clip_norm": _WEIGHT,
+    "optimizer.layer_decay": Number(0.01, 1),
+    "optimizer.schedule": OneOf(rates.SCHEDULES),
+    "optimizer.warmup_epochs": Number(0, _MANY),
+    "optimizer.final_share": Number(0, 1),
+    "optimizer.step_epochs": Several(_FROM_1, 0, 100, ascends=True),
+    "optimizer.step_factor": Number(SMALLEST, 1),
+    "optimizer.adam.beta1": _MOMENTUM,
+    "optimizer.adam.beta2": _MOMENTUM,
+    "optimizer.adam.epsilon": _EPSILON,
+    "optimizer.adamw.beta1": _MOMENTUM,
+    "optimizer.adamw.beta2": _MOMENTUM,
+    "optimizer.adamw.epsilon": _EPSILON,
+    "optimizer.lion.beta1": _MOMENTUM,
+    "optimizer.lion.beta2": _MOMENTUM,
+    "optimizer.sgd.momentum": _MOMENTUM,
+    "optimizer.sgd.nesterov": Flag(),
     "train.num_epochs": _FROM_1,
     "train.full_embedding_from_epoch": Whole(-1, _MANY),
+    "train.ema_decay": Number(0, 1 - SMALLEST),
     "train.log_every_steps": _FROM_1,
     "train.report": Flag(),
     "eval.every_epochs": _FROM_0,

@@ -141,6 +141,26 @@ def _create_resnet(
     )
 
 
+def layer_factors(name: str, decay: float) -> dict[str, float]:
+    """Returns factors of the learning rate by the first name of a backbone's parameters.
+
+    Args:
+      name: of the backbone.
+      decay: factor from a layer to the one before it, see `vit.layer_factors`; 1: none.
+
+    Raises:
+      InputError: if the backbone is no vision transformer, and the decay not 1.
+    """
+    if decay == 1:
+        return {}
+    if name not in vit.SIZES:
+        raise InputError(
+            "optimizer.layer_decay lowers the rates of a vision transformer from block to block: "
+            f"require 1 for model.backbone={name}, got {decay:g}."
+        )
+    return vit.layer_factors(name, decay)
+
+
 def choose_statistics(pixels: str, name: str, backbone: nn.Module) -> Statistics:
     """Returns the mean and deviation of pixels that a backbone expects.
 

@@ -241,6 +241,25 @@ def choose_attention(attention: str, dtype: Any) -> str:
     return "cudnn" if major.isdecimal() and int(major) >= 8 else "xla"
 
 
+def layer_factors(name: str, decay: float) -> dict[str, float]:
+    """Returns factors of the learning rate that decay with the distance from the last layer.
+
+    As BEiT has it (Bao et al. 2022): of L blocks, block l = 0, ... has decay^(L - l), what is
+    before the blocks decay^(L + 1), and the final norm 1, like what follows the network.
+
+    Args:
+      name: one of `SIZES`.
+      decay: factor from a layer to the one before it.
+
+    Returns:
+      The factors by the first name of the parameters.
+    """
+    _, depth, _ = SIZES[name]
+    blocks = {f"blocks_{index}": decay ** (depth - index) for index in range(depth)}
+    first = ("patch_embed", "pos_embed", "cls_token", "reg_token")
+    return {**dict.fromkeys(first, decay ** (depth + 1)), **blocks, "norm": 1.0}
+
+
 def check_size(what: str, size: int, patch_size: int) -> None:
     """Checks that patches divide an image.
 

@@ -80,7 +80,12 @@ def _train(
                         run.step, epoch, division, previous, experiment.splits.train.labels
                     )
 
-                controls = devices.place(schedule.controls(epoch), experiment.replicated)
+                controls = schedule.controls(
+                    epoch,
+                    first_step=run.step - run.progress.epoch_step,
+                    num_steps=plan.num_steps,
+                )
+                controls = devices.place(controls, experiment.replicated)
                 # Implicit transfers would make a step wait.
                 no_transfers = jax.transfer_guard("disallow")
                 with (

@@ -18,6 +18,7 @@ from dcjax.runs.store import Store
 from dcjax.training.state import TrainState
 
 _MODEL = ("params", "masks", "batch_stats")
+_TRAINED = "trained"  # the network beside its average
 _TRAIN = ("step", "loss_params", "memory", "opt_state", "num_clusters")
 
 
@@ -29,8 +30,9 @@ class Checkpoints:
     is the training step, or the number of the latest checkpoint plus 1 if that is higher, as when a
     step is saved again with its scores: no number is saved twice.
 
-    Its items: "model" (all that embedding needs), "train", "division" and "meta" (JSON, with the
-    whole config). Where several processes train, all of them call every method, at the same steps.
+    Its items: "model" (all that embedding needs; the average of the network, if there is one),
+    "train", "division" and "meta" (JSON, with the whole config). Where several processes train, all
+    of them call every method, at the same steps.
     """
 
     def __init__(
@@ -134,9 +136,10 @@ class Checkpoints:
         """
         before = self._store.finish()
         self._raise_if_fatal(before)
+        model, train = _items(state)
         items = ocp.args.Composite(
-            model=ocp.args.StandardSave({name: getattr(state, name) for name in _MODEL}),
-            train=ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN}),
+            model=ocp.args.StandardSave(model),
+            train=ocp.args.StandardSave(train),
             division=ocp.args.StandardSave(_arrays(division)),
             meta=ocp.args.JsonSave(meta),
         )
@@ -160,15 +163,14 @@ class Checkpoints:
           number: of a complete checkpoint.
           state: gives shapes, types and shardings.
         """
-        abstract_state = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        model, train = _items(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
         restored = self._store.read(
             number,
-            model=ocp.args.StandardRestore({x: getattr(abstract_state, x) for x in _MODEL}),
-            train=ocp.args.StandardRestore({x: getattr(abstract_state, x) for x in _TRAIN}),
+            model=ocp.args.StandardRestore(model),
+            train=ocp.args.StandardRestore(train),
             division=ocp.args.StandardRestore(),
         )
-        division = _division(restored.division)
-        return state.replace(**restored.model, **restored.train), division
+        return _state(state, restored.model, restored.train), _division(restored.division)
 
     def restore_division(self, number: int) -> Division:
         """Returns the division of a complete checkpoint."""
@@ -241,6 +243,22 @@ def _missing(paths: Sequence[str]) -> MissingFileError:
     return MissingFileError(
         f"No checkpoint in {', '.join(paths)}; give the --workdir of {those} saved one."
     )
+
+
+def _items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the items "model" and "train" of a state."""
+    train = {name: getattr(state, name) for name in _TRAIN}
+    if not state.average:
+        return state.network, train
+    return state.average, train | {_TRAINED: state.network}
+
+
+def _state(state: TrainState, model: dict[str, Any], train: dict[str, Any]) -> TrainState:
+    """Returns a state with the arrays of the items, the inverse of `_items`."""
+    rest = {name: train[name] for name in _TRAIN}
+    if not state.average:
+        return state.replace(**model, **rest)
+    return state.replace(**train[_TRAINED], **rest, average=model)
 
 
 def _division(arrays: dict[str, np.ndarray]) -> Division:

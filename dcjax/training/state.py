@@ -33,6 +33,7 @@ class TrainState(struct.PyTreeNode):
       batch_stats: BatchNorm's running statistics.
       opt_state: state of `optimizers.create`.
       num_clusters: int32 [], K.
+      average: of `network` over the steps, see `averages`; {} if there is none.
     """
 
     step: jax.Array
@@ -43,6 +44,16 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Tree
     opt_state: Any
     num_clusters: jax.Array
+    average: Tree = struct.field(default_factory=dict)
+
+    @property
+    def network(self) -> Tree:
+        """What an average is taken of: all arrays that embedding an image needs."""
+        return {
+            "params": self.params,
+            "masks": self.masks,
+            "batch_stats": self.batch_stats,
+        }
 
     @property
     def trainable(self) -> Tree:
@@ -51,8 +62,13 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def variables(self) -> Tree:
-        """The model's variables, which are all that embedding an image needs."""
-        return join_variables(self.params, self.masks, self.batch_stats)
+        """The model's variables, as they are trained."""
+        return join_variables(**self.network)
+
+    @property
+    def evaluated_variables(self) -> Tree:
+        """The variables that are evaluated: of the average, or as trained if there is none."""
+        return join_variables(**(self.average or self.network))
 
 
 def create(
@@ -119,7 +135,8 @@ def rebuild_masks(
 ) -> TrainState:
     """Gives each cluster of a new division the mask of its parent, or its share of it.
 
-    The masks' optimizer state starts anew, as P21's does (moments and step count).
+    So do the averages of the masks. The masks' optimizer state starts anew, as P21's does (moments
+    and step count).
 
     Args:
       state: the state of the previous division.
@@ -128,9 +145,13 @@ def rebuild_masks(
       kind: "learned", "fixed" or "none", see `masks.inherit`.
     """
     parents = jnp.asarray(parents)
+    average = dict(state.average)
+    if average:
+        average["masks"] = inherit(average["masks"], parents, kind)
     state = state.replace(
         masks=inherit(state.masks, parents, kind),
         num_clusters=jnp.sum(parents >= 0, dtype=state.num_clusters.dtype),
+        average=average,
     )
     return state.replace(
         opt_state=optimizers.renew(optimizer, state.opt_state, state.trainable, "masks")

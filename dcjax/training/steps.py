@@ -11,6 +11,7 @@ from dcjax.division import masks
 from dcjax.losses import Loss, Params, memory
 from dcjax.losses.memory import Memory
 from dcjax.models.masked_embedder import MaskedEmbedder, join_variables
+from dcjax.training import averages, rates
 from dcjax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -26,6 +27,8 @@ def train_step(
     loss: Loss,
     optimizer: optax.GradientTransformationExtraArgs,
     orthogonality_weight: float,
+    schedule: rates.Schedule | None = None,
+    average_decay: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
     """Learns from C batches, each of one cluster, in the subspace of that cluster.
 
@@ -34,17 +37,20 @@ def train_step(
     Args:
       state: current state.
       batch: "image" uint8 [C, B, h, w, 3], "label" int32 [C, B], "cluster" int32 [C].
-      controls: traced scalars: "learning_rates" by group; "full_embedding": whether to train the
-        combined embedding in place of the subspaces (P21 section 3.4); "memory": whether batches
-        are compared with the memory too.
+      controls: traced scalars: "learning_rates" by group and "epoch", see `rates.of_step`;
+        "full_embedding": whether to train the combined embedding in place of the subspaces (P21
+        section 3.4); "memory": whether batches are compared with the memory too.
       key: of the run; the step number is folded in.
       model: the embedder.
       loss: the metric-learning loss.
       optimizer: from `optimizers.create`.
       orthogonality_weight: lambda of P21 eq. 7.
+      schedule: of the learning rates; None: they are those of the epoch.
+      average_decay: of the average over the steps, see `averages`; 0: there is none.
 
     Returns:
-      The next state, and the metrics "loss", "orthogonality" and those of the loss.
+      The next state, and the metrics "loss", "orthogonality", those of the loss, and with a
+      schedule "learning_rate", that of the embedding.
     """
     dropout_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
     loss_keys = jax.random.split(loss_key, batch["cluster"].shape[0])
@@ -82,14 +88,14 @@ def train_step(
         return metrics["loss"] + weight * similarity, (updated, kept, metrics)
 
     gradients, (updated, kept, metrics) = jax.grad(objective, has_aux=True)(state.trainable)
+    learning_rates = rates.of_step(controls, state.step, schedule)
+    if schedule is not None:
+        metrics["learning_rate"] = learning_rates["embedding"]
     updates, opt_state = optimizer.update(
-        gradients,
-        state.opt_state,
-        state.trainable,
-        learning_rates=controls["learning_rates"],
+        gradients, state.opt_state, state.trainable, learning_rates=learning_rates
     )
     trained = optax.apply_updates(state.trainable, updates)
-    state = state.replace(
+    after = state.replace(
         step=state.step + 1,
         params={group: trained[group] for group in state.params},
         masks=trained["masks"],
@@ -98,7 +104,12 @@ def train_step(
         batch_stats=updated.get("batch_stats", {}),
         opt_state=opt_state,
     )
-    return state, metrics
+    if average_decay:
+        average = averages.update(
+            state.average, after.network, step=state.step, decay=average_decay
+        )
+        after = after.replace(average=average)
+    return after, metrics
 
 
 def _losses_of_batches(loss: Loss, params: Params, *batches: Any) -> tuple[jax.Array, Metrics]:

@@ -144,6 +144,15 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ),
         ({"model__pooling": "class"}, "needs a class token, but resnet_small has none; give aver"),
         ({"loss__name": "nosuch:loss"}, "can be imported, got 'nosuch:loss'"),
+        ({"optimizer__name": "adamw"}, "require optimizer.decay=decoupled, got coupled"),
+        ({"optimizer__layer_decay": 0.75}, "require 1 for model.backbone=resnet_small, got 0.75"),
+        ({"optimizer__schedule": "step"}, r"requires optimizer.step_epochs, .* got \(\)"),
+        (
+            {"optimizer__schedule": "step", "optimizer__step_epochs": (2, 99)},
+            r"before train.num_epochs=\d+, got \(2, 99\)",
+        ),
+        ({"optimizer__warmup_epochs": 99.5}, "warmup_epochs < train.num_epochs, got 99.5 and"),
+        ({"train__ema_decay": 1.0}, "train.ema_decay must be a number from 0 to 0.9"),
         ({"train__num_epochs": 0}, "train.num_epochs must be a whole number from 1 .* 0"),
     ],
 )
@@ -168,7 +177,7 @@ def test_errors_name_the_value_and_what_is_allowed(
         ({"model__batch_norm": "off"}, build.create_model, "known are frozen, train"),
         (
             {"optimizer__decay": "l1"},
-            lambda c: build.create_optimizer(c.optimizer),
+            lambda c: build.create_optimizer(c.optimizer, c.model.backbone),
             "known are coupled, decoupled",
         ),
         (

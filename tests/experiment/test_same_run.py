@@ -54,6 +54,18 @@ def test_run_may_differ_only_in_settings_that_do_not_change_training() -> None:
         same_run.check_same(scored_otherwise, saved, "runs/a")
 
 
+def test_number_of_epochs_is_fixed_where_the_learning_rates_depend_on_it() -> None:
+    def settings(schedule: str, num_epochs: int) -> dict[str, Any]:
+        return _settings(optimizer__schedule=schedule, train__num_epochs=num_epochs)
+
+    same_run.check_same(settings("step", 9), settings("step", 8), "runs/a")
+    cosine, longer = settings("cosine", 8), settings("cosine", 9)
+    with pytest.raises(ValueError, match=r"Different: train.num_epochs=9 \(saved: 8\)\."):
+        same_run.check_same(longer, cosine, "runs/a")
+    same_run.check_same(longer, cosine, "runs/a", evaluating=True)
+    same_run.check_same(longer, cosine, "runs/a", scored=True)
+
+
 def test_settings_unknown_to_a_saved_run_are_named() -> None:
     saved = digits.get_config().to_dict()
     del saved["dataset"]["cache"]

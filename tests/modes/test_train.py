@@ -26,6 +26,7 @@ from configs import digits
 from dcjax.core.errors import InputError
 from dcjax.distributed import devices
 from dcjax.experiment import build, epochs, inputs, reporter
+from dcjax.experiment.run import Run
 from dcjax.modes.train import train
 from dcjax.runs import shared_workdirs
 from dcjax.runs.checkpoints import Checkpoints
@@ -363,6 +364,52 @@ def test_continued_run_of_other_groupings_equals_an_uninterrupted_one(
     if masks == "fixed":  # 8 dimensions for 3 clusters
         np.testing.assert_array_equal(run.masks.sum(axis=0), np.ones(8))
         np.testing.assert_array_equal(run.masks.sum(axis=1), [2, 3, 3])
+
+
+def test_run_with_schedule_clipping_and_average_stopped_in_an_epoch_equals_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = _config(
+        division__max_clusters=2,
+        sampling__batch_size=32,
+        optimizer__name="adamw",
+        optimizer__decay="decoupled",
+        optimizer__schedule="cosine",
+        optimizer__warmup_epochs=0.5,
+        optimizer__clip_norm=0.5,
+        train__ema_decay=0.9,
+        train__num_epochs=2,
+    )
+    uninterrupted, stopped = tmp_path / "whole", tmp_path / "stopped"
+    jax.clear_caches()
+    with jax.log_compiles(True):
+        scores = train(config, str(uninterrupted))
+    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
+    assert sum("jit(train_step)" in message for message in compiled) == 1
+
+    of_steps = [row["train/learning_rate"] for row in _lines(uninterrupted, "train/")]
+    assert of_steps[0] == 0
+    assert max(of_steps) == pytest.approx(1e-3, rel=0.01)
+    assert of_steps[-1] < 1e-5
+
+    run, division = small_runs.load_checkpoint(config, uninterrupted)
+    last_step, step = int(run.step) * 3 // 4, Run.train_step  # in the middle of the last epoch
+
+    def stop_in_an_epoch(self: Run, *arguments: Any) -> Any:
+        if self.step == last_step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", stop_in_an_epoch)
+        assert train(config, str(stopped)) is None
+    assert train(config, str(stopped)) == scores
+    small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))
+
+    embedder = dcjax.load(str(uninterrupted))
+    np.testing.assert_array_equal(embedder.masks, run.average["masks"])
+    assert np.all(run.average["masks"] != run.masks)
+    assert embedder.evaluate() == scores
 
 
 def test_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:

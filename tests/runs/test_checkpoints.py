@@ -11,6 +11,7 @@ import small_runs
 
 from dcjax.models.masked_embedder import join_variables
 from dcjax.runs.checkpoints import Checkpoints
+from dcjax.training.state import TrainState
 
 
 def _open(workdir: Path, **options: Any) -> Checkpoints:
@@ -66,6 +67,23 @@ def test_model_is_restored_alone(tmp_path: Path) -> None:
     abstract_model = jax.eval_shape(lambda: expected)
     restored = Checkpoints(str(tmp_path), read_only=True).restore_model(100, abstract_model)
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
+
+
+def test_average_is_restored_as_the_model_and_beside_the_network(tmp_path: Path) -> None:
+    def averaged(step: int) -> TrainState:
+        network = small_runs.state(step)
+        return network.replace(average=jax.tree.map(lambda x: x + 1, network.network))
+
+    checkpoints = _open(tmp_path)
+    checkpoints.save(averaged(100), small_runs.division(100), {}, None)
+    checkpoints.wait()
+    restored, _ = checkpoints.restore(100, averaged(0))
+    jax.tree.map(np.testing.assert_array_equal, restored, averaged(100))
+    expected = averaged(100).evaluated_variables
+    model = checkpoints.restore_model(100, jax.eval_shape(lambda: expected))
+    jax.tree.map(np.testing.assert_array_equal, model, expected)
+    assert np.all(model["params"]["embedding"]["kernel"] > 1)
+    checkpoints.close()
 
 
 def test_step_saved_again_has_two_checkpoints_and_the_later_counts(tmp_path: Path) -> None:

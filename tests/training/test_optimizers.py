@@ -1,5 +1,7 @@
-"""Adam with a learning rate per group and coupled decay, against a plain NumPy Adam."""
+"""Optimizers with a rate per group, against a plain NumPy Adam and against those of optax."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+from dcjax.core.errors import InputError
+from dcjax.models import backbones, vit
 from dcjax.training import optimizers
 
 DECAYS = {"backbone": 0.1, "embedding": 0.02, "masks": 0.3, "loss": 0.0}
@@ -168,3 +172,132 @@ def test_loss_without_parameters_needs_no_optimizer_state() -> None:
 def test_unknown_decay_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'l2'; known are coupled, decoupled"):
         create("l2")
+
+
+# Options of `create`, and the optimizer of optax that a group at this rate and decay equals.
+_EQUALS: list[tuple[dict[str, Any], Callable[[float, float], optax.GradientTransformation]]] = [
+    (
+        {"name": "adam", "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-4},
+        lambda rate, decay: optax.chain(
+            optax.add_decayed_weights(decay), optax.adam(rate, b1=0.8, b2=0.95, eps=1e-4)
+        ),
+    ),
+    (
+        {"name": "adamw", "decay": "decoupled", "beta1": 0.8, "epsilon": 1e-4},
+        lambda rate, decay: optax.adamw(rate, b1=0.8, eps=1e-4, weight_decay=decay),
+    ),
+    (
+        {"name": "lion", "decay": "decoupled", "beta2": 0.95},
+        lambda rate, decay: optax.lion(rate, b2=0.95, weight_decay=decay),
+    ),
+    (
+        {"name": "sgd", "momentum": 0.7, "nesterov": True},
+        lambda rate, decay: optax.chain(
+            optax.add_decayed_weights(decay), optax.sgd(rate, momentum=0.7, nesterov=True)
+        ),
+    ),
+    (
+        {"name": "sgd", "momentum": 0.0, "decay": "decoupled"},
+        lambda rate, decay: optax.chain(
+            optax.identity(), optax.add_decayed_weights(decay), optax.sgd(rate)
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("chosen", "reference"), _EQUALS)
+def test_three_steps_of_each_group_equal_those_of_optax(
+    chosen: dict[str, Any], reference: Callable[[float, float], optax.GradientTransformation]
+) -> None:
+    optimizer = optimizers.create(weight_decays=DECAYS, **chosen)
+    params = random_tree(0)
+    opt_state = optimizer.init(params)
+    references = {group: reference(RATES[group], DECAYS[group]) for group in optimizers.GROUPS}
+    expected = dict(params)
+    states = {group: references[group].init(tree) for group, tree in params.items()}
+    for seed in (1, 2, 3):
+        gradients = random_tree(seed)
+        params, opt_state = step(optimizer, params, opt_state, gradients)
+        for group, tree in gradients.items():
+            updates, states[group] = references[group].update(tree, states[group], expected[group])
+            expected[group] = optax.apply_updates(expected[group], updates)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), params, expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"name": "adagrad"}, r"optimizer.name 'adagrad'; known are adam, adamw, lion, sgd"),
+        (
+            {"name": "adamw"},
+            r"name=adamw .* \(adam may have either\): require .*=decoupled, got cou",
+        ),
+        ({"name": "lion"}, "optimizer.name=lion is defined with decoupled .*, got coupled"),
+        ({"name": "sgd", "beta1": 0.9}, "Unknown option 'beta1' of optimizer 'sgd'"),
+        ({"beta2": 1.0}, "Require beta2 of at least 0 and at most 0.9"),
+        ({"clip_norm": -1.0}, "Require optimizer.clip_norm of at least 0, got -1.0"),
+    ],
+)
+def test_contradictory_options_are_an_error(chosen: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        optimizers.create(weight_decays=DECAYS, **chosen)
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, 1e6])
+def test_gradients_of_backbone_and_embedding_are_clipped_together(clip_norm: float) -> None:
+    sgd = {"name": "sgd", "momentum": 0.0, "weight_decays": dict.fromkeys(DECAYS, 0.0)}
+    optimizer, params = optimizers.create(**sgd, clip_norm=clip_norm), random_tree(0)
+    gradients = random_tree(1)
+    moved, _ = step(optimizer, params, optimizer.init(params), gradients)
+    clipped = [gradients[group]["w"] for group in ("backbone", "embedding")]
+    norm = np.sqrt(sum(np.sum(gradient.astype(np.float64) ** 2) for gradient in clipped))
+    assert 0.5 < norm < 1e6
+    for group, gradient in gradients.items():
+        factor = min(1, clip_norm / norm) if group in ("backbone", "embedding") else 1
+        expected = params[group]["w"] - RATES[group] * factor * gradient["w"]
+        np.testing.assert_allclose(moved[group]["w"], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_keeps_a_gradient_of_zeros_and_the_tree_of_the_state() -> None:
+    chosen = {"name": "adamw", "decay": "decoupled", "weight_decays": DECAYS}
+    clipped, plain = optimizers.create(**chosen, clip_norm=1.0), optimizers.create(**chosen)
+    params, nothing = random_tree(0), jax.tree.map(np.zeros_like, random_tree(0))
+    opt_state = clipped.init(params)
+    assert jax.tree.structure(opt_state) == jax.tree.structure(plain.init(params))
+    moved, opt_state = step(clipped, params, opt_state, nothing)
+    expected, _ = step(plain, params, plain.init(params), nothing)
+    jax.tree.map(np.testing.assert_array_equal, moved, expected)
+    renewed = optimizers.renew(clipped, opt_state, params, "masks")
+    assert adam(renewed, "masks").count == 0
+
+
+def test_rates_decay_from_the_last_layer_of_a_transformer_to_the_first() -> None:
+    factors = backbones.layer_factors("vit_small", 0.5)  # 12 blocks
+    assert factors["norm"] == 1
+    assert factors["blocks_11"] == 0.5
+    assert factors["blocks_0"] == 0.5**12
+    first = ("patch_embed", "pos_embed", "cls_token", "reg_token")
+    assert [factors[name] for name in first] == [0.5**13] * 4
+    module = vit.create("vit_small", registers=1, patch_size=2)
+    images = jax.ShapeDtypeStruct((1, 2, 2, 3), jnp.float32)
+    initial = jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), images)
+    assert initial["params"].keys() == factors.keys()
+
+    params = random_tree(0) | {"backbone": {name: np.ones(2, "f") for name in factors}}
+    gradients = random_tree(1) | {"backbone": {name: np.ones(2, "f") for name in factors}}
+    optimizer = optimizers.create(
+        name="adamw", decay="decoupled", weight_decays=DECAYS, layer_factors=factors
+    )
+    moved, _ = step(optimizer, params, optimizer.init(params), gradients)
+    for name, factor in factors.items():  # Adam's first update is 1, and decay is scaled as it is
+        expected = -factor * RATES["backbone"] * (1 + DECAYS["backbone"])
+        np.testing.assert_allclose(moved["backbone"][name] - 1, expected, rtol=1e-2, atol=1e-7)
+
+
+def test_layer_decay_of_a_backbone_without_blocks_is_an_error() -> None:
+    assert backbones.layer_factors("resnet50", 1.0) == {}
+    for name in ("resnet50", "mine:network"):
+        with pytest.raises(InputError, match=f"require 1 for model.backbone={name}, got 0.75"):
+            backbones.layer_factors(name, 0.75)

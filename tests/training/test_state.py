@@ -126,6 +126,31 @@ def test_division_resets_mask_moments_and_keeps_everything_else(kind: str) -> No
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(new["masks"]))
 
 
+def test_averages_of_masks_are_inherited_as_the_masks_are() -> None:
+    run = initial_state()
+    run = run.replace(average={**run.network, "masks": 3 * run.masks})
+    for parents in PARENTS:
+        before = np.asarray(run.average["masks"])
+        run = divide(run.replace(masks=0.5 * run.masks), parents, "learned")
+        np.testing.assert_array_equal(run.average["masks"][: len(parents)], before[parents])
+        np.testing.assert_array_equal(run.average["masks"][len(parents) :], 0)
+        assert_same(run.average["params"], run.params)
+    assert np.all(np.asarray(run.average["masks"]) != run.masks)
+    run = divide(run, [0, 0, 1, 1], "fixed")
+    np.testing.assert_array_equal(run.average["masks"] != 0, run.masks != 0)
+
+
+def test_average_is_evaluated_in_place_of_the_network() -> None:
+    run = initial_state()
+    assert_same(run.evaluated_variables, run.variables)
+    average = jax.tree.map(lambda x: x + 1, run.network)
+    run = run.replace(average=average)
+    assert_same(run.evaluated_variables["params"], average["params"])
+    assert_same(run.evaluated_variables["masks"]["masks"], average["masks"])
+    assert_same(run.evaluated_variables["batch_stats"], average["batch_stats"])
+    assert_same(run.variables["params"], run.params)
+
+
 def test_division_changes_no_shape_or_dtype() -> None:
     run = initial_state()
     expected = jax.tree.map(jax.typeof, run)

@@ -16,7 +16,7 @@ from dcjax.division import masks
 from dcjax.losses import mining
 from dcjax.losses.pairs import References
 from dcjax.models import masked_embedder
-from dcjax.training import optimizers, state, steps
+from dcjax.training import optimizers, rates, state, steps
 
 _RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
 
@@ -87,6 +87,7 @@ def _jitted(
     model: Any,
     loss: losses.Loss,
     optimizer: Any,
+    **options: Any,
 ) -> Callable[..., tuple[state.TrainState, dict[str, jax.Array]]]:
     replicated = devices.replicated(mesh)
     step = functools.partial(
@@ -95,6 +96,7 @@ def _jitted(
         loss=loss,
         optimizer=optimizer,
         orthogonality_weight=0.1,
+        **options,
     )
     shardings = (replicated, devices.batch_shardings(mesh), replicated, replicated)
     return jax.jit(step, in_shardings=shardings, out_shardings=replicated)
@@ -239,6 +241,48 @@ def test_frozen_backbone_does_not_change_and_needs_no_compilation(float32: Any) 
     assert _largest_difference(frozen.params["backbone"], run.params["backbone"]) == 0
     assert _largest_difference(moving.params["backbone"], run.params["backbone"]) > 0
     assert _largest_difference(frozen.params["embedding"], moving.params["embedding"]) == 0
+    assert step._cache_size() == 1
+
+
+def test_average_follows_the_network_whose_training_it_does_not_change(float32: Any) -> None:
+    step, _, run = float32
+    model, loss, _ = _parts(jnp.float32, _adam())
+    averaging = _jitted(_one_device_mesh(), model, loss, _adam(), average_decay=0.8)
+    run = jax.device_put(run, devices.replicated(_one_device_mesh()))
+    averaged = run.replace(average=run.network)
+    expected = run.network
+    for number in range(3):
+        run, _ = step(run, _batch(number), _controls(), jax.random.key(0))
+        averaged, _ = averaging(averaged, _batch(number), _controls(), jax.random.key(0))
+        share = 9 / (10 + int(run.step) - 1)
+        expected = jax.tree.map(lambda a, x, s=share: (1 - s) * a + s * x, expected, run.network)
+    assert averaging._cache_size() == 1
+    assert _largest_difference(averaged.replace(average={}), run) == 0
+    assert _largest_difference(averaged.average, expected) < 1e-6
+    assert _largest_difference(averaged.average, run.network) > 1e-4
+    assert _largest_difference(averaged.average["batch_stats"], run.batch_stats) > 1e-4
+
+
+def test_rates_follow_a_schedule_from_step_to_step_without_compilation() -> None:
+    model, loss, run = _parts(jnp.float32, _adam())
+    schedule = rates.create(num_epochs=3, warmup_epochs=1.5)
+    step = _jitted(_one_device_mesh(), model, loss, _adam(), schedule=schedule)
+    for number, first_step, num_steps, at, factor in (
+        (0, 0, 4, 0, 0),
+        (0, 0, 4, 3, 0.5),  # 0.75 epochs
+        (1, 4, 10, 9, 1),
+        (2, 14, 2, 15, 1),
+    ):
+        epoch = {
+            "number": np.float32(number),
+            "first_step": np.int32(first_step),
+            "num_steps": np.int32(num_steps),
+        }
+        before = run.replace(step=jnp.asarray(at, jnp.int32))
+        after, _ = step(before, _batch(0), _controls() | {"epoch": epoch}, jax.random.key(0))
+        for group, rate in _RATES.items():  # which Adam's first step moves by
+            moved = _largest_difference(after.trainable[group], before.trainable[group])
+            assert moved == pytest.approx(factor * rate, rel=1e-3)
     assert step._cache_size() == 1
 
 
