@@ -89,6 +89,7 @@ def evaluate(
     nmi_runs: int,
     gallery_draws: int,
     kmeans: str = "host",
+    cameras: Sequence[npt.NDArray] | None = None,
 ) -> dict[str, float]:
     """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
 
@@ -103,6 +104,8 @@ def evaluate(
         `metrics.score_one_per_class`; 0: each image searches all others.
       kmeans: where images are clustered for "nmi": on the "host" of the first process, which then
         holds all embeddings, or on the "devices", each of which keeps its share.
+      cameras: of each, [N]: a query finds no image of its class that its camera took, see
+        `metrics.score`; None: no matter.
 
     Returns:
       Score by name.
@@ -114,14 +117,18 @@ def evaluate(
             images, labels[0], ks=ks, num_draws=gallery_draws, mesh=mesh
         )
     else:
-        scores = metrics.mean(score_queries(embeddings, labels, ks=ks))
+        scores = metrics.mean(score_queries(embeddings, labels, ks=ks, cameras=cameras))
     if nmi_runs:
         scores["nmi"] = nmi(embeddings, labels, num_runs=nmi_runs, kmeans=kmeans)
     return scores
 
 
 def score_queries(
-    embeddings: Sequence[jax.Array], labels: Sequence[npt.NDArray], *, ks: Sequence[int]
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[npt.NDArray],
+    *,
+    ks: Sequence[int],
+    cameras: Sequence[npt.NDArray] | None = None,
 ) -> dict[str, npt.NDArray]:
     """Returns the scores of each query in the gallery or, without one, in all other images.
 
@@ -130,7 +137,7 @@ def score_queries(
     sets = _as_rows(embeddings, labels)
     gallery = (sets[1], labels[1]) if len(sets) == 2 else (None, None)
     mesh = sharded_rows.mesh_of(sets[0].values)
-    return metrics.score_queries(sets[0], labels[0], *gallery, ks=ks, mesh=mesh)
+    return metrics.score_queries(sets[0], labels[0], *gallery, ks=ks, mesh=mesh, cameras=cameras)
 
 
 def nmi(

@@ -32,6 +32,7 @@ def score(
     ks: Sequence[int] = (1, 2, 4, 8),
     block: int | None = None,
     mesh: Mesh | None = None,
+    cameras: Sequence[np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Scores how well queries retrieve images of their own class.
 
@@ -53,6 +54,15 @@ def score(
     embeddings in a few narrow clusters: hosts then compute them in float64. All processes call this
     together and get the same.
 
+    With cameras, the protocol is that of re-identification (Zheng et al., ICCV 2015): images of the
+    query's class that its own camera took are left out of its ranking, those of other classes stay.
+    A query that has nothing to find counts in no score, not even in recall, and there is one score
+    more, for which hosts rank the whole gallery in float64:
+
+      map          1/R sum_{j <= G} h_j (h_1 + ... + h_j) / j
+
+    map_at_r is the same sum of the first R images alone, and so never more.
+
     Args:
       queries: embeddings [Q, D], used as float32; need not be normalised. An array that is the
         same on every process, or rows that are sharded over the devices (`sharded_rows.Rows`).
@@ -62,12 +72,23 @@ def score(
       ks: the numbers of neighbours that recall is reported at; large ones cost no more.
       block: number of queries that are ranked at a time; None chooses one that fits memory.
       mesh: the devices that the gallery is sharded over; None: the first device.
+      cameras: names or numbers of the cameras that took the queries [Q] and, if there is one, the
+        gallery [G]; None: no matter.
 
     Returns:
-      recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
+      recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision; with cameras also map.
     """
     return mean(
-        score_queries(queries, query_labels, gallery, gallery_labels, ks=ks, block=block, mesh=mesh)
+        score_queries(
+            queries,
+            query_labels,
+            gallery,
+            gallery_labels,
+            ks=ks,
+            block=block,
+            mesh=mesh,
+            cameras=cameras,
+        )
     )
 
 
@@ -80,6 +101,7 @@ def score_queries(
     ks: Sequence[int] = (1, 2, 4, 8),
     block: int | None = None,
     mesh: Mesh | None = None,
+    cameras: Sequence[np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the scores of each query [Q], float64, whose means `score` returns.
 
@@ -91,6 +113,9 @@ def score_queries(
     if gallery is None and gallery_labels is None:
         _, classes = np.unique(query_labels, return_inverse=True)
         everything = _whole_set(queries, classes)
+        if cameras is not None:
+            everything = everything._replace(cameras=_number_cameras(cameras, queries.num)[0])
+            return _score_all(everything, everything, exclude_self=True, ks=ks)
         return _score(everything, everything, exclude_self=True, ks=ks, block=block)
     if gallery is None or gallery_labels is None:
         raise InputError("Require gallery and gallery_labels together or neither, got only one.")
@@ -103,13 +128,17 @@ def score_queries(
     # Numbers of classes, which fit int32, in place of labels, which may be any integers.
     _, classes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
     query_classes, gallery_classes = np.split(classes, [queries.num])
-    return _score(
-        _whole_set(queries, query_classes),
-        _whole_set(gallery, gallery_classes),
-        exclude_self=False,
-        ks=ks,
-        block=block,
-    )
+    query_set = _whole_set(queries, query_classes)
+    gallery_set = _whole_set(gallery, gallery_classes)
+    if cameras is not None:
+        of_queries, of_gallery = _number_cameras(cameras, queries.num, gallery.num)
+        return _score_all(
+            query_set._replace(cameras=of_queries),
+            gallery_set._replace(cameras=of_gallery),
+            exclude_self=False,
+            ks=ks,
+        )
+    return _score(query_set, gallery_set, exclude_self=False, ks=ks, block=block)
 
 
 def score_one_per_class(
@@ -204,6 +233,36 @@ def _score(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _score_all(
+    queries: Set, gallery: Set, *, exclude_self: bool, ks: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Returns the scores of queries that leave out images of their cameras; see `score_queries`."""
+    ks = _check_sizes(ks, None, num_candidates=len(gallery.rows) - exclude_self)
+    ranked = ranking.rank_all(queries, gallery, exclude_self=exclude_self)
+    parts = [whole_ranking_scores(hits, ks) for _, hits in ranked]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def whole_ranking_scores(hits: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    """Returns the scores [B] of queries by the ranking of a whole gallery, map among them.
+
+    Args:
+      hits: whether each image of the ranking is one to find, bool [B, G].
+      ks: of recall at k.
+
+    Returns:
+      See `score` with cameras; all NaN for a query with nothing to find.
+    """
+    num_relevant = hits.sum(axis=1)
+    scores = _query_scores(hits.argmax(axis=1), hits, num_relevant, ks)
+    query, place = np.nonzero(hits)
+    # Hits come in the order of queries and places: the i-th one of its query counts from its first.
+    number = np.arange(len(query)) - np.repeat(np.cumsum(num_relevant) - num_relevant, num_relevant)
+    sums = np.bincount(query, weights=(number + 1) / (place + 1), minlength=len(hits))
+    scores["map"] = sums / np.maximum(num_relevant, 1)
+    return {name: np.where(num_relevant > 0, values, np.nan) for name, values in scores.items()}
+
+
 def _query_scores(
     num_before: np.ndarray, hits: np.ndarray, num_relevant: np.ndarray, ks: Sequence[int]
 ) -> dict[str, np.ndarray]:
@@ -247,6 +306,17 @@ def _whole_set(embeddings: Rows, classes: np.ndarray) -> Set:
     return Set(
         embeddings.values, np.arange(embeddings.num, dtype=np.int32), classes.astype(np.int32)
     )
+
+
+def _number_cameras(cameras: Sequence[np.ndarray], *sizes: int) -> list[np.ndarray]:
+    """Returns the numbers int32 of the cameras of each set, from 0 on, or raises InputError."""
+    if [len(names) for names in cameras] != list(sizes):
+        raise InputError(
+            f"Require a camera for each image, of {' and '.join(map(str, sizes))} images, got "
+            f"{' and '.join(str(len(names)) for names in cameras) or 'none'}."
+        )
+    _, numbers = np.unique(np.concatenate(cameras), return_inverse=True)
+    return np.split(numbers.astype(np.int32), np.cumsum(sizes)[:-1])
 
 
 def _as_set(

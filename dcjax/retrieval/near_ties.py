@@ -97,10 +97,11 @@ def settle_lists(lists: Lists, queries: Set, gallery: Set, num_positives: np.nda
 def rank(
     queries: Set, gallery: Set, self_row: np.ndarray, origin: np.ndarray, num_nearest: int
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Ranks the gallery for a few queries in float64, whose lists were too short to be settled.
+    """Ranks the gallery for queries in float64.
 
     All processes call this together. The gallery is read in blocks, twice for each block of
-    queries: for bounds, as on devices, and for the distances whose order they leave open.
+    queries: for bounds, as on devices, and for the distances whose order they leave open. Where
+    both sets have cameras, images of a query's class and camera are left out for it.
 
     Args:
       queries: Q images.
@@ -149,7 +150,11 @@ def _candidates(
         lower[:, part], upper[:, part] = distances - rounding, distances + rounding
     itself = np.flatnonzero(self_row >= 0)
     lower[itself, self_row[itself]] = upper[itself, self_row[itself]] = np.inf
-    hits = (queries.classes[:, None] == gallery.classes) & (lower < np.inf)
+    hits = queries.classes[:, None] == gallery.classes
+    if queries.cameras is not None and gallery.cameras is not None:
+        is_seen_alike = hits & (queries.cameras[:, None] == gallery.cameras)
+        lower[is_seen_alike] = upper[is_seen_alike] = np.inf
+    hits &= lower < np.inf
     nearest_hit = np.min(upper, axis=1, where=hits, initial=np.inf)
     farthest = np.partition(upper, num_nearest - 1, axis=1)[:, num_nearest - 1]
     farthest = np.where(hits.any(axis=1), np.maximum(nearest_hit, farthest), farthest)

@@ -1,0 +1,127 @@
+"""Re-identification: images of a query's class and camera are left out, against a plain version."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import pytest
+
+from dcjax.core.errors import InputError
+from dcjax.distributed import devices, sharded_rows
+from dcjax.retrieval import evaluation, metrics, near_ties
+
+_JUNK = -1
+
+
+def slow_market_scores(
+    distances: np.ndarray,
+    labels: tuple[np.ndarray, np.ndarray],
+    cameras: tuple[np.ndarray, np.ndarray],
+    ks: Sequence[int],
+) -> dict[str, float]:
+    """Evaluates as Market-1501 is: one query at a time, by a walk down its sorted list.
+
+    Images of the query's class and camera are passed over, and so is junk; a query that is left
+    without an answer counts nowhere.
+    """
+    lists: dict[str, list[float]] = {}
+    for row, label, camera in zip(distances, labels[0], cameras[0], strict=True):
+        hits = []
+        for j in sorted(range(len(row)), key=lambda j: (row[j], j)):
+            if labels[1][j] == _JUNK or (labels[1][j] == label and cameras[1][j] == camera):
+                continue
+            hits.append(labels[1][j] == label)
+        if not any(hits):
+            continue
+        for k in ks:
+            lists.setdefault(f"recall_at_{k}", []).append(any(hits[:k]))
+        precisions = [sum(hits[: i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit]
+        r = len(precisions)
+        first = [p for p, i in zip(precisions, np.flatnonzero(hits), strict=True) if i < r]
+        lists.setdefault("map", []).append(sum(precisions) / r)
+        lists.setdefault("map_at_r", []).append(sum(first) / r)
+        lists.setdefault("marp_paper", []).append(sum(first) / max(1, len(first)))
+        lists.setdefault("r_precision", []).append(len(first) / r)
+    return {name: float(np.mean(values)) for name, values in lists.items()}
+
+
+def _draw(seed: int, *, num: int, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns embeddings on a small grid, most of whose distances tie, classes and cameras."""
+    rng = np.random.default_rng(seed)
+    embeddings = rng.integers(-1, 2, (num, 3)).astype(np.float32)
+    return embeddings, rng.integers(0, num_classes, num), rng.integers(1, 4, num)
+
+
+def _distances(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    return np.sum((queries[:, None].astype(np.float64) - gallery) ** 2, axis=2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_scores_are_those_of_the_published_evaluation(
+    seed: int, num_devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near_ties, "_DISTANCES_PER_BLOCK", 7 * 80)  # few queries at a time
+    queries, labels, cameras = _draw(seed, num=30, num_classes=12)
+    gallery, searched, seen = _draw(100 + seed, num=90, num_classes=14)
+    searched[::9] = _JUNK
+    searched[1::11] = 99  # distractors, which no query looks for
+    ks = (1, 5, 10)
+    slow = slow_market_scores(_distances(queries, gallery), (labels, searched), (cameras, seen), ks)
+    real = searched != _JUNK
+    scores = metrics.score(
+        queries,
+        labels,
+        gallery[real],
+        searched[real],
+        ks=ks,
+        cameras=[cameras, seen[real]],
+        mesh=devices.create_mesh(jax.devices()[:num_devices]),
+    )
+    assert scores == pytest.approx(slow, abs=1e-12)
+    assert scores["map_at_r"] < scores["map"] < scores["recall_at_5"]
+
+
+def test_queries_without_an_answer_from_another_camera_count_nowhere() -> None:
+    queries = np.zeros((3, 2), np.float32)
+    gallery = np.float32([[0, 1], [0, 2], [0, 3], [0, 4]])
+    labels, searched = np.array([1, 2, 7]), np.array([1, 2, 1, 3])
+    cameras = [np.array(["a", "a", "a"]), np.array(["a", "a", "b", "a"])]
+    by_query = metrics.score_queries(queries, labels, gallery, searched, ks=(1, 2), cameras=cameras)
+    # Query 0 has its own view nearest, which is passed over; the other one comes second.
+    assert by_query["recall_at_1"].tolist()[0] == 0
+    assert by_query["recall_at_2"].tolist()[0] == 1
+    assert by_query["map"][0] == 1 / 2
+    # Query 1 has an image of its class from its own camera alone, and query 2 none.
+    assert all(np.isnan(values[1:]).all() for values in by_query.values())
+    assert metrics.mean(by_query)["recall_at_2"] == 1
+
+
+def test_images_search_all_others_but_those_of_their_class_and_camera() -> None:
+    embeddings, labels, cameras = _draw(5, num=60, num_classes=8)
+    distances = _distances(embeddings, embeddings)
+    slow = slow_market_scores(distances, (labels, labels), (cameras, cameras), (1, 3))
+    rows = sharded_rows.place(embeddings, devices.create_mesh()).values
+    scores = evaluation.evaluate(
+        [rows], [labels], ks=(1, 3), nmi_runs=0, gallery_draws=0, cameras=[cameras]
+    )
+    assert scores == pytest.approx(slow, abs=1e-12)
+
+
+def test_near_ties_far_down_the_ranking_are_ordered_as_in_float64() -> None:
+    # Far from the origin float32 cannot tell these distances apart, and many are equal.
+    rng = np.random.default_rng(0)
+    gallery = np.float32(1000 + 1e-3 * rng.integers(-3, 4, (200, 6)))
+    queries = gallery[rng.permutation(200)[:20]]
+    labels, searched = rng.integers(0, 9, 20), rng.integers(0, 9, 200)
+    cameras = [rng.integers(0, 3, 20), rng.integers(0, 3, 200)]
+    slow = slow_market_scores(_distances(queries, gallery), (labels, searched), cameras, (1,))
+    scores = metrics.score(queries, labels, gallery, searched, ks=(1,), cameras=cameras)
+    assert scores == pytest.approx(slow, abs=1e-12)
+
+
+def test_cameras_of_other_images_are_refused() -> None:
+    embeddings, labels, cameras = _draw(0, num=10, num_classes=2)
+    for wrong in ([cameras[:9]], [cameras, cameras], []):
+        with pytest.raises(InputError, match="a camera for each image"):
+            metrics.score(embeddings, labels, cameras=wrong)
