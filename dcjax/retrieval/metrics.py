@@ -21,6 +21,7 @@ from dcjax.distributed import sharded_rows
 from dcjax.distributed.sharded_rows import Rows
 from dcjax.retrieval import galleries, ranking
 from dcjax.retrieval.galleries import Set
+from dcjax.retrieval.near_ties import Places
 
 
 def score(
@@ -239,27 +240,45 @@ def _score_all(
     """Returns the scores of queries that leave out images of their cameras; see `score_queries`."""
     ks = _check_sizes(ks, None, num_candidates=len(gallery.rows) - exclude_self)
     ranked = ranking.rank_all(queries, gallery, exclude_self=exclude_self)
-    parts = [whole_ranking_scores(hits, ks) for _, hits in ranked]
+    parts = [whole_ranking_scores(places, rows.stop - rows.start, ks) for rows, places in ranked]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def whole_ranking_scores(hits: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
-    """Returns the scores [B] of queries by the ranking of a whole gallery, map among them.
+def whole_ranking_scores(
+    hits: Places, num_queries: int, ks: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Returns the scores of queries [B] by the places of all images that they are to find.
 
     Args:
-      hits: whether each image of the ranking is one to find, bool [B, G].
+      hits: the places of these images in the rankings of a gallery.
+      num_queries: B.
       ks: of recall at k.
 
     Returns:
       See `score` with cameras; all NaN for a query with nothing to find.
     """
-    num_relevant = hits.sum(axis=1)
-    scores = _query_scores(hits.argmax(axis=1), hits, num_relevant, ks)
-    query, place = np.nonzero(hits)
-    # Hits come in the order of queries and places: the i-th one of its query counts from its first.
-    number = np.arange(len(query)) - np.repeat(np.cumsum(num_relevant) - num_relevant, num_relevant)
-    sums = np.bincount(query, weights=(number + 1) / (place + 1), minlength=len(hits))
-    scores["map"] = sums / np.maximum(num_relevant, 1)
+    queries, places = hits
+    num_relevant = np.bincount(queries, minlength=num_queries)
+    # Of its query's hits each is number 1, 2, ...
+    number = np.arange(1, len(queries) + 1) - (np.cumsum(num_relevant) - num_relevant)[queries]
+    is_first_r = places < num_relevant[queries]
+
+    def count(is_counted: np.ndarray) -> np.ndarray:
+        return np.bincount(queries[is_counted], minlength=num_queries)
+
+    def sum_precisions(is_counted: np.ndarray) -> np.ndarray:
+        precisions = (number / (places + 1))[is_counted]
+        return np.bincount(queries[is_counted], weights=precisions, minlength=num_queries)
+
+    num_found, found = count(is_first_r), sum_precisions(is_first_r)
+    some = np.maximum(num_relevant, 1)
+    scores: dict[str, np.ndarray] = {f"recall_at_{k}": count(places < k) > 0 for k in ks}
+    scores |= {
+        "map": sum_precisions(places >= 0) / some,
+        "map_at_r": found / some,
+        "marp_paper": found / np.maximum(num_found, 1),
+        "r_precision": num_found / some,
+    }
     return {name: np.where(num_relevant > 0, values, np.nan) for name, values in scores.items()}
 
 

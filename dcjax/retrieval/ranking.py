@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dcjax.distributed import sharded_rows
 from dcjax.retrieval import galleries, near_ties, rounding, selection
 from dcjax.retrieval.galleries import Gallery, Set
-from dcjax.retrieval.near_ties import Lists
+from dcjax.retrieval.near_ties import Lists, Places
 from dcjax.retrieval.rounding import Bound
 from dcjax.retrieval.selection import Widths
 
@@ -164,10 +164,8 @@ def rank(
         first += len(numbers)
 
 
-def rank_all(
-    queries: Set, gallery: Set, *, exclude_self: bool
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Ranks the whole gallery for each query, in the order of `rank`; images of its camera are out.
+def rank_all(queries: Set, gallery: Set, *, exclude_self: bool) -> Iterator[tuple[slice, Places]]:
+    """Ranks the whole gallery for each query, in the order of `rank`.
 
     A far image has many others within the rounding errors of float32, so that hosts rank in
     float64. They hold the distances of a block of queries to the gallery.
@@ -179,15 +177,12 @@ def rank_all(
       exclude_self: as in `rank`.
 
     Yields:
-      The queries in order, a block at a time: which they are, and which images of the ranking are
-      of their class, [B, G]; those left out are at its end, and are none. All processes get the
-      same.
+      The queries in order, a block at a time: which they are, and the places of all images of
+      their classes in their rankings. All processes get the same.
     """
     self_row = np.arange(len(queries.rows)) if exclude_self else np.full(len(queries.rows), -1)
     origin = _choose_frame(queries, gallery).origin
-    ranked = near_ties.rank(queries, gallery, self_row, origin, len(gallery.rows))
-    for rows, _, hits in ranked:
-        yield rows, hits
+    return near_ties.place_hits(queries, gallery, self_row, origin)
 
 
 def move(queries: Set, gallery: Set) -> Moved:

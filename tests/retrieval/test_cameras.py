@@ -108,6 +108,20 @@ def test_images_search_all_others_but_those_of_their_class_and_camera() -> None:
     assert scores == pytest.approx(slow, abs=1e-12)
 
 
+def test_distinct_distances_are_ranked_without_sorting_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(near_ties, "_candidates")
+    rng = np.random.default_rng(1)
+    queries, gallery = rng.normal(size=(25, 8)), rng.normal(size=(120, 8)).astype(np.float32)
+    queries = queries.astype(np.float32)
+    labels, searched = rng.integers(0, 6, 25), rng.integers(0, 6, 120)
+    cameras = [rng.integers(0, 3, 25), rng.integers(0, 3, 120)]
+    slow = slow_market_scores(_distances(queries, gallery), (labels, searched), cameras, (1, 9))
+    scores = metrics.score(queries, labels, gallery, searched, ks=(1, 9), cameras=cameras)
+    assert scores == pytest.approx(slow, abs=1e-12)
+
+
 def test_near_ties_far_down_the_ranking_are_ordered_as_in_float64() -> None:
     # Far from the origin float32 cannot tell these distances apart, and many are equal.
     rng = np.random.default_rng(0)
