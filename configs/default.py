@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random: weights, division, batches, pixels
 
     config.dataset = dataset = ConfigDict()
-    # cars, cub, digits, folder, grocery, inshop, manifest, omniglot, sop or vid
+    # cars, cub, digits, duke, folder, grocery, inshop, manifest, market, omniglot, sop, veri or vid
     dataset.name = "folder"
     dataset.root = ""  # folder with the data; for tfds: its data folder, "" its default
     # Of cars, cub, inshop, sop and vid: folder (the extracted archive), tfds (what
@@ -209,7 +209,8 @@ def get_config() -> ConfigDict:
     evaluation.at_start = True  # score the untrained network first
     evaluation.batch_size = 128  # images embedded at a time; in training, a multiple of the devices
     # all_vs_all: each test image searches all others, or queries search the data set's gallery if
-    # it has one; gallery, where it has none: one random image a class, searched by all others.
+    # it has one; cross_camera: as that, but images of a query's class and camera are left out for
+    # it; gallery, where there is none: one random image a class, searched by all others.
     evaluation.protocol = "all_vs_all"
     evaluation.gallery_draws = 10  # protocol gallery: draws whose scores are averaged
     evaluation.ks = (1, 2, 4, 8)  # of recall at k

@@ -10,7 +10,13 @@ import rich.progress
 import rich.table
 
 _WIDTH_OF_FILES = 120  # columns, where the output is not a terminal
-_HEADINGS = {"map_at_r": "MAP@R", "marp_paper": "mARP", "r_precision": "R-prec.", "nmi": "NMI"}
+_HEADINGS = {
+    "map": "mAP",
+    "map_at_r": "MAP@R",
+    "marp_paper": "mARP",
+    "r_precision": "R-prec.",
+    "nmi": "NMI",
+}
 
 
 class Console:

@@ -19,6 +19,7 @@ from dcjax.core.streams import DeviceStream
 from dcjax.data import crops, datasets, device_cache, host_cache, pipeline
 from dcjax.distributed import devices
 from dcjax.division.division import Division
+from dcjax.experiment import cameras
 from dcjax.experiment.schedule import Schedule
 from dcjax.losses import mining
 from dcjax.models import masked_embedder, pretrained
@@ -147,8 +148,14 @@ class Network:
     def _score(
         self, embeddings: list[jax.Array], readers: Sequence[pipeline.Reader], *, with_nmi: bool
     ) -> dict[str, float]:
-        labels = [reader.images.labels for reader in readers]
-        return score(embeddings, labels, self.config.eval, with_nmi=with_nmi)
+        sets = [reader.images for reader in readers]
+        return score(
+            embeddings,
+            [images.labels for images in sets],
+            self.config.eval,
+            with_nmi=with_nmi,
+            cameras=cameras.compared([images.cameras for images in sets], self.config.eval),
+        )
 
     def _initialization_key(self) -> jax.Array:
         return streams.device_key(self.config.seed, DeviceStream.INITIALIZATION)
@@ -319,8 +326,17 @@ def score(
     settings: ConfigDict,
     *,
     with_nmi: bool,
+    cameras: Sequence[np.ndarray] | None,
 ) -> dict[str, float]:
-    """Returns the scores of embeddings by the settings `eval`, see `evaluation.evaluate`."""
+    """Returns the scores of embeddings by the settings `eval`, see `evaluation.evaluate`.
+
+    Args:
+      embeddings: of the queries and, if there is one, the gallery.
+      labels: of each.
+      settings: the group `eval`.
+      with_nmi: whether to cluster them.
+      cameras: of each, see `cameras.compared`.
+    """
     return evaluation.evaluate(
         embeddings,
         labels,
@@ -328,6 +344,7 @@ def score(
         nmi_runs=settings.nmi_runs if with_nmi else 0,
         gallery_draws=settings.gallery_draws if settings.protocol == "gallery" else 0,
         kmeans=settings.kmeans,
+        cameras=cameras,
     )
 
 

@@ -23,7 +23,7 @@ from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import processes
 from dcjax.division import division, host_kmeans, sampling
 from dcjax.division.sampling import Plan
-from dcjax.experiment import same_run, versions
+from dcjax.experiment import cameras, same_run, versions
 from dcjax.experiment.schedule import Schedule
 from dcjax.runs import workdirs
 from dcjax.runs.curves import Scalars
@@ -53,6 +53,8 @@ def describe_protocol(evaluated: ConfigDict) -> str:
     """Returns the part of a title for a protocol other than all_vs_all."""
     if evaluated.protocol == "all_vs_all":
         return ""
+    if evaluated.protocol == "cross_camera":
+        return ", found from another camera"
     return f", a gallery of one image each, mean of {evaluated.gallery_draws}"
 
 
@@ -164,6 +166,10 @@ class Reporter:
         line(f"data      {dataset.name}{part}: {summary}")
         if num_skipped:
             line(f"          {num_skipped} unreadable images are left out")
+        test = splits.test_sets
+        labels, seen = [x.labels for x in test], [x.cameras for x in test]
+        for note in cameras.notes(labels, seen, config.eval):
+            line(note)
         similar = duplicates.similar_classes(splits)
         for again, first in similar[:_SHOWN_CLASSES]:
             both = duplicates.describe_similar(splits, again, first)

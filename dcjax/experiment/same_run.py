@@ -90,6 +90,7 @@ def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
         "names": naming.checksum(images.class_names),
         "super_classes": naming.checksum(images.super_classes or ()),
         "content": zlib.crc32(np.ascontiguousarray(content).data),
+        **({} if images.cameras is None else {"cameras": naming.checksum(images.cameras.tolist())}),
     }
 
 

@@ -266,7 +266,7 @@ RULES: Mapping[str, Rule] = {
     "eval.every_epochs": _FROM_0,
     "eval.at_start": Flag(),
     "eval.batch_size": _FROM_1,
-    "eval.protocol": OneOf(("all_vs_all", "gallery")),
+    "eval.protocol": OneOf(("all_vs_all", "cross_camera", "gallery")),
     "eval.gallery_draws": Whole(1, 10_000),
     "eval.ks": _KS,
     "eval.nmi": OneOf(("never", "last", "always")),

@@ -13,6 +13,7 @@ import jinja2
 import markupsafe
 
 _SCORE_NAMES = {
+    "map": "mAP",
     "map_at_r": "MAP@R",
     "marp_paper": "mARP",
     "r_precision": "R-precision",

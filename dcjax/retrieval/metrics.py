@@ -304,6 +304,29 @@ def _query_scores(
     }
 
 
+def is_answerable(
+    query_labels: np.ndarray, gallery_labels: np.ndarray, cameras: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Returns for which queries, bool [Q], the gallery has an image that another camera took.
+
+    Args:
+      query_labels: classes [Q].
+      gallery_labels: classes [G].
+      cameras: of the queries [Q] and the gallery [G]; of the queries alone if they are the gallery.
+    """
+    seen = [*cameras, *cameras][:2]
+    of_queries, of_gallery = _number_cameras(seen, len(query_labels), len(gallery_labels))
+    _, classes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
+    query_classes, gallery_classes = np.split(classes, [len(query_labels)])
+    num_cameras = 1 + max(of_queries.max(), of_gallery.max())
+    by_class = np.bincount(gallery_classes, minlength=classes.max() + 1)
+    views, counts = np.unique(gallery_classes * num_cameras + of_gallery, return_counts=True)
+    places = np.searchsorted(views, query_classes * num_cameras + of_queries)
+    places = np.minimum(places, len(views) - 1)
+    is_own = views[places] == query_classes * num_cameras + of_queries
+    return by_class[query_classes] > np.where(is_own, counts[places], 0)
+
+
 def mean(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns the mean of each score over the queries for which it is defined, 0 if it is for none.
 

@@ -116,9 +116,12 @@ def _facts(run: Embedder, saved: Saved) -> list[tuple[str, str]]:
 
 
 def _protocol(settings: ConfigDict, *, has_gallery: bool) -> str:
-    if settings.protocol == "all_vs_all":
+    if settings.protocol != "gallery":
         searched = "the gallery" if has_gallery else "all others"
-        return f"each test image searches {searched}"
+        left_out = " without images of its class and camera"
+        return f"each test image searches {searched}" + (
+            left_out if settings.protocol == "cross_camera" else ""
+        )
     return f"a gallery of one random image of each class, the mean of {settings.gallery_draws}"
 
 
