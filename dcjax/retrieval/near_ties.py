@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
-from dcjax.distributed import processes, sharded_rows
+from dcjax.distributed import sharded_rows
 from dcjax.retrieval.galleries import Set
 
 # Distances, and coordinates, that the host holds at a time: 16 and 8 MiB of float64.
@@ -171,8 +173,9 @@ def place_hits(
                 np.searchsorted(of_one, found + width[query], "right") > before + 1
             )
             places.append(before)
-        # The same on all processes, which rank the others together.
-        rest = np.flatnonzero(processes.broadcast(is_open))
+        if jax.process_count() > 1:  # which rank the others together
+            is_open = np.asarray(multihost_utils.broadcast_one_to_all(is_open), bool)
+        rest = np.flatnonzero(is_open)
         ranked = rank(block.part(rest), gallery, self_row[numbers[rest]], origin, len(gallery.rows))
         for which, _, sorted_hits in ranked:
             for query, of_one in zip(rest[which], sorted_hits, strict=True):
