@@ -23,6 +23,7 @@ from dcjax.division.sampling import plan_epoch
 from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, triplets
 from dcjax.losses.mining import MINERS
 from dcjax.models import masked_embedder, vit
+from dcjax.retrieval import reranking
 from dcjax.training import optimizers
 
 
@@ -214,6 +215,17 @@ def get_config() -> ConfigDict:
     evaluation.protocol = "all_vs_all"
     evaluation.gallery_draws = 10  # protocol gallery: draws whose scores are averaged
     evaluation.ks = (1, 2, 4, 8)  # of recall at k
+    # Also score the ranking of a gallery by k-reciprocal neighbours (Zhong et al. 2017).
+    evaluation.rerank = False
+    evaluation.reranking = _defaults(
+        reranking.score_queries,
+        "k1",  # nearest images that may be reciprocal neighbours
+        "k2",  # nearest images whose encodings are averaged
+        "original_weight",  # lambda, of the distance that there was before
+    )
+    # False match rates, as (1e-3, 1e-4), at which the false non-match rate is scored, with the
+    # distance that is the threshold; (): none.
+    evaluation.fmr = ()
     evaluation.nmi = "last"  # cluster the test embeddings: never, last or always (slow)
     evaluation.nmi_runs = 10  # K-means runs whose NMI is averaged
     evaluation.kmeans = "host"  # where these run, as division.kmeans: host or devices

@@ -19,6 +19,17 @@ _HEADINGS = {
 }
 
 
+# Beginnings of the names of scores at a value that follows.
+_BEGINNINGS = {"recall_at_": "R@", "fnmr_at_fmr_": "FNMR@", "threshold_at_fmr_": "dist.@"}
+
+
+def _heading(name: str) -> str:
+    """Returns the short name of a score."""
+    for beginning, short in _BEGINNINGS.items():
+        name = name.replace(beginning, short)
+    return _HEADINGS.get(name, name)
+
+
 class Console:
     """The terminal."""
 
@@ -37,10 +48,7 @@ class Console:
     def print_scores(self, title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
         """Prints a table of scores by name, one row for each entry."""
         headed = {
-            label: {
-                _HEADINGS.get(name, name.replace("recall_at_", "R@")): f"{score:.4f}"
-                for name, score in row.items()
-            }
+            label: {_heading(name): f"{score:.4f}" for name, score in row.items()}
             for label, row in rows.items()
         }
         self.print_table(title, headed)

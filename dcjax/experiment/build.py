@@ -337,7 +337,7 @@ def score(
       with_nmi: whether to cluster them.
       cameras: of each, see `cameras.compared`.
     """
-    return evaluation.evaluate(
+    scores = evaluation.evaluate(
         embeddings,
         labels,
         ks=settings.ks,
@@ -345,6 +345,25 @@ def score(
         gallery_draws=settings.gallery_draws if settings.protocol == "gallery" else 0,
         kmeans=settings.kmeans,
         cameras=cameras,
+    )
+    return scores | score_on_host(embeddings, labels, settings, cameras=cameras)
+
+
+def score_on_host(
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[np.ndarray],
+    settings: ConfigDict,
+    *,
+    cameras: Sequence[np.ndarray] | None,
+) -> dict[str, float]:
+    """Returns the scores after re-ranking and at FMRs, if `eval` wants them; as in `score`."""
+    return evaluation.score_on_host(
+        embeddings,
+        labels,
+        ks=settings.ks,
+        cameras=cameras,
+        reranks=settings.reranking.to_dict() if settings.rerank else None,
+        rates=settings.fmr,
     )
 
 

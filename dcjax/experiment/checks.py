@@ -191,6 +191,7 @@ def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
             f"{config.dataset.name!r} has one of its own, which its protocol fixes; take "
             "eval.protocol=all_vs_all, with which queries search that gallery."
         )
+    check_reranking(config.eval, has_gallery=splits.gallery is not None)
     sets = splits.test_sets
     check_retrieval(
         *(images.labels for images in sets),
@@ -198,6 +199,19 @@ def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
         draws_gallery=draws_gallery,
         compared_cameras=cameras.compared([images.cameras for images in sets], config.eval),
     )
+
+
+def check_reranking(settings: ConfigDict, *, has_gallery: bool) -> None:
+    """Checks that there is a gallery to rank anew, if the settings `eval` want that.
+
+    Raises:
+      InputError: if there is none.
+    """
+    if settings.rerank and not has_gallery:
+        raise InputError(
+            "eval.rerank ranks a gallery anew for each query, but the test images are queries and "
+            "gallery in one; take eval.rerank=False, or a data set or table with a gallery."
+        )
 
 
 def check_retrieval(

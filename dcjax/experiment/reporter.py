@@ -25,6 +25,7 @@ from dcjax.division import division, host_kmeans, sampling
 from dcjax.division.sampling import Plan
 from dcjax.experiment import cameras, same_run, versions
 from dcjax.experiment.schedule import Schedule
+from dcjax.retrieval.evaluation import RERANKED
 from dcjax.runs import workdirs
 from dcjax.runs.curves import Scalars
 from dcjax.runs.profiling import Profile
@@ -40,13 +41,23 @@ _CURVES = ("metrics.jsonl", "tensorboard", "profile")
 
 
 def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_by: str) -> None:
-    """Prints rows of scores: first the one that selects the best epoch, then NMI and the others."""
+    """Prints rows of scores: first the one that selects the best epoch, then NMI and the others.
+
+    Those after re-ranking are a row of their own.
+    """
 
     def order(scores: Scores) -> Scores:
         leading = [name for name in (best_by, "nmi") if name in scores]
         return {name: scores[name] for name in dict.fromkeys([*leading, *scores])}
 
-    console.print_scores(title, {name: order(scores) for name, scores in rows.items()})
+    separate: dict[str, Scores] = {}
+    for name, scores in rows.items():
+        of_name = {key: x for key, x in scores.items() if not key.startswith(RERANKED)}
+        anew = {
+            key.removeprefix(RERANKED): x for key, x in scores.items() if key.startswith(RERANKED)
+        }
+        separate |= {name: of_name} | ({f"{name}, re-ranked": anew} if anew else {})
+    console.print_scores(title, {name: order(scores) for name, scores in separate.items()})
 
 
 def describe_protocol(evaluated: ConfigDict) -> str:

@@ -39,6 +39,11 @@ CHANGES: tuple[Change, ...] = (
     Change(
         added={
             "dataset.max_pixels": 0,
+            "eval.fmr": (),
+            "eval.rerank": False,
+            "eval.reranking.k1": 20,
+            "eval.reranking.k2": 6,
+            "eval.reranking.original_weight": 0.3,
             "model.pixels": "auto",
             "model.rematerialize": False,
             "model.vit.attention": "auto",

@@ -81,6 +81,7 @@ def score(
             "eval.protocol=gallery draws a gallery from the images, but there is one of its own; "
             "take eval.protocol=all_vs_all, with which queries search that gallery."
         )
+    checks.check_reranking(options, has_gallery=len(sets) > 1)
     labels = [embeddings.labels for embeddings in sets]
     known = [embeddings.cameras for embeddings in sets]
     compared = cameras.compared(known, options)

@@ -1,7 +1,8 @@
 """Embeds an image set and scores it by its protocol."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import NamedSharding
 
-from dcjax.core.errors import DivergedError
+from dcjax.core.errors import DivergedError, InputError
 from dcjax.data import pipeline
 from dcjax.distributed import devices, processes, sharded_rows
 from dcjax.division import device_kmeans, host_kmeans
-from dcjax.retrieval import metrics
+from dcjax.retrieval import metrics, reranking, thresholds
+
+RERANKED = "reranked_"  # begins the names of scores after re-ranking
 
 
 def embed(
@@ -138,6 +141,69 @@ def score_queries(
     gallery = (sets[1], labels[1]) if len(sets) == 2 else (None, None)
     mesh = sharded_rows.mesh_of(sets[0].values)
     return metrics.score_queries(sets[0], labels[0], *gallery, ks=ks, mesh=mesh, cameras=cameras)
+
+
+def score_on_host(
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[npt.NDArray],
+    *,
+    ks: Sequence[int],
+    cameras: Sequence[npt.NDArray] | None = None,
+    reranks: Mapping[str, Any] | None = None,
+    rates: Sequence[float] = (),
+) -> dict[str, float]:
+    """Returns scores that the host of the first process computes, which holds all embeddings.
+
+    Args:
+      embeddings: as in `evaluate`.
+      labels: as in `evaluate`.
+      ks: as in `evaluate`.
+      cameras: as in `evaluate`.
+      reranks: options of `reranking.score_queries`, whose scores are named "reranked_..."; None:
+        without them. Requires a gallery.
+      rates: FMRs of `thresholds.score`; none: without these.
+
+    Returns:
+      Score by name, on all processes.
+    """
+    if reranks is None and not rates:
+        return {}
+    is_first = processes.is_first()
+    parts = [
+        sharded_rows.fetch(rows, is_receiver=is_first) for rows in _as_rows(embeddings, labels)
+    ]
+    scores: dict[str, float] = {}
+
+    def compute() -> None:
+        if reranks is not None:
+            by_query = reranking.score_queries(
+                parts[0], labels[0], parts[1], labels[1], ks=ks, cameras=cameras, **reranks
+            )
+            reranked = metrics.mean(by_query)
+            scores.update({f"{RERANKED}{name}": value for name, value in reranked.items()})
+        if rates:
+            gallery = (parts[1], labels[1]) if len(parts) == 2 else (None, None)
+            scores.update(
+                thresholds.score(parts[0], labels[0], *gallery, rates=rates, cameras=cameras)
+            )
+
+    error = ""
+    if is_first:
+        try:
+            compute()
+        except InputError as wrong:
+            error = str(wrong)
+    if error := processes.first_message(error):
+        raise InputError(error)
+    return _send_scores(scores)
+
+
+def _send_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    """Returns the scores of the first process on all processes."""
+    # As text: JAX would send a float64 as float32.
+    text = np.frombuffer(json.dumps(scores).encode(), np.uint8)
+    size = int(processes.broadcast(np.int32(len(text))))
+    return dict(json.loads(bytes(processes.broadcast(np.resize(text, size)))))
 
 
 def nmi(

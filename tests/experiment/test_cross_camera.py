@@ -17,10 +17,11 @@ from configs import folder
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError, SettingError
 from dcjax.experiment.embedder import Embedder
-from dcjax.experiment.report import failures
+from dcjax.experiment.report import collection, failures
 from dcjax.experiment.report.retrieval import Retrieval, retrieve
 from dcjax.modes import check_data, embed, evaluate, score
 from dcjax.modes.train import train
+from dcjax.retrieval import metrics, reranking, thresholds
 
 _KS = (1, 2, 5)
 
@@ -134,6 +135,51 @@ def test_scores_of_files_are_those_of_the_evaluation(run: Embedder, root: Path) 
     assert embed.embed(workdir, None, images=None, output=None)
     file = str(root / "run" / "embeddings" / "test.parquet")
     assert score.score([file], _config(root)) == run.evaluate()
+
+
+_HOST = {"eval__rerank": True, "eval__reranking__k1": 4, "eval__fmr": (0.1, 0.05)}
+
+
+def test_scores_after_reranking_and_at_fmrs_stand_beside_the_others(
+    run: Embedder, found: Retrieval, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = found.query, found.gallery
+    arrays = found.query_embeddings, sets[0].labels, found.gallery_embeddings, sets[1].labels
+    cameras = [x.cameras for x in sets]
+    reranked = reranking.score_queries(*arrays, ks=_KS, cameras=cameras, k1=4)  # type: ignore[arg-type]
+    rates = thresholds.score(*arrays, rates=(0.1, 0.05), cameras=cameras)  # type: ignore[arg-type]
+    expected = {f"reranked_{name}": value for name, value in metrics.mean(reranked).items()}
+    expected |= rates
+    config, workdir = _config(root, **_HOST), str(root / "run")
+    embedder = dcjax.load(workdir, config)
+    assert isinstance(embedder, Embedder)
+    scores = embedder.evaluate()
+    assert scores == run.evaluate() | expected
+    report = collection.collect(workdir, embedder, Console(quiet=True))
+    assert report.summary.scores["last epoch (1)"] == scores
+    threshold = rates["threshold_at_fmr_0.1"]
+    assert f"Images {threshold:.4f} or more apart are no match" in report.summary.sentences[-2]
+
+    capsys.readouterr()
+    evaluate.compare([workdir], config)
+    printed = capsys.readouterr().out
+    shown = ("re-ranked", "FNMR@0.1", "dist.@0.05", f"{expected['reranked_map']:.4f}")
+    assert [text for text in shown if text not in printed] == []
+    assert "reranked_" not in printed
+
+
+def test_reranking_needs_a_gallery_and_fmrs_enough_pairs(root: Path, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", vectors)
+    rows = "\n".join(f"{i % 3},{i % 2}" for i in range(12))
+    (tmp_path / "x.csv").write_text(f"label,camera\n{rows}\n")
+    files = [str(tmp_path / "x.npy")]
+    with pytest.raises(InputError, match=r"eval.rerank ranks a gallery anew .*; take eval.rerank="):
+        score.score(files, _config(root, eval__rerank=True))
+    with pytest.raises(InputError, match=r"FMR of 0.0001 requires 10,000 .* got 48 and"):
+        score.score(files, _config(root, eval__fmr=(0.5, 1e-4)))
+    scores = score.score(files, _config(root, eval__fmr=(0.5,)))
+    assert 0 < scores["fnmr_at_fmr_0.5"] < 1
 
 
 def test_embeddings_of_others_are_scored_without_their_junk(

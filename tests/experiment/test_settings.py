@@ -44,8 +44,8 @@ def bad_values(rule: Rule) -> list[Any]:
             return [*_OF_NO_TYPE, *beyond, *of_type]
         case Several(each, least, most, ascends):
             one = each.low
-            lengths = [[one] * (least - 1), [one] * (most + 1)]
-            inner = [[value] * least for value in bad_values(each)]
+            lengths = [[one] * (most + 1)] + ([[one] * (least - 1)] if least else [])
+            inner = [[value] * max(1, least) for value in bad_values(each)]
             order = [[each.high, each.low]] if ascends else []
             return [*_OF_NO_TYPE, *lengths, *inner, *order, one, str(one), ""]
         case OneOf():

@@ -114,6 +114,7 @@ def retrieve(run: Embedder, splits: Splits, console: Console) -> Retrieval:
         build.score(embeddings, labels, settings, with_nmi=False, cameras=compared)
         if is_drawn
         else metrics.mean(by_query)
+        | build.score_on_host(embeddings, labels, settings, cameras=compared)
     )
     if settings.nmi != "never":
         scores["nmi"] = _nmi(run, embeddings, labels, scores)

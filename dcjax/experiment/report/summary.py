@@ -14,6 +14,7 @@ from dcjax.runs.progress import Scores
 
 _UNTRAINED = "untrained features"
 _PAPER = "the paper"
+_THRESHOLD = "threshold_at_fmr_"
 # Groups of the curves that the untrained network has, and the names of their rows.
 _BEFORE = {"backbone_features": _UNTRAINED, "raw_pixels": "raw pixels"}
 
@@ -89,6 +90,14 @@ def _sentences(rows: Mapping[str, Mapping[str, float]], scores: Scores) -> list[
             f"Of as many nearest images as there are to find, {100 * scores['r_precision']:.0f} of "
             "100 are of the query's class."
         )
+    for name, distance in scores.items():
+        if name.startswith(_THRESHOLD):
+            rate = name.removeprefix(_THRESHOLD)
+            sentences.append(
+                f"Images {distance:.4f} or more apart are no match: of pairs of different classes "
+                f"at most {100 * float(rate):g} % are nearer, of pairs of one class "
+                f"{100 * scores[f'fnmr_at_fmr_{rate}']:.1f} % are not."
+            )
     return sentences
 
 
