@@ -146,10 +146,11 @@ def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[st
         new, old = now.get(name, nothing), saved.get(name, nothing)
         if any(new.get(key) != value for key, value in old.items()):
             same_size = new["images"] == old["images"]
+            others = " with other names, labels, sizes, super-classes or cameras"
             yield (
                 f"{SETS[name]} images: now {new['images']} images of {new['classes']} classes, "
                 f"then {old['images']} of {old['classes']}"
-                f"{' with other names, labels, sizes or super-classes' if same_size else ''}"
+                f"{others if same_size else ''}"
             )
 
 

@@ -21,6 +21,7 @@ from dcjax.experiment.report import collection, failures
 from dcjax.experiment.report.retrieval import Retrieval, retrieve
 from dcjax.modes import check_data, embed, evaluate, score
 from dcjax.modes.train import train
+from dcjax.pages.report import render
 from dcjax.retrieval import metrics, reranking, thresholds
 
 _KS = (1, 2, 5)
@@ -159,6 +160,9 @@ def test_scores_after_reranking_and_at_fmrs_stand_beside_the_others(
     assert report.summary.scores["last epoch (1)"] == scores
     threshold = rates["threshold_at_fmr_0.1"]
     assert f"Images {threshold:.4f} or more apart are no match" in report.summary.sentences[-2]
+    page = render(report)
+    assert "mAP, re-ranked" in page
+    assert "threshold_at_fmr" not in page  # in the sentence, not among percentages
 
     capsys.readouterr()
     evaluate.compare([workdir], config)
