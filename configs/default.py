@@ -24,6 +24,7 @@ from dcjax.division.sampling import plan_epoch
 from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, sub_centers, triplets
 from dcjax.losses.mining import MINERS
 from dcjax.models import masked_embedder, vit
+from dcjax.retrieval import reranking
 from dcjax.training import optimizers, rates
 
 
@@ -39,7 +40,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random: weights, division, batches, pixels
 
     config.dataset = dataset = ConfigDict()
-    # cars, cub, digits, folder, grocery, inshop, manifest, omniglot, sop or vid
+    # cars, cub, digits, duke, folder, grocery, inshop, manifest, market, omniglot, sop, veri or vid
     dataset.name = "folder"
     dataset.root = ""  # folder with the data; for tfds: its data folder, "" its default
     # Of cars, cub, inshop, sop and vid: folder (the extracted archive), tfds (what
@@ -245,13 +246,25 @@ def get_config() -> ConfigDict:
     evaluation.at_start = True  # score the untrained network first
     evaluation.batch_size = 128  # images embedded at a time; in training, a multiple of the devices
     # all_vs_all: each test image searches all others, or queries search the data set's gallery if
-    # it has one; gallery, where it has none: one random image a class, searched by all others.
+    # it has one; cross_camera: as that, but images of a query's class and camera are left out for
+    # it; gallery, where there is none: one random image a class, searched by all others.
     evaluation.protocol = "all_vs_all"
     evaluation.gallery_draws = 10  # protocol gallery: draws whose scores are averaged
     evaluation.ks = (1, 2, 4, 8)  # of recall at k
     # Numbers of first coordinates, such as (64, 128): recall_at_1 is scored for these parts of the
     # embedding too, as recall_at_1@64; (): for those of loss.matryoshka.
     evaluation.dims = ()
+    # Also score the ranking of a gallery by k-reciprocal neighbours (Zhong et al. 2017).
+    evaluation.rerank = False
+    evaluation.reranking = _defaults(
+        reranking.score_queries,
+        "k1",  # nearest images that may be reciprocal neighbours
+        "k2",  # nearest images whose encodings are averaged
+        "original_weight",  # lambda, of the distance that there was before
+    )
+    # False match rates, as (1e-3, 1e-4), at which the false non-match rate is scored, with the
+    # distance that is the threshold; (): none.
+    evaluation.fmr = ()
     evaluation.nmi = "last"  # cluster the test embeddings: never, last or always (slow)
     evaluation.nmi_runs = 10  # K-means runs whose NMI is averaged
     evaluation.kmeans = "host"  # where these run, as division.kmeans: host or devices

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+JUNK = -1  # the label of images that are no answer to any query
+
 
 def slow_score(
     queries: np.ndarray,
@@ -55,3 +57,35 @@ def slow_score_one_per_class(
             slow_score(embeddings[rest], labels[rest], embeddings[gallery], labels[gallery], ks)
         )
     return {name: float(np.mean([scores[name] for scores in draws])) for name in draws[0]}
+
+
+def slow_market_scores(
+    distances: np.ndarray,
+    labels: tuple[np.ndarray, np.ndarray],
+    cameras: tuple[np.ndarray, np.ndarray],
+    ks: Sequence[int],
+) -> dict[str, float]:
+    """Evaluates as Market-1501 is: one query at a time, by a walk down its sorted list.
+
+    Images of the query's class and camera are passed over, and so is junk; a query that is left
+    without an answer counts nowhere.
+    """
+    lists: dict[str, list[float]] = {}
+    for row, label, camera in zip(distances, labels[0], cameras[0], strict=True):
+        hits = []
+        for j in sorted(range(len(row)), key=lambda j: (row[j], j)):
+            if labels[1][j] == JUNK or (labels[1][j] == label and cameras[1][j] == camera):
+                continue
+            hits.append(labels[1][j] == label)
+        if not any(hits):
+            continue
+        for k in ks:
+            lists.setdefault(f"recall_at_{k}", []).append(any(hits[:k]))
+        precisions = [sum(hits[: i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit]
+        r = len(precisions)
+        first = [p for p, i in zip(precisions, np.flatnonzero(hits), strict=True) if i < r]
+        lists.setdefault("map", []).append(sum(precisions) / r)
+        lists.setdefault("map_at_r", []).append(sum(first) / r)
+        lists.setdefault("marp_paper", []).append(sum(first) / max(1, len(first)))
+        lists.setdefault("r_precision", []).append(len(first) / r)
+    return {name: float(np.mean(values)) for name, values in lists.items()}

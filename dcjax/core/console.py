@@ -10,12 +10,22 @@ import rich.progress
 import rich.table
 
 _WIDTH_OF_FILES = 120  # columns, where the output is not a terminal
-_HEADINGS = {"map_at_r": "MAP@R", "marp_paper": "mARP", "r_precision": "R-prec.", "nmi": "NMI"}
+_HEADINGS = {
+    "map": "mAP",
+    "map_at_r": "MAP@R",
+    "marp_paper": "mARP",
+    "r_precision": "R-prec.",
+    "nmi": "NMI",
+}
+# Beginnings of the names of scores at a value that follows.
+_BEGINNINGS = {"recall_at_": "R@", "fnmr_at_fmr_": "FNMR@", "threshold_at_fmr_": "dist.@"}
 
 
 def score_heading(name: str) -> str:
     """Returns how a table is headed for a score: "R@1" for recall_at_1."""
-    return _HEADINGS.get(name, name.replace("recall_at_", "R@"))
+    for beginning, short in _BEGINNINGS.items():
+        name = name.replace(beginning, short)
+    return _HEADINGS.get(name, name)
 
 
 class Console:

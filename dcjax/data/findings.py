@@ -94,7 +94,7 @@ _UNANSWERED = Kind(
     Harm.SCORES,
     "image",
     "a test image without another image of its class to find",
-    "add one, or take the image out; recall counts it as missed",
+    "add one, or take the image out; recall counts it as missed, but across cameras no score does",
 )
 _SKIPPED = Kind(
     Harm.IMAGES,
@@ -182,6 +182,7 @@ def find(
     crop: int,
     skips_unreadable: bool,
     ignored: Iterable[str] = (),
+    across_cameras: bool = False,
 ) -> list[Finding]:
     """Returns all findings, the most harmful first; those of one kind stand together.
 
@@ -191,15 +192,16 @@ def find(
       crop: the side that images are cropped to, in pixels.
       skips_unreadable: whether training leaves out images that cannot be read.
       ignored: files beside the images of the data set.
+      across_cameras: whether a query finds no image of its class that its own camera took.
     """
     sets = splits.sets
     repeated = dict(duplicates.repeated_files(splits))
     found = [
         *_unreadable(sets, inspected, _SKIPPED if skips_unreadable else _UNREADABLE),
         *(_like(_SAME_FILE, sets, again, first) for again, first in repeated.items()),
-        *_copies(sets, inspected, repeated),
+        *_copies(sets, inspected, repeated, across_cameras),
         *_similar_classes(splits),
-        *_singletons(splits),
+        *_singletons(splits, across_cameras),
         *_unusual(sets, inspected, crop),
         *map(_describe_ignored, ignored),
     ]
@@ -219,8 +221,12 @@ def _copies(
     sets: Mapping[str, ImageSet],
     inspected: Mapping[str, Inspection],
     repeated: Collection[duplicates.Place],
+    across_cameras: bool,
 ) -> Iterator[Finding]:
-    """Yields images with the pixels of an earlier image, but for repeated files."""
+    """Yields images with the pixels of an earlier image, but for repeated files.
+
+    A query that is in the gallery too, as in VeRi-776, does no harm if its own view is left out.
+    """
     places = [duplicates.Place(split, row) for split in sets for row in range(len(sets[split]))]
     prints = np.concatenate([inspected[split].fingerprints for split in sets])
     is_read = np.concatenate([inspected[split].is_read for split in sets])
@@ -232,8 +238,25 @@ def _copies(
         pixels = inspection.pixels(sets[first.split], first.number)
         for again in (places[place] for place in alike):
             other = inspection.pixels(sets[again.split], again.number)
+            if across_cameras and _is_left_out(sets, again, first):
+                continue
             if again not in repeated and np.array_equal(pixels, other):
                 yield _like(_kind_of_copy(sets, again, first), sets, again, first)
+
+
+def _is_left_out(
+    sets: Mapping[str, ImageSet], again: duplicates.Place, first: duplicates.Place
+) -> bool:
+    """Returns whether one is a query and the other in its gallery, of one class and camera."""
+    one, other = sets[again.split], sets[first.split]
+    if {again.split, first.split} != {"query", "gallery"}:
+        return False
+    if one.cameras is None or other.cameras is None:
+        return False
+    return bool(
+        one.labels[again.number] == other.labels[first.number]
+        and one.cameras[again.number] == other.cameras[first.number]
+    )
 
 
 def _kind_of_copy(
@@ -262,7 +285,7 @@ def _similar_classes(splits: Splits) -> Iterator[Finding]:
         yield Finding(_SIMILAR_CLASS, again.split, duplicates.class_name(splits, again), "", both)
 
 
-def _singletons(splits: Splits) -> Iterator[Finding]:
+def _singletons(splits: Splits, across_cameras: bool) -> Iterator[Finding]:
     """Yields images that have no other one of their class to be trained with, or to find."""
     train, query, gallery = splits.train, splits.query, splits.gallery
     for row in _rows_alone(train):
@@ -270,8 +293,28 @@ def _singletons(splits: Splits) -> Iterator[Finding]:
     missed = _rows_alone(query)
     if gallery is not None:
         missed = np.flatnonzero(~np.isin(query.labels, gallery.labels)).tolist()
+    if across_cameras and query.cameras is not None:
+        missed = _rows_seen_once(query, query if gallery is None else gallery)
     for row in missed:
         yield _finding(_UNANSWERED, "test" if gallery is None else "query", query, row, "")
+
+
+def _rows_seen_once(query: ImageSet, gallery: ImageSet) -> list[int]:
+    """Returns the queries of whose class no other camera took an image of the gallery."""
+    cameras: dict[int, set[str]] = {}
+    for label, camera in _views(gallery):
+        cameras.setdefault(label, set()).add(camera)
+    return [
+        row
+        for row, (label, camera) in enumerate(_views(query))
+        if not cameras.get(label, set()) - {camera}
+    ]
+
+
+def _views(images: ImageSet) -> list[tuple[int, str]]:
+    """Returns the class and the camera of each image; none where cameras are not known."""
+    cameras = [] if images.cameras is None else images.cameras.tolist()
+    return list(zip(images.labels.tolist(), cameras, strict=False))
 
 
 def _rows_alone(images: ImageSet) -> list[int]:

@@ -19,6 +19,7 @@ from dcjax.core.streams import DeviceStream
 from dcjax.data import crops, datasets, device_cache, host_cache, pipeline
 from dcjax.distributed import devices
 from dcjax.division.division import Division
+from dcjax.experiment import cameras
 from dcjax.experiment.schedule import Schedule
 from dcjax.losses import mining
 from dcjax.models import backbones, masked_embedder, pretrained
@@ -153,8 +154,15 @@ class Network:
         with_nmi: bool,
         dims: Sequence[int] = (),
     ) -> dict[str, float]:
-        labels = [reader.images.labels for reader in readers]
-        return score(embeddings, labels, self.config.eval, with_nmi=with_nmi, dims=dims)
+        sets = [reader.images for reader in readers]
+        return score(
+            embeddings,
+            [images.labels for images in sets],
+            self.config.eval,
+            with_nmi=with_nmi,
+            dims=dims,
+            cameras=cameras.compared([images.cameras for images in sets], self.config.eval),
+        )
 
     def _initialization_key(self) -> jax.Array:
         return streams.device_key(self.config.seed, DeviceStream.INITIALIZATION)
@@ -328,9 +336,19 @@ def score(
     *,
     with_nmi: bool,
     dims: Sequence[int] = (),
+    cameras: Sequence[np.ndarray] | None,
 ) -> dict[str, float]:
-    """Returns the scores of embeddings by the settings `eval`, see `evaluation.evaluate`."""
-    return evaluation.evaluate(
+    """Returns the scores of embeddings by the settings `eval`, see `evaluation.evaluate`.
+
+    Args:
+      embeddings: of the queries and, if there is one, the gallery.
+      labels: of each.
+      settings: the group `eval`.
+      with_nmi: whether to cluster them.
+      dims: numbers of first coordinates, see `evaluation.score_dims`.
+      cameras: of each, see `cameras.compared`.
+    """
+    scores = evaluation.evaluate(
         embeddings,
         labels,
         ks=settings.ks,
@@ -338,6 +356,26 @@ def score(
         gallery_draws=settings.gallery_draws if settings.protocol == "gallery" else 0,
         kmeans=settings.kmeans,
         dims=dims,
+        cameras=cameras,
+    )
+    return scores | score_on_host(embeddings, labels, settings, cameras=cameras)
+
+
+def score_on_host(
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[np.ndarray],
+    settings: ConfigDict,
+    *,
+    cameras: Sequence[np.ndarray] | None,
+) -> dict[str, float]:
+    """Returns the scores after re-ranking and at FMRs, if `eval` wants them; as in `score`."""
+    return evaluation.score_on_host(
+        embeddings,
+        labels,
+        ks=settings.ks,
+        cameras=cameras,
+        reranks=settings.reranking.to_dict() if settings.rerank else None,
+        rates=settings.fmr,
     )
 
 

@@ -12,9 +12,9 @@ from dcjax.core.errors import DcjaxError, InputError, MissingFileError, SettingE
 from dcjax.data import datasets
 from dcjax.distributed import devices
 from dcjax.division import division, sampling
-from dcjax.experiment import build, inputs, settings
+from dcjax.experiment import build, cameras, inputs, settings
 from dcjax.models import backbones, pretrained, resnet, vit
-from dcjax.retrieval import evaluation
+from dcjax.retrieval import evaluation, metrics
 
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 
@@ -31,7 +31,8 @@ def check_evaluation(config: ConfigDict) -> None:
             f"Require dataset.crop <= dataset.resize, got {config.dataset.crop} and "
             f"{config.dataset.resize}."
         )
-    scores = (*(f"recall_at_{k}" for k in config.eval.ks), *_SCORES)
+    only_cross_camera = ("map",) if config.eval.protocol == "cross_camera" else ()
+    scores = (*(f"recall_at_{k}" for k in config.eval.ks), *_SCORES, *only_cross_camera)
     scores += tuple(map(evaluation.score_of_dim, build.scored_dims(config)))
     if config.eval.best_by not in scores:
         raise SettingError(
@@ -222,8 +223,27 @@ def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
             f"{config.dataset.name!r} has one of its own, which its protocol fixes; take "
             "eval.protocol=all_vs_all, with which queries search that gallery."
         )
-    gallery = () if splits.gallery is None else (splits.gallery.labels,)
-    check_retrieval(splits.query.labels, *gallery, ks=config.eval.ks, draws_gallery=draws_gallery)
+    check_reranking(config.eval, has_gallery=splits.gallery is not None)
+    sets = splits.test_sets
+    check_retrieval(
+        *(images.labels for images in sets),
+        ks=config.eval.ks,
+        draws_gallery=draws_gallery,
+        compared_cameras=cameras.compared([images.cameras for images in sets], config.eval),
+    )
+
+
+def check_reranking(settings: ConfigDict, *, has_gallery: bool) -> None:
+    """Checks that there is a gallery to rank anew, if the settings `eval` want that.
+
+    Raises:
+      InputError: if there is none.
+    """
+    if settings.rerank and not has_gallery:
+        raise InputError(
+            "eval.rerank ranks a gallery anew for each query, but the test images are queries and "
+            "gallery in one; take eval.rerank=False, or a data set or table with a gallery."
+        )
 
 
 def check_retrieval(
@@ -232,6 +252,7 @@ def check_retrieval(
     *,
     ks: Sequence[int],
     draws_gallery: bool,
+    compared_cameras: Sequence[np.ndarray] | None = None,
     name: str = "eval.ks",
 ) -> None:
     """Checks that there is something to retrieve, for every k.
@@ -241,6 +262,7 @@ def check_retrieval(
       gallery: labels of what they search; None: each query searches all others.
       ks: of recall at k.
       draws_gallery: whether queries search one image of each class instead.
+      compared_cameras: of the queries and the gallery, see `cameras.compared`.
       name: of the setting or flag of ks.
 
     Raises:
@@ -249,11 +271,15 @@ def check_retrieval(
     searched = query if gallery is None else gallery
     classes, counts = np.unique(searched, return_counts=True)
     is_answerable = np.isin(query, classes[counts > (gallery is None)])
+    if compared_cameras is not None:
+        is_answerable = metrics.is_answerable(query, searched, compared_cameras)
     if len(classes) < 2 or not is_answerable.any():
         raise InputError(
             "Retrieval is scored on images of two classes or more, with another image of a query's "
             f"own class to find; got {len(classes)} test classes, and {is_answerable.sum()} of "
-            f"{len(is_answerable)} queries have one. Add test images or classes."
+            f"{len(is_answerable)} queries have one"
+            f"{'' if compared_cameras is None else ' that another camera took'}. "
+            "Add test images or classes."
         )
     num_searched = len(classes) if draws_gallery else len(searched) - (gallery is None)
     if max(ks) > num_searched:

@@ -68,6 +68,11 @@ class Source:
         """Returns the number of images."""
         return sum(map(len, self.sets))
 
+    @property
+    def has_cameras(self) -> bool:
+        """Whether the cameras that took the images are known."""
+        return all(images.cameras is not None for images in self.sets)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Range:
@@ -288,6 +293,8 @@ def _columns(source: Source) -> dict[str, list[Iterable[str]]]:
         columns["label"] = [_class_names(images) for images in source.sets]
     if source.splits is not None:
         columns["split"] = [split.tolist() for split in source.splits]
+    if source.has_cameras:
+        columns["camera"] = [_cameras(images) for images in source.sets]
     return columns
 
 
@@ -306,7 +313,13 @@ def _blocks(
             texts["label"] = [names[label] for label in images.labels[rows].tolist()]
         if source.splits is not None:
             texts["split"] = source.splits[place.set][rows].tolist()
+        if source.has_cameras:
+            texts["camera"] = _cameras(images.select(rows))
         yield Block(texts, part.vectors)
+
+
+def _cameras(images: ImageSet) -> list[str]:
+    return [] if images.cameras is None else images.cameras.tolist()
 
 
 def _class_names(images: ImageSet) -> Sequence[str]:

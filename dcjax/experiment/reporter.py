@@ -23,8 +23,9 @@ from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import processes
 from dcjax.division import division, host_kmeans, sampling
 from dcjax.division.sampling import Plan
-from dcjax.experiment import same_run, sentences, versions
+from dcjax.experiment import cameras, same_run, sentences, versions
 from dcjax.experiment.schedule import Schedule
+from dcjax.retrieval.evaluation import RERANKED
 from dcjax.runs import curves, times, workdirs
 from dcjax.runs.curves import Scalars
 from dcjax.runs.profiling import Profile
@@ -41,19 +42,31 @@ _CURVES = ("metrics.jsonl", "tensorboard", "profile")
 
 
 def show_scores(console: Console, title: str, rows: Mapping[str, Scores], best_by: str) -> None:
-    """Prints rows of scores: first the one that selects the best epoch, then NMI and the others."""
+    """Prints rows of scores: first the one that selects the best epoch, then NMI and the others.
+
+    Those after re-ranking are a row of their own.
+    """
 
     def order(scores: Scores) -> Scores:
         leading = [name for name in (best_by, "nmi") if name in scores]
         return {name: scores[name] for name in dict.fromkeys([*leading, *scores])}
 
-    console.print_scores(title, {name: order(scores) for name, scores in rows.items()})
+    separate: dict[str, Scores] = {}
+    for name, scores in rows.items():
+        of_name = {key: x for key, x in scores.items() if not key.startswith(RERANKED)}
+        anew = {
+            key.removeprefix(RERANKED): x for key, x in scores.items() if key.startswith(RERANKED)
+        }
+        separate |= {name: of_name} | ({f"{name}, re-ranked": anew} if anew else {})
+    console.print_scores(title, {name: order(scores) for name, scores in separate.items()})
 
 
 def describe_protocol(evaluated: ConfigDict) -> str:
     """Returns the part of a title for a protocol other than all_vs_all."""
     if evaluated.protocol == "all_vs_all":
         return ""
+    if evaluated.protocol == "cross_camera":
+        return ", found from another camera"
     return f", a gallery of one image each, mean of {evaluated.gallery_draws}"
 
 
@@ -168,6 +181,10 @@ class Reporter:
                 f"left out  {num_skipped:,} of {total:,} images that cannot be read; "
                 "--mode=check_data names them"
             )
+        test = splits.test_sets
+        labels, seen = [x.labels for x in test], [x.cameras for x in test]
+        for note in cameras.notes(labels, seen, config.eval):
+            line(note)
         similar = duplicates.similar_classes(splits)
         for again, first in similar[:_SHOWN_CLASSES]:
             both = duplicates.describe_similar(splits, again, first)

@@ -39,6 +39,11 @@ _FREE = {
     "eval.batch_size",
     "eval.dims",
     "eval.ks",
+    "eval.fmr",
+    "eval.rerank",
+    "eval.reranking.k1",
+    "eval.reranking.k2",
+    "eval.reranking.original_weight",
     "eval.kmeans",
     "eval.nmi",
     "eval.nmi_runs",
@@ -92,6 +97,7 @@ def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
         "names": naming.checksum(images.class_names),
         "super_classes": naming.checksum(images.super_classes or ()),
         "content": zlib.crc32(np.ascontiguousarray(content).data),
+        **({} if images.cameras is None else {"cameras": naming.checksum(images.cameras.tolist())}),
     }
 
 
@@ -142,10 +148,11 @@ def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[st
         new, old = now.get(name, nothing), saved.get(name, nothing)
         if any(new.get(key) != value for key, value in old.items()):
             same_size = new["images"] == old["images"]
+            others = " with other names, labels, sizes, super-classes or cameras"
             yield (
                 f"{SETS[name]} images: now {new['images']} images of {new['classes']} classes, "
                 f"then {old['images']} of {old['classes']}"
-                f"{' with other names, labels, sizes or super-classes' if same_size else ''}"
+                f"{others if same_size else ''}"
             )
 
 

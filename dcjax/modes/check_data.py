@@ -67,6 +67,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
         crop=config.dataset.crop,
         skips_unreadable=config.dataset.skip_unreadable,
         ignored=ignored,
+        across_cameras=config.eval.protocol == "cross_camera",
     )
     if reason := _refusal(config, sets, inspected):
         found.insert(0, Finding(Kind(Harm.TRAINING, "", reason, ""), "", "", "", ""))
@@ -103,6 +104,8 @@ def _facts(images: ImageSet, found: Inspection) -> dict[str, str]:
     }
     if images.super_classes is not None:
         facts["super-classes"] = str(len(set(images.super_classes)))
+    if images.cameras is not None:
+        facts["cameras"] = str(len(set(images.cameras.tolist())))
     return facts
 
 

@@ -27,7 +27,10 @@ from dcjax.modes import command_flags
 from dcjax.runs import error_log, output, workdirs
 
 # Settings that --mode=score uses, besides those that are flags.
-_SCORE_SETTINGS = {"eval.protocol", "eval.gallery_draws", "eval.nmi_runs", "eval.kmeans"}
+_SCORE_SETTINGS = {
+    *("eval.protocol", "eval.gallery_draws", "eval.nmi_runs", "eval.kmeans", "eval.fmr"),
+    *("eval.rerank", "eval.reranking.k1", "eval.reranking.k2", "eval.reranking.original_weight"),
+}
 _SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings to change
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
 _USAGE = """{program} --config=configs/cub.py [--workdir=DIR] [--mode=MODE]

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from dcjax.core.console import Console
 from dcjax.distributed import processes
-from dcjax.experiment import agreement, embedder, same_test
+from dcjax.experiment import agreement, cameras, embedder, same_test
 from dcjax.experiment.reporter import describe_protocol, show_scores
 from dcjax.runs import checkpoints
 from dcjax.runs.progress import Scores
@@ -29,11 +29,17 @@ def compare(
         for workdir in workdirs
     }
     rows: dict[str, Scores] = {}
+    notes: list[str] = []
     for workdir, run, splits in same_test.load_each(runs):
         if not rows and run.config.eval.pixels:
             rows["raw pixels"] = run.score_pixels(splits)
+        if not notes:
+            labels, seen = zip(*((x.labels, x.cameras) for x in splits.test_sets), strict=True)
+            notes = list(cameras.notes(labels, seen, run.config.eval))
         rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
     best_by = runs[workdirs[0]].config.eval.best_by
     console = Console(quiet=not processes.is_first())
+    for note in notes:
+        console.print_line(note)
     protocol = describe_protocol(runs[workdirs[0]].config.eval)
     show_scores(console, f"Unseen classes{protocol}", rows, best_by)

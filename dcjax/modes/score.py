@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from dcjax.core import naming
 from dcjax.core.console import Console
 from dcjax.core.errors import FileError, InputError, file_errors
+from dcjax.data.datasets.image_set import JUNK
 from dcjax.distributed import devices, sharded_rows
-from dcjax.experiment import build, checks, settings
+from dcjax.experiment import build, cameras, checks, settings
 from dcjax.experiment.reporter import describe_protocol, show_scores
 from dcjax.retrieval import embedding_files
 from dcjax.retrieval.embedding_files import Embeddings
@@ -72,16 +73,29 @@ def score(
         )
     sets = _split(paths, found)
     del found, embeddings
+    if len(sets) > 1 and options.protocol == "cross_camera":
+        sets[1] = _without_junk(sets[1], console)
     draws_gallery = options.protocol == "gallery"
     if draws_gallery and len(sets) > 1:
         raise InputError(
             "eval.protocol=gallery draws a gallery from the images, but there is one of its own; "
             "take eval.protocol=all_vs_all, with which queries search that gallery."
         )
+    checks.check_reranking(options, has_gallery=len(sets) > 1)
     labels = [embeddings.labels for embeddings in sets]
-    checks.check_retrieval(*labels, ks=options.ks, draws_gallery=draws_gallery, name="--ks")
+    known = [embeddings.cameras for embeddings in sets]
+    compared = cameras.compared(known, options)
+    checks.check_retrieval(
+        *labels,
+        ks=options.ks,
+        draws_gallery=draws_gallery,
+        compared_cameras=compared,
+        name="--ks",
+    )
+    for note in cameras.notes(labels, known, options):
+        console.print_line(note)
     sizes = dict(zip(("images", "gallery"), map(len, labels), strict=False))
-    scores = build.score(_place(sets), labels, options, with_nmi=with_nmi)
+    scores = build.score(_place(sets), labels, options, with_nmi=with_nmi, cameras=compared)
     rows = {" and ".join(map(str, paths)): scores}
     show_scores(console, f"Embeddings{describe_protocol(options)}", rows, options.best_by)
     _write(target, {"embeddings": list(map(str, paths)), **sizes, "scores": scores})
@@ -127,6 +141,17 @@ def _unite_classes(query: Embeddings, gallery: Embeddings) -> list[Embeddings]:
             dataclasses.replace(embeddings, classes=tuple(names), labels=places[embeddings.labels])
         )
     return united
+
+
+def _without_junk(gallery: Embeddings, console: Console) -> Embeddings:
+    """Returns a gallery without the images whose label says that they are no fair answer."""
+    names = np.array([*gallery.classes, ""])
+    is_junk = (names == JUNK)[gallery.labels]
+    if is_junk.any():
+        console.print_line(
+            f"left out  {is_junk.sum():,} images of the label {JUNK}, which are junk"
+        )
+    return gallery.select(~is_junk) if is_junk.any() else gallery
 
 
 def _place(sets: list[Embeddings]) -> list[jax.Array]:

@@ -31,6 +31,8 @@ _COMPARED_SECTIONS = (
     ("settings", "What was different?"),
 )
 
+_DISTANCE = "threshold_at_fmr_"  # begins the names of scores that are distances
+
 
 def render(report: Report) -> str:
     """Returns the page of one run."""
@@ -83,8 +85,10 @@ def _render_document(
 
 
 def _score_names(rows: Mapping[str, Mapping[str, Any]], best_by: str) -> list[str]:
-    """Returns the names of all scores of a table, `best_by` first."""
-    names = dict.fromkeys(name for scores in rows.values() for name in scores)
+    """Returns the names of all scores of a table, `best_by` first, without those not in percent."""
+    names = dict.fromkeys(
+        name for scores in rows.values() for name in scores if not name.startswith(_DISTANCE)
+    )
     return sorted(names, key=lambda name: name != best_by)
 
 

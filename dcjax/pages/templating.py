@@ -12,7 +12,9 @@ from typing import Any
 import jinja2
 import markupsafe
 
+_RERANKED = "reranked_"  # begins the names of scores after re-ranking
 _SCORE_NAMES = {
+    "map": "mAP",
     "map_at_r": "MAP@R",
     "marp_paper": "mARP",
     "r_precision": "R-precision",
@@ -89,7 +91,10 @@ def format_duration(seconds: float) -> str:
 
 def score_name(name: str) -> str:
     """Returns the name of a score as people write it: "Recall@1" for recall_at_1."""
-    return _SCORE_NAMES.get(name, name.replace("recall_at_", "Recall@"))
+    if name.startswith(_RERANKED):
+        return f"{score_name(name.removeprefix(_RERANKED))}, re-ranked"
+    named = name.replace("recall_at_", "Recall@").replace("fnmr_at_fmr_", "FNMR@FMR ")
+    return _SCORE_NAMES.get(name, named)
 
 
 def name_parts(name: str) -> list[str]:

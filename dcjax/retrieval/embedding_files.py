@@ -1,8 +1,8 @@
 """Reads files of embeddings: Parquet and NumPy's .npy, of dcjax or of any other framework.
 
-A Parquet file has a row for each image: the columns path, label and split (text; the latter two if
-there are any) and vector (a list of D floats). A .npy file is an array [N, D]; a table of the same
-name, .csv, has its labels.
+A Parquet file has a row for each image: the columns path, label, split and camera (text; the latter
+three if there are any) and vector (a list of D floats). A .npy file is an array [N, D]; a table of
+the same name, .csv, has its labels.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SUFFIXES = (".parquet", ".npy")
 VECTOR = "vector"  # name of the column
 METADATA, CLASSES = b"dcjax", b"dcjax.classes"  # keys of the metadata of a Parquet file
 
-_LABEL, _SPLIT, _PATH = "label", "split", "path"
+_LABEL, _SPLIT, _CAMERA, _PATH = "label", "split", "camera", "path"
 _ROWS_AT_ONCE = 16_384
 _BYTES_AT_ONCE = 2**22  # of a column of a Parquet file, which would be read as one
 _SHOWN = 5  # rows named in an error
@@ -46,6 +46,7 @@ class Embeddings:
       longest: the greatest.
       metadata: what `write` kept, {} in a file that it did not write.
       paths: of each one's image, str [N]; None if they were not read, or there is no such column.
+      cameras: that took each one's image, str [N]; None if there is no such column.
     """
 
     vectors: np.ndarray
@@ -56,6 +57,7 @@ class Embeddings:
     longest: float
     metadata: Mapping[str, Any]
     paths: np.ndarray | None = None
+    cameras: np.ndarray | None = None
 
     @property
     def are_unit_vectors(self) -> bool:
@@ -73,6 +75,7 @@ class Embeddings:
             labels=self.labels[chosen],
             splits=None if self.splits is None else self.splits[chosen],
             paths=None if self.paths is None else self.paths[chosen],
+            cameras=None if self.cameras is None else self.cameras[chosen],
         )
 
 
@@ -112,8 +115,8 @@ def read(path: Path, *, normalize: bool = False, to_search: bool = False) -> Emb
 
     Args:
       path: of a Parquet file with the columns vector (lists of D floats of 16, 32 or 64 bits),
-        label and, if there is one, split; or of a .npy file (such floats, [N, D]) beside whose
-        place is a table with these columns, of the same name, .csv.
+        label and, if they are there, split and camera; or of a .npy file (such floats, [N, D])
+        beside whose place is a table with these columns, of the same name, .csv.
       normalize: whether to scale the vectors to length 1.
       to_search: whether to read the paths too; labels, and the table of a .npy file, may be absent
         then.
@@ -175,7 +178,7 @@ def _require_columns(names: Sequence[str], path: Path, to_search: bool) -> list[
 
 def _columns_read(to_search: bool) -> tuple[str, ...]:
     """Returns the names of the columns of text that are read if they are there."""
-    return (_LABEL, _SPLIT, _PATH) if to_search else (_LABEL, _SPLIT)
+    return (_LABEL, _SPLIT, _PATH) if to_search else (_LABEL, _SPLIT, _CAMERA)
 
 
 def _require_floats(kind: pyarrow.DataType, path: Path) -> None:
@@ -274,11 +277,12 @@ def _finish(
         )
         lengths = _lengths(vectors)
     labels, classes = _number_classes(texts.get(_LABEL), len(vectors), known)
-    splits, paths = (
-        np.array(texts[name], np.str_) if name in texts else None for name in (_SPLIT, _PATH)
+    splits, paths, cameras = (
+        np.array(texts[name], np.str_) if name in texts else None
+        for name in (_SPLIT, _PATH, _CAMERA)
     )
     shortest, longest = float(lengths.min()), float(lengths.max())
-    return Embeddings(vectors, labels, classes, splits, shortest, longest, {}, paths)
+    return Embeddings(vectors, labels, classes, splits, shortest, longest, {}, paths, cameras)
 
 
 def _number_classes(

@@ -1,7 +1,8 @@
 """Embeds an image set and scores it by its protocol."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from jax.sharding import NamedSharding
 
-from dcjax.core.errors import DivergedError
+from dcjax.core.errors import DivergedError, InputError
 from dcjax.data import pipeline
 from dcjax.distributed import devices, processes, sharded_rows
 from dcjax.division import device_kmeans, host_kmeans, masks
-from dcjax.retrieval import metrics
+from dcjax.retrieval import metrics, reranking, thresholds
+
+RERANKED = "reranked_"  # begins the names of scores after re-ranking
 
 
 def embed(
@@ -90,6 +93,7 @@ def evaluate(
     gallery_draws: int,
     kmeans: str = "host",
     dims: Sequence[int] = (),
+    cameras: Sequence[npt.NDArray] | None = None,
 ) -> dict[str, float]:
     """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
 
@@ -105,14 +109,17 @@ def evaluate(
       kmeans: where images are clustered for "nmi": on the "host" of the first process, which then
         holds all embeddings, or on the "devices", each of which keeps its share.
       dims: numbers of first coordinates, see `score_dims`.
+      cameras: of each, [N]: a query finds no image of its class that its camera took, see
+        `metrics.score`; None: no matter.
 
     Returns:
       Score by name.
     """
-    scores = _mean_scores(embeddings, labels, ks=ks, gallery_draws=gallery_draws)
+    protocol: Any = {"gallery_draws": gallery_draws, "cameras": cameras}
+    scores = _mean_scores(embeddings, labels, ks=ks, **protocol)
     if nmi_runs:
         scores["nmi"] = nmi(embeddings, labels, num_runs=nmi_runs, kmeans=kmeans)
-    return scores | score_dims(embeddings, labels, dims=dims, gallery_draws=gallery_draws)
+    return scores | score_dims(embeddings, labels, dims=dims, **protocol)
 
 
 def score_dims(
@@ -121,6 +128,7 @@ def score_dims(
     *,
     dims: Sequence[int],
     gallery_draws: int,
+    cameras: Sequence[npt.NDArray] | None = None,
 ) -> dict[str, float]:
     """Returns recall at 1 of the first coordinates of embeddings, L2-normalised again.
 
@@ -131,6 +139,7 @@ def score_dims(
       labels: [N] each.
       dims: numbers of coordinates; those from D on, which all embeddings have, are left out.
       gallery_draws: number of random galleries.
+      cameras: of each, [N], or None.
 
     Returns:
       "recall_at_1@64" for 64 coordinates, and so on.
@@ -139,7 +148,9 @@ def score_dims(
     for dim in dims:
         if dim < embeddings[0].shape[1]:
             short = [_first_coordinates(rows, dim, rows.sharding) for rows in embeddings]
-            found = _mean_scores(short, labels, ks=(1,), gallery_draws=gallery_draws)
+            found = _mean_scores(
+                short, labels, ks=(1,), gallery_draws=gallery_draws, cameras=cameras
+            )
             scores[score_of_dim(dim)] = found["recall_at_1"]
     return scores
 
@@ -155,9 +166,10 @@ def _mean_scores(
     *,
     ks: Sequence[int],
     gallery_draws: int,
+    cameras: Sequence[npt.NDArray] | None,
 ) -> dict[str, float]:
     if not gallery_draws or len(embeddings) == 2:
-        return metrics.mean(score_queries(embeddings, labels, ks=ks))
+        return metrics.mean(score_queries(embeddings, labels, ks=ks, cameras=cameras))
     (images,) = _as_rows(embeddings, labels)
     mesh = sharded_rows.mesh_of(images.values)
     return metrics.score_one_per_class(images, labels[0], ks=ks, num_draws=gallery_draws, mesh=mesh)
@@ -170,7 +182,11 @@ def _first_coordinates(embeddings: jax.Array, dim: int, sharding: NamedSharding)
 
 
 def score_queries(
-    embeddings: Sequence[jax.Array], labels: Sequence[npt.NDArray], *, ks: Sequence[int]
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[npt.NDArray],
+    *,
+    ks: Sequence[int],
+    cameras: Sequence[npt.NDArray] | None = None,
 ) -> dict[str, npt.NDArray]:
     """Returns the scores of each query in the gallery or, without one, in all other images.
 
@@ -179,7 +195,70 @@ def score_queries(
     sets = _as_rows(embeddings, labels)
     gallery = (sets[1], labels[1]) if len(sets) == 2 else (None, None)
     mesh = sharded_rows.mesh_of(sets[0].values)
-    return metrics.score_queries(sets[0], labels[0], *gallery, ks=ks, mesh=mesh)
+    return metrics.score_queries(sets[0], labels[0], *gallery, ks=ks, mesh=mesh, cameras=cameras)
+
+
+def score_on_host(
+    embeddings: Sequence[jax.Array],
+    labels: Sequence[npt.NDArray],
+    *,
+    ks: Sequence[int],
+    cameras: Sequence[npt.NDArray] | None = None,
+    reranks: Mapping[str, Any] | None = None,
+    rates: Sequence[float] = (),
+) -> dict[str, float]:
+    """Returns scores that the host of the first process computes, which holds all embeddings.
+
+    Args:
+      embeddings: as in `evaluate`.
+      labels: as in `evaluate`.
+      ks: as in `evaluate`.
+      cameras: as in `evaluate`.
+      reranks: options of `reranking.score_queries`, whose scores are named "reranked_..."; None:
+        without them. Requires a gallery.
+      rates: FMRs of `thresholds.score`; none: without these.
+
+    Returns:
+      Score by name, on all processes.
+    """
+    if reranks is None and not rates:
+        return {}
+    is_first = processes.is_first()
+    parts = [
+        sharded_rows.fetch(rows, is_receiver=is_first) for rows in _as_rows(embeddings, labels)
+    ]
+    scores: dict[str, float] = {}
+
+    def compute() -> None:
+        if reranks is not None:
+            by_query = reranking.score_queries(
+                parts[0], labels[0], parts[1], labels[1], ks=ks, cameras=cameras, **reranks
+            )
+            reranked = metrics.mean(by_query)
+            scores.update({f"{RERANKED}{name}": value for name, value in reranked.items()})
+        if rates:
+            gallery = (parts[1], labels[1]) if len(parts) == 2 else (None, None)
+            scores.update(
+                thresholds.score(parts[0], labels[0], *gallery, rates=rates, cameras=cameras)
+            )
+
+    error = ""
+    if is_first:
+        try:
+            compute()
+        except InputError as wrong:
+            error = str(wrong)
+    if error := processes.first_message(error):
+        raise InputError(error)
+    return _send_scores(scores)
+
+
+def _send_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    """Returns the scores of the first process on all processes."""
+    # As text: JAX would send a float64 as float32.
+    text = np.frombuffer(json.dumps(scores).encode(), np.uint8)
+    size = int(processes.broadcast(np.int32(len(text))))
+    return dict(json.loads(bytes(processes.broadcast(np.resize(text, size)))))
 
 
 def nmi(

@@ -19,15 +19,21 @@ class Set(NamedTuple):
       embeddings: float32 [N', D], finite, sharded as by `sharded_rows.place`.
       rows: int32 [N], which of these rows the images are, ascending.
       classes: int32 [N], from 0 on.
+      cameras: int32 [N], the number of the camera that took each; None: no matter.
     """
 
     embeddings: Array
     rows: np.ndarray
     classes: np.ndarray
+    cameras: np.ndarray | None = None
 
     def part(self, places: np.ndarray) -> "Set":
         """Returns the images at these ascending places."""
-        return self._replace(rows=self.rows[places], classes=self.classes[places])
+        return self._replace(
+            rows=self.rows[places],
+            classes=self.classes[places],
+            cameras=None if self.cameras is None else self.cameras[places],
+        )
 
 
 class Gallery(NamedTuple):
@@ -72,7 +78,7 @@ def create(
     Returns:
       The sharded gallery, and the largest number of positives that a query has on one device.
     """
-    embeddings, rows, classes = gallery
+    embeddings, rows, classes, _ = gallery
     mesh = sharded_rows.mesh_of(embeddings)
     counts = count_per_device(rows, embeddings)
     first = np.cumsum(counts) - counts

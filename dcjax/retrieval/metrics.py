@@ -21,6 +21,7 @@ from dcjax.distributed import sharded_rows
 from dcjax.distributed.sharded_rows import Rows
 from dcjax.retrieval import galleries, ranking
 from dcjax.retrieval.galleries import Set
+from dcjax.retrieval.near_ties import Places
 
 
 def score(
@@ -32,6 +33,7 @@ def score(
     ks: Sequence[int] = (1, 2, 4, 8),
     block: int | None = None,
     mesh: Mesh | None = None,
+    cameras: Sequence[np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Scores how well queries retrieve images of their own class.
 
@@ -53,6 +55,15 @@ def score(
     embeddings in a few narrow clusters: hosts then compute them in float64. All processes call this
     together and get the same.
 
+    With cameras, the protocol is that of re-identification (Zheng et al., ICCV 2015): images of the
+    query's class that its own camera took are left out of its ranking, those of other classes stay.
+    A query that has nothing to find counts in no score, not even in recall, and there is one score
+    more, for which hosts rank the whole gallery in float64:
+
+      map          1/R sum_{j <= G} h_j (h_1 + ... + h_j) / j
+
+    map_at_r is the same sum of the first R images alone, and so never more.
+
     Args:
       queries: embeddings [Q, D], used as float32; need not be normalised. An array that is the
         same on every process, or rows that are sharded over the devices (`sharded_rows.Rows`).
@@ -62,12 +73,23 @@ def score(
       ks: the numbers of neighbours that recall is reported at; large ones cost no more.
       block: number of queries that are ranked at a time; None chooses one that fits memory.
       mesh: the devices that the gallery is sharded over; None: the first device.
+      cameras: names or numbers of the cameras that took the queries [Q] and, if there is one, the
+        gallery [G]; None: no matter.
 
     Returns:
-      recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision.
+      recall_at_{k} for every k of ks, map_at_r, marp_paper and r_precision; with cameras also map.
     """
     return mean(
-        score_queries(queries, query_labels, gallery, gallery_labels, ks=ks, block=block, mesh=mesh)
+        score_queries(
+            queries,
+            query_labels,
+            gallery,
+            gallery_labels,
+            ks=ks,
+            block=block,
+            mesh=mesh,
+            cameras=cameras,
+        )
     )
 
 
@@ -80,6 +102,7 @@ def score_queries(
     ks: Sequence[int] = (1, 2, 4, 8),
     block: int | None = None,
     mesh: Mesh | None = None,
+    cameras: Sequence[np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the scores of each query [Q], float64, whose means `score` returns.
 
@@ -91,6 +114,9 @@ def score_queries(
     if gallery is None and gallery_labels is None:
         _, classes = np.unique(query_labels, return_inverse=True)
         everything = _whole_set(queries, classes)
+        if cameras is not None:
+            everything = everything._replace(cameras=_number_cameras(cameras, queries.num)[0])
+            return _score_all(everything, everything, exclude_self=True, ks=ks)
         return _score(everything, everything, exclude_self=True, ks=ks, block=block)
     if gallery is None or gallery_labels is None:
         raise InputError("Require gallery and gallery_labels together or neither, got only one.")
@@ -103,13 +129,17 @@ def score_queries(
     # Numbers of classes, which fit int32, in place of labels, which may be any integers.
     _, classes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
     query_classes, gallery_classes = np.split(classes, [queries.num])
-    return _score(
-        _whole_set(queries, query_classes),
-        _whole_set(gallery, gallery_classes),
-        exclude_self=False,
-        ks=ks,
-        block=block,
-    )
+    query_set = _whole_set(queries, query_classes)
+    gallery_set = _whole_set(gallery, gallery_classes)
+    if cameras is not None:
+        of_queries, of_gallery = _number_cameras(cameras, queries.num, gallery.num)
+        return _score_all(
+            query_set._replace(cameras=of_queries),
+            gallery_set._replace(cameras=of_gallery),
+            exclude_self=False,
+            ks=ks,
+        )
+    return _score(query_set, gallery_set, exclude_self=False, ks=ks, block=block)
 
 
 def score_one_per_class(
@@ -204,6 +234,54 @@ def _score(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _score_all(
+    queries: Set, gallery: Set, *, exclude_self: bool, ks: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Returns the scores of queries that leave out images of their cameras; see `score_queries`."""
+    ks = _check_sizes(ks, None, num_candidates=len(gallery.rows) - exclude_self)
+    ranked = ranking.rank_all(queries, gallery, exclude_self=exclude_self)
+    parts = [whole_ranking_scores(places, rows.stop - rows.start, ks) for rows, places in ranked]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def whole_ranking_scores(
+    hits: Places, num_queries: int, ks: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Returns the scores of queries [B] by the places of all images that they are to find.
+
+    Args:
+      hits: the places of these images in the rankings of a gallery.
+      num_queries: B.
+      ks: of recall at k.
+
+    Returns:
+      See `score` with cameras; all NaN for a query with nothing to find.
+    """
+    queries, places = hits
+    num_relevant = np.bincount(queries, minlength=num_queries)
+    # Of its query's hits each is number 1, 2, ...
+    number = np.arange(1, len(queries) + 1) - (np.cumsum(num_relevant) - num_relevant)[queries]
+    is_first_r = places < num_relevant[queries]
+
+    def count(is_counted: np.ndarray) -> np.ndarray:
+        return np.bincount(queries[is_counted], minlength=num_queries)
+
+    def sum_precisions(is_counted: np.ndarray) -> np.ndarray:
+        precisions = (number / (places + 1))[is_counted]
+        return np.bincount(queries[is_counted], weights=precisions, minlength=num_queries)
+
+    num_found, found = count(is_first_r), sum_precisions(is_first_r)
+    some = np.maximum(num_relevant, 1)
+    scores: dict[str, np.ndarray] = {f"recall_at_{k}": count(places < k) > 0 for k in ks}
+    scores |= {
+        "map": sum_precisions(places >= 0) / some,
+        "map_at_r": found / some,
+        "marp_paper": found / np.maximum(num_found, 1),
+        "r_precision": num_found / some,
+    }
+    return {name: np.where(num_relevant > 0, values, np.nan) for name, values in scores.items()}
+
+
 def _query_scores(
     num_before: np.ndarray, hits: np.ndarray, num_relevant: np.ndarray, ks: Sequence[int]
 ) -> dict[str, np.ndarray]:
@@ -224,6 +302,29 @@ def _query_scores(
     return recalls | {
         name: np.where(num_relevant > 0, values, np.nan) for name, values in others.items()
     }
+
+
+def is_answerable(
+    query_labels: np.ndarray, gallery_labels: np.ndarray, cameras: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Returns for which queries, bool [Q], the gallery has an image that another camera took.
+
+    Args:
+      query_labels: classes [Q].
+      gallery_labels: classes [G].
+      cameras: of the queries [Q] and the gallery [G]; of the queries alone if they are the gallery.
+    """
+    seen = [*cameras, *cameras][:2]
+    of_queries, of_gallery = _number_cameras(seen, len(query_labels), len(gallery_labels))
+    _, classes = np.unique(np.concatenate([query_labels, gallery_labels]), return_inverse=True)
+    query_classes, gallery_classes = np.split(classes, [len(query_labels)])
+    num_cameras = 1 + max(of_queries.max(), of_gallery.max())
+    by_class = np.bincount(gallery_classes, minlength=classes.max() + 1)
+    views, counts = np.unique(gallery_classes * num_cameras + of_gallery, return_counts=True)
+    places = np.searchsorted(views, query_classes * num_cameras + of_queries)
+    places = np.minimum(places, len(views) - 1)
+    is_own = views[places] == query_classes * num_cameras + of_queries
+    return by_class[query_classes] > np.where(is_own, counts[places], 0)
 
 
 def mean(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -247,6 +348,17 @@ def _whole_set(embeddings: Rows, classes: np.ndarray) -> Set:
     return Set(
         embeddings.values, np.arange(embeddings.num, dtype=np.int32), classes.astype(np.int32)
     )
+
+
+def _number_cameras(cameras: Sequence[np.ndarray], *sizes: int) -> list[np.ndarray]:
+    """Returns the numbers int32 of the cameras of each set, from 0 on, or raises InputError."""
+    if [len(names) for names in cameras] != list(sizes):
+        raise InputError(
+            f"Require a camera for each image, of {' and '.join(map(str, sizes))} images, got "
+            f"{' and '.join(str(len(names)) for names in cameras) or 'none'}."
+        )
+    _, numbers = np.unique(np.concatenate(cameras), return_inverse=True)
+    return np.split(numbers.astype(np.int32), np.cumsum(sizes)[:-1])
 
 
 def _as_set(

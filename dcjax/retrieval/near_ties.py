@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from dcjax.distributed import sharded_rows
 from dcjax.retrieval.galleries import Set
@@ -35,6 +37,18 @@ class Lists(NamedTuple):
     upper: Any
     rows: Any
     hits: Any
+
+
+class Places(NamedTuple):
+    """Where the images of the queries' own classes (hits) stand in their rankings of a gallery.
+
+    Attributes:
+      queries: the number of each one's query, ascending, [n].
+      places: its place in that ranking, from 0, ascending for each query, [n].
+    """
+
+    queries: np.ndarray
+    places: np.ndarray
 
 
 # From numbers of queries [n] and rows of the gallery [n] to their squared distances, float64 [n].
@@ -97,10 +111,11 @@ def settle_lists(lists: Lists, queries: Set, gallery: Set, num_positives: np.nda
 def rank(
     queries: Set, gallery: Set, self_row: np.ndarray, origin: np.ndarray, num_nearest: int
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Ranks the gallery for a few queries in float64, whose lists were too short to be settled.
+    """Ranks the gallery for a few queries in float64, all of whose distances are sorted.
 
     All processes call this together. The gallery is read in blocks, twice for each block of
-    queries: for bounds, as on devices, and for the distances whose order they leave open.
+    queries: for bounds, as on devices, and for the distances whose order they leave open. Where
+    both sets have cameras, images of a query's class and camera are left out for it.
 
     Args:
       queries: Q images.
@@ -126,6 +141,52 @@ def rank(
         yield slice(start, start + len(x)), before, hits[:, :num_nearest]
 
 
+def place_hits(
+    queries: Set, gallery: Set, self_row: np.ndarray, origin: np.ndarray
+) -> Iterator[tuple[slice, Places]]:
+    """Finds the places of all images of the queries' classes, each in the ranking of a gallery.
+
+    A place is the number of images before: two searches in the sorted distances in float64 bound
+    it. Where the bounds differ, as with equal images, the query is ranked by `rank`. All processes
+    call this together. The arguments are those of `rank`.
+
+    Yields:
+      The queries, a block at a time: which they are, and the places, with the queries of the block
+      counted from 0.
+    """
+    size = max(1, _DISTANCES_PER_BLOCK // len(gallery.rows))
+    for start in range(0, len(queries.rows), size):
+        numbers = np.arange(start, min(start + size, len(queries.rows)))
+        block = queries.part(numbers)
+        x = np.concatenate([part for _, part in _blocks(block)])
+        distances, rounding, hits = _distances_and_hits(
+            x, block, gallery, self_row[numbers], origin
+        )
+        width = 2 * rounding.max(axis=1)
+        ordered = np.sort(distances, axis=1)
+        places: list[np.ndarray] = []
+        is_open = np.zeros(len(x), bool)
+        for query, of_one in enumerate(ordered):
+            found = np.sort(distances[query, hits[query]])
+            before = np.searchsorted(of_one, found - width[query])
+            is_open[query] = np.any(
+                np.searchsorted(of_one, found + width[query], "right") > before + 1
+            )
+            places.append(before)
+        if jax.process_count() > 1:  # which rank the others together
+            is_open = np.asarray(multihost_utils.broadcast_one_to_all(is_open), bool)
+        rest = np.flatnonzero(is_open)
+        ranked = rank(block.part(rest), gallery, self_row[numbers[rest]], origin, len(gallery.rows))
+        for which, _, sorted_hits in ranked:
+            for query, of_one in zip(rest[which], sorted_hits, strict=True):
+                places[query] = np.flatnonzero(of_one)
+        counts = [len(found) for found in places]
+        yield (
+            slice(start, start + len(x)),
+            Places(np.repeat(np.arange(len(x)), counts), np.concatenate(places)),
+        )
+
+
 def _candidates(
     x: np.ndarray,
     queries: Set,
@@ -135,21 +196,8 @@ def _candidates(
     num_nearest: int,
 ) -> Lists:
     """Lists images that may be among the k nearest, or before the nearest of the query's class."""
-    x = x.astype(np.float64) - origin
-    norms = np.linalg.norm(x, axis=1)
-    # The bound of `rounding` with u = 2^-53, for the errors of these distances and of the reference
-    # together, relative to (|q| + |g|)^2. No square of a float32 underflows in float64.
-    relative = 2 * (1.1 * x.shape[1] + 16) * 2**-53
-    lower, upper = np.empty((2, len(x), len(gallery.rows)))
-    for part, block in _blocks(gallery):
-        y = block.astype(np.float64) - origin
-        squares = np.einsum("gd,gd->g", y, y)
-        distances = squares - 2 * x @ y.T
-        rounding = relative * np.square(np.sqrt(squares) + norms[:, None])
-        lower[:, part], upper[:, part] = distances - rounding, distances + rounding
-    itself = np.flatnonzero(self_row >= 0)
-    lower[itself, self_row[itself]] = upper[itself, self_row[itself]] = np.inf
-    hits = (queries.classes[:, None] == gallery.classes) & (lower < np.inf)
+    distances, rounding, hits = _distances_and_hits(x, queries, gallery, self_row, origin)
+    lower, upper = distances - rounding, distances + rounding
     nearest_hit = np.min(upper, axis=1, where=hits, initial=np.inf)
     farthest = np.partition(upper, num_nearest - 1, axis=1)[:, num_nearest - 1]
     farthest = np.where(hits.any(axis=1), np.maximum(nearest_hit, farthest), farthest)
@@ -165,6 +213,42 @@ def _candidates(
         rows,
         np.take_along_axis(hits, rows, axis=1),
     )
+
+
+def _distances_and_hits(
+    x: np.ndarray, queries: Set, gallery: Set, self_row: np.ndarray, origin: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns distances ||q - g||^2 - ||q||^2 in float64, and which images are to be found.
+
+    Args:
+      x: the queries' embeddings [B, D].
+      queries: of the block.
+      gallery: G images.
+      self_row: as in `rank`.
+      origin: as in `rank`.
+
+    Returns:
+      The distances, infinite for images that are left out; bounds of their rounding errors; whether
+      they are of the query's class and not left out; each [B, G].
+    """
+    x = x.astype(np.float64) - origin
+    norms = np.linalg.norm(x, axis=1)
+    # The bound of `rounding` with u = 2^-53, for the errors of these distances and of the reference
+    # together, relative to (|q| + |g|)^2. No square of a float32 underflows in float64.
+    relative = 2 * (1.1 * x.shape[1] + 16) * 2**-53
+    distances, rounding = np.empty((2, len(x), len(gallery.rows)))
+    for part, block in _blocks(gallery):
+        y = block.astype(np.float64) - origin
+        squares = np.einsum("gd,gd->g", y, y)
+        distances[:, part] = squares - 2 * x @ y.T
+        rounding[:, part] = relative * np.square(np.sqrt(squares) + norms[:, None])
+    itself = np.flatnonzero(self_row >= 0)
+    distances[itself, self_row[itself]] = np.inf
+    hits = queries.classes[:, None] == gallery.classes
+    if queries.cameras is not None and gallery.cameras is not None:
+        distances[hits & (queries.cameras[:, None] == gallery.cameras)] = np.inf
+    hits &= distances < np.inf
+    return distances, rounding, hits
 
 
 def _distances(x: np.ndarray, gallery: Set, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -120,6 +120,20 @@ class Gallery:
                 )
         return rows, distances
 
+    def farthest(self, queries: np.ndarray) -> np.ndarray:
+        """Returns the distance of each query [Q, D] to the farthest image, float64 [Q].
+
+        Of images that float32 cannot tell apart it may be any.
+        """
+        per_block = max(1, min(len(queries), _DISTANCES_PER_BLOCK // len(self.embeddings)))
+        rows = []
+        for start in range(0, len(queries), per_block):
+            which = np.resize(np.arange(len(queries))[start : start + per_block], per_block)
+            found = _find_farthest(queries[which], self._placed, self._squared_norms)
+            rows.append(np.asarray(found)[: len(queries) - start])
+        differences = self.embeddings[np.concatenate(rows)].astype(np.float64) - queries
+        return np.linalg.norm(differences, axis=1)
+
     def _class_numbers(self, labels: np.ndarray) -> np.ndarray:
         """Returns the place of each label among those of the gallery, -1 if it is not there."""
         places = np.minimum(np.searchsorted(self._known, labels), len(self._known) - 1)
@@ -155,6 +169,13 @@ class Gallery:
             np.pad(rows, missing, constant_values=-1),
             np.pad(np.sqrt(squared), missing, constant_values=np.inf),
         )
+
+
+@jax.jit
+def _find_farthest(queries: Array, gallery: Array, squared_norms: Array) -> Array:
+    """Returns the row of the farthest image to each query, [Q]."""
+    products = jnp.einsum("gd,qd->qg", gallery, queries, precision=jax.lax.Precision.HIGHEST)
+    return jnp.argmax(squared_norms - 2 * products, axis=1)
 
 
 @partial(jax.jit, static_argnames="num_listed")

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dcjax.distributed import sharded_rows
 from dcjax.retrieval import galleries, near_ties, rounding, selection
 from dcjax.retrieval.galleries import Gallery, Set
-from dcjax.retrieval.near_ties import Lists
+from dcjax.retrieval.near_ties import Lists, Places
 from dcjax.retrieval.rounding import Bound
 from dcjax.retrieval.selection import Widths
 
@@ -164,19 +164,45 @@ def rank(
         first += len(numbers)
 
 
+def rank_all(queries: Set, gallery: Set, *, exclude_self: bool) -> Iterator[tuple[slice, Places]]:
+    """Ranks the whole gallery for each query, in the order of `rank`.
+
+    A far image has many others within the rounding errors of float32, so that hosts rank in
+    float64. They hold the distances of a block of queries to the gallery.
+
+    Args:
+      queries: Q images.
+      gallery: G images; where both have cameras, images of a query's class and camera are left out
+        for it.
+      exclude_self: as in `rank`.
+
+    Yields:
+      The queries in order, a block at a time: which they are, and the places of all images of
+      their classes in their rankings. All processes get the same.
+    """
+    self_row = np.arange(len(queries.rows)) if exclude_self else np.full(len(queries.rows), -1)
+    origin = _choose_frame(queries, gallery).origin
+    return near_ties.place_hits(queries, gallery, self_row, origin)
+
+
 def move(queries: Set, gallery: Set) -> Moved:
     """Moves embeddings to a frame in which they can be compared; all processes call it together."""
-    sample = rounding.sample_rows(gallery.rows)
-    sample = sharded_rows.fetch_rows(gallery.embeddings, sample, len(sample))
+    frame = _choose_frame(queries, gallery)
     is_same = queries.embeddings is gallery.embeddings
-    others = [] if is_same else [queries.embeddings]
-    frame = rounding.choose_frame(sample, [gallery.embeddings, *others])
     moved_gallery = rounding.move(gallery.embeddings, frame)
     moved_queries = moved_gallery if is_same else rounding.move(queries.embeddings, frame)
     largest = max(
         _largest_square(moved_queries, queries.rows), _largest_square(moved_gallery, gallery.rows)
     )
     return Moved(moved_queries, moved_gallery, rounding.bound(frame, largest), frame.origin)
+
+
+def _choose_frame(queries: Set, gallery: Set) -> rounding.Frame:
+    sample = rounding.sample_rows(gallery.rows)
+    sample = sharded_rows.fetch_rows(gallery.embeddings, sample, len(sample))
+    is_same = queries.embeddings is gallery.embeddings
+    others = [] if is_same else [queries.embeddings]
+    return rounding.choose_frame(sample, [gallery.embeddings, *others])
 
 
 def _largest_square(embeddings: Array, rows: np.ndarray) -> float:

@@ -80,7 +80,10 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"eval__batch_size": 100}, "eval.batch_size .*96 or 104 would do"),
         ({"eval__ks": (1, 900)}, "eval.ks must lie in 1 to 895"),
         ({"eval__protocol": "gallery", "eval__ks": (1, 6)}, "eval.ks must lie in 1 to 5, the"),
-        ({"eval__protocol": "cmc"}, "eval.protocol must be one of all_vs_all, gallery"),
+        (
+            {"eval__protocol": "cmc"},
+            "eval.protocol must be one of all_vs_all, cross_camera, gallery",
+        ),
         ({"eval__gallery_draws": 0}, "eval.gallery_draws must be a whole number from 1 to"),
         ({"eval__best_by": "accuracy"}, "eval.best_by must be one of recall_at_1, .*'accuracy'"),
         ({"eval__best_by": "recall_at_1@4"}, "eval.best_by must be .*'recall_at_1@4'"),

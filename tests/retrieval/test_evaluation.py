@@ -208,7 +208,7 @@ print(repr(scores), embeddings.shape, sorted(read), sep="|")
 
 
 def score_sharded() -> tuple[dict[str, float], np.ndarray, set[int]]:
-    """Scores 37 images on all devices by both protocols; also returns which rows were read."""
+    """Scores 37 images on all devices by all protocols; also returns which rows were read."""
     labels = np.random.default_rng(3).integers(8, size=37).tolist()
     images, mesh, rows_read = image_set(labels), devices.create_mesh(), set()
 
@@ -241,6 +241,11 @@ def score_sharded() -> tuple[dict[str, float], np.ndarray, set[int]]:
             kmeans=kmeans,
         ).items()
     }
+    twice = {"embeddings": [embeddings] * 2, "labels": [images.labels] * 2, "ks": [1, 4]}
+    cameras = [np.random.default_rng(4).integers(3, size=37)] * 2
+    scores |= evaluation.score_on_host(**twice, cameras=cameras, reranks={"k1": 5}, rates=(0.1,))
+    across = evaluation.evaluate(**twice, cameras=cameras, nmi_runs=0, gallery_draws=0)
+    scores |= {f"{name} across cameras": value for name, value in across.items()}
     kept = evaluation.fetch(embeddings, 37, is_receiver=processes.is_first())
     whole = evaluation.fetch(embeddings, 37)
     np.testing.assert_array_equal(whole, pixels[:, 0, 0])

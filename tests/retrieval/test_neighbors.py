@@ -59,6 +59,13 @@ def test_the_query_its_class_and_images_that_are_not_allowed_are_left_out() -> N
     np.testing.assert_array_equal(rows[:, 0], [0, 1, 2])
 
 
+def test_farthest_distances_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "_DISTANCES_PER_BLOCK", 7 * 200)  # 7 queries at a time
+    queries, gallery = _embeddings(30, 8, seed=6), 3 * _embeddings(200, 8, seed=7)
+    expected = [_sorted_distances(query, gallery)[1][-1] for query in queries]
+    np.testing.assert_allclose(Gallery(gallery).farthest(queries), expected, rtol=1e-6)
+
+
 def test_places_without_a_neighbor_are_minus_one_and_infinitely_far() -> None:
     gallery = np.float32([[0, 1], [1, 0], [0.6, 0.8]])
     rows, distances = Gallery(gallery).nearest(gallery[:1], 5, self_rows=np.array([0]))

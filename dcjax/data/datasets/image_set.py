@@ -17,6 +17,9 @@ from dcjax.data.datasets import files
 
 ImageArray = npt.NDArray[Any]  # see `ImageSet.images`
 
+# The label that Market-1501 gives images that are no fair answer to any query: half a person, say.
+JUNK = "-1"
+
 _PART = ("file", "offset", "length")
 
 
@@ -30,12 +33,14 @@ class ImageSet:
       labels: int32[N], each in 0..num_classes-1.
       class_names: One name per label.
       super_classes: The name of each class's super-class, None where there are none.
+      cameras: str[N], the name of the camera that took each image; None where they are not known.
     """
 
     images: ImageArray
     labels: npt.NDArray[np.int32]
     class_names: tuple[str, ...]
     super_classes: tuple[str, ...] | None = None
+    cameras: npt.NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         """Checks shapes, types and the range of the labels."""
@@ -62,6 +67,8 @@ class ImageSet:
                 f"Require one super-class per class, {self.num_classes}, got "
                 f"{len(self.super_classes)}."
             )
+        if self.cameras is not None and self.cameras.shape != shape[:1]:
+            raise InputError(f"Require one camera per image, {len(self)}, got {len(self.cameras)}.")
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -119,7 +126,12 @@ class ImageSet:
         """Returns the given rows (indices or a boolean mask); labels and class names stay."""
         index = np.asarray(rows)
         index = index if index.dtype == bool else index.astype(np.intp)
-        chosen = dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
+        chosen = dataclasses.replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            cameras=None if self.cameras is None else self.cameras[index],
+        )
         if "file_states" in vars(self):  # where a cached property keeps its value
             vars(chosen)["file_states"] = self.file_states[index]
         return chosen
@@ -146,6 +158,10 @@ class Splits:
                 require_images(name, images)
         if self.gallery is not None and self.gallery.class_names != self.query.class_names:
             raise InputError("query and gallery must have the same class_names, got different.")
+        if self.gallery is not None and (
+            (self.gallery.cameras is None) != (self.query.cameras is None)
+        ):
+            raise InputError("query and gallery must both have cameras or neither, got one only.")
 
     @property
     def sets(self) -> dict[str, ImageSet]:
@@ -196,6 +212,7 @@ def from_classes(
     among: npt.ArrayLike | None = None,
     names: Mapping[Any, str] | None = None,
     super_classes: Mapping[Any, str] | None = None,
+    cameras: npt.NDArray[np.str_] | None = None,
 ) -> ImageSet:
     """Labels images 0..C-1 in the sorted order of their classes' own ids.
 
@@ -205,6 +222,7 @@ def from_classes(
       among: Ids that count, where several splits share one labelling; None: `classes`.
       names: Class name of each id; an id without one is its own name.
       super_classes: Name of the super-class of each id.
+      cameras: Name of the camera of each image, [N].
     """
     ids = np.unique(np.asarray(classes if among is None else among))
     labels = np.searchsorted(ids, np.asarray(classes)).astype(np.int32)
@@ -217,7 +235,7 @@ def from_classes(
     if array.dtype.kind == "U" and sys.getfilesystemencoding() != "utf-8":
         array = np.array([naming.as_file_name(path) for path in array.tolist()], np.str_)
     above = None if super_classes is None else tuple(super_classes[i] for i in ids.tolist())
-    return ImageSet(array, labels, class_names, above)
+    return ImageSet(array, labels, class_names, above, cameras)
 
 
 def split_by_class(

@@ -34,8 +34,8 @@ def load(place: str, *, flag: str = "--images") -> Listing:
 
     Of a folder, all images at any depth, in the order of their paths; the sub-folders are the
     classes if every image lies directly in one. Of a table (.csv, .tsv, .parquet), the column path
-    and, if they are there, label and split. Any other file is one image, or a list: one path a
-    line. Relative paths start from the folder of the table or list.
+    and, if they are there, label, split and camera. Any other file is one image, or a list: one
+    path a line. Relative paths start from the folder of the table or list.
 
     Args:
       place: its path.
@@ -71,14 +71,15 @@ def _list_folder(top: Path) -> Listing:
 
 
 def _list_table(path: Path, flag: str) -> Listing:
-    optional = ("label", "split")
+    optional = ("label", "split", "camera")
     table = tables.read(path, ("path",), optional=optional, remedy=f"correct {flag}")
     if not len(table["path"]):
         raise InputError(f"{path}: require at least one image, got a table without rows.")
     files = [os.path.join(path.parent, name) for name in table["path"].tolist()]
     labels = table.get("label")
     classes = np.full(len(files), "") if labels is None else labels
-    return Listing(from_classes(files, classes), labels is not None, table.get("split"))
+    images = from_classes(files, classes, cameras=table.get("camera"))
+    return Listing(images, labels is not None, table.get("split"))
 
 
 def _list_lines(path: Path) -> Listing:

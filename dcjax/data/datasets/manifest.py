@@ -1,4 +1,4 @@
-"""Images listed in a table, CSV or Parquet: path, label, split and, if wanted, super_class."""
+"""Images listed in a table, CSV or Parquet: path, label, split; super_class, camera if wanted."""
 
 from pathlib import Path
 
@@ -7,17 +7,26 @@ import numpy as np
 from dcjax.core import naming
 from dcjax.core.errors import InputError
 from dcjax.data.datasets import tables
-from dcjax.data.datasets.image_set import ImageSet, Splits, from_classes, no_images, require_unseen
+from dcjax.data.datasets.image_set import (
+    JUNK,
+    ImageSet,
+    Splits,
+    from_classes,
+    no_images,
+    require_unseen,
+)
 from dcjax.data.datasets.request import Request
 
-_ABOVE = "super_class"
+_ABOVE, _CAMERA = "super_class", "camera"
 
 
 def load(request: Request, *, manifest: str) -> Splits:
     """Loads the images of a table.
 
     Its rows are in one split each: train and test, or train, query and gallery; classes to test
-    are not in train. Further columns are passed over.
+    are not in train. If there is a column camera, each row has one, and rows of the label "-1" are
+    junk, as in the names of Market-1501's files: they are left out. Further columns are passed
+    over.
 
     Args:
       request: Its root is the folder that relative paths start from; "": that of the table.
@@ -32,7 +41,11 @@ def load(request: Request, *, manifest: str) -> Splits:
     folder = Path(request.root) if request.root else path.parent
     columns = ("path", "label", "split")
     remedy = "correct dataset.manifest"
-    table = tables.read(path, columns, optional=[_ABOVE], folder=folder, remedy=remedy)
+    optional = [_ABOVE, _CAMERA]
+    table = tables.read(path, columns, optional=optional, folder=folder, remedy=remedy)
+    if _CAMERA in table:
+        is_kept = table["label"] != JUNK
+        table = {name: values[is_kept] for name, values in table.items()}
     images = np.array([str(folder / image) for image in table["path"]], np.str_)
     used = set(table["split"].tolist())
     tested = used - {"train"}
@@ -47,8 +60,13 @@ def load(request: Request, *, manifest: str) -> Splits:
 
     def take(split: str) -> ImageSet:
         rows = table["split"] == split
-        among = table["label"][is_train == (split == "train")]
-        return from_classes(images[rows], table["label"][rows], among=among, super_classes=above)
+        return from_classes(
+            images[rows],
+            table["label"][rows],
+            among=table["label"][is_train == (split == "train")],
+            super_classes=above,
+            cameras=table[_CAMERA][rows] if _CAMERA in table else None,
+        )
 
     sets = {"query" if split == "test" else split: take(split) for split in sorted(tested)}
     if not request.with_train:

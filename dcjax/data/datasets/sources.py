@@ -135,7 +135,7 @@ def load(
     if index is None:
         raise MissingFileError(_missing_message(data, root, source, download))
     if complete:
-        _check_counts(data, index, with_train=request.with_train)
+        check_counts(data.name, data.counts, index, with_train=request.with_train)
     return index.splits
 
 
@@ -248,16 +248,27 @@ def _missing_message(data: PublishedDataset, root: str, source: str, download: b
     return f"Dataset {data.name!r} is not there: {'; '.join(looked)}. {advice}"
 
 
-def _check_counts(data: PublishedDataset, index: Index, *, with_train: bool) -> None:
-    for split, expected in data.counts.items():
+def check_counts(name: str, counts: Counts, index: Index, *, with_train: bool) -> None:
+    """Checks that the splits hold what was published.
+
+    Args:
+      name: of the data set.
+      counts: what they must hold.
+      index: what was found, and where.
+      with_train: whether training images are needed.
+
+    Raises:
+      InputError: naming both numbers.
+    """
+    for split, expected in counts.items():
         if split == "train" and not with_train:
             continue
         images: ImageSet = getattr(index.splits, split)
         got = len(images), len(np.unique(images.labels))
-        shown = "test" if split == "query" and "gallery" not in data.counts else split
+        shown = "test" if split == "query" and "gallery" not in counts else split
         if got != expected:
             raise InputError(
-                f"{index.lists[split]}: {data.name} has {expected[0]:,} images of {expected[1]:,} "
+                f"{index.lists[split]}: {name} has {expected[0]:,} images of {expected[1]:,} "
                 f"classes in its split {shown!r}, found {got[0]:,} of {got[1]:,}; get the whole "
                 "data set, or set dataset.complete=False to work with a part of it."
             )

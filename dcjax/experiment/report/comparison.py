@@ -41,7 +41,7 @@ def collect(runs: Mapping[str, Embedder], page: str, console: Console) -> conten
         found[workdir] = retrieve(run, splits, console)
         files[workdir] = saved.read(workdir, run)
     first = next(iter(runs.values()))
-    has_differences = first.config.eval.protocol == "all_vs_all"
+    has_differences = first.config.eval.protocol != "gallery"
     return content.Comparison(
         title=f"{len(runs)} runs on {first.config.dataset.name}",
         scores={workdir: each.scores for workdir, each in found.items()},

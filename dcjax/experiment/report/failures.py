@@ -28,7 +28,10 @@ def collect(
     rows, distances = found.nearest_of_other_classes(console)
     labels = found.query.labels
     is_found = _nearest_is_hit(found)
-    recalls = outcomes.recall_by_class(labels, is_found, found.gallery.labels[rows])
+    counted = found.is_counted
+    recalls = outcomes.recall_by_class(
+        labels[counted], is_found[counted], found.gallery.labels[rows[counted]]
+    )
     names = found.query.class_names
     query_pictures = Pictures(found.query, config.dataset)
     gallery_pictures = (
@@ -168,6 +171,12 @@ def _pairs(
 def _notes(config: ConfigDict) -> list[str]:
     if config.eval.protocol == "all_vs_all":
         return []
+    if config.eval.protocol == "cross_camera":
+        return [
+            "Images of a query's class that its own camera took are left out of its list "
+            "(eval.protocol=cross_camera); queries of a class that no other camera took are in no "
+            "score."
+        ]
     return [
         "Here each image searches all others; the scores are those of galleries of one random "
         "image of each class (eval.protocol=gallery)."

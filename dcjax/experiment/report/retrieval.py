@@ -9,7 +9,7 @@ import numpy as np
 from dcjax.analysis import outcomes
 from dcjax.core.console import Console
 from dcjax.data.datasets import ImageSet, Splits
-from dcjax.experiment import build, embedding
+from dcjax.experiment import build, cameras, embedding
 from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.report import draws
 from dcjax.experiment.report.draws import Part
@@ -33,6 +33,7 @@ class Retrieval:
       scores: as an evaluation gives them.
       by_query: the scores of each query [Q] in the whole gallery, see `metrics.score_queries`;
         their means are `scores`, unless the protocol draws galleries.
+      is_cross_camera: whether images of a query's class and camera are left out for it.
     """
 
     query: ImageSet
@@ -42,6 +43,7 @@ class Retrieval:
     gallery_embeddings: np.ndarray
     scores: dict[str, float]
     by_query: dict[str, np.ndarray]
+    is_cross_camera: bool = False
 
     @functools.cached_property
     def index(self) -> Gallery:
@@ -50,9 +52,26 @@ class Retrieval:
 
     def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns what these queries find, see `Gallery.nearest`."""
-        return self.index.nearest(
-            self.query_embeddings[queries], k, self_rows=self.self_rows(queries)
-        )
+        embeddings, self_rows = self.query_embeddings[queries], self.self_rows(queries)
+        if not self.is_cross_camera:
+            return self.index.nearest(embeddings, k, self_rows=self_rows)
+        of_queries, by_view = self._by_view
+        return by_view.nearest(embeddings, k, self_rows=self_rows, other_than=of_queries[queries])
+
+    @functools.cached_property
+    def _by_view(self) -> tuple[np.ndarray, Gallery]:
+        """The view of each query, its class and camera as one number, and a gallery of views."""
+        sets = (self.query, self.gallery)
+        _, numbers = np.unique(np.concatenate([x.cameras for x in sets]), return_inverse=True)
+        views = np.concatenate([x.labels for x in sets]) * (numbers.max() + 1) + numbers
+        of_queries, of_gallery = np.split(views, [len(self.query)])
+        return of_queries, Gallery(self.gallery_embeddings, of_gallery)
+
+    @property
+    def is_counted(self) -> np.ndarray:
+        """Whether each query is in the recalls, bool [Q]."""
+        recall = next(values for name, values in self.by_query.items() if "recall" in name)
+        return ~np.isnan(recall)
 
     def self_rows(self, queries: np.ndarray) -> np.ndarray | None:
         """Returns the rows of queries in the gallery, None where they are not in it."""
@@ -88,18 +107,21 @@ def retrieve(run: Embedder, splits: Splits, console: Console) -> Retrieval:
         embeddings = run.embed_test(splits, advance)
     labels = [images.labels for images in sets]
     settings = run.config.eval
-    by_query = evaluation.score_queries(embeddings, labels, ks=settings.ks)
+    compared = cameras.compared([images.cameras for images in sets], settings)
+    by_query = evaluation.score_queries(embeddings, labels, ks=settings.ks, cameras=compared)
     is_drawn = settings.protocol == "gallery" and len(sets) == 1
     scores = (
-        build.score(embeddings, labels, settings, with_nmi=False)
+        build.score(embeddings, labels, settings, with_nmi=False, cameras=compared)
         if is_drawn
         else metrics.mean(by_query)
+        | build.score_on_host(embeddings, labels, settings, cameras=compared)
     )
     scores |= evaluation.score_dims(
         embeddings,
         labels,
         dims=build.scored_dims(run.config),
         gallery_draws=settings.gallery_draws if is_drawn else 0,
+        cameras=compared,
     )
     if settings.nmi != "never":
         scores["nmi"] = _nmi(run, embeddings, labels, scores)
@@ -115,6 +137,7 @@ def retrieve(run: Embedder, splits: Splits, console: Console) -> Retrieval:
         gallery_embeddings=fetched[-1],
         scores=scores,
         by_query=by_query,
+        is_cross_camera=compared is not None,
     )
 
 

@@ -22,6 +22,7 @@ Point = Mapping[str, Any]
 _SCORED_BY = (
     *("dataset.test_list", "model.test_masks", "eval.protocol", "eval.gallery_draws"),
     *("eval.nmi_runs", "eval.kmeans"),
+    *("eval.reranking.k1", "eval.reranking.k2", "eval.reranking.original_weight"),
 )
 
 

@@ -15,6 +15,7 @@ from dcjax.runs.progress import Scores
 
 _UNTRAINED = "untrained features"
 _PAPER = "the paper"
+_THRESHOLD = "threshold_at_fmr_"
 # Groups of the curves that the untrained network has, and the names of their rows.
 _BEFORE = {"backbone_features": _UNTRAINED, "raw_pixels": "raw pixels"}
 
@@ -74,6 +75,14 @@ def _sentences(rows: Mapping[str, Mapping[str, float]], scores: Scores) -> list[
             "Among a query's nearest images, as many as its class has others, "
             f"{100 * scores['r_precision']:.0f} of 100 are of that class."
         )
+    for name, distance in scores.items():
+        if name.startswith(_THRESHOLD):
+            rate = name.removeprefix(_THRESHOLD)
+            said.append(
+                f"Images {distance:.4f} or more apart are no match: of pairs of different classes "
+                f"at most {100 * float(rate):g} % are nearer, of pairs of one class "
+                f"{100 * scores[f'fnmr_at_fmr_{rate}']:.1f} % are not."
+            )
     return said
 
 
@@ -101,9 +110,12 @@ def _facts(run: Embedder, saved: Saved) -> list[tuple[str, str]]:
 
 
 def _protocol(settings: ConfigDict, *, has_gallery: bool) -> str:
-    if settings.protocol == "all_vs_all":
+    if settings.protocol != "gallery":
         searched = "the gallery" if has_gallery else "all others"
-        return f"each test image searches {searched}"
+        left_out = " without images of its class and camera"
+        return f"each test image searches {searched}" + (
+            left_out if settings.protocol == "cross_camera" else ""
+        )
     return f"a gallery of one random image of each class, the mean of {settings.gallery_draws}"
 
 
