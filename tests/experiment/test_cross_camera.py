@@ -233,7 +233,7 @@ def test_check_data_knows_which_copies_do_no_harm(root: Path, tmp_path: Path) ->
         with (tmp_path / "check_data.csv").open() as file:
             return [row["problem"] for row in csv.DictReader(file)]
 
-    copy, missed = "the same picture is in two splits", "a query without another image of"
+    copy, missed = "the same picture is in two splits", "a test image without another image of"
     assert problems("all_vs_all").count(copy) == 2
     across = problems("cross_camera")
     assert across.count(copy) == 0
