@@ -50,6 +50,15 @@ def get_config() -> ConfigDict:
     dataset.manifest = ""  # manifest: table of the images, .csv, .tsv or .parquet
     dataset.test_classes = 0.5  # folder: share of the classes held out, the last in sorted order
     dataset.test_list = "large"  # vid: small, medium or large
+    # Training classes that are held out to choose by (eval.best_by, train.stop_after): a share,
+    # which ones by their names alone; or a list of names. Neither: none, or those that a table has
+    # (split=validation).
+    dataset.validation_classes = 0.0
+    dataset.validation_list = ()
+    # What is held out: class; super_class, whose classes stay together, as the unit of share or
+    # names; none: nothing, and classes that the data set has for validation are trained on.
+    dataset.validation_unit = "class"
+    dataset.validation_fold = 0  # which of the disjoint parts of that share, from 0
     augmentation = options.of(Augmentation)
     dataset.resize = augmentation["resize"]  # pixels: shorter side before a crop
     dataset.crop = augmentation["size"]  # pixels: side of what the network sees

@@ -10,6 +10,7 @@ from dcjax import losses
 from dcjax.core import plugins
 from dcjax.core.errors import DcjaxError, InputError, MissingFileError, SettingError
 from dcjax.data import datasets
+from dcjax.data.datasets import validation
 from dcjax.distributed import devices
 from dcjax.division import division, sampling
 from dcjax.experiment import build, inputs, settings
@@ -47,6 +48,7 @@ def check_training(config: ConfigDict) -> Mesh:
       SettingError: naming the setting, its value and what is allowed.
     """
     check_evaluation(config)
+    validation.check_options(inputs.hold_out(config.dataset))
     mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
     # Not for a model that is loaded, which rounds its batches up for any number of devices.
     devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
@@ -200,6 +202,7 @@ def check_retrieval(
     ks: Sequence[int],
     draws_gallery: bool,
     name: str = "eval.ks",
+    what: str = "test",
 ) -> None:
     """Checks that there is something to retrieve, for every k.
 
@@ -209,6 +212,7 @@ def check_retrieval(
       ks: of recall at k.
       draws_gallery: whether queries search one image of each class instead.
       name: of the setting or flag of ks.
+      what: the images are for, in the message.
 
     Raises:
       InputError: saying what is there and what is required.
@@ -219,8 +223,8 @@ def check_retrieval(
     if len(classes) < 2 or not is_answerable.any():
         raise InputError(
             "Retrieval is scored on images of two classes or more, with another image of a query's "
-            f"own class to find; got {len(classes)} test classes, and {is_answerable.sum()} of "
-            f"{len(is_answerable)} queries have one. Add test images or classes."
+            f"own class to find; got {len(classes)} {what} classes, and {is_answerable.sum()} of "
+            f"{len(is_answerable)} queries have one. Add {what} images or classes."
         )
     num_searched = len(classes) if draws_gallery else len(searched) - (gallery is None)
     if max(ks) > num_searched:
@@ -236,7 +240,29 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
     Raises:
       InputError: naming the setting, its value and what is allowed.
     """
-    train, max_clusters = splits.train, config.division.max_clusters
+    try:
+        _check_training_images(config, splits.train)
+    except InputError as error:
+        if splits.validation is None:
+            raise
+        raise InputError(
+            f"{splits.validation.num_classes} classes are held out for validation, and "
+            f"{splits.train.num_classes} are left to train on: {error} Or hold out fewer."
+        ) from error
+    build.create_loss(config, splits.train.num_classes)
+    check_query(config, splits)
+    if splits.validation is not None:
+        check_retrieval(
+            splits.validation.labels,
+            ks=config.eval.ks,
+            draws_gallery=False,
+            name="eval.ks, with validation classes,",
+            what="validation",
+        )
+
+
+def _check_training_images(config: ConfigDict, train: datasets.ImageSet) -> None:
+    max_clusters = config.division.max_clusters
     by_super_class = config.division.grouping == "labels" and max_clusters > 1
     division.check(
         train.labels,
@@ -245,5 +271,3 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
         super_classes=train.super_class_labels if by_super_class else None,
     )
     sampling.check(train.labels, **config.sampling)
-    build.create_loss(config, train.num_classes)
-    check_query(config, splits)

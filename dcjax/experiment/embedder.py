@@ -180,7 +180,8 @@ class Embedder:
           MissingFileError: if they are not there.
         """
         splits, _ = inputs.load_splits(self.config.dataset)
-        now = {"train": same_run.fingerprint(splits.train)}
+        trained = ("train", "validation")
+        now = {name: x for name, x in same_run.fingerprints(splits).items() if name in trained}
         for difference in same_run.differences(now, self.data):
             raise InputError(f"Require the training images of the run, got other {difference}.")
         return splits.train

@@ -156,7 +156,7 @@ class Reporter:
                     "Python": platform.python_version(),
                 },
             )
-        sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
+        sets = {name: getattr(splits, name) for name in same_run.SETS}
         summary = ", ".join(_summarize(name, images) for name, images in sets.items() if images)
         dataset = config.dataset
         is_part = "complete" in datasets.known_options(dataset.name) and not dataset.complete

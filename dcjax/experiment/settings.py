@@ -11,7 +11,7 @@ from dcjax.core import naming, plugins
 from dcjax.core.errors import SettingError
 from dcjax.core.ranges import COSINE, DISTANCE, SMALLEST
 from dcjax.data import crops, datasets, strategies
-from dcjax.data.datasets import vid
+from dcjax.data.datasets import validation, vid
 from dcjax.division import division, grouping, masks, sampling
 from dcjax.experiment import same_run, versions
 from dcjax.losses import mining, pairwise, proxies, triplets
@@ -113,6 +113,21 @@ class Text:
         return "a text of whole characters without NUL"
 
 
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """A sequence of different names, which may have none."""
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether it is a sequence of texts that are not empty and differ."""
+        if not isinstance(value, list | tuple):
+            return False
+        return all(map(Text().allows, value)) and len(set(filter(None, value))) == len(value)
+
+    def __str__(self) -> str:
+        """Returns what is required."""
+        return "a sequence of different names"
+
+
 class OneOf:
     """One of some words; or, for parts that may be custom, package.module:function."""
 
@@ -154,6 +169,10 @@ RULES: Mapping[str, Rule] = {
     "dataset.manifest": Text(),
     "dataset.test_classes": _SHARE,
     "dataset.test_list": OneOf(vid.TEST_LISTS),
+    "dataset.validation_classes": Number(0, 1 - SMALLEST),
+    "dataset.validation_list": Names(),
+    "dataset.validation_unit": OneOf(validation.UNITS),
+    "dataset.validation_fold": Whole(0, 1000),
     "dataset.resize": Whole(1, 8192),
     "dataset.crop": Whole(1, 4096),
     "dataset.cache": OneOf(("none", "memory", "disk", "device")),

@@ -39,6 +39,10 @@ CHANGES: tuple[Change, ...] = (
     Change(
         added={
             "dataset.max_pixels": 0,
+            "dataset.validation_classes": 0.0,
+            "dataset.validation_fold": 0,
+            "dataset.validation_list": (),
+            "dataset.validation_unit": "class",
             "model.pixels": "auto",
             "model.rematerialize": False,
             "model.vit.attention": "auto",

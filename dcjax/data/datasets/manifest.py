@@ -16,8 +16,9 @@ _ABOVE = "super_class"
 def load(request: Request, *, manifest: str) -> Splits:
     """Loads the images of a table.
 
-    Its rows are in one split each: train and test, or train, query and gallery; classes to test
-    are not in train. Further columns are passed over.
+    Its rows are in one split each: train and test, or train, query and gallery, and if wanted
+    validation; no class is in two of train, validation and those to test. Further columns are
+    passed over.
 
     Args:
       request: Its root is the folder that relative paths start from; "": that of the table.
@@ -35,24 +36,26 @@ def load(request: Request, *, manifest: str) -> Splits:
     table = tables.read(path, columns, optional=[_ABOVE], folder=folder, remedy=remedy)
     images = np.array([str(folder / image) for image in table["path"]], np.str_)
     used = set(table["split"].tolist())
-    tested = used - {"train"}
+    tested = used - {"train", "validation"}
     lacks_train = request.with_train and "train" not in used
     if lacks_train or tested not in ({"test"}, {"query", "gallery"}):
         raise InputError(
             f"{path}: require the splits train and test, or train, query and gallery, got "
-            f"{', '.join(sorted(used)) or 'no rows'}."
+            f"{', '.join(sorted(used)) or 'no rows'}; validation may be beside them."
         )
-    is_train = table["split"] == "train"
     above = _super_classes(table, path) if _ABOVE in table else None
 
     def take(split: str) -> ImageSet:
         rows = table["split"] == split
-        among = table["label"][is_train == (split == "train")]
+        alike = np.isin(table["split"], list(tested)) if split in tested else rows
+        among = table["label"][alike]
         return from_classes(images[rows], table["label"][rows], among=among, super_classes=above)
 
     sets = {"query" if split == "test" else split: take(split) for split in sorted(tested)}
     if not request.with_train:
         return Splits(no_images(), **sets)
+    if "validation" in used:
+        sets["validation"] = take("validation")
     return require_unseen(Splits(take("train"), **sets), path)
 
 
