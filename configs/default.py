@@ -209,6 +209,9 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.num_epochs = 120
+    # End after so many evaluations in which eval.best_by has gained nothing on the validation
+    # classes; 0: never.
+    train.stop_after = 0
     train.full_embedding_from_epoch = -1  # train the combined embedding from here on; -1: never
     train.log_every_steps = 20  # steps whose mean is one point of a curve
     train.report = True  # after the last epoch, write what --mode=report writes
@@ -227,7 +230,9 @@ def get_config() -> ConfigDict:
     evaluation.kmeans = "host"  # where these run, as division.kmeans: host or devices
     evaluation.pixels = False  # also score raw pixels, for tiny images
     evaluation.best_by = "recall_at_1"  # score by which an epoch is best
-    evaluation.select = "last"  # checkpoint to evaluate and load: last, or best_test
+    # Checkpoint to evaluate and load: last; best, by the validation classes; best_test, chosen by
+    # the test classes that it is scored on; auto: best where there are validation classes, or last.
+    evaluation.select = "auto"
 
     # Percent that a paper gives for this experiment, by name of the score: what a report shows
     # beside the run's own.
@@ -236,7 +241,7 @@ def get_config() -> ConfigDict:
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_epochs = 1
     checkpoint.keep_latest = 2
-    checkpoint.keep_best = 1  # by eval.best_by
+    checkpoint.keep_best = 1  # by eval.best_by, of the validation and of the test classes
     # A checkpoint that cannot be written, as on a full disk: stop, with the one before kept, or
     # go_on and try again at the next; the last one always has to be written.
     checkpoint.on_failure = "stop"

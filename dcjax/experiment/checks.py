@@ -57,8 +57,13 @@ def check_training(config: ConfigDict) -> Mesh:
     _check_weights(config.model)
     _check_memory(config.loss, config.sampling, config.train.num_epochs)
     _check_cache(config.dataset, config.augment)
-    if config.eval.select == "best_test" and not config.checkpoint.keep_best:
-        raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
+    select = config.eval.select
+    if select in ("best", "best_test") and not config.checkpoint.keep_best:
+        raise SettingError(f"eval.select={select} requires checkpoint.keep_best >= 1, got 0.")
+    if config.train.stop_after and not config.eval.every_epochs:
+        raise SettingError(
+            "train.stop_after counts evaluations: require eval.every_epochs >= 1, got 0."
+        )
     try:
         build.create_model(config)
         if config.model.backbone in vit.SIZES:
@@ -251,13 +256,27 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
         ) from error
     build.create_loss(config, splits.train.num_classes)
     check_query(config, splits)
-    if splits.validation is not None:
+    if splits.validation is None:
+        _check_no_choice(config)
+    else:
         check_retrieval(
             splits.validation.labels,
             ks=config.eval.ks,
             draws_gallery=False,
             name="eval.ks, with validation classes,",
             what="validation",
+        )
+
+
+def _check_no_choice(config: ConfigDict) -> None:
+    """Checks that nothing is to be chosen by validation classes, since there are none."""
+    wanted = ["eval.select=best"] if config.eval.select == "best" else []
+    if config.train.stop_after:
+        wanted.append(f"train.stop_after={config.train.stop_after}")
+    if wanted:
+        raise InputError(
+            f"{wanted[0]} chooses by validation classes, and there are none: hold some out, as by "
+            f"dataset.validation_classes=0.2, or leave out {wanted[0]}."
         )
 
 

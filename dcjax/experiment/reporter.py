@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -112,7 +113,8 @@ class Reporter:
         self._console = Console(quiet=not self._is_first)
         self._start_time = time.monotonic()
         self._seconds: dict[str, float] = {}
-        if self._is_first and progress.epoch < config.train.num_epochs:
+        is_finished = Schedule(config).is_finished(progress)
+        if self._is_first and not is_finished:
             # Before all other files: it identifies a run that was killed early, see `check_new`.
             workdirs.write(self._workdir / _CONFIG, versions.dump(config.to_dict()))
         self._curves_failed = False
@@ -141,7 +143,8 @@ class Reporter:
     ) -> None:
         """Prints the data, model, loss, devices and schedule; records when and how it starts."""
         config, line = self._config, self._console.print_line
-        if progress.epoch < config.train.num_epochs:
+        is_finished = Schedule(config).is_finished(progress)
+        if not is_finished:
             self._times.write(
                 "start",
                 step=int(run.step),
@@ -200,13 +203,17 @@ class Reporter:
             f"schedule  {num_epochs} epochs of about {num_steps} steps of {per_step} images; "
             f"{self._division_schedule()}"
         )
+        if splits.validation is not None:
+            early = config.train.stop_after
+            stops = f"; {early} evaluations without a gain end the run" if early else ""
+            line(f"choice    by {config.eval.best_by} of the validation classes{stops}")
         line(f"workdir   {self._workdir}")
         if self._scalars.lost:
             line(
                 f"curves    metrics.jsonl has lost {self._scalars.lost} bytes that were written "
                 "before the last checkpoint; the curves have a gap"
             )
-        if progress.epoch == num_epochs:
+        if is_finished:
             line("finished  already; to score it in another way, use --mode=evaluate")
         elif run.step:
             line(
@@ -231,7 +238,7 @@ class Reporter:
     def show_untrained(self, rows: Mapping[str, Scores]) -> None:
         """Shows the scores of the untrained network."""
         for name, scores in rows.items():
-            self._scalars.write(0, scores, group=name.replace(" ", "_"))
+            self._scalars.write(0, scores, group=re.sub("[ ,]+", "_", name))
         self._show_table("Unseen classes before training", rows)
 
     def show_division(
@@ -332,9 +339,12 @@ class Reporter:
 
     def show_evaluation(self, step: int, progress: Progress) -> None:
         """Shows the scores after an epoch."""
-        values = {**progress.scores, "epoch": progress.epoch}
-        self._scalars.write(step, values, group="eval")
-        rows = {f"epoch {progress.epoch}": progress.scores}
+        epoch = progress.epoch
+        rows = {f"epoch {epoch}": progress.scores}
+        self._scalars.write(step, {**progress.scores, "epoch": epoch}, group="eval")
+        if validation := progress.validation_scores:
+            rows[f"epoch {epoch}, validation classes"] = validation
+            self._scalars.write(step, {**validation, "epoch": epoch}, group="validation")
         self._show_table("Unseen classes", rows)
 
     def _show_curve_failure(self) -> None:
@@ -361,11 +371,20 @@ class Reporter:
 
     def show_result(self, progress: Progress) -> None:
         """Shows the result, and where its files are; writes `scores.json`."""
-        rows = {
-            f"last epoch ({progress.epoch})": progress.scores,
-            f"best epoch ({progress.best_epoch}), chosen on these classes": progress.best_scores,
-        }
-        self._show_table("Result on unseen classes", rows)
+        if 0 < self._config.train.stop_after <= progress.evaluations_without_gain:
+            self._console.print_line(
+                f"ended     early: {progress.evaluations_without_gain} evaluations without a gain "
+                f"in {self._config.eval.best_by} of the validation classes"
+            )
+        last, chosen = f"last epoch ({progress.epoch})", f"best epoch ({progress.chosen_epoch})"
+        rows = {last: progress.scores}
+        if progress.chosen_scores:
+            rows[f"{chosen}, chosen on validation classes"] = progress.chosen_scores
+        best = f"best epoch ({progress.best_epoch}), chosen on these classes"
+        self._show_table("Result on unseen classes", rows | {best: progress.best_scores})
+        if progress.chosen_scores:
+            rows = {last: progress.validation_scores, chosen: progress.chosen_validation_scores}
+            self._show_table("Result on validation classes", rows)
         if self._times.failure:
             self._console.print_line(f"times     {self._times.failure}; they are incomplete.")
         self._show_times()
@@ -373,6 +392,11 @@ class Reporter:
             "last": {"epoch": progress.epoch, **progress.scores},
             "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
         }
+        if progress.chosen_scores:
+            chosen = {"epoch": progress.chosen_epoch}
+            result["best"] = chosen | progress.chosen_scores
+            result["last_validation"] = {"epoch": progress.epoch, **progress.validation_scores}
+            result["best_validation"] = chosen | progress.chosen_validation_scores
         if self._is_first:
             workdirs.write(self._workdir / _SCORES, json.dumps(result, indent=1) + "\n")
         for name in ("checkpoints", _SCORES):

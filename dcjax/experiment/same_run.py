@@ -33,6 +33,7 @@ _FREE = {
     "train.log_every_steps",
     "train.num_epochs",
     "train.report",
+    "train.stop_after",
     "eval.every_epochs",
     "eval.at_start",
     "eval.batch_size",
@@ -65,6 +66,7 @@ _SCORED = {
     "dataset.skip_unreadable",
     "dataset.source",
     "model.pretrained",
+    "train.stop_after",
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax.division import division
+from dcjax.runs.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Schedule:
             "full_embedding": np.bool_(full),
             "memory": np.bool_(epoch >= self.config.loss.memory_from_epoch),
         }
+
+    def is_finished(self, progress: Progress) -> bool:
+        """Returns whether all epochs are trained, or validation has stopped the run early."""
+        train = self.config.train
+        is_stopped = 0 < train.stop_after <= progress.evaluations_without_gain
+        return progress.epoch == train.num_epochs or is_stopped
 
     def evaluates_after(self, epoch: int) -> bool:
         """Returns whether the network is scored after an epoch."""

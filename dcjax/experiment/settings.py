@@ -279,6 +279,7 @@ RULES: Mapping[str, Rule] = {
     "optimizer.masks_decay_multiplier": _MULTIPLIER,
     "optimizer.decay": OneOf(optimizers.DECAYS),
     "train.num_epochs": _FROM_1,
+    "train.stop_after": _FROM_0,
     "train.full_embedding_from_epoch": Whole(-1, _MANY),
     "train.log_every_steps": _FROM_1,
     "train.report": Flag(),
@@ -293,7 +294,7 @@ RULES: Mapping[str, Rule] = {
     "eval.kmeans": OneOf(grouping.KMEANS),
     "eval.pixels": Flag(),
     "eval.best_by": Text(),  # a score, which depends on eval.ks
-    "eval.select": OneOf(("last", "best_test")),
+    "eval.select": OneOf(("auto", "last", "best", "best_test")),
     "checkpoint.every_epochs": _FROM_0,
     "checkpoint.keep_latest": Whole(1, 10_000),
     "checkpoint.keep_best": Whole(0, 10_000),

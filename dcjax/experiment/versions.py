@@ -51,6 +51,7 @@ CHANGES: tuple[Change, ...] = (
             "model.vit.patch_size": 14,
             "model.vit.registers": 0,
             "train.report": True,
+            "train.stop_after": 0,
             "paper": {},
         },
         renamed={

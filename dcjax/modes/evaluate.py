@@ -33,6 +33,9 @@ def compare(
         if not rows and run.config.eval.pixels:
             rows["raw pixels"] = run.score_pixels(splits)
         rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
+        if run.validation_scores:
+            name = f"{workdir}, epoch {run.epoch}, validation classes, as recorded"
+            rows[name] = dict(run.validation_scores)
     best_by = runs[workdirs[0]].config.eval.best_by
     console = Console(quiet=not processes.is_first())
     protocol = describe_protocol(runs[workdirs[0]].config.eval)

@@ -65,12 +65,13 @@ def _train(
     experiment: Experiment, run: Run, report: Reporter, profile: Profile, stop: StopRequest
 ) -> Scores | None:
     """Trains in a locked folder; raises `Stopped` if there is nothing to save yet."""
-    config, schedule = experiment.config, experiment.schedule
+    schedule = experiment.schedule
     with closing(Planner(experiment)) as planner:
         try:
             if not run.is_finished:
                 _prepare(experiment, run, report, planner)
-            for epoch in range(run.progress.epoch, config.train.num_epochs):
+            while not run.is_finished:
+                epoch = run.progress.epoch
                 with report.measure("division"):
                     division, plan, batches = planner.finish()
                 stop.defer()  # from here on a stop waits until a step is complete
@@ -101,18 +102,23 @@ def _train(
                 if saves and jax.process_count() > 1 and not run.is_saved:
                     _save(run, report)  # evaluation may take longer than a job's grace period
                 stop.allow()
-                if epoch + 1 < config.train.num_epochs:
+                scores = validation = None
+                evaluates = schedule.evaluates_after(epoch)
+                if evaluates:
+                    with report.measure("evaluation"):
+                        validation = run.validate()
+                is_last = run.is_last(validation)
+                if not is_last:
                     with report.measure("division"):
                         planner.begin(run.progress.after_epoch(), run.division, run.state)
-                scores = None
-                if schedule.evaluates_after(epoch):
+                if evaluates:
                     with report.measure("evaluation"):
-                        scores = run.evaluate(epoch)
+                        scores = run.evaluate(is_last=is_last)
                 stop.defer()
-                run.finish_epoch(scores)
+                run.finish_epoch(scores, validation)
                 if scores is not None:
                     report.show_evaluation(run.step, run.progress)
-                if saves or run.is_best:
+                if saves or is_last or run.is_best:
                     _save(run, report)
                 if not run.is_finished:
                     if stop.asks_to_stop():
@@ -141,6 +147,10 @@ def _prepare(experiment: Experiment, run: Run, report: Reporter, planner: Planne
     if run.step == 0 and experiment.config.eval.at_start:
         with report.measure("evaluation"):
             untrained = experiment.score_untrained(experiment.test_readers, run.state.variables)
+            if experiment.validation_reader is not None:
+                untrained["backbone features, validation classes"] = experiment.validate(
+                    experiment.validation_reader, run.state.variables, output="backbone"
+                )
         report.show_untrained(untrained)
 
 

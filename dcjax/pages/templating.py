@@ -88,8 +88,13 @@ def format_duration(seconds: float) -> str:
 
 
 def score_name(name: str) -> str:
-    """Returns the name of a score as people write it: "Recall@1" for recall_at_1."""
-    return _SCORE_NAMES.get(name, name.replace("recall_at_", "Recall@"))
+    """Returns the name of a score as people write it: "Recall@1" for recall_at_1.
+
+    Of "validation/recall_at_1", "Recall@1, validation".
+    """
+    classes, _, score = name.rpartition("/")
+    written = _SCORE_NAMES.get(score, score.replace("recall_at_", "Recall@"))
+    return f"{written}, {classes}" if classes else written
 
 
 def name_parts(name: str) -> list[str]:
