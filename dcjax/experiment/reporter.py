@@ -371,7 +371,8 @@ class Reporter:
 
     def show_result(self, progress: Progress) -> None:
         """Shows the result, and where its files are; writes `scores.json`."""
-        if 0 < self._config.train.stop_after <= progress.evaluations_without_gain:
+        ended_early = 0 < self._config.train.stop_after <= progress.evaluations_without_gain
+        if ended_early:
             self._console.print_line(
                 f"ended     early: {progress.evaluations_without_gain} evaluations without a gain "
                 f"in {self._config.eval.best_by} of the validation classes"
@@ -388,15 +389,16 @@ class Reporter:
         if self._times.failure:
             self._console.print_line(f"times     {self._times.failure}; they are incomplete.")
         self._show_times()
-        result = {
+        result: dict[str, Any] = {
             "last": {"epoch": progress.epoch, **progress.scores},
             "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
         }
         if progress.chosen_scores:
-            chosen = {"epoch": progress.chosen_epoch}
-            result["best"] = chosen | progress.chosen_scores
+            best_epoch = {"epoch": progress.chosen_epoch}
+            result["ended_early"] = ended_early
+            result["best"] = best_epoch | progress.chosen_scores
             result["last_validation"] = {"epoch": progress.epoch, **progress.validation_scores}
-            result["best_validation"] = chosen | progress.chosen_validation_scores
+            result["best_validation"] = best_epoch | progress.chosen_validation_scores
         if self._is_first:
             workdirs.write(self._workdir / _SCORES, json.dumps(result, indent=1) + "\n")
         for name in ("checkpoints", _SCORES):
