@@ -209,9 +209,13 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.num_epochs = 120
+    train.until_epoch = 0  # end after so many epochs of the schedule of num_epochs; 0: after all
     # End after so many evaluations in which eval.best_by has gained nothing on the validation
     # classes; 0: never.
     train.stop_after = 0
+    # Then train anew, in the folder refit/ of the run, on the validation classes too, until the
+    # epoch that was best by them.
+    train.refit = False
     train.full_embedding_from_epoch = -1  # train the combined embedding from here on; -1: never
     train.log_every_steps = 20  # steps whose mean is one point of a curve
     train.report = True  # after the last epoch, write what --mode=report writes

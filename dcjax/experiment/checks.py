@@ -60,6 +60,11 @@ def check_training(config: ConfigDict) -> Mesh:
     select = config.eval.select
     if select in ("best", "best_test") and not config.checkpoint.keep_best:
         raise SettingError(f"eval.select={select} requires checkpoint.keep_best >= 1, got 0.")
+    if config.train.until_epoch > config.train.num_epochs:
+        raise SettingError(
+            "Require train.until_epoch <= train.num_epochs, got "
+            f"{config.train.until_epoch} and {config.train.num_epochs}."
+        )
     if config.train.stop_after and not config.eval.every_epochs:
         raise SettingError(
             "train.stop_after counts evaluations: require eval.every_epochs >= 1, got 0."
@@ -273,6 +278,7 @@ def _check_no_choice(config: ConfigDict) -> None:
     wanted = ["eval.select=best"] if config.eval.select == "best" else []
     if config.train.stop_after:
         wanted.append(f"train.stop_after={config.train.stop_after}")
+    wanted += ["train.refit=True"] if config.train.refit else []
     if wanted:
         raise InputError(
             f"{wanted[0]} chooses by validation classes, and there are none: hold some out, as by "

@@ -198,7 +198,7 @@ class Reporter:
         )
         sampled = config.sampling
         per_step = sampled.batch_size * sampled.clusters_per_step
-        num_epochs, num_steps = config.train.num_epochs, max(1, len(splits.train) // per_step)
+        num_epochs, num_steps = Schedule(config).end, max(1, len(splits.train) // per_step)
         line(
             f"schedule  {num_epochs} epochs of about {num_steps} steps of {per_step} images; "
             f"{self._division_schedule()}"
@@ -303,7 +303,7 @@ class Reporter:
     @contextlib.contextmanager
     def show_epoch(self, epoch: int, plan: Plan, *, done: int) -> Iterator[StepLog]:
         """Shows the steps of an epoch in a progress bar, and their mean loss in a line."""
-        num_epochs = self._config.train.num_epochs
+        num_epochs = Schedule(self._config).end
         label = f"epoch {epoch + 1}/{num_epochs}"
         per_step = math.prod(plan.shape[1:])
         self._num_steps = plan.num_steps

@@ -201,10 +201,11 @@ class Run:
         same_run.check_same(config.to_dict(), saved, workdir)
         same_run.check_same_data(self._data, meta["data"], workdir)
         self.progress = Progress(**meta["progress"])
-        if self.progress.epoch > config.train.num_epochs:
+        if self.progress.epoch > (end := self._experiment.schedule.end):
+            setting = "until_epoch" if config.train.until_epoch else "num_epochs"
             raise InputError(
                 f"{workdir} holds a run of {self.progress.epoch} epochs already, got "
-                f"train.num_epochs={config.train.num_epochs}; evaluate it, or ask for more."
+                f"train.{setting}={end}; evaluate it, or ask for more."
             )
         self.state, self.division = self._checkpoints.restore(
             number, self._experiment.abstract_state

@@ -20,6 +20,11 @@ class Schedule:
 
     config: ConfigDict
 
+    @property
+    def end(self) -> int:
+        """Number of epochs after which the run ends, if validation does not stop it before."""
+        return self.config.train.until_epoch or self.config.train.num_epochs
+
     def num_clusters(self, epoch: int) -> int:
         """Returns K of an epoch."""
         dividing = self.config.division
@@ -64,7 +69,7 @@ class Schedule:
         """Returns whether all epochs are trained, or validation has stopped the run early."""
         train = self.config.train
         is_stopped = 0 < train.stop_after <= progress.evaluations_without_gain
-        return progress.epoch == train.num_epochs or is_stopped
+        return progress.epoch == self.end or is_stopped
 
     def evaluates_after(self, epoch: int) -> bool:
         """Returns whether the network is scored after an epoch."""
@@ -77,5 +82,5 @@ class Schedule:
     def _is_due(self, every_epochs: int, epoch: int) -> bool:
         """Returns whether something happens after this epoch; with 0 after the last one only."""
         done = epoch + 1
-        is_last = done == self.config.train.num_epochs
+        is_last = done == self.end
         return is_last or (every_epochs > 0 and done % every_epochs == 0)

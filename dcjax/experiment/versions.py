@@ -50,8 +50,10 @@ CHANGES: tuple[Change, ...] = (
             "model.vit.mlp": "gelu",
             "model.vit.patch_size": 14,
             "model.vit.registers": 0,
+            "train.refit": False,
             "train.report": True,
             "train.stop_after": 0,
+            "train.until_epoch": 0,
             "paper": {},
         },
         renamed={

@@ -143,7 +143,7 @@ def _end(code: int, error: str = "") -> NoReturn:
 def _train(config: ConfigDict, workdirs: list[str]) -> None:
     import jax
 
-    from dcjax.modes.train import train
+    from dcjax.modes.train import refit_workdir, train
 
     workdir = command_flags.require_one(workdirs)
     if train(config, workdir, profiled=command_flags.PROFILE.value) is None:  # stopped
@@ -153,7 +153,8 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
     if config.train.report:
         from dcjax.modes import report  # which imports what draws
 
-        report.report_after_training(config, workdir)
+        for folder in [workdir, refit_workdir(workdir)] if config.train.refit else [workdir]:
+            report.report_after_training(config, folder)
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:

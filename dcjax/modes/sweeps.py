@@ -56,14 +56,19 @@ class Run:
         saved = versions.parse(content, str(path), known=self.config.to_dict())
         same_run.check_same(self.config.to_dict(), saved, str(self.folder), scored=True)
         scores = _read(self.folder / "scores.json")
-        epochs, wanted = _epochs(scores, self.folder), self.config.train.num_epochs
+        train = self.config.train
+        epochs, wanted = _epochs(scores, self.folder), train.until_epoch or train.num_epochs
         if epochs > wanted:
             raise InputError(
                 f"{self.folder} holds a run of {epochs} epochs already, got "
                 f"train.num_epochs={wanted}; take another --workdir, or ask for as many."
             )
-        ended = scores is not None and (epochs == wanted or scores.get("ended_early"))
-        return scores if ended else None
+        if scores is None or not (epochs == wanted or scores.get("ended_early")):
+            return None
+        if not train.refit:
+            return scores
+        again = _read(self.folder / "refit" / "scores.json")
+        return scores | {"refit": again["last"]} if again else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 _VALIDATED = {
     "best": "Best epoch by the validation classes, on the test classes",
     "best_validation": "Best epoch by the validation classes, on these",
+    "refit": "Trained again on all classes until that epoch, on the test classes",
 }
 # and of all runs.
 _SELECTIONS = {
@@ -136,8 +137,9 @@ def format_csv(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 def _selections(rows: Sequence[Row]) -> dict[str, str]:
     """Returns the parts of a table and their headings."""
-    is_validated = any("best" in result for row in rows for result in row.results)
-    return (_VALIDATED if is_validated else {}) | _SELECTIONS
+    available = {name for row in rows for result in row.results for name in result}
+    validated = {name: text for name, text in _VALIDATED.items() if name in available}
+    return validated | _SELECTIONS
 
 
 def _columns(rows: Sequence[Row], selection: str, names: Sequence[str]) -> dict[str, bool]:

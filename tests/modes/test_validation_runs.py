@@ -18,6 +18,7 @@ from configs import digits
 from dcjax.core.errors import InputError
 from dcjax.data.datasets import ImageSet
 from dcjax.experiment import epochs, inputs
+from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.run import Run
 from dcjax.modes.train import train
 from dcjax.retrieval import metrics
@@ -213,3 +214,28 @@ def test_too_few_classes_left_for_a_division_are_an_error(tmp_path: Path) -> Non
 def test_other_validation_classes_are_another_run(finished: _Finished) -> None:
     with pytest.raises(InputError, match=r"another config.*validation_list=\['0', '3'\]"):
         train(_config(dataset__validation_list=("0", "3")), str(finished.workdir))
+
+
+def test_refit_trains_on_all_classes_until_the_chosen_epoch(tmp_path: Path) -> None:
+    config = _config(train__num_epochs=2, train__stop_after=0, train__refit=True)
+    scores = train(config, str(tmp_path / "run"))
+    chosen = json.loads((tmp_path / "run" / "scores.json").read_text())["best"]["epoch"]
+    assert dcjax.load(str(tmp_path / "run")).epoch == chosen
+    again = tmp_path / "run" / "refit"
+    saved = json.loads((again / "scores.json").read_text())
+    assert saved["last"] == {"epoch": chosen, **(scores or {})}
+    assert "best" not in saved
+    embedder = dcjax.load(str(again))
+    assert isinstance(embedder, Embedder)
+    assert embedder.data["train"]["classes"] == 5
+    assert "validation" not in embedder.data
+
+    plain = _config(dataset__validation_list=(), train__num_epochs=chosen, train__stop_after=0)
+    train(plain, str(tmp_path / "plain"))
+    small_runs.assert_equal(
+        small_runs.load_checkpoint(plain, again),
+        small_runs.load_checkpoint(plain, tmp_path / "plain"),
+    )
+    shutil.rmtree(again / "checkpoints")  # as if killed before its first checkpoint
+    (again / "scores.json").unlink()
+    assert train(config, str(tmp_path / "run")) == scores

@@ -74,7 +74,7 @@ class Saved:
 
     def _place(self, progress: Progress) -> str:
         steps = f" and {progress.epoch_step} steps" if progress.epoch_step else ""
-        return f"after epoch {progress.epoch} of {self.config.train.num_epochs}{steps}"
+        return f"after epoch {progress.epoch} of {Schedule(self.config).end}{steps}"
 
     def is_scored_as(self, config: ConfigDict) -> bool:
         """Returns whether scores by a config compare with those that the run recorded."""
