@@ -52,6 +52,15 @@ def get_config() -> ConfigDict:
     dataset.manifest = ""  # manifest: table of the images, .csv, .tsv or .parquet
     dataset.test_classes = 0.5  # folder: share of the classes held out, the last in sorted order
     dataset.test_list = "large"  # vid: small, medium or large
+    # Training classes that are held out to choose by (eval.best_by, train.stop_after): a share,
+    # which ones by their names alone; or a list of names. Neither: none, or those that a table has
+    # (split=validation).
+    dataset.validation_classes = 0.0
+    dataset.validation_list = ()
+    # What is held out: class; super_class, whose classes stay together, as the unit of share or
+    # names; none: nothing, and classes that the data set has for validation are trained on.
+    dataset.validation_unit = "class"
+    dataset.validation_fold = 0  # which of the disjoint parts of that share, from 0
     augmentation = options.of(Augmentation)
     dataset.resize = augmentation["resize"]  # pixels: shorter side before a crop
     dataset.crop = augmentation["size"]  # pixels: side of what the network sees
@@ -234,6 +243,13 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.num_epochs = 120
+    train.until_epoch = 0  # end after so many epochs of the schedule of num_epochs; 0: after all
+    # End after so many evaluations in which eval.best_by has gained nothing on the validation
+    # classes; 0: never.
+    train.stop_after = 0
+    # Then train anew, in the folder refit/ of the run, on the validation classes too, until the
+    # epoch that was best by them.
+    train.refit = False
     train.full_embedding_from_epoch = -1  # train the combined embedding from here on; -1: never
     # Decay of an exponential moving average of the network over the steps, such as 0.999, which is
     # evaluated, saved and loaded in place of the network; 0: none.
@@ -270,7 +286,9 @@ def get_config() -> ConfigDict:
     evaluation.kmeans = "host"  # where these run, as division.kmeans: host or devices
     evaluation.pixels = False  # also score raw pixels, for tiny images
     evaluation.best_by = "recall_at_1"  # score by which an epoch is best
-    evaluation.select = "last"  # checkpoint to evaluate and load: last, or best_test
+    # Checkpoint to evaluate and load: last; best, by the validation classes; best_test, chosen by
+    # the test classes that it is scored on; auto: best where there are validation classes, or last.
+    evaluation.select = "auto"
 
     # Percent that a paper gives for this experiment, by name of the score: what a report shows
     # beside the run's own.
@@ -279,7 +297,7 @@ def get_config() -> ConfigDict:
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every_epochs = 1
     checkpoint.keep_latest = 2
-    checkpoint.keep_best = 1  # by eval.best_by
+    checkpoint.keep_best = 1  # by eval.best_by, of the validation and of the test classes
     # A checkpoint that cannot be written, as on a full disk: stop, with the one before kept, or
     # go_on and try again at the next; the last one always has to be written.
     checkpoint.on_failure = "stop"

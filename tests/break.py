@@ -431,8 +431,8 @@ BREAKS = (
     Break(
         "a checkpoint in an epoch has the scores of the epoch before",
         "dcjax/experiment/embedder.py",
-        "if evaluates and not progress.epoch_step else {}",
-        "if evaluates else {}",
+        "is_scored = evaluates and not progress.epoch_step",
+        "is_scored = evaluates",
         "modes/test_export.py",
     ),
     Break(

@@ -290,6 +290,9 @@ def _singletons(splits: Splits, across_cameras: bool) -> Iterator[Finding]:
     train, query, gallery = splits.train, splits.query, splits.gallery
     for row in _rows_alone(train):
         yield _finding(_ALONE, "train", train, row, "")
+    if splits.validation is not None:
+        for row in _rows_alone(splits.validation):
+            yield _finding(_UNANSWERED, "validation", splits.validation, row, "")
     missed = _rows_alone(query)
     if gallery is not None:
         missed = np.flatnonzero(~np.isin(query.labels, gallery.labels)).tolist()

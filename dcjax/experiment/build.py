@@ -108,13 +108,27 @@ class Network:
         )
 
     def score(
-        self, readers: Sequence[pipeline.Reader], variables: dict[str, Any], *, epoch: int
+        self, readers: Sequence[pipeline.Reader], variables: dict[str, Any], *, is_last: bool
     ) -> dict[str, float]:
-        """Returns the scores of the embedding after an epoch."""
-        wanted = {"never": False, "last": epoch >= self.config.train.num_epochs - 1, "always": True}
+        """Returns the scores of the embedding; `is_last`: after the last epoch."""
+        wanted = {"never": False, "last": is_last, "always": True}
         embeddings = [self.embed(reader, variables) for reader in readers]
         with_nmi = wanted[self.config.eval.nmi]
         return self._score(embeddings, readers, with_nmi=with_nmi, dims=scored_dims(self.config))
+
+    def validate(
+        self, reader: pipeline.Reader, variables: dict[str, Any], *, output: str = "embedding"
+    ) -> dict[str, float]:
+        """Returns the scores of validation classes: each image searches all others; no NMI."""
+        return evaluation.evaluate(
+            [self.embed(reader, variables, output=output)],
+            [reader.images.labels],
+            ks=self.config.eval.ks,
+            nmi_runs=0,
+            gallery_draws=0,
+            dims=scored_dims(self.config) if output == "embedding" else (),
+            cameras=cameras.compared([reader.images.cameras], self.config.eval),
+        )
 
     def score_pixels(self, readers: Sequence[pipeline.Reader]) -> dict[str, float]:
         """Returns the scores of the images' own pixels."""
@@ -265,7 +279,12 @@ class Experiment(Network):
     @property
     def test_readers(self) -> list[pipeline.Reader]:
         """The readers of the query and, if there is one, of the gallery."""
-        return self._readers[1:]
+        return self._readers[1 : 1 + len(self.splits.test_sets)]
+
+    @property
+    def validation_reader(self) -> pipeline.Reader | None:
+        """The reader of the validation images; None without them."""
+        return None if self.splits.validation is None else self._readers[-1]
 
     def load_pretrained(self, say: Callable[[str], None]) -> Weights | None:
         """Loads published weights of the backbone; None if training starts from random ones.
@@ -297,6 +316,8 @@ class Experiment(Network):
         sampled = config.sampling
         share = devices.share_of_batch(self.mesh, sampled.clusters_per_step, sampled.batch_size)
         sets = [self.splits.train, *self.splits.test_sets]
+        if self.splits.validation is not None:
+            sets.append(self.splits.validation)
         files = [self.stream(images, share=share) for images in sets]
         if dataset.cache == "none":
             return list(files)

@@ -10,6 +10,7 @@ from dcjax import losses
 from dcjax.core import plugins
 from dcjax.core.errors import DcjaxError, InputError, MissingFileError, SettingError
 from dcjax.data import datasets
+from dcjax.data.datasets import validation
 from dcjax.distributed import devices
 from dcjax.division import division, sampling
 from dcjax.experiment import build, cameras, inputs, settings
@@ -55,6 +56,7 @@ def check_training(config: ConfigDict) -> Mesh:
       SettingError: naming the setting, its value and what is allowed.
     """
     check_evaluation(config)
+    validation.check_options(inputs.hold_out(config.dataset))
     mesh = devices.create_mesh(cluster_parallel=config.devices.cluster_parallel)
     # Not for a model that is loaded, which rounds its batches up for any number of devices.
     devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
@@ -64,8 +66,18 @@ def check_training(config: ConfigDict) -> Mesh:
     _check_weights(config.model)
     _check_memory(config.loss, config.sampling, config.train.num_epochs)
     _check_cache(config.dataset, config.augment)
-    if config.eval.select == "best_test" and not config.checkpoint.keep_best:
-        raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
+    select = config.eval.select
+    if select in ("best", "best_test") and not config.checkpoint.keep_best:
+        raise SettingError(f"eval.select={select} requires checkpoint.keep_best >= 1, got 0.")
+    if config.train.until_epoch > config.train.num_epochs:
+        raise SettingError(
+            "Require train.until_epoch <= train.num_epochs, got "
+            f"{config.train.until_epoch} and {config.train.num_epochs}."
+        )
+    if config.train.stop_after and not config.eval.every_epochs:
+        raise SettingError(
+            "train.stop_after counts evaluations: require eval.every_epochs >= 1, got 0."
+        )
     try:
         build.create_model(config)
         build.create_optimizer(config.optimizer, config.model.backbone)
@@ -254,6 +266,7 @@ def check_retrieval(
     draws_gallery: bool,
     compared_cameras: Sequence[np.ndarray] | None = None,
     name: str = "eval.ks",
+    what: str = "test",
 ) -> None:
     """Checks that there is something to retrieve, for every k.
 
@@ -264,6 +277,7 @@ def check_retrieval(
       draws_gallery: whether queries search one image of each class instead.
       compared_cameras: of the queries and the gallery, see `cameras.compared`.
       name: of the setting or flag of ks.
+      what: the images are for, in the message.
 
     Raises:
       InputError: saying what is there and what is required.
@@ -276,10 +290,10 @@ def check_retrieval(
     if len(classes) < 2 or not is_answerable.any():
         raise InputError(
             "Retrieval is scored on images of two classes or more, with another image of a query's "
-            f"own class to find; got {len(classes)} test classes, and {is_answerable.sum()} of "
+            f"own class to find; got {len(classes)} {what} classes, and {is_answerable.sum()} of "
             f"{len(is_answerable)} queries have one"
             f"{'' if compared_cameras is None else ' that another camera took'}. "
-            "Add test images or classes."
+            f"Add {what} images or classes."
         )
     num_searched = len(classes) if draws_gallery else len(searched) - (gallery is None)
     if max(ks) > num_searched:
@@ -295,7 +309,45 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
     Raises:
       InputError: naming the setting, its value and what is allowed.
     """
-    train, max_clusters = splits.train, config.division.max_clusters
+    try:
+        _check_training_images(config, splits.train)
+    except InputError as error:
+        if splits.validation is None:
+            raise
+        raise InputError(
+            f"{splits.validation.num_classes} classes are held out for validation, and "
+            f"{splits.train.num_classes} are left to train on: {error} Or hold out fewer."
+        ) from error
+    build.create_loss(config, splits.train.class_sizes)
+    check_query(config, splits)
+    if splits.validation is None:
+        _check_no_choice(config)
+    else:
+        check_retrieval(
+            splits.validation.labels,
+            ks=config.eval.ks,
+            draws_gallery=False,
+            compared_cameras=cameras.compared([splits.validation.cameras], config.eval),
+            name="eval.ks, with validation classes,",
+            what="validation",
+        )
+
+
+def _check_no_choice(config: ConfigDict) -> None:
+    """Checks that nothing is to be chosen by validation classes, since there are none."""
+    wanted = ["eval.select=best"] if config.eval.select == "best" else []
+    if config.train.stop_after:
+        wanted.append(f"train.stop_after={config.train.stop_after}")
+    wanted += ["train.refit=True"] if config.train.refit else []
+    if wanted:
+        raise InputError(
+            f"{wanted[0]} chooses by validation classes, and there are none: hold some out, as by "
+            f"dataset.validation_classes=0.2, or leave out {wanted[0]}."
+        )
+
+
+def _check_training_images(config: ConfigDict, train: datasets.ImageSet) -> None:
+    max_clusters = config.division.max_clusters
     by_super_class = config.division.grouping == "labels" and max_clusters > 1
     division.check(
         train.labels,
@@ -304,5 +356,3 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
         super_classes=train.super_class_labels if by_super_class else None,
     )
     sampling.check(train.labels, **build.plan_options(config.sampling))
-    build.create_loss(config, train.class_sizes)
-    check_query(config, splits)

@@ -45,6 +45,7 @@ class Embedder:
       data: `same_run.fingerprints` of the run's images, {} if they are not known.
       epoch_step: steps of the next epoch that it was trained besides.
       scores: of this checkpoint, {} if it was not evaluated, as in the middle of an epoch.
+      validation_scores: its scores on the validation classes, {} also where there are none.
       folder: where embeddings of galleries are kept: `embeddings` in the workdir.
       nmi: that of the scores, if it was computed by the settings of `config`; else None.
     """
@@ -60,6 +61,7 @@ class Embedder:
         epoch_step: int = 0,
         data: Mapping[str, Any] | None = None,
         scores: Mapping[str, float] | None = None,
+        validation_scores: Mapping[str, float] | None = None,
         nmi: float | None = None,
     ) -> None:
         """Takes trained variables; `load` creates the embedder of a run.
@@ -73,6 +75,7 @@ class Embedder:
           epoch_step: steps of the next epoch that it was trained besides.
           data: `same_run.fingerprints` of the run's images, if they are known.
           scores: of this checkpoint, if it was evaluated.
+          validation_scores: likewise, on the validation classes.
           nmi: that of the scores, if it was computed by the settings of the config.
         """
         self.config = network.config
@@ -84,6 +87,7 @@ class Embedder:
         self._variables = variables
         self.data = data or {}
         self.scores = scores or {}
+        self.validation_scores = validation_scores or {}
         self.nmi = nmi
         self._reader = pictures.CropReader(
             resize=network.augmentation.resize,
@@ -180,7 +184,8 @@ class Embedder:
           MissingFileError: if they are not there.
         """
         splits, _ = inputs.load_splits(self.config.dataset)
-        now = {"train": same_run.fingerprint(splits.train)}
+        trained = ("train", "validation")
+        now = {name: x for name, x in same_run.fingerprints(splits).items() if name in trained}
         for difference in same_run.differences(now, self.data):
             raise InputError(f"Require the training images of the run, got other {difference}.")
         return splits.train
@@ -202,8 +207,8 @@ class Embedder:
         else:
             self._check_test(splits)
         readers = self._network.open_test(splits)
-        last_epoch = self.config.train.num_epochs - 1  # NMI is computed after it by default
-        return self._network.score(readers, self._variables, epoch=last_epoch)
+        # As after the last epoch, when NMI is computed by default.
+        return self._network.score(readers, self._variables, is_last=True)
 
     def _check_test(self, splits: Splits) -> None:
         duplicates.check_files(splits.without_train())
@@ -313,9 +318,7 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     if chosen is None:
         best_by = saved["eval"]["best_by"]
         checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
-        chosen = checkpoints.number(config.eval.select)
-        if config.eval.select == "best_test":
-            _check_best(config.eval.best_by, best_by, meta, checkpoints.meta(chosen), str(folder))
+        chosen = _select(checkpoints, config.eval, saved, meta["progress"], str(folder))
     processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
     network = build.Network(config, devices.create_mesh())
     variables = checkpoints.restore_model(chosen, network.abstract_variables)
@@ -323,7 +326,8 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     progress = Progress(**meta["progress"])
     # A checkpoint that was not evaluated holds the scores of an earlier one.
     evaluates = schedule.Schedule(ConfigDict(saved)).evaluates_after(progress.epoch - 1)
-    scores = progress.scores if evaluates and not progress.epoch_step else {}
+    is_scored = evaluates and not progress.epoch_step
+    scores = progress.scores if is_scored else {}
     clusters_alike = all(config.eval[x] == saved["eval"][x] for x in ("nmi_runs", "kmeans"))
     return Embedder(
         network,
@@ -334,28 +338,56 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
         folder=os.path.join(os.fspath(folder), "embeddings"),
         data=meta.get("data"),
         scores=scores,
+        validation_scores=progress.validation_scores if is_scored else {},
         nmi=scores.get("nmi") if clusters_alike else None,
     )
 
 
-def _check_best(
-    wanted: str, best_by: str, last: dict[str, Any], chosen: dict[str, Any], workdir: str
-) -> None:
-    """Checks that the best checkpoint that was kept is that of the best epoch.
+def _select(
+    checkpoints: Checkpoints,
+    settings: ConfigDict,
+    saved: dict[str, Any],
+    last: dict[str, Any],
+    workdir: str,
+) -> int:
+    """Returns the number of the checkpoint that `eval.select` means.
+
+    Args:
+      checkpoints: of the run.
+      settings: the group `eval`.
+      saved: all settings of the run.
+      last: the progress at the last checkpoint.
+      workdir: of the run, for messages.
 
     Raises:
-      InputError: if it was not kept, or was kept by another score than `wanted`.
+      InputError: if the best one was not kept, or by another score than `eval.best_by`, or there
+        are no validation classes to be best by.
     """
-    if wanted != best_by:
+    select, best_by = settings.select, saved["eval"]["best_by"]
+    is_validated = bool(last.get("chosen_validation_scores"))
+    has_best = is_validated and saved["checkpoint"]["keep_best"]
+    if select == "last" or (select == "auto" and not has_best):
+        return checkpoints.number("last")
+    if select == "best" and not is_validated:
+        raise InputError(
+            f"{workdir} has no scores of validation classes, by which eval.select=best chooses; "
+            "take eval.select=last, or train with dataset.validation_classes."
+        )
+    if settings.best_by != best_by:
         raise InputError(
             f"{workdir} has kept the checkpoint of its best epoch by {best_by}, perhaps not that "
-            f"by eval.best_by={wanted}; take eval.best_by={best_by}, "
+            f"by eval.best_by={settings.best_by}; take eval.best_by={best_by}, "
             "eval.select=last, or one checkpoint, --workdir=DIR/checkpoints/NUMBER."
         )
-    best, kept = last["progress"]["best_epoch"], chosen["progress"]["epoch"]
+    best = last["best_epoch" if select == "best_test" else "chosen_epoch"]
+    number = checkpoints.number("best_test" if select == "best_test" else "best")
+    kept = checkpoints.meta(number)["progress"]["epoch"]
+    if best != kept and select == "auto":
+        return checkpoints.number("last")
     if best != kept:
         raise InputError(
             f"{workdir} was best after epoch {best}, whose checkpoint is not there (the best one "
             f"that is, after epoch {kept}); take eval.select=last, or one checkpoint, "
             "--workdir=DIR/checkpoints/NUMBER."
         )
+    return number

@@ -28,12 +28,11 @@ def load_splits(
       saved_test: see `datasets.load_index`.
     """
     splits = datasets.load(**_options(dataset), with_train=with_train, saved_test=saved_test)
-    sets = {"train": splits.train, "query": splits.query, "gallery": splits.gallery}
     read = {
         name: decoding.select_readable(
             images, skip_unreadable=dataset.skip_unreadable, max_pixels=dataset.max_pixels
         )
-        for name, images in sets.items()
+        for name, images in vars(splits).items()
         if images is not None
     }
     kept = datasets.Splits(**{name: images for name, (images, _) in read.items()})
@@ -65,6 +64,17 @@ def load_test(
     return splits
 
 
+def hold_out(dataset: ConfigDict) -> datasets.HoldOut:
+    """Returns which training classes are held out for validation."""
+    return datasets.HoldOut(
+        share=dataset.validation_classes,
+        names=tuple(dataset.validation_list),
+        unit=dataset.validation_unit,
+        fold=dataset.validation_fold,
+    )
+
+
 def _options(dataset: ConfigDict) -> dict[str, Any]:
     options = {name: dataset[name] for name in datasets.known_options(dataset.name)}
-    return {"name": dataset.name, "root": dataset.root, **options}
+    validation = hold_out(dataset)
+    return {"name": dataset.name, "root": dataset.root, "validation": validation, **options}

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -126,7 +127,8 @@ class Reporter:
         self._console = Console(quiet=not self._is_first)
         self._start_time = time.monotonic()
         self._seconds: dict[str, float] = {}
-        if self._is_first and progress.epoch < config.train.num_epochs:
+        is_finished = Schedule(config).is_finished(progress)
+        if self._is_first and not is_finished:
             # Before all other files: it identifies a run that was killed early, see `check_new`.
             workdirs.write(self._workdir / _CONFIG, versions.dump(config.to_dict()))
         self._curves_failed = False
@@ -155,7 +157,8 @@ class Reporter:
     ) -> None:
         """Prints the data, model, loss, devices and schedule; records when and how it starts."""
         config, line = self._config, self._console.print_line
-        if progress.epoch < config.train.num_epochs:
+        is_finished = Schedule(config).is_finished(progress)
+        if not is_finished:
             self._times.write(
                 "start",
                 step=int(run.step),
@@ -216,18 +219,22 @@ class Reporter:
         )
         sampled = config.sampling
         per_step = sampled.batch_size * sampled.clusters_per_step
-        num_epochs, num_steps = config.train.num_epochs, max(1, len(splits.train) // per_step)
+        num_epochs, num_steps = Schedule(config).end, max(1, len(splits.train) // per_step)
         line(
             f"schedule  {num_epochs} epochs of about {num_steps:,} steps of {per_step} images; "
             f"{self._division_schedule()}"
         )
+        if splits.validation is not None:
+            early = config.train.stop_after
+            stops = f"; {early} evaluations without a gain end the run" if early else ""
+            line(f"choice    by {config.eval.best_by} of the validation classes{stops}")
         line(f"workdir   {self._workdir}")
         if self._scalars.lost:
             line(
                 f"curves    metrics.jsonl has lost {self._scalars.lost} bytes that were written "
                 "before the last checkpoint; the curves have a gap"
             )
-        if progress.epoch == num_epochs:
+        if is_finished:
             line("finished  already; to score it in another way, use --mode=evaluate")
         elif run.step:
             line(f"continue  {progress.describe()}, at step {int(run.step)}")
@@ -316,7 +323,7 @@ class Reporter:
     @contextlib.contextmanager
     def show_epoch(self, epoch: int, plan: Plan, *, done: int) -> Iterator[StepLog]:
         """Shows the steps of an epoch in a progress bar, and their mean loss in a line."""
-        num_epochs = self._config.train.num_epochs
+        num_epochs = Schedule(self._config).end
         label = f"epoch {epoch + 1}/{num_epochs}"
         per_step = math.prod(plan.shape[1:])
         self._num_steps = plan.num_steps
@@ -352,9 +359,12 @@ class Reporter:
 
     def show_evaluation(self, step: int, progress: Progress) -> None:
         """Shows the scores after an epoch."""
-        values = {**progress.scores, "epoch": progress.epoch}
-        self._scalars.write(step, values, group="eval")
-        rows = {f"epoch {progress.epoch}": progress.scores}
+        epoch = progress.epoch
+        rows = {f"epoch {epoch}": progress.scores}
+        self._scalars.write(step, {**progress.scores, "epoch": epoch}, group="eval")
+        if validation := progress.validation_scores:
+            rows[f"epoch {epoch}, validation classes"] = validation
+            self._scalars.write(step, {**validation, "epoch": epoch}, group="validation")
         self._show_table("Unseen classes", rows)
 
     def _show_curve_failure(self) -> None:
@@ -383,24 +393,42 @@ class Reporter:
         """Shows the result, and where its files are; writes `scores.json`."""
         points = times.read(self._curves / _CURVES[0])
         before = curves.last_values(points, _group(_UNTRAINED))
+        ended_early = 0 < self._config.train.stop_after <= progress.evaluations_without_gain
+        if ended_early:
+            self._console.print_line(
+                f"ended     early: {progress.evaluations_without_gain} evaluations without a gain "
+                f"in {self._config.eval.best_by} of the validation classes"
+            )
+        last, chosen = f"last epoch ({progress.epoch})", f"best epoch ({progress.chosen_epoch})"
+        is_best = progress.epoch == progress.best_epoch
         rows = {"before training": before} if before else {}
-        last, best = progress.epoch, progress.best_epoch
-        if last == best:
-            rows[f"last epoch ({last}), also the best"] = progress.scores
-        else:
-            rows[f"last epoch ({last})"] = progress.scores
-            rows[f"best epoch ({best}), chosen on these classes"] = progress.best_scores
+        rows[f"{last}, also the best" if is_best else last] = progress.scores
+        if progress.chosen_scores:
+            rows[f"{chosen}, chosen on validation classes"] = progress.chosen_scores
+        if not is_best:
+            rows[f"best epoch ({progress.best_epoch}), chosen on these classes"] = (
+                progress.best_scores
+            )
         self._show_table("Result on unseen classes", rows)
-        name, text = sentences.describe_recall(progress.scores, before)
+        name, text = sentences.describe_recall(progress.chosen_scores or progress.scores, before)
         if name:
             self._console.print_line(f"in words  {text} ({score_heading(name)}).")
+        if progress.chosen_scores:
+            rows = {last: progress.validation_scores, chosen: progress.chosen_validation_scores}
+            self._show_table("Result on validation classes", rows)
         if self._times.failure:
             self._console.print_line(f"times     {self._times.failure}; they are incomplete.")
         self._show_times()
-        result = {
+        result: dict[str, Any] = {
             "last": {"epoch": progress.epoch, **progress.scores},
             "best_test": {"epoch": progress.best_epoch, **progress.best_scores},
         }
+        if progress.chosen_scores:
+            best_epoch = {"epoch": progress.chosen_epoch}
+            result["ended_early"] = ended_early
+            result["best"] = best_epoch | progress.chosen_scores
+            result["last_validation"] = {"epoch": progress.epoch, **progress.validation_scores}
+            result["best_validation"] = best_epoch | progress.chosen_validation_scores
         if self._is_first:
             workdirs.write(self._workdir / _SCORES, json.dumps(result, indent=1) + "\n")
         for name in ("checkpoints", _SCORES):
@@ -446,4 +474,4 @@ def _summarize(name: str, images: ImageSet) -> str:
 
 def _group(row: str) -> str:
     """Returns the group of the curves that holds the scores of a row before training."""
-    return row.replace(" ", "_")
+    return re.sub("[ ,]+", "_", row)

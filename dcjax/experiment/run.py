@@ -12,7 +12,7 @@ from dcjax.division.division import Division
 from dcjax.experiment import agreement, reporter, same_run, versions
 from dcjax.experiment.build import Experiment
 from dcjax.runs import shared_workdirs
-from dcjax.runs.checkpoints import Checkpoints
+from dcjax.runs.checkpoints import VALIDATION, Checkpoints
 from dcjax.runs.progress import Progress, Scores, divergence_message
 from dcjax.training import steps
 from dcjax.training.state import TrainState
@@ -26,6 +26,7 @@ class Run:
       division: the division in force; None before the first epoch.
       progress: finished epochs and steps, and the scores so far.
       scores: of the network as it is; None if it was trained after the last evaluation.
+      validation: its scores of the validation classes, likewise; None also without them.
       step: steps trained, `state.step` on the host.
     """
 
@@ -44,12 +45,14 @@ class Run:
             keep_latest=config.checkpoint.keep_latest,
             keep_best=config.checkpoint.keep_best,
             best_by=config.eval.best_by,
+            validates=experiment.splits.validation is not None,
             on_failure=config.checkpoint.on_failure,
         )
         self.state: TrainState
         self.division: Division | None = None
         self.progress = Progress()
         self.scores: Scores | None = None
+        self.validation: Scores | None = None
         self._all_finite = jax.jit(steps.is_finite)
         try:
             self._start_or_continue(workdir)
@@ -69,13 +72,15 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are trained."""
-        return self.progress.epoch == self._experiment.config.train.num_epochs
+        """Whether nothing is left to train."""
+        return self._experiment.schedule.is_finished(self.progress)
 
     @property
     def is_best(self) -> bool:
-        """Whether the current network has the best scores so far."""
-        return self.scores is not None and self.progress.best_epoch == self.progress.epoch
+        """Whether the current network has the best scores so far, of validation or of test."""
+        progress = self.progress
+        best = progress.best_epoch, progress.chosen_epoch
+        return self.scores is not None and progress.epoch in best
 
     @property
     def is_saved(self) -> bool:
@@ -99,21 +104,43 @@ class Run:
             self.state, batch, controls, experiment.training_key
         )
         self.step += 1
-        self.scores = None
+        self.scores = self.validation = None
         return metrics
 
-    def evaluate(self, epoch: int) -> Scores:
+    def validate(self) -> Scores | None:
+        """Returns the scores of the validation classes by the current network; None without them.
+
+        They are known before the test classes are scored: whether an epoch is the last one depends
+        on them alone.
+        """
+        experiment = self._experiment
+        if experiment.validation_reader is None:
+            return None
+        return experiment.validate(experiment.validation_reader, self.state.evaluated_variables)
+
+    def is_last(self, validation: Scores | None) -> bool:
+        """Returns whether nothing is left to train after an epoch with these scores."""
+        return self._experiment.schedule.is_finished(self._after_epoch(validation))
+
+    def evaluate(self, *, is_last: bool) -> Scores:
         """Returns the scores of the current network, after an epoch."""
         experiment = self._experiment
         variables = self.state.evaluated_variables
-        return experiment.score(experiment.test_readers, variables, epoch=epoch)
+        return experiment.score(experiment.test_readers, variables, is_last=is_last)
 
-    def finish_epoch(self, scores: Scores | None) -> None:
+    def finish_epoch(self, scores: Scores | None, validation: Scores | None) -> None:
         """Ends an epoch, with its scores if it was evaluated."""
-        self.progress, self.scores = self.progress.after_epoch(), scores
+        self.progress, self.scores = self._after_epoch(validation), scores
+        self.validation = validation
         if scores is not None:
             best_by = self._experiment.config.eval.best_by
             self.progress = self.progress.with_scores(scores, best_by)
+
+    def _after_epoch(self, validation: Scores | None) -> Progress:
+        progress = self.progress.after_epoch()
+        if validation is None:
+            return progress
+        return progress.with_validation(validation, self._experiment.config.eval.best_by)
 
     def save(self, *, curves_size: int) -> str:
         """Starts to save a checkpoint.
@@ -139,7 +166,9 @@ class Run:
             "config": self._experiment.config.to_dict(),
             "data": self._data,
         }
-        failure = self._checkpoints.save(self.state, self.division, meta, self.scores)
+        validation = {f"{VALIDATION}{name}": x for name, x in (self.validation or {}).items()}
+        scores = None if self.scores is None else self.scores | validation
+        failure = self._checkpoints.save(self.state, self.division, meta, scores)
         self._saved = self.progress
         return failure
 
@@ -173,10 +202,11 @@ class Run:
         same_run.check_same(config.to_dict(), saved, workdir)
         same_run.check_same_data(self._data, meta["data"], workdir)
         self.progress = Progress(**meta["progress"])
-        if self.progress.epoch > config.train.num_epochs:
+        if self.progress.epoch > (end := self._experiment.schedule.end):
+            setting = "until_epoch" if config.train.until_epoch else "num_epochs"
             raise InputError(
                 f"{workdir} holds a run of {self.progress.epoch} epochs already, got "
-                f"train.num_epochs={config.train.num_epochs}; evaluate it, or ask for more."
+                f"train.{setting}={end}; evaluate it, or ask for more."
             )
         self.state, self.division = self._checkpoints.restore(
             number, self._experiment.abstract_state

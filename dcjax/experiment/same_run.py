@@ -33,7 +33,10 @@ _FREE = {
     "model.vit.attention",
     "train.log_every_steps",
     "train.num_epochs",
+    "train.refit",
     "train.report",
+    "train.stop_after",
+    "train.until_epoch",
     "eval.every_epochs",
     "eval.at_start",
     "eval.batch_size",
@@ -72,10 +75,11 @@ _SCORED = {
     "dataset.skip_unreadable",
     "dataset.source",
     "model.pretrained",
+    "train.stop_after",
 }
 
 
-SETS = {"train": "training", "query": "test", "gallery": "gallery"}
+SETS = {"train": "training", "validation": "validation", "query": "test", "gallery": "gallery"}
 
 
 def fingerprints(splits: datasets.Splits) -> dict[str, dict[str, int]]:
@@ -141,8 +145,10 @@ def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[st
     """Yields the image sets that differ from those of a saved run, of those that both have."""
     now, saved = _by_set(now), _by_set(saved)
     known = now.keys() & saved.keys()
-    if "query" in known:  # and so also whether there is a gallery
-        known |= {"gallery"} & (now.keys() | saved.keys())
+    # Where the set beside them is known, it is known too whether there are these.
+    for name, beside in (("validation", "train"), ("gallery", "query")):
+        if beside in known:
+            known |= {name} & (now.keys() | saved.keys())
     nothing = {"images": 0, "classes": 0}
     for name in sorted(known, key=list(SETS).index):
         new, old = now.get(name, nothing), saved.get(name, nothing)

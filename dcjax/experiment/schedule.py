@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax.division import division
+from dcjax.runs.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,11 @@ class Schedule:
     """
 
     config: ConfigDict
+
+    @property
+    def end(self) -> int:
+        """Number of epochs after which the run ends, if validation does not stop it before."""
+        return self.config.train.until_epoch or self.config.train.num_epochs
 
     def num_clusters(self, epoch: int) -> int:
         """Returns K of an epoch."""
@@ -69,6 +75,12 @@ class Schedule:
             "memory": np.bool_(epoch >= self.config.loss.memory_from_epoch),
         }
 
+    def is_finished(self, progress: Progress) -> bool:
+        """Returns whether all epochs are trained, or validation has stopped the run early."""
+        train = self.config.train
+        is_stopped = 0 < train.stop_after <= progress.evaluations_without_gain
+        return progress.epoch == self.end or is_stopped
+
     def evaluates_after(self, epoch: int) -> bool:
         """Returns whether the network is scored after an epoch."""
         return self._is_due(self.config.eval.every_epochs, epoch)
@@ -80,5 +92,5 @@ class Schedule:
     def _is_due(self, every_epochs: int, epoch: int) -> bool:
         """Returns whether something happens after this epoch; with 0 after the last one only."""
         done = epoch + 1
-        is_last = done == self.config.train.num_epochs
+        is_last = done == self.end
         return is_last or (every_epochs > 0 and done % every_epochs == 0)

@@ -11,7 +11,7 @@ from dcjax.core import naming, plugins
 from dcjax.core.errors import SettingError
 from dcjax.core.ranges import COSINE, DISTANCE, SMALLEST
 from dcjax.data import crops, datasets, strategies
-from dcjax.data.datasets import vid
+from dcjax.data.datasets import validation, vid
 from dcjax.division import division, grouping, masks, sampling
 from dcjax.experiment import same_run, versions
 from dcjax.losses import mining, pairwise, proxies, sub_centers, triplets
@@ -113,6 +113,21 @@ class Text:
         return "a text of whole characters without NUL"
 
 
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """A sequence of different names, which may have none."""
+
+    def allows(self, value: Any) -> bool:
+        """Returns whether it is a sequence of texts that are not empty and differ."""
+        if not isinstance(value, list | tuple):
+            return False
+        return all(map(Text().allows, value)) and len(set(filter(None, value))) == len(value)
+
+    def __str__(self) -> str:
+        """Returns what is required."""
+        return "a sequence of different names"
+
+
 class OneOf:
     """One of some words; or, for parts that may be custom, package.module:function."""
 
@@ -157,6 +172,10 @@ RULES: Mapping[str, Rule] = {
     "dataset.manifest": Text(),
     "dataset.test_classes": _SHARE,
     "dataset.test_list": OneOf(vid.TEST_LISTS),
+    "dataset.validation_classes": Number(0, 1 - SMALLEST),
+    "dataset.validation_list": Names(),
+    "dataset.validation_unit": OneOf(validation.UNITS),
+    "dataset.validation_fold": Whole(0, 1000),
     "dataset.resize": Whole(1, 8192),
     "dataset.crop": Whole(1, 4096),
     "dataset.cache": OneOf(("none", "memory", "disk", "device")),
@@ -293,6 +312,9 @@ RULES: Mapping[str, Rule] = {
     "optimizer.sgd.momentum": _MOMENTUM,
     "optimizer.sgd.nesterov": Flag(),
     "train.num_epochs": _FROM_1,
+    "train.until_epoch": _FROM_0,
+    "train.stop_after": _FROM_0,
+    "train.refit": Flag(),
     "train.full_embedding_from_epoch": Whole(-1, _MANY),
     "train.ema_decay": Number(0, 1 - SMALLEST),
     "train.log_every_steps": _FROM_1,
@@ -314,7 +336,7 @@ RULES: Mapping[str, Rule] = {
     "eval.kmeans": OneOf(grouping.KMEANS),
     "eval.pixels": Flag(),
     "eval.best_by": Text(),  # a score, which depends on eval.ks
-    "eval.select": OneOf(("last", "best_test")),
+    "eval.select": OneOf(("auto", "last", "best", "best_test")),
     "checkpoint.every_epochs": _FROM_0,
     "checkpoint.keep_latest": Whole(1, 10_000),
     "checkpoint.keep_best": Whole(0, 10_000),

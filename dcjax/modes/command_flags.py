@@ -34,6 +34,13 @@ PROFILE = flags.DEFINE_bool(
 SWEEP = flags.DEFINE_bool(
     "sweep", False, "Train every row of the config's sweep(), and make a table of the scores."
 )
+FOLDS = flags.DEFINE_integer(
+    "folds",
+    0,
+    "Cross-validation: cut the training classes into so many parts, hold each out for validation "
+    "once, and make a table; with --sweep, for each of its rows.",
+    lower_bound=0,
+)
 SEEDS = flags.DEFINE_list("seeds", [], "Of a sweep: train each row with each of these seeds.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
 DISTRIBUTED = flags.DEFINE_enum(

@@ -35,7 +35,8 @@ _SETTINGS = flags.FlagValues()  # --config.GROUP.NAME, where there are settings 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)")
 _USAGE = """{program} --config=configs/cub.py [--workdir=DIR] [--mode=MODE]
 
-With --sweep, trains every row of the config's sweep(), and makes a table of the scores.
+With --sweep, trains every row of the config's sweep(), with --folds=N holds each of N parts of the
+training classes out once, and makes a table of the scores.
 """
 
 
@@ -68,10 +69,12 @@ def main(argv: Sequence[str]) -> None:
             "report": _report,
             "search": _search,
         }
-        if command_flags.SWEEP.value:
+        if command_flags.SWEEP.value or command_flags.FOLDS.value:
             _sweep(_config(), argv[0])
         elif command_flags.SEEDS.value or command_flags.DRY_RUN.value:
-            raise SettingError("--seeds and --dry_run belong to a sweep: give --sweep too.")
+            raise SettingError(
+                "--seeds and --dry_run belong to a sweep: give --sweep or --folds too."
+            )
         else:
             if command_flags.MODE.value in command_flags.JOINING:
                 _join()
@@ -123,7 +126,7 @@ def _error_line(error: Exception) -> str:
 def _log_folder() -> pathlib.Path | None:
     """Returns the folder for the log of tracebacks, None if nothing is to be written."""
     writes = flags.FLAGS.is_parsed() and command_flags.MODE.value in ("train", "check_data")
-    if not writes or command_flags.SWEEP.value:
+    if not writes or command_flags.SWEEP.value or command_flags.FOLDS.value:
         return None
     try:
         return workdirs.on_disk(command_flags.require_one(command_flags.workdirs()))
@@ -143,7 +146,7 @@ def _end(code: int, error: str = "") -> NoReturn:
 def _train(config: ConfigDict, workdirs: list[str]) -> None:
     import jax
 
-    from dcjax.modes.train import train
+    from dcjax.modes.train import refit_workdir, train
 
     workdir = command_flags.require_one(workdirs)
     if train(config, workdir, profiled=command_flags.PROFILE.value) is None:  # stopped
@@ -153,7 +156,9 @@ def _train(config: ConfigDict, workdirs: list[str]) -> None:
     if config.train.report:
         from dcjax.modes import report  # which imports what draws
 
-        report.report_after_training(config, workdir, with_traceback=command_flags.TRACEBACK.value)
+        with_traceback = command_flags.TRACEBACK.value
+        for folder in [workdir, refit_workdir(workdir)] if config.train.refit else [workdir]:
+            report.report_after_training(config, folder, with_traceback=with_traceback)
 
 
 def _evaluate(config: ConfigDict | None, workdirs: list[str]) -> None:
@@ -239,10 +244,10 @@ def _sweep(config: ConfigDict, path: str) -> None:
     from dcjax.modes import sweep_runner, sweeps
 
     if command_flags.MODE.value != "train" or command_flags.PROFILE.value:
-        raise SettingError("--sweep trains: leave out --mode and --profile.")
+        raise SettingError("--sweep and --folds train: leave out --mode and --profile.")
     if command_flags.DISTRIBUTED.value != "auto" or command_flags.COORDINATOR.value:
         raise SettingError(
-            "--sweep trains each run in one process: leave out --distributed and --coordinator; "
+            "A sweep trains each run in one process: leave out --distributed and --coordinator; "
             "the same sweep may be started on several hosts, which share the runs."
         )
     sweep = sweeps.plan(
@@ -254,6 +259,8 @@ def _sweep(config: ConfigDict, path: str) -> None:
         workdir=command_flags.require_one(command_flags.WORKDIR.value)
         if command_flags.WORKDIR.value
         else None,
+        folds=command_flags.FOLDS.value,
+        has_rows=command_flags.SWEEP.value,
     )
     if command_flags.DRY_RUN.value:
         sys.stdout.writelines(f"{command}\n" for command in sweep_runner.commands(sweep))

@@ -103,7 +103,7 @@ def describe(run: Embedder, file: str) -> str:
         size=config.dataset.crop,
         resize=config.dataset.resize,
         data=_data(config.dataset.name, run.data),
-        scores=_scores(run.scores),
+        scores=_scores(run.scores, run.validation_scores),
         checkpoint=run.checkpoint,
         epoch=run.epoch,
         steps=f" and {run.epoch_step} steps" if run.epoch_step else "",
@@ -120,11 +120,18 @@ def _data(name: str, data: Any) -> str:
     return "\n".join([f"Data set `{name}`:", "", *rows])
 
 
-def _scores(scores: Mapping[str, float]) -> str:
+def _scores(scores: Mapping[str, float], validation: Mapping[str, float]) -> str:
     if not scores:
         return "This checkpoint was not evaluated."
+    tables = [_table("on classes not trained on", scores)]
+    if validation:
+        tables.append(_table("on validation classes, to choose by", validation))
+    return "\n\n".join(tables)
+
+
+def _table(title: str, scores: Mapping[str, float]) -> str:
     rows = [f"| {name} | {value:.4f} |" for name, value in scores.items()]
-    return "\n".join(["| on classes not trained on | |", "| --- | --- |", *rows])
+    return "\n".join([f"| {title} | |", "| --- | --- |", *rows])
 
 
 def _settings(config: ConfigDict) -> str:

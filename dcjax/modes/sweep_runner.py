@@ -14,6 +14,7 @@ import filelock
 from dcjax.core import programs
 from dcjax.core.console import Console
 from dcjax.core.errors import file_errors
+from dcjax.modes import tables
 from dcjax.modes.sweeps import Run, Sweep
 from dcjax.runs import locks
 from dcjax.runs.preemption import StopRequest
@@ -56,10 +57,10 @@ class _Runner:
     def run(self) -> bool:
         sweep, runs = self._sweep, list(self._sweep.runs)
         waiting = [run for run in runs if not run.result()]
-        seeds = len(next(iter(sweep.rows.values())))
+        number = len(next(iter(sweep.rows.values())))
         self._line(
-            f"sweep     {len(sweep.rows)} rows x {seeds} seeds are {len(runs)} runs, of which "
-            f"{len(runs) - len(waiting)} are finished"
+            f"sweep     {len(sweep.rows)} rows x {number} {sweep.over} are {len(runs)} runs, of "
+            f"which {len(runs) - len(waiting)} are finished"
         )
         sweep.write_table()
         is_reported = False
@@ -72,6 +73,9 @@ class _Runner:
                 if held == waiting:
                     time.sleep(_POLL_SECONDS)
                 waiting = held
+        rows = sweep.table_rows()
+        if len(rows) > 1 and (chosen := tables.choose(rows, sweep.best_by)):
+            self._line(f"chosen    {tables.describe_choice(chosen, sweep.best_by)}")
         for suffix in ("md", "csv"):
             self._line(f"wrote     {sweep.table}.{suffix}")
         if self._stopped:
@@ -114,7 +118,11 @@ class _Runner:
         if result := run.result():
             self._minutes.append(duration)
             best_by = run.config.eval.best_by
-            self._line(f"          {best_by} {result['last'][best_by]:.4f} in {duration:.1f} min")
+            text = f"{result['last'][best_by]:.4f}"
+            if "best" in result:
+                validated, tested = (result[x][best_by] for x in ("best_validation", "best"))
+                text = f"{validated:.4f} on validation and {tested:.4f} on test classes"
+            self._line(f"          {best_by} {text} in {duration:.1f} min")
         elif code == 0 or stop.requested:
             self._stopped = stop.requested or "a signal to the run"
         else:

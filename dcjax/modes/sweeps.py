@@ -56,13 +56,19 @@ class Run:
         saved = versions.parse(content, str(path), known=self.config.to_dict())
         same_run.check_same(self.config.to_dict(), saved, str(self.folder), scored=True)
         scores = _read(self.folder / "scores.json")
-        epochs, wanted = _epochs(scores, self.folder), self.config.train.num_epochs
+        train = self.config.train
+        epochs, wanted = _epochs(scores, self.folder), train.until_epoch or train.num_epochs
         if epochs > wanted:
             raise InputError(
                 f"{self.folder} holds a run of {epochs} epochs already, got "
                 f"train.num_epochs={wanted}; take another --workdir, or ask for as many."
             )
-        return scores if epochs == wanted else None
+        if scores is None or not (epochs == wanted or scores.get("ended_early")):
+            return None
+        if not train.refit:
+            return scores
+        again = _read(self.folder / "refit" / "scores.json")
+        return scores | {"refit": again["last"]} if again else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +79,10 @@ class Sweep:
       table: path of the table, without suffix.
       command: of the sweep.
       scores: those of the table; all if empty.
-      rows: the runs of each row, one a seed, by the row's name.
+      rows: the runs of each row, one a seed and fold, by the row's name.
       paper: a paper's scores in percent, by the row's name.
+      best_by: the score by which a row is chosen, if there are validation classes.
+      over: what a row's runs differ in: "seeds", "folds" or "seeds x folds".
     """
 
     table: pathlib.Path
@@ -82,6 +90,8 @@ class Sweep:
     scores: tuple[str, ...]
     rows: dict[str, list[Run]]
     paper: dict[str, dict[str, float]]
+    best_by: str
+    over: str
 
     @property
     def runs(self) -> dict[Run, list[str]]:
@@ -93,13 +103,20 @@ class Sweep:
                 names.setdefault(first.setdefault(run.folder, run), []).append(name)
         return names
 
-    def write_table(self) -> None:
-        """Writes the table of what is finished, as Markdown and as CSV."""
+    def table_rows(self) -> list[tables.Row]:
+        """Returns the rows of what is finished."""
         rows = []
         for name, runs in self.rows.items():
             results = [result for run in runs if (result := run.result())]
             rows.append(tables.Row(name, results, self.paper[name]))
-        text = tables.format_markdown(self.table.name, self.command, rows, self.scores)
+        return rows
+
+    def write_table(self) -> None:
+        """Writes the table of what is finished, as Markdown and as CSV."""
+        rows = self.table_rows()
+        text = tables.format_markdown(
+            self.table.name, self.command, rows, self.scores, best_by=self.best_by, over=self.over
+        )
         with file_errors("Cannot write the table of the sweep"):
             self.table.parent.mkdir(parents=True, exist_ok=True)
             pathlib.Path(f"{self.table}.md").write_text(text, encoding="utf-8")
@@ -116,6 +133,8 @@ def plan(
     changes: Mapping[str, Any],
     seeds: Sequence[str],
     workdir: str | None,
+    folds: int = 0,
+    has_rows: bool = True,
 ) -> Sweep:
     """Plans a sweep, and checks that its runs can be trained.
 
@@ -126,6 +145,9 @@ def plan(
       changes: the settings of the command line, which hold for all rows.
       seeds: each trains all rows; none: that of the config.
       workdir: folder of the runs and the table; None: one below runs/.
+      folds: disjoint parts of the training classes, each of which is once held out for validation
+        from the runs of all rows; 0: none is.
+      has_rows: whether the rows are those of the file's `sweep`; else one, the config as it is.
 
     Raises:
       SettingError: if a row or a seed cannot be run.
@@ -133,8 +155,13 @@ def plan(
     """
     file, _, argument = path.partition(":")
     module = vars(config_files.run(file))
-    table_rows, experiment = _rows(module, file, argument)
     name = pathlib.Path(file).stem
+    if has_rows:
+        table_rows, experiment = _rows(module, file, argument)
+    else:
+        table_rows, experiment = [{"name": name, "settings": {}}], argument
+    if folds:
+        _check_folds(folds, config, table_rows, changes)
     folder = pathlib.Path("runs", module.get("RUNS", name), experiment)
     if workdir is not None:
         folder = workdirs.on_disk(workdir)
@@ -148,19 +175,26 @@ def plan(
             )
     rows = {}
     for row in table_rows:
-        each = _with_seeds(row["settings"], seeds, changes)
+        each = [
+            settings | fold
+            for settings in _with_seeds(row["settings"], seeds, changes)
+            for fold in _folds(folds)
+        ]
         rows[row["name"]] = [_run(config, program, path, folder, changes, one) for one in each]
     for run in itertools.chain(*rows.values()):
         run.result()
     flags = [f"--config={path}", *_flags(changes)]
     flags += [f"--seeds={','.join(seeds)}"] if seeds else []
+    flags += [f"--folds={folds}"] if folds else []
     flags += [f"--workdir={workdir}"] if workdir else []
     return Sweep(
         table=folder / name,
-        command=shlex.join(programs.command([program, "--sweep", *flags])),
+        command=shlex.join(programs.command([program, *["--sweep"] * has_rows, *flags])),
         scores=tuple(module.get("SCORES", ())),
         rows=rows,
         paper={row["name"]: row.get("paper", {}) for row in table_rows},
+        best_by=config.eval.best_by,
+        over=("seeds x folds" if seeds else "folds") if folds else "seeds",
     )
 
 
@@ -222,6 +256,26 @@ def _with_seeds(
     if seeds and ("seed" in settings or "seed" in changes):
         raise SettingError("--seeds sets config.seed, which a row or --config.seed sets too.")
     return [settings | {"seed": int(seed)} for seed in seeds] or [settings]
+
+
+def _folds(number: int) -> list[dict[str, Any]]:
+    """Returns the settings of each fold."""
+    if not number:
+        return [{}]
+    share = {"dataset.validation_classes": 1 / number}
+    return [share | {"dataset.validation_fold": fold} for fold in range(number)]
+
+
+def _check_folds(
+    number: int, config: ConfigDict, rows: Sequence[dict[str, Any]], changes: Mapping[str, Any]
+) -> None:
+    if number < 2:
+        raise SettingError(f"Require --folds of 2 or more, got {number}.")
+    names = ("dataset.validation_classes", "dataset.validation_fold", "dataset.validation_list")
+    given = [x for x in names if x in changes or any(x in row["settings"] for row in rows)]
+    given += ["dataset.validation_list"] if config.dataset.validation_list else []
+    if given:
+        raise SettingError(f"--folds chooses the validation classes: leave out {given[0]}.")
 
 
 def _is_seed(text: str) -> bool:

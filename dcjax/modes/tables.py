@@ -7,14 +7,20 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What scores.json holds, and how a table is headed.
+# What scores.json holds, and how a table is headed; of runs with validation classes alone:
+_VALIDATED = {
+    "best": "Best epoch by the validation classes, on the test classes",
+    "best_validation": "Best epoch by the validation classes, on these",
+    "refit": "Trained again on all classes until that epoch, on the test classes",
+}
+# and of all runs.
 _SELECTIONS = {
     "last": "Last epoch",
     "best_test": "Best epoch, chosen on the test classes that are scored",
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Row:
     """One row of a table.
 
@@ -30,11 +36,48 @@ class Row:
 
     def scores(self, selection: str, name: str) -> list[float]:
         """Returns a score in every finished run; none where one of them lacks it."""
-        values = [result[selection][name] for result in self.results if name in result[selection]]
+        found = [result.get(selection, {}) for result in self.results]
+        values = [scores[name] for scores in found if name in scores]
         return values if len(values) == len(self.results) else []
 
 
-def format_markdown(title: str, command: str, rows: Sequence[Row], names: Sequence[str]) -> str:
+def choose(rows: Sequence[Row], best_by: str) -> Row | None:
+    """Returns the row whose mean score on validation classes is highest.
+
+    None while rows differ in their number of finished runs, or if they lack such scores.
+
+    Args:
+      rows: of a table.
+      best_by: name of the score.
+    """
+    if len({len(row.results) for row in rows}) > 1:
+        return None
+    means = {
+        row: statistics.fmean(scores)
+        for row in rows
+        if (scores := row.scores("best_validation", best_by))
+    }
+    return max(means, key=means.__getitem__, default=None)
+
+
+def describe_choice(row: Row, best_by: str) -> str:
+    """Returns the score by which a row is chosen, and its score on the test classes."""
+    validated, tested = (row.scores(x, best_by) for x in ("best_validation", "best"))
+    return (
+        f"{row.name}, by {best_by} {_percent(validated)} on the validation classes; on the test "
+        f"classes {_percent(tested)}"
+    )
+
+
+def format_markdown(
+    title: str,
+    command: str,
+    rows: Sequence[Row],
+    names: Sequence[str],
+    *,
+    best_by: str = "",
+    over: str = "seeds",
+) -> str:
     """Returns a table of percents, one part for the last and one for the best epochs.
 
     Args:
@@ -42,23 +85,27 @@ def format_markdown(title: str, command: str, rows: Sequence[Row], names: Sequen
       command: the command of the sweep.
       rows: its rows.
       names: its scores in order; all that there are, if empty.
+      best_by: name of the score by which a row is chosen, if there are validation classes.
+      over: what its means are over.
     """
     lines = [
         f"# {title}",
         "",
         f"    {command}",
         "",
-        "Percent: mean ± sample deviation over the finished seeds.",
+        f"Percent: mean ± sample deviation over the finished {over}.",
     ]
+    if len(rows) > 1 and (chosen := choose(rows, best_by)):
+        lines += ["", f"Chosen: {describe_choice(chosen, best_by)}."]
     if any(row.paper for row in rows):
         lines.append("The paper has one figure for both parts of the table.")
-    for selection, heading in _SELECTIONS.items():
+    for selection, heading in _selections(rows).items():
         columns = _columns(rows, selection, names)
         headings = [
             text for name, compared in columns.items() for text in [name, "paper"][: 1 + compared]
         ]
         lines += ["", f"## {heading}", ""]
-        lines += [_line(["", "seeds", *headings]), _line(["---"] * (2 + len(headings)))]
+        lines += [_line(["", over, *headings]), _line(["---"] * (2 + len(headings)))]
         for row in rows:
             cells = [row.name, str(len(row.results))]
             for name, compared in columns.items():
@@ -78,7 +125,7 @@ def format_csv(rows: Sequence[Row], names: Sequence[str]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "score", "selection", "seeds", "mean", "deviation", "paper_percent"])
     for row in rows:
-        for selection in _SELECTIONS:
+        for selection in _selections(rows):
             for name in _columns(rows, selection, names):
                 scores = row.scores(selection, name)
                 mean: Any = statistics.fmean(scores) if scores else ""
@@ -88,10 +135,17 @@ def format_csv(rows: Sequence[Row], names: Sequence[str]) -> str:
     return text.getvalue()
 
 
+def _selections(rows: Sequence[Row]) -> dict[str, str]:
+    """Returns the parts of a table and their headings."""
+    available = {name for row in rows for result in row.results for name in result}
+    validated = {name: text for name, text in _VALIDATED.items() if name in available}
+    return validated | _SELECTIONS
+
+
 def _columns(rows: Sequence[Row], selection: str, names: Sequence[str]) -> dict[str, bool]:
     """Returns the scores that a run or the paper has, and whether the paper has them."""
     available = dict.fromkeys(
-        name for row in rows for result in row.results for name in result[selection]
+        name for row in rows for result in row.results for name in result.get(selection, {})
     )
     compared = {name for row in rows for name in row.paper}
     wanted = names or [name for name in available if name != "epoch"]

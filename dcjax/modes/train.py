@@ -1,6 +1,7 @@
 """The training loop with progressive division (P21 section 3)."""
 
 import dataclasses
+import os
 from contextlib import ExitStack, closing
 
 import jax
@@ -16,11 +17,14 @@ from dcjax.runs import shared_workdirs, workdirs
 from dcjax.runs.checkpoints import is_there
 from dcjax.runs.preemption import Stopped, StopRequest
 from dcjax.runs.profiling import Profile
-from dcjax.runs.progress import Scores
+from dcjax.runs.progress import Progress, Scores
 
 
 def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores | None:
     """Trains, or continues a run that was stopped, and evaluates.
+
+    With `train.refit`, a second run follows in a folder of its own, `refit_workdir`: the first one
+    says how long it is. Each is continued by itself.
 
     Args:
       config: the experiment, see configs/default.py.
@@ -28,13 +32,40 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
       profiled: whether to trace some steps into `workdir`, see `profiling.Profile`.
 
     Returns:
-      The scores after the last epoch; None if the run was stopped before.
+      The scores after the last epoch, of the second run if there is one; None if the run was
+      stopped before.
 
     Raises:
       InputError: before anything compiles, if config, data or workdir do not allow the run.
       FileError: if another run is under way in `workdir`, or something cannot be written.
       DivergedError: if the loss is not finite.
     """
+    progress = _train_once(config, workdir, profiled=profiled)
+    if progress is not None and config.train.refit:
+        again = refit_settings(config, progress.chosen_epoch)
+        progress = _train_once(again, refit_workdir(workdir), profiled=False)
+    return None if progress is None else progress.scores
+
+
+def refit_workdir(workdir: str) -> str:
+    """Returns the folder of the run on all training classes that follows a run."""
+    return os.path.join(workdir, "refit")
+
+
+def refit_settings(config: ConfigDict, epoch: int) -> ConfigDict:
+    """Returns the settings of the run on all training classes, until the chosen epoch."""
+    again = config.copy_and_resolve_references()
+    again.dataset.validation_unit = "none"
+    again.train.until_epoch = epoch
+    again.train.stop_after = 0
+    again.train.refit = False
+    if again.eval.select == "best":
+        again.eval.select = "auto"
+    return again
+
+
+def _train_once(config: ConfigDict, workdir: str, *, profiled: bool) -> Progress | None:
+    """Trains one run; returns where it ended, None if it was stopped before."""
     with StopRequest() as stop:
         try:
             stop.allow()
@@ -63,14 +94,15 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
 
 def _train(
     experiment: Experiment, run: Run, report: Reporter, profile: Profile, stop: StopRequest
-) -> Scores | None:
+) -> Progress | None:
     """Trains in a locked folder; raises `Stopped` if there is nothing to save yet."""
-    config, schedule = experiment.config, experiment.schedule
+    schedule = experiment.schedule
     with closing(Planner(experiment)) as planner:
         try:
             if not run.is_finished:
                 _prepare(experiment, run, report, planner)
-            for epoch in range(run.progress.epoch, config.train.num_epochs):
+            while not run.is_finished:
+                epoch = run.progress.epoch
                 with report.measure("division"):
                     division, plan, batches = planner.finish()
                 stop.defer()  # from here on a stop waits until a step is complete
@@ -106,18 +138,23 @@ def _train(
                 if saves and jax.process_count() > 1 and not run.is_saved:
                     _save(run, report)  # evaluation may take longer than a job's grace period
                 stop.allow()
-                if epoch + 1 < config.train.num_epochs:
+                scores = validation = None
+                evaluates = schedule.evaluates_after(epoch)
+                if evaluates:
+                    with report.measure("evaluation"):
+                        validation = run.validate()
+                is_last = run.is_last(validation)
+                if not is_last:
                     with report.measure("division"):
                         planner.begin(run.progress.after_epoch(), run.division, run.state)
-                scores = None
-                if schedule.evaluates_after(epoch):
+                if evaluates:
                     with report.measure("evaluation"):
-                        scores = run.evaluate(epoch)
+                        scores = run.evaluate(is_last=is_last)
                 stop.defer()
-                run.finish_epoch(scores)
+                run.finish_epoch(scores, validation)
                 if scores is not None:
                     report.show_evaluation(run.step, run.progress)
-                if saves or run.is_best:
+                if saves or is_last or run.is_best:
                     _save(run, report)
                 if not run.is_finished:
                     if stop.asks_to_stop():
@@ -136,7 +173,7 @@ def _train(
     profile.close()
     report.show_result(run.progress)
     report.show_profile(profile)
-    return run.progress.scores
+    return run.progress
 
 
 def _prepare(experiment: Experiment, run: Run, report: Reporter, planner: Planner) -> None:
@@ -146,6 +183,10 @@ def _prepare(experiment: Experiment, run: Run, report: Reporter, planner: Planne
     if run.step == 0 and experiment.config.eval.at_start:
         with report.measure("evaluation"):
             untrained = experiment.score_untrained(experiment.test_readers, run.state.variables)
+            if experiment.validation_reader is not None:
+                untrained["backbone features, validation classes"] = experiment.validate(
+                    experiment.validation_reader, run.state.variables, output="backbone"
+                )
         report.show_untrained(untrained)
 
 

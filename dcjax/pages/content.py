@@ -90,8 +90,8 @@ class Summary:
 
     Attributes:
       sentences: what the scores mean, in words.
-      scores: score by name, by row: "last epoch (12)", "best epoch (9), ...", "untrained features",
-        "the paper"; scores that a row lacks are absent.
+      scores: score by name, by row: "last epoch (12)", "best epoch (9), ...", the same "on
+        validation classes", "untrained features", "the paper"; scores that a row lacks are absent.
       best_by: name of the score that selects the best epoch.
       facts: name and value: data, devices, duration, versions, the command.
       settings: all, those that differ from their default first.
@@ -251,7 +251,7 @@ class Training:
 
     Attributes:
       loss: or why there is none.
-      scores: curve by name of the score.
+      scores: curve by name of the score; "validation/NAME" on validation classes.
       images_per_second: by epoch.
       division_epochs: epochs trained before each division of the training set.
       seconds: time spent, by activity.
@@ -342,7 +342,7 @@ class Comparison:
 
     Attributes:
       title: of the page.
-      scores: score by name, by run.
+      scores: score by name, by run; "validation/NAME" on validation classes.
       best_by: name of the score that selects the best epoch.
       differences: of runs but the first, by name of the score, by run; or why there are none.
       rankings: the same queries through each run.

@@ -90,7 +90,13 @@ def format_duration(seconds: float) -> str:
 
 
 def score_name(name: str) -> str:
-    """Returns the name of a score as people write it: "Recall@1" for recall_at_1."""
+    """Returns the name of a score as people write it: "Recall@1" for recall_at_1.
+
+    Of "validation/recall_at_1", "Recall@1, validation".
+    """
+    classes, _, score = name.rpartition("/")
+    if classes:
+        return f"{score_name(score)}, {classes}"
     if name.startswith(_RERANKED):
         return f"{score_name(name.removeprefix(_RERANKED))}, re-ranked"
     named = name.replace("recall_at_", "Recall@").replace("fnmr_at_fmr_", "FNMR@FMR ")

@@ -1,5 +1,6 @@
 """Saving and restoring checkpoints."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +20,13 @@ from dcjax.training.state import TrainState
 
 _MODEL = ("params", "masks", "batch_stats")
 _TRAINED = "trained"  # the network beside its average
+# Before the name of a score of the validation classes, beside those of the test classes.
+VALIDATION = "validation/"
 _TRAIN = ("step", "loss_params", "memory", "opt_state", "num_clusters")
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest few and the best few.
+    """The checkpoints of one run, the newest few and the best few, of validation and of test.
 
     A checkpoint is written in the background and becomes visible when it is complete, with the
     checksums of its files, so a run that is killed at any moment leaves the one before. Its number
@@ -42,6 +45,7 @@ class Checkpoints:
         keep_latest: int = 1,
         keep_best: int = 0,
         best_by: str = "",
+        validates: bool = False,
         on_failure: str = "stop",
         read_only: bool = False,
     ) -> None:
@@ -52,6 +56,7 @@ class Checkpoints:
           keep_latest: newest checkpoints that are kept.
           keep_best: checkpoints with the highest score that are kept besides.
           best_by: name of that score.
+          validates: whether as many are kept with its highest values on validation classes.
           on_failure: of a save: "stop" raises an error, "go_on" tries again at the next save.
           read_only: whether the folder must exist and is not changed.
 
@@ -67,11 +72,14 @@ class Checkpoints:
             workdirs.create(path)
         self._best_by, self._on_failure = best_by, on_failure
         kept: list[policies.PreservationPolicy] = [policies.LatestN(keep_latest)]
-        if keep_best:
-            best = policies.BestN(
-                get_metric_fn=self._score, n=keep_best, keep_checkpoints_without_metrics=False
-            )
-            kept.append(best)
+        for prefix in ["", VALIDATION] if validates else [""]:
+            if keep_best:
+                best = policies.BestN(
+                    get_metric_fn=functools.partial(_score, name=f"{prefix}{best_by}"),
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+                kept.append(best)
         with file_errors(f"Cannot open the checkpoints in {path}"):
             self._store = Store(
                 path,
@@ -83,11 +91,8 @@ class Checkpoints:
                 },
                 read_only=read_only,
                 preservation_policy=None if read_only else policies.AnyPreservationPolicy(kept),
-                best_fn=self._score,
+                best_fn=functools.partial(_score, name=best_by),
             )
-
-    def _score(self, scores: dict[str, float]) -> float:
-        return scores.get(self._best_by, -math.inf)
 
     @property
     def latest(self) -> int | None:
@@ -95,21 +100,30 @@ class Checkpoints:
         return self._store.manager.latest_step()
 
     def number(self, select: str) -> int:
-        """Returns the number of the "last" checkpoint, or of the "best_test" by `best_by`.
+        """Returns the number of a checkpoint.
+
+        Args:
+          select: "last"; "best", with the highest score `best_by` on validation classes; or
+            "best_test", with the highest one on the test classes. Of equal ones the last.
 
         Raises:
           MissingFileError: if there is no such checkpoint.
         """
         manager = self._store.manager
-        number = manager.best_step() if select == "best_test" else manager.latest_step()
-        if number is None:
+        latest = manager.latest_step()
+        if latest is None:
             raise MissingFileError(f"No complete checkpoint in {manager.directory}.")
-        if select == "best_test" and self._best_by not in (manager.metrics(number) or {}):
+        if select == "last":
+            return latest
+        name = f"{VALIDATION if select == 'best' else ''}{self._best_by}"
+        scores = {number: manager.metrics(number) or {} for number in manager.all_steps()}
+        known = [number for number, values in scores.items() if name in values]
+        if not known:
             raise MissingFileError(
-                f"No checkpoint in {manager.directory} has the score eval.best_by={self._best_by}; "
-                "use eval.select=last."
+                f"No checkpoint in {manager.directory} has the score eval.best_by={self._best_by}"
+                f"{' of validation classes' if select == 'best' else ''}; use eval.select=last."
             )
-        return number
+        return max(known, key=lambda number: (scores[number][name], number))
 
     def save(
         self,
@@ -124,7 +138,8 @@ class Checkpoints:
           state: the training state; may be donated as soon as this returns.
           division: the clusters in use.
           meta: JSON-able values.
-          scores: of an evaluation of just this state.
+          scores: of an evaluation of just this state; those of validation classes have the prefix
+            `VALIDATION`.
 
         Returns:
           With `on_failure` "go_on": which checkpoint could not be saved, this one or the one
@@ -211,6 +226,10 @@ class Checkpoints:
         self._store.close()
         if failure:
             raise FileError(failure)
+
+
+def _score(scores: dict[str, float], *, name: str) -> float:
+    return scores.get(name, -math.inf)
 
 
 def is_there(path: str) -> bool:

@@ -29,9 +29,14 @@ class Progress:
       epoch: number of finished epochs, and so of the next one, counted from 0.
       epoch_step: steps of that next epoch that are done.
       scores: of the last evaluation.
-      best_epoch: finished epochs when the score `eval.best_by` was highest.
+      best_epoch: finished epochs when the score `eval.best_by` was highest on the test classes.
       best_scores: the scores then.
       curves_size: bytes of the curves written.
+      validation_scores: of the last evaluation, on the validation classes; {} without them.
+      chosen_epoch: finished epochs when the score `eval.best_by` was highest on these; 0 without.
+      chosen_scores: the scores then, on the test classes.
+      chosen_validation_scores: and on the validation classes.
+      evaluations_without_gain: since that score was higher than ever before.
     """
 
     epoch: int = 0
@@ -40,6 +45,11 @@ class Progress:
     best_epoch: int = 0
     best_scores: Scores = dataclasses.field(default_factory=dict)
     curves_size: int = 0
+    validation_scores: Scores = dataclasses.field(default_factory=dict)
+    chosen_epoch: int = 0
+    chosen_scores: Scores = dataclasses.field(default_factory=dict)
+    chosen_validation_scores: Scores = dataclasses.field(default_factory=dict)
+    evaluations_without_gain: int = 0
 
     def describe(self, *, num_steps: int = 0, num_epochs: int = 0) -> str:
         """Says how far the run is: "after epoch 2", "in epoch 3, after 23 of 46 steps".
@@ -58,9 +68,24 @@ class Progress:
         """Returns the progress when all steps of the next epoch are done."""
         return dataclasses.replace(self, epoch=self.epoch + 1, epoch_step=0)
 
+    def with_validation(self, scores: Scores, best_by: str) -> "Progress":
+        """Returns the progress after a validation at the end of an epoch, before `with_scores`."""
+        before = self.chosen_validation_scores.get(best_by, -math.inf)
+        gains = scores[best_by] > before
+        new = dataclasses.replace(
+            self,
+            validation_scores=scores,
+            evaluations_without_gain=0 if gains else self.evaluations_without_gain + 1,
+        )
+        if gains or scores[best_by] == before:  # of equal scores the later one, as below
+            new = dataclasses.replace(new, chosen_epoch=self.epoch, chosen_validation_scores=scores)
+        return new
+
     def with_scores(self, scores: Scores, best_by: str) -> "Progress":
-        """Returns the progress after an evaluation at the end of an epoch."""
+        """Returns the progress after an evaluation of the test classes at the end of an epoch."""
         new = dataclasses.replace(self, scores=scores)
+        if self.chosen_epoch == self.epoch:
+            new = dataclasses.replace(new, chosen_scores=scores)
         # Of equal scores the later one, as the checkpoints keep it.
         if scores[best_by] >= self.best_scores.get(best_by, -math.inf):
             new = dataclasses.replace(new, best_epoch=self.epoch, best_scores=scores)

@@ -102,6 +102,11 @@ def test_only_fingerprints_known_to_both_runs_are_compared() -> None:
     ):
         with pytest.raises(ValueError, match=f"runs/a holds a run on other {kind}"):
             same_run.check_same_data(same_run.fingerprints(others), now, "runs/a")
+    validated = same_run.fingerprints(datasets.Splits(splits.train, query, validation=half))
+    for new, old in ((validated, now), (now, validated)):
+        with pytest.raises(ValueError, match="runs/a holds a run on other validation images"):
+            same_run.check_same_data(new, old, "runs/a")
+    assert not list(same_run.differences(same_run.fingerprints(splits.without_train()), validated))
     fewer = {"query": {key: now["query"][key] for key in ("images", "content")}}
     assert not list(same_run.differences(now, fewer))
     test_only = same_run.fingerprints(splits.without_train())

@@ -11,7 +11,7 @@ from configs import default
 from dcjax import losses
 from dcjax.core.errors import SettingError
 from dcjax.experiment import same_run, settings
-from dcjax.experiment.settings import Flag, Number, OneOf, Rule, Several, Text, Whole
+from dcjax.experiment.settings import Flag, Names, Number, OneOf, Rule, Several, Text, Whole
 from dcjax.losses import mining
 
 _TREE = default.get_config().to_dict()
@@ -51,6 +51,8 @@ def bad_values(rule: Rule) -> list[Any]:
         case OneOf():
             word = rule.known[0]
             return [*_OF_NO_TYPE, "", f"{word}s", word.upper(), f" {word}", [word], 0, True]
+        case Names():
+            return [*_OF_NO_TYPE, 0, True, "x", "", [""], [1], ["x", "x"], ["a\0b"], [["x"]]]
         case Text():
             return [*_OF_NO_TYPE, 0, True, ["x"], "a\0b"]
     raise AssertionError(rule)
@@ -106,6 +108,7 @@ def test_bounds_themselves_are_allowed() -> None:
             OneOf: lambda r: [*r.known, *(["mine.parts:make"] if r.or_custom else [])],
             Flag: lambda _: [True, False],
             Text: lambda _: ["", "ä b"],
+            Names: lambda _: [[], ("a", "b c"), ["ä"]],
             Several: lambda r: [[r.each.low] * r.least, (r.each.low,) * r.most],
         }[type(rule)](rule)
         for value in ends:

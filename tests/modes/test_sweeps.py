@@ -21,6 +21,7 @@ from forks import launch
 from ml_collections import ConfigDict, config_flags
 
 from configs import digits
+from dcjax.core.errors import InputError, SettingError
 from dcjax.experiment import same_run
 from dcjax.modes import sweep_runner, sweeps, tables
 
@@ -466,3 +467,93 @@ def test_sweep_imports_neither_jax_nor_tensorflow() -> None:
     code = "import sys, dcjax.modes.sweep_runner; print({'jax', 'tensorflow'} & sys.modules.keys())"
     command = [sys.executable, "-c", code]
     assert subprocess.check_output(command, cwd=_ROOT, text=True).strip() == "set()"
+
+
+def _validated(validation: float, test: float) -> dict[str, dict[str, float]]:
+    scores = {"last": 0.9, "best_test": 0.95, "best": test, "best_validation": validation}
+    return {selection: {"nmi": value} for selection, value in scores.items()}
+
+
+def test_row_is_chosen_by_validation_and_its_test_score_is_shown() -> None:
+    rows = [
+        tables.Row("good on test", [_validated(0.5, 0.8), _validated(0.5, 0.6)], {}),
+        tables.Row("good on validation", [_validated(0.6, 0.25), _validated(0.5, 0.75)], {}),
+    ]
+    text = tables.format_markdown("t", "c", rows, [], best_by="nmi")
+    assert (
+        "Chosen: good on validation, by nmi 55.00 ± 7.07 on the validation classes; on the test "
+        "classes 50.00 ± 35.36."
+    ) in text.splitlines()
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert [heading.split(",")[0] for heading in headings[:2]] == [
+        "## Best epoch by the validation classes"
+    ] * 2
+    assert "good on test,nmi,best,2,0.7," in tables.format_csv(rows, [])
+    unfinished = [rows[0], tables.Row("one seed", rows[1].results[:1], {})]
+    assert tables.choose(unfinished, "nmi") is None
+    assert tables.choose([tables.Row("none", [], {})] * 2, "nmi") is None
+
+
+def test_each_fold_is_held_out_once_and_the_table_is_over_folds(tmp_path: Path) -> None:
+    (tmp_path / "trainer.py").write_text(_TRAINER)
+    settings = _config().to_dict()
+    (tmp_path / "tiny.py").write_text(_SWEPT.format(settings=settings, rows=[]))
+
+    def plan(folds: int, **changes: Any) -> sweeps.Sweep:
+        return sweeps.plan(
+            _config(**changes),
+            program=str(tmp_path / "trainer.py"),
+            path=str(tmp_path / "tiny.py"),
+            changes=changes,
+            seeds=[],
+            workdir=str(tmp_path / "runs"),
+            folds=folds,
+            has_rows=False,
+        )
+
+    sweep = plan(4)
+    held_out = [run.config.dataset for run in sweep.rows["tiny"]]
+    assert [x.validation_classes for x in held_out] == [0.25] * 4
+    assert [x.validation_fold for x in held_out] == [0, 1, 2, 3]
+    assert "--sweep" not in sweep.command
+    assert "--folds=4" in sweep.command
+    assert sweep_runner.run(sweep)
+    scores = [json.loads((x.folder / "scores.json").read_text())["last"] for x in sweep.runs]
+    values = [100 * x["map_at_r"] for x in scores]
+    expected = f"| tiny | 4 | {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} |"
+    text = (tmp_path / "runs" / "tiny.md").read_text()
+    assert expected in text
+    assert "over the finished folds." in text
+    with pytest.raises(SettingError, match="Require --folds of 2 or more, got 1"):
+        plan(1)
+    changes = {"dataset.validation_classes": 0.5}
+    with pytest.raises(SettingError, match=r"leave out dataset.validation_classes"):
+        plan(4, **changes)
+
+
+def test_run_that_ended_early_is_finished(tmp_path: Path) -> None:
+    (run,) = _plan(tmp_path, [_OURS], seeds="0").runs
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps(run.config.to_dict()))
+    scores: dict[str, Any] = {"last": {"epoch": 2, "map_at_r": 0.5}}
+    (run.folder / "scores.json").write_text(json.dumps(scores))
+    assert run.result() is None
+    scores["ended_early"] = True
+    (run.folder / "scores.json").write_text(json.dumps(scores))
+    assert run.result() == scores
+    with pytest.raises(InputError, match=r"another config.*train.stop_after=7 \(saved: 0\)"):
+        _plan(tmp_path, [_OURS], seeds="0", **{"train.stop_after": 7})
+
+
+@pytest.mark.long
+def test_cross_validation_of_the_command_line_scores_each_fold(tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(_SWEPT.format(settings=_config().to_dict(), rows=[]))
+    flags = ["--folds=2", f"--config={tmp_path}/tiny.py", f"--workdir={tmp_path}/runs"]
+    flags += ["--config.division.max_clusters=1", "--config.train.num_epochs=1"]
+    assert "1 rows x 2 folds are 2 runs" in launch(*flags).stdout
+    held_out = [
+        json.loads(path.read_text())["best_validation"]
+        for path in sorted((tmp_path / "runs").glob("*/scores.json"))
+    ]
+    mean = 100 * np.mean([scores["map_at_r"] for scores in held_out])
+    assert f"| tiny | 2 | {mean:.2f} ± " in (tmp_path / "runs" / "tiny.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 import small_runs
 
 from dcjax.models.masked_embedder import join_variables
-from dcjax.runs.checkpoints import Checkpoints
+from dcjax.runs.checkpoints import VALIDATION, Checkpoints
 from dcjax.training.state import TrainState
 
 
@@ -43,6 +43,17 @@ def test_latest_and_best_checkpoints_are_kept(tmp_path: Path) -> None:
     assert checkpoints.latest == 500
     assert checkpoints.number("last") == 500
     assert checkpoints.number("best_test") == 200
+
+
+def test_best_by_validation_and_best_by_test_are_kept(tmp_path: Path) -> None:
+    checkpoints = _open(tmp_path, keep_latest=1, validates=True)
+    for step, test, validated in ((1, 0.9, 0.2), (2, 0.1, 0.5), (3, 0.3, 0.5), (4, 0.2, 0.1)):
+        scores = {"recall_at_1": test, f"{VALIDATION}recall_at_1": validated}
+        checkpoints.save(small_runs.state(step), small_runs.division(step), {}, scores)
+    checkpoints.close()
+    assert _list_steps(tmp_path) == [1, 3, 4]
+    kept = _open(tmp_path, read_only=True)
+    assert [kept.number(x) for x in ("last", "best", "best_test")] == [4, 3, 1]
 
 
 def test_checkpoint_without_scores_is_kept_while_among_the_latest(tmp_path: Path) -> None:
@@ -156,11 +167,15 @@ def test_reading_creates_no_folder_and_names_the_missing_one(tmp_path: Path) -> 
 
 
 def test_best_checkpoint_without_scores_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="No complete checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"has the score eval\.best_by=recall_at_1; use"):
         _save(tmp_path / "a", {100: None}).number("best_test")
     _save(tmp_path / "b", {100: 0.5})
-    with pytest.raises(FileNotFoundError, match=r"has the score eval\.best_by"):
+    with pytest.raises(FileNotFoundError, match=r"has the score eval\.best_by=map_at_r; use"):
         _open(tmp_path / "b", best_by="map_at_r").number("best_test")
+    with pytest.raises(FileNotFoundError, match="=recall_at_1 of validation classes; use"):
+        _open(tmp_path / "b").number("best")
+    with pytest.raises(FileNotFoundError, match="No complete checkpoint"):
+        _open(tmp_path / "c").number("best_test")
 
 
 @pytest.mark.parametrize("item", ["meta", "model", "train", "division"])

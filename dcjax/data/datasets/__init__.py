@@ -10,8 +10,18 @@ from dcjax.data.datasets import duplicates
 from dcjax.data.datasets.image_set import ImageSet, Splits, require_images
 from dcjax.data.datasets.request import Request
 from dcjax.data.datasets.sources import SOURCES
+from dcjax.data.datasets.validation import HoldOut, hold_out
 
-__all__ = ["KNOWN", "SOURCES", "ImageSet", "Splits", "known_options", "load", "load_index"]
+__all__ = [
+    "KNOWN",
+    "SOURCES",
+    "HoldOut",
+    "ImageSet",
+    "Splits",
+    "known_options",
+    "load",
+    "load_index",
+]
 
 # Modules of this package, imported when asked for: scikit-learn and scipy.io take seconds that
 # other data sets need not pay.
@@ -34,6 +44,7 @@ def load_index(
     root: str,
     with_train: bool = True,
     saved_test: Mapping[str, int] | None = None,
+    validation: HoldOut | None = None,
     **given: Any,
 ) -> Splits:
     """Loads a data set's index (paths or small pixels, labels), without decoding any file.
@@ -43,6 +54,7 @@ def load_index(
       root: See `Request`.
       with_train: See `Request`.
       saved_test: See `Request`.
+      validation: Which training classes are held out for validation; None: none.
       **given: The data set's own, all of them (`known_options`).
     """
     load = _loader(name)
@@ -53,7 +65,7 @@ def load_index(
     if not with_train:
         return splits.without_train()
     require_images("train", splits.train)
-    return splits
+    return hold_out(splits, validation or HoldOut())
 
 
 def known_options(name: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import stat
 import sys
@@ -136,6 +137,20 @@ class ImageSet:
             vars(chosen)["file_states"] = self.file_states[index]
         return chosen
 
+    def select_classes(self, is_chosen: npt.NDArray[np.bool_]) -> "ImageSet":
+        """Returns the images of some classes [num_classes], which are numbered anew from 0."""
+        chosen = self.select(is_chosen[self.labels])
+        classes = np.flatnonzero(is_chosen).tolist()
+        above = self.super_classes
+        renumbered = dataclasses.replace(
+            chosen,
+            labels=(np.cumsum(is_chosen) - 1).astype(np.int32)[chosen.labels],
+            class_names=tuple(self.class_names[i] for i in classes),
+            super_classes=None if above is None else tuple(above[i] for i in classes),
+        )
+        vars(renumbered).update({k: v for k, v in vars(chosen).items() if k == "file_states"})
+        return renumbered
+
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
@@ -145,14 +160,16 @@ class Splits:
       train: Images to train on; none where only the others were asked for.
       query: Images that search.
       gallery: Images that are searched, with the labels of `query`; None: `query` itself.
+      validation: Images of classes that are held out of training, to choose by; None: none.
     """
 
     train: ImageSet
     query: ImageSet
     gallery: ImageSet | None = None
+    validation: ImageSet | None = None
 
     def __post_init__(self) -> None:
-        """Checks that there are test images and that query and gallery share their labels."""
+        """Checks that no split is empty but train, and that query and gallery share labels."""
         for name, images in self.sets.items():
             if name != "train":
                 require_images(name, images)
@@ -165,14 +182,16 @@ class Splits:
 
     @property
     def sets(self) -> dict[str, ImageSet]:
-        """The sets by the names that users see: train and test, or train, query and gallery.
+        """The sets by the names that users see: train, validation and test, or query and gallery.
 
-        Without `train`, if an evaluation has none.
+        Without `train`, if an evaluation has none, and without validation, if there is none.
         """
-        train = {"train": self.train} if len(self.train) else {}
+        sets = {"train": self.train} if len(self.train) else {}
+        if self.validation is not None:
+            sets["validation"] = self.validation
         if self.gallery is None:
-            return {**train, "test": self.query}
-        return {**train, "query": self.query, "gallery": self.gallery}
+            return {**sets, "test": self.query}
+        return {**sets, "query": self.query, "gallery": self.gallery}
 
     @property
     def test_sets(self) -> list[ImageSet]:
@@ -181,7 +200,7 @@ class Splits:
 
     def without_train(self) -> "Splits":
         """Returns what an evaluation needs."""
-        return dataclasses.replace(self, train=no_images())
+        return dataclasses.replace(self, train=no_images(), validation=None)
 
 
 def no_images() -> ImageSet:
@@ -257,12 +276,15 @@ def split_by_class(
 
 
 def require_unseen(splits: Splits, where: str | os.PathLike[str]) -> Splits:
-    """Returns the splits if no test class is a training class too, and raises otherwise."""
+    """Returns the splits if none shares a class with another, and raises otherwise."""
     tested = splits.query if splits.gallery is None else splits.gallery
-    shared = sorted(set(splits.train.class_names) & set(tested.class_names))
-    if shared:
-        raise InputError(
-            f"{where}: test classes must be unseen, but {len(shared)} are in train too, the first "
-            f"is {shared[0]!r}; move or rename them."
-        )
+    sets = {"train": splits.train, "validation": splits.validation, "test": tested}
+    known = {name: images for name, images in sets.items() if images is not None}
+    for first, second in itertools.combinations(known, 2):
+        shared = sorted(set(known[first].class_names) & set(known[second].class_names))
+        if shared:
+            raise InputError(
+                f"{where}: {second} classes must be unseen, but {len(shared)} are in {first} too, "
+                f"the first is {shared[0]!r}; move or rename them."
+            )
     return splits

@@ -23,10 +23,10 @@ _ABOVE, _CAMERA = "super_class", "camera"
 def load(request: Request, *, manifest: str) -> Splits:
     """Loads the images of a table.
 
-    Its rows are in one split each: train and test, or train, query and gallery; classes to test
-    are not in train. If there is a column camera, each row has one, and rows of the label "-1" are
-    junk, as in the names of Market-1501's files: they are left out. Further columns are passed
-    over.
+    Its rows are in one split each: train and test, or train, query and gallery, and if wanted
+    validation; no class is in two of train, validation and those to test. If there is a column
+    camera, each row has one, and rows of the label "-1" are junk, as in the names of Market-1501's
+    files: they are left out. Further columns are passed over.
 
     Args:
       request: Its root is the folder that relative paths start from; "": that of the table.
@@ -48,22 +48,22 @@ def load(request: Request, *, manifest: str) -> Splits:
         table = {name: values[is_kept] for name, values in table.items()}
     images = np.array([str(folder / image) for image in table["path"]], np.str_)
     used = set(table["split"].tolist())
-    tested = used - {"train"}
+    tested = used - {"train", "validation"}
     lacks_train = request.with_train and "train" not in used
     if lacks_train or tested not in ({"test"}, {"query", "gallery"}):
         raise InputError(
             f"{path}: require the splits train and test, or train, query and gallery, got "
-            f"{', '.join(sorted(used)) or 'no rows'}."
+            f"{', '.join(sorted(used)) or 'no rows'}; validation may be beside them."
         )
-    is_train = table["split"] == "train"
     above = _super_classes(table, path) if _ABOVE in table else None
 
     def take(split: str) -> ImageSet:
         rows = table["split"] == split
+        alike = np.isin(table["split"], list(tested)) if split in tested else rows
         return from_classes(
             images[rows],
             table["label"][rows],
-            among=table["label"][is_train == (split == "train")],
+            among=table["label"][alike],
             super_classes=above,
             cameras=table[_CAMERA][rows] if _CAMERA in table else None,
         )
@@ -71,6 +71,8 @@ def load(request: Request, *, manifest: str) -> Splits:
     sets = {"query" if split == "test" else split: take(split) for split in sorted(tested)}
     if not request.with_train:
         return Splits(no_images(), **sets)
+    if "validation" in used:
+        sets["validation"] = take("validation")
     return require_unseen(Splits(take("train"), **sets), path)
 
 

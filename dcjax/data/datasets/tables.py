@@ -15,7 +15,7 @@ from dcjax.core import naming, regular_files
 from dcjax.core.errors import InputError, MissingFileError
 from dcjax.data.datasets.files import read_text
 
-_SPLITS = ("train", "test", "query", "gallery")
+_SPLITS = ("train", "validation", "test", "query", "gallery")
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*_DELIMITERS, ".parquet")

@@ -44,7 +44,9 @@ def collect(runs: Mapping[str, Embedder], page: str, console: Console) -> conten
     has_differences = first.config.eval.protocol != "gallery"
     return content.Comparison(
         title=f"{len(runs)} runs on {first.config.dataset.name}",
-        scores={workdir: each.scores for workdir, each in found.items()},
+        scores={
+            workdir: each.scores | _validation(runs[workdir]) for workdir, each in found.items()
+        },
         best_by=first.config.eval.best_by,
         differences=_differences(found) if has_differences else _NO_DIFFERENCES,
         rankings=_rankings(found, first),
@@ -52,6 +54,13 @@ def collect(runs: Mapping[str, Embedder], page: str, console: Console) -> conten
         settings=_settings(runs),
         reports=_links(runs, page),
     )
+
+
+def _validation(run: Embedder) -> dict[str, float]:
+    """Returns the score on validation classes by which the run's epoch may have been chosen."""
+    best_by = run.config.eval.best_by
+    values = run.validation_scores
+    return {f"validation/{best_by}": values[best_by]} if best_by in values else {}
 
 
 def _differences(found: Mapping[str, Retrieval]) -> dict[str, dict[str, content.Difference]]:

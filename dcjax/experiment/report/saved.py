@@ -34,7 +34,8 @@ class Saved:
       title: the run's folder, as it was given.
       config: as it was saved.
       progress: of the checkpoint that is reported.
-      number: of the checkpoint.
+      last: progress of the last checkpoint.
+      number: of the checkpoint that is reported.
       is_last: whether it is the last one.
       is_under_way: whether the run goes on at this moment, as far as can be seen.
       division: in force at the checkpoint.
@@ -45,6 +46,7 @@ class Saved:
     title: str
     config: ConfigDict
     progress: Progress
+    last: Progress
     number: int
     is_last: bool
     is_under_way: bool
@@ -55,13 +57,22 @@ class Saved:
     @property
     def state(self) -> str:
         """Says whether the run is finished, or how far it is."""
-        progress, num_epochs = self.progress, self.config.train.num_epochs
-        place = progress.describe(num_epochs=num_epochs)
-        if not self.is_last:
-            return f"this is a checkpoint {place}"
-        if progress.epoch >= num_epochs:
+        end = Schedule(self.config).end
+        if not self.is_last and not self.is_choice:
+            return f"this is a checkpoint {self.progress.describe(num_epochs=end)}"
+        if Schedule(self.config).is_finished(self.last):
             return "finished"
-        return f"it goes on; this is {place}" if self.is_under_way else f"stopped {place}"
+        place = self.last.describe(num_epochs=end)
+        state = f"it goes on; this is {place}" if self.is_under_way else f"stopped {place}"
+        if self.is_last:
+            return state
+        return f"{state.replace('this is', 'it is')}; this is its best epoch, {self.progress.epoch}"
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether the reported checkpoint is the best one by validation classes."""
+        progress = self.progress
+        return 0 < progress.epoch == self.last.chosen_epoch and not progress.epoch_step
 
     def is_scored_as(self, config: ConfigDict) -> bool:
         """Returns whether scores by a config compare with those that the run recorded."""
@@ -125,14 +136,15 @@ def read(workdir: str, run: Embedder) -> Saved:
     folder, _ = workdirs.locate(workdir)
     on_disk = workdirs.on_disk(str(folder))
     checkpoints = Checkpoints(str(folder), read_only=True)
-    meta = checkpoints.meta(run.checkpoint)
+    last, meta = checkpoints.number("last"), checkpoints.meta(run.checkpoint)
     settings = same_run.saved_settings(meta, str(folder), run.config.to_dict())
     return Saved(
         title=workdir,
         config=ConfigDict(settings),
         progress=Progress(**meta["progress"]),
+        last=Progress(**checkpoints.meta(last)["progress"]),
         number=run.checkpoint,
-        is_last=run.checkpoint == checkpoints.latest,
+        is_last=run.checkpoint == last,
         is_under_way=locks.is_held(on_disk),
         division=checkpoints.restore_division(run.checkpoint),
         curves=[x for x in times.read(on_disk / "metrics.jsonl") if type(x.get("step")) is int],

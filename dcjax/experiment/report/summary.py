@@ -16,8 +16,13 @@ from dcjax.runs.progress import Scores
 _UNTRAINED = "untrained features"
 _PAPER = "the paper"
 _THRESHOLD = "threshold_at_fmr_"
+_CHOICE = "best epoch ({}), chosen on validation classes"
 # Groups of the curves that the untrained network has, and the names of their rows.
-_BEFORE = {"backbone_features": _UNTRAINED, "raw_pixels": "raw pixels"}
+_BEFORE = {
+    "backbone_features": _UNTRAINED,
+    "backbone_features_validation_classes": f"{_UNTRAINED}, on validation classes",
+    "raw_pixels": "raw pixels",
+}
 
 
 def collect(run: Embedder, saved: Saved, scores: Scores) -> content.Summary:
@@ -32,7 +37,12 @@ def collect(run: Embedder, saved: Saved, scores: Scores) -> content.Summary:
     rows: dict[str, Mapping[str, float]] = {}
     if scores:
         rows[_row_name(saved)] = scores
+    if run.validation_scores:
+        rows[f"{_row_name(saved)}, on validation classes"] = run.validation_scores
     if saved.is_scored_as(config):
+        if saved.last.chosen_scores:
+            progress = saved.last
+            rows |= _other_epochs(saved)
         if progress.best_scores:
             name = f"best epoch ({progress.best_epoch}), chosen on these classes"
             rows[name] = progress.best_scores
@@ -51,7 +61,19 @@ def collect(run: Embedder, saved: Saved, scores: Scores) -> content.Summary:
 def _row_name(saved: Saved) -> str:
     if saved.progress.epoch_step:
         return saved.progress.describe()
+    if saved.is_choice:
+        return _CHOICE.format(saved.progress.epoch)
     return f"{'last epoch' if saved.is_last else 'epoch'} ({saved.progress.epoch})"
+
+
+def _other_epochs(saved: Saved) -> dict[str, Scores]:
+    """Returns the recorded scores of the last epoch, or of that which validation chooses."""
+    last, rows = saved.last, {}
+    if not saved.is_choice:
+        rows[_CHOICE.format(last.chosen_epoch)] = last.chosen_scores
+    if not saved.is_last:
+        rows[f"last epoch ({last.epoch})"] = last.scores
+    return rows
 
 
 def _before_training(saved: Saved) -> dict[str, Scores]:
@@ -104,9 +126,16 @@ def _facts(run: Embedder, saved: Saved) -> list[tuple[str, str]]:
         ),
         ("loss", f"{loss.name}{miner and f', miner {miner}'}"),
         ("protocol", _protocol(config.eval, has_gallery="gallery" in run.data)),
-        ("checkpoint", str(saved.number)),
+        ("checkpoint", f"{saved.number}, {_choice(saved)}"),
         *training.facts(saved),
     ]
+
+
+def _choice(saved: Saved) -> str:
+    """Says how the reported checkpoint was chosen."""
+    if saved.is_choice:
+        return f"the best by {saved.config.eval.best_by} of the validation classes"
+    return "the last" if saved.is_last else "neither the last nor the best by validation classes"
 
 
 def _protocol(settings: ConfigDict, *, has_gallery: bool) -> str:

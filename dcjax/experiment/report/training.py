@@ -26,6 +26,9 @@ def collect(saved: Saved) -> content.Training | str:
         for name in names
         if name != "eval/epoch"
     }
+    validated, name = saved.points("validation"), f"validation/{saved.config.eval.best_by}"
+    if validated:
+        scores[name] = _curve(saved, validated, name)
     return content.Training(
         loss=_curve(saved, trained, "train/loss") if trained else "No step was recorded yet.",
         scores=scores,
