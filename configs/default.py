@@ -58,6 +58,10 @@ def get_config() -> ConfigDict:
     # the strategy standard). All but none are for crops that begin with the resize.
     dataset.cache = "none"
     dataset.cache_dir = ""  # "": dcjax/images in the user's cache folder
+    # Of model.train=embedding: augmented crops of each training image whose features are made once;
+    # a batch takes one of them at random. 0: the test crop. Features are kept in memory, or with
+    # dataset.cache=disk in files in cache_dir ("": dcjax/features).
+    dataset.feature_views = 0
     dataset.skip_unreadable = False  # drop and count images that cannot be read, not stop
     # Height times width of an image beyond which it cannot be read, by its header, before it takes
     # memory: 3 bytes a pixel decoded, 12 while it is resized. 0: no limit but TensorFlow's.
@@ -109,6 +113,12 @@ def get_config() -> ConfigDict:
     # DINOv2 or Hugging Face; or a repository on the Hugging Face hub, as timm/resnet50.tv_in1k or
     # facebook/dinov2-small; "": random weights.
     model.pretrained = ""
+    # What is trained: all; embedding (the backbone stays as it is, and its features are made once);
+    # or last_blocks of the backbone and the embedding.
+    model.train = "all"
+    # How many: of a ResNet, residual blocks (of ResNet-50, 3 are the last stage); of a ViT, blocks
+    # with the final norm.
+    model.last_blocks = 1
     model.embedding_dim = 512  # D
     model.masks = "learned"  # learned, fixed (0/1 blocks) or none (no subspaces)
     # How masks are combined: sum (P21 eq. 8), sum_l1, none.

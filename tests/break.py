@@ -311,7 +311,7 @@ BREAKS = (
     ),
     Break(
         "a damaged cache of images is used",
-        "dcjax/data/host_cache.py",
+        "dcjax/data/cache_folders.py",
         "return checksums.damage(epath.Path(place), {_DATA}, part=0, num_parts=1)",
         'return ""',
         "data/test_host_cache.py",

@@ -54,11 +54,18 @@ def check_training(config: ConfigDict) -> Mesh:
     _check_division(config.division, config.model)
     _check_weights(config.model)
     _check_memory(config.loss, config.sampling, config.train.num_epochs)
-    _check_cache(config.dataset, config.augment)
+    if config.model.train != "embedding":  # whose features are kept, not the images
+        _check_cache(config.dataset, config.augment)
+        if config.dataset.feature_views:
+            raise SettingError(
+                "dataset.feature_views are views of a backbone that is not trained: require 0, or "
+                f"model.train=embedding, got {config.dataset.feature_views} and "
+                f"model.train={config.model.train}."
+            )
     if config.eval.select == "best_test" and not config.checkpoint.keep_best:
         raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
     try:
-        build.create_model(config)
+        build.trained_modules(config.model, build.create_model(config))
         if config.model.backbone in vit.SIZES:
             vit.check_size("dataset.crop", config.dataset.crop, config.model.vit.patch_size)
         if plugins.is_custom(config.loss.name):  # which may need the real number of classes
@@ -88,7 +95,7 @@ def _check_sampling(sampled: ConfigDict, mesh: Mesh) -> None:
 def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
     division.check_options(max_clusters=dividing.max_clusters, hierarchy=dividing.hierarchy)
     freeze, period = dividing.freeze_backbone_epochs, dividing.every_epochs
-    if dividing.max_clusters > 1 and freeze >= period:
+    if model.train != "embedding" and dividing.max_clusters > 1 and freeze >= period:
         raise SettingError(
             "Require division.freeze_backbone_epochs < division.every_epochs, got "
             f"{freeze} and {period}: the backbone would never be trained."

@@ -179,7 +179,7 @@ class Reporter:
         line(
             f"model     {model.backbone}, {size:.2f} M parameters, from "
             f"{model.pretrained or 'random weights'}; embedding {model.embedding_dim}, "
-            f"masks {model.masks}"
+            f"masks {model.masks}{_trained_part(model)}"
         )
         loss = config.loss
         options = loss.custom if plugins.is_custom(loss.name) else loss[loss.name]
@@ -404,6 +404,12 @@ class Reporter:
 
 def _device_kinds() -> list[str]:
     return sorted({device.device_kind for device in jax.devices()})
+
+
+def _trained_part(model: ConfigDict) -> str:
+    if model.train == "last_blocks":
+        return f"; trained from block {model.last_blocks} from the end on"
+    return "; the backbone is not trained" if model.train == "embedding" else ""
 
 
 def _agreement_with_labels(clusters: division.Division, labels: np.ndarray) -> float:

@@ -38,9 +38,12 @@ class Change:
 CHANGES: tuple[Change, ...] = (
     Change(
         added={
+            "dataset.feature_views": 0,
             "dataset.max_pixels": 0,
+            "model.last_blocks": 1,
             "model.pixels": "auto",
             "model.rematerialize": False,
+            "model.train": "all",
             "model.vit.attention": "auto",
             "model.vit.layer_scale": True,
             "model.vit.mlp": "gelu",

@@ -17,6 +17,7 @@ from dcjax.models.resnet import ResNet
 
 NAMES = (*sorted(resnet.BACKBONES), *vit.SIZES)
 BATCH_NORMS = ("frozen", "train")
+TRAINED = ("all", "embedding", "last_blocks")  # what is trained, see `trained_modules`
 _NUM_STAGES, _WIDTH = 4, 64  # of a published ResNet
 
 
@@ -139,6 +140,44 @@ def _create_resnet(
         rematerialize=rematerialize,
         **types,
     )
+
+
+def trained_modules(backbone: nn.Module, trained: str, last_blocks: int) -> frozenset[str] | None:
+    """Returns the names of the modules of a backbone that are trained; None: all of them.
+
+    A block is a residual block of a ResNet, or attention and MLP of a vision transformer, whose
+    final norm is trained with the last block.
+
+    Args:
+      backbone: the network.
+      trained: "all"; "embedding", so none; or "last_blocks".
+      last_blocks: how many these are, from 1 on.
+
+    Raises:
+      InputError: if it has fewer; if it is custom, so that its blocks are not known; or if its
+        running statistics would change.
+    """
+    require_known("model.train", trained, TRAINED)
+    if trained != "last_blocks":
+        return None if trained == "all" else frozenset()
+    if not isinstance(backbone, ResNet | vit.ViT):
+        raise InputError(
+            "model.train=last_blocks is for the backbones of dcjax, whose blocks are known: "
+            f"require model.train=all or embedding for a {type(backbone).__name__} of your own."
+        )
+    if isinstance(backbone, ResNet) and not backbone.frozen_statistics:
+        raise InputError(
+            "model.train=last_blocks leaves the blocks before as they are: require "
+            "model.batch_norm=frozen, got train, which changes their running statistics."
+        )
+    names = backbone.block_names
+    if not 1 <= last_blocks <= len(names):
+        raise InputError(
+            f"model.last_blocks must be 1 to {len(names)}, the blocks of the backbone, got "
+            f"{last_blocks}."
+        )
+    last = frozenset(names[-last_blocks:])
+    return last | {"norm"} if isinstance(backbone, vit.ViT) else last
 
 
 def choose_statistics(pixels: str, name: str, backbone: nn.Module) -> Statistics:

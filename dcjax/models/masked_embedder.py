@@ -66,7 +66,8 @@ class MaskedEmbedder(nn.Module):
         """Embeds images, in the order of operations of P21: mask first, then normalise.
 
         Args:
-          images: uint8 [batch, h, w, 3] or [C, B, h, w, 3] in RGB.
+          images: uint8 [batch, h, w, 3] or [C, B, h, w, 3] in RGB; or their pooled features, of a
+            floating type, [batch, F] or [C, B, F], with which the backbone computes nothing.
           clusters: int32 [...] without the last of the leading axes: the cluster of each batch,
             whose mask is applied. None applies the combined mask.
           full_embedding: whether to apply the combined mask in any case.
@@ -80,11 +81,10 @@ class MaskedEmbedder(nn.Module):
         mask = self.variable(
             "masks", "masks", masks.initial, self.max_clusters, self.embedding_dim
         ).value.astype(self.dtype)
-        pixels = _flatten_batches(images, self.cluster_parallel).astype(self.dtype) / 255
-        mean, std = (jnp.asarray(values, self.dtype) for values in self.statistics)
-        features = self.backbone((pixels - mean) / std, train=train)
-        pooled = backbones.pool(features, self.pooling, self.dtype)
-        pooled = _unflatten_batches(pooled, images.shape[:-3], self.cluster_parallel)
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            pooled = images.astype(self.dtype)
+        else:
+            pooled = self.pool(images, train=train)
         init = torch_linear(pooled.shape[-1])
         embedding = nn.Dense(
             self.embedding_dim,
@@ -102,6 +102,14 @@ class MaskedEmbedder(nn.Module):
             chosen = trained[..., None, :]
             outputs |= {"unmasked": masks.l2_normalize(embedding), "mask": trained}
         return outputs | {"embedding": masks.apply(embedding, chosen)}
+
+    def pool(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Returns the backbone's pooled features [..., F] of images, see `__call__`."""
+        pixels = _flatten_batches(images, self.cluster_parallel).astype(self.dtype) / 255
+        mean, std = (jnp.asarray(values, self.dtype) for values in self.statistics)
+        features = self.backbone((pixels - mean) / std, train=train)
+        pooled = backbones.pool(features, self.pooling, self.dtype)
+        return _unflatten_batches(pooled, images.shape[:-3], self.cluster_parallel)
 
 
 def join_variables(params: Any, masks: Any, batch_stats: Any) -> dict[str, Any]:

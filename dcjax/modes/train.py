@@ -135,12 +135,18 @@ def _train(
 
 
 def _prepare(experiment: Experiment, run: Run, report: Reporter, planner: Planner) -> None:
-    """Begins to prepare the first epoch, and scores the untrained network if that is wanted."""
+    """Begins to prepare the first epoch, and scores the untrained network if that is wanted.
+
+    Features of a backbone that is not trained come first.
+    """
+    if experiment.config.model.train == "embedding":
+        with report.measure("features"):
+            experiment.make_features(run.state.variables)
     with report.measure("division"):
         planner.begin(run.progress, run.division, run.state)
     if run.step == 0 and experiment.config.eval.at_start:
         with report.measure("evaluation"):
-            untrained = experiment.score_untrained(experiment.test_readers, run.state.variables)
+            untrained = experiment.score_untrained(run.state.variables)
         report.show_untrained(untrained)
 
 

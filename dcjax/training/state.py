@@ -33,6 +33,8 @@ class TrainState(struct.PyTreeNode):
       batch_stats: BatchNorm's running statistics.
       opt_state: state of `optimizers.create`.
       num_clusters: int32 [], K.
+      trained_modules: names of the backbone's modules that are trained; None: all of them. The
+        others have no gradient and no state of the optimizer.
     """
 
     step: jax.Array
@@ -43,11 +45,20 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Tree
     opt_state: Any
     num_clusters: jax.Array
+    trained_modules: frozenset[str] | None = struct.field(pytree_node=False, default=None)
 
     @property
     def trainable(self) -> Tree:
         """The trained arrays by parameter group."""
-        return {**self.params, "masks": self.masks, "loss": self.loss_params}
+        params = dict(self.params)
+        if self.trained_modules is not None:
+            backbone = params.get("backbone", {})
+            params["backbone"] = {x: backbone[x] for x in backbone if x in self.trained_modules}
+        return {**params, "masks": self.masks, "loss": self.loss_params}
+
+    def params_with(self, trained: Tree) -> Tree:
+        """Returns the model's parameters, the trained ones from a tree like `trainable`."""
+        return {group: {**params, **trained[group]} for group, params in self.params.items()}
 
     @property
     def variables(self) -> Tree:
@@ -63,6 +74,7 @@ def create(
     key: jax.Array,
     image_size: int,
     memory_size: int,
+    trained_modules: frozenset[str] | None = None,
 ) -> TrainState:
     """Draws a fresh state with one cluster, and a cross-batch memory of this size."""
     model_key, loss_key = jax.random.split(key)
@@ -82,6 +94,7 @@ def create(
         batch_stats=batch_stats,
         opt_state=None,
         num_clusters=jnp.ones((), jnp.int32),
+        trained_modules=trained_modules,
     )
     return state.replace(opt_state=optimizer.init(state.trainable))
 
