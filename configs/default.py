@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random: weights, division, batches, pixels
 
     config.dataset = dataset = ConfigDict()
-    # cars, cub, digits, folder, grocery, inshop, manifest, omniglot, sop or vid
+    # cars, cub, digits, features, folder, grocery, inshop, manifest, omniglot, sop or vid
     dataset.name = "folder"
     dataset.root = ""  # folder with the data; for tfds: its data folder, "" its default
     # Of cars, cub, inshop, sop and vid: folder (the extracted archive), tfds (what
@@ -48,7 +48,10 @@ def get_config() -> ConfigDict:
     # Fetch what is missing: images, and weights by a hub name; else say where to get it.
     dataset.download = False
     dataset.manifest = ""  # manifest: table of the images, .csv, .tsv or .parquet
-    dataset.test_classes = 0.5  # folder: share of the classes held out, the last in sorted order
+    # features: file of vectors with labels in the place of images, .parquet, or .npy beside a .csv
+    dataset.features = ""
+    # folder, and features without a column split: share of the classes held out, the last in order
+    dataset.test_classes = 0.5
     dataset.test_list = "large"  # vid: small, medium or large
     augmentation = options.of(Augmentation)
     dataset.resize = augmentation["resize"]  # pixels: shorter side before a crop

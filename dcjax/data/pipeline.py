@@ -63,10 +63,10 @@ class Reader(EvalReader, Protocol):
 
 
 class Crops:
-    """Centre crops in memory, uint8[N, crop, crop, 3]; implements `EvalReader`."""
+    """Centre crops in memory, or features in their place; implements `EvalReader`."""
 
-    def __init__(self, crops: npt.NDArray[np.uint8]) -> None:
-        """Takes the crops."""
+    def __init__(self, crops: npt.NDArray[Any]) -> None:
+        """Takes the crops, uint8[N, crop, crop, 3], or features, float32[N, F]."""
         self.images = ImageSet(crops, np.zeros(len(crops), np.int32), ("",))
 
     def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[npt.NDArray]:

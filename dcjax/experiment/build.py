@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
@@ -52,15 +51,17 @@ class Network:
     Attributes:
       config: the experiment, see configs/default.py.
       mesh: the devices.
+      num_features: F of features that come in the place of images; 0: images.
     """
 
     config: ConfigDict
     mesh: Mesh
+    num_features: int = dataclasses.field(default=0, kw_only=True)
 
     @functools.cached_property
     def model(self) -> masked_embedder.MaskedEmbedder:
         """The network."""
-        return create_model(self.config)
+        return create_model(self.config, num_features=self.num_features)
 
     @functools.cached_property
     def augmentation(self) -> crops.Augmentation:
@@ -70,13 +71,20 @@ class Network:
     @functools.cached_property
     def abstract_variables(self) -> dict[str, Any]:
         """The model's variables as shapes and types; nothing is drawn or compiled."""
-        size = self.config.dataset.crop
-        images = jnp.zeros((1, size, size, 3), jnp.uint8)
-        return jax.eval_shape(self.model.init, self._initialization_key(), images)
+        image = masked_embedder.blank_image(self.model, self.config.dataset.crop)
+        return jax.eval_shape(self.model.init, self._initialization_key(), image)
 
     def open_test(self, splits: datasets.Splits) -> list[pipeline.Reader]:
         """Returns readers, from the files, of the query and, if there is one, of the gallery."""
-        return [self.stream(images) for images in splits.test_sets]
+        return [self.open(images) for images in splits.test_sets]
+
+    def open(
+        self, images: datasets.ImageSet, *, share: devices.Share = devices.WHOLE
+    ) -> pipeline.Reader:
+        """Returns a reader of images, from their files, or of features in their place."""
+        if images.num_features:
+            return feature_reader.FeatureReader(images, images.images, share=share)
+        return self.stream(images, share=share)
 
     def stream(
         self,
@@ -169,6 +177,10 @@ class Experiment(Network):
     """
 
     splits: datasets.Splits
+
+    def __post_init__(self) -> None:
+        """Takes the number of features from the data."""
+        object.__setattr__(self, "num_features", self.splits.query.num_features)
 
     @functools.cached_property
     def loss(self) -> losses.Loss:
@@ -329,6 +341,8 @@ class Experiment(Network):
     def _readers(self) -> list[pipeline.Reader]:
         """Readers of all image sets, through a cache where `dataset.cache` says so."""
         dataset, share = self.config.dataset, self._share
+        if self.num_features:
+            return [self.open(images, share=share) for images in self._sets]
         files = [self.stream(images, share=share) for images in self._sets]
         if dataset.cache == "none":
             return list(files)
@@ -392,9 +406,20 @@ def score(
 
 
 def create_model(
-    config: ConfigDict, *, convolution: str | None = None, attention: str | None = None
+    config: ConfigDict,
+    *,
+    convolution: str | None = None,
+    attention: str | None = None,
+    num_features: int = 0,
 ) -> masked_embedder.MaskedEmbedder:
-    """Builds the masked embedder; `convolution` and `attention` replace those of the config."""
+    """Builds the masked embedder.
+
+    Args:
+      config: the experiment.
+      convolution: replaces that of the config.
+      attention: replaces that of the config.
+      num_features: F, for a network without a backbone.
+    """
     model = config.model
     return masked_embedder.create(
         model.backbone,
@@ -413,7 +438,18 @@ def create_model(
         dropout=model.dropout,
         test_masks=model.test_masks,
         cluster_parallel=config.devices.cluster_parallel,
+        num_features=num_features,
     )
+
+
+def trains_backbone(settings: ConfigDict) -> bool:
+    """Returns whether a part of a backbone is trained."""
+    return settings.backbone != backbones.NONE and settings.train != "embedding"
+
+
+def keeps_features(settings: ConfigDict) -> bool:
+    """Returns whether the features of images are made once, by a backbone that is not trained."""
+    return settings.backbone != backbones.NONE and settings.train == "embedding"
 
 
 def trained_modules(

@@ -25,6 +25,7 @@ def check_evaluation(config: ConfigDict) -> None:
       SettingError: naming the setting, its value and what is allowed.
     """
     settings.check(config)
+    _check_features(config)
     if config.dataset.crop > config.dataset.resize:
         raise SettingError(
             f"Require dataset.crop <= dataset.resize, got {config.dataset.crop} and "
@@ -54,14 +55,14 @@ def check_training(config: ConfigDict) -> Mesh:
     _check_division(config.division, config.model)
     _check_weights(config.model)
     _check_memory(config.loss, config.sampling, config.train.num_epochs)
-    if config.model.train != "embedding":  # whose features are kept, not the images
+    if build.trains_backbone(config.model):  # else features are kept, not the images
         _check_cache(config.dataset, config.augment)
-        if config.dataset.feature_views:
-            raise SettingError(
-                "dataset.feature_views are views of a backbone that is not trained: require 0, or "
-                f"model.train=embedding, got {config.dataset.feature_views} and "
-                f"model.train={config.model.train}."
-            )
+    if config.dataset.feature_views and not build.keeps_features(config.model):
+        raise SettingError(
+            "dataset.feature_views are of images whose features are made once: require 0, or "
+            f"model.train=embedding with a backbone, got {config.dataset.feature_views}, "
+            f"model.train={config.model.train} and model.backbone={config.model.backbone}."
+        )
     if config.eval.select == "best_test" and not config.checkpoint.keep_best:
         raise SettingError("eval.select=best_test requires checkpoint.keep_best >= 1, got 0.")
     try:
@@ -75,6 +76,18 @@ def check_training(config: ConfigDict) -> Mesh:
     except InputError as error:
         raise SettingError(str(error)) from error
     return mesh
+
+
+def _check_features(config: ConfigDict) -> None:
+    name, backbone = config.dataset.name, config.model.backbone
+    has_features, has_backbone = name == "features", backbone != backbones.NONE
+    if has_features == has_backbone:
+        raise SettingError(
+            "Features in the place of images have no backbone: require dataset.name=features and "
+            f"model.backbone=none together, got dataset.name={name} and model.backbone={backbone}."
+        )
+    if has_features and config.eval.pixels:
+        raise SettingError("dataset.name=features has no pixels: require eval.pixels=False.")
 
 
 def _check_sampling(sampled: ConfigDict, mesh: Mesh) -> None:
@@ -95,7 +108,7 @@ def _check_sampling(sampled: ConfigDict, mesh: Mesh) -> None:
 def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
     division.check_options(max_clusters=dividing.max_clusters, hierarchy=dividing.hierarchy)
     freeze, period = dividing.freeze_backbone_epochs, dividing.every_epochs
-    if model.train != "embedding" and dividing.max_clusters > 1 and freeze >= period:
+    if build.trains_backbone(model) and dividing.max_clusters > 1 and freeze >= period:
         raise SettingError(
             "Require division.freeze_backbone_epochs < division.every_epochs, got "
             f"{freeze} and {period}: the backbone would never be trained."
@@ -108,6 +121,11 @@ def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
 
 
 def _check_weights(model: ConfigDict) -> None:
+    if model.backbone == backbones.NONE and model.pretrained:
+        raise SettingError(
+            "model.pretrained has weights of a backbone: leave it empty with model.backbone=none, "
+            f"got {model.pretrained!r}."
+        )
     if plugins.is_custom(model.backbone) and model.pretrained:
         raise SettingError(
             f"model.pretrained has weights of {', '.join(backbones.NAMES)}, but model.backbone="

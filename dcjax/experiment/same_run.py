@@ -21,6 +21,7 @@ _FREE = {
     "dataset.cache_dir",
     "dataset.complete",
     "dataset.download",
+    "dataset.features",  # the features in the file are compared
     "dataset.manifest",
     "dataset.num_threads",
     "dataset.root",
@@ -60,6 +61,7 @@ _FREE_IN_EVALUATION = {
 # Those of _FREE that may change scores, besides eval.
 _SCORED = {
     "dataset.complete",
+    "dataset.features",
     "dataset.manifest",
     "dataset.root",
     "dataset.skip_unreadable",
@@ -90,6 +92,7 @@ def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
         "names": naming.checksum(images.class_names),
         "super_classes": naming.checksum(images.super_classes or ()),
         "content": zlib.crc32(np.ascontiguousarray(content).data),
+        **({"num_features": images.num_features} if images.num_features else {}),
     }
 
 

@@ -39,6 +39,7 @@ CHANGES: tuple[Change, ...] = (
     Change(
         added={
             "dataset.feature_views": 0,
+            "dataset.features": "",
             "dataset.max_pixels": 0,
             "model.last_blocks": 1,
             "model.pixels": "auto",

@@ -32,7 +32,7 @@ class MaskedEmbedder(nn.Module):
     Attributes:
       backbone: network from images [batch, h, w, 3], in the mean and deviation of `statistics`, and
         the keyword train to a feature map [batch, h', w', F]; or to a class token [batch, F] and a
-        feature map.
+        feature map. None: features of F numbers come in the place of images.
       embedding_dim: D, width of the embedding.
       max_clusters: K_max, rows of the collection `masks`.
       statistics: mean and deviation of the pixels that the backbone expects.
@@ -41,10 +41,11 @@ class MaskedEmbedder(nn.Module):
       test_masks: how masks are combined, see `masks.combine`.
       cluster_parallel: batches of a step that lie side by side on the devices, see
         `devices.create_mesh`.
+      num_features: F, where there is no backbone.
       dtype: of pixels, parameters and all operations after the backbone.
     """
 
-    backbone: nn.Module
+    backbone: nn.Module | None
     embedding_dim: int
     max_clusters: int
     statistics: Statistics
@@ -52,6 +53,7 @@ class MaskedEmbedder(nn.Module):
     dropout: float
     test_masks: str
     cluster_parallel: int = 1
+    num_features: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -105,11 +107,20 @@ class MaskedEmbedder(nn.Module):
 
     def pool(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns the backbone's pooled features [..., F] of images, see `__call__`."""
+        if self.backbone is None:
+            raise TypeError("A network without a backbone takes features, got images.")
         pixels = _flatten_batches(images, self.cluster_parallel).astype(self.dtype) / 255
         mean, std = (jnp.asarray(values, self.dtype) for values in self.statistics)
         features = self.backbone((pixels - mean) / std, train=train)
         pooled = backbones.pool(features, self.pooling, self.dtype)
         return _unflatten_batches(pooled, images.shape[:-3], self.cluster_parallel)
+
+
+def blank_image(model: MaskedEmbedder, size: int) -> jax.Array:
+    """Returns what a network takes for one image, zeros: uint8 [1, size, size, 3], or [1, F]."""
+    if model.backbone is None:
+        return jnp.zeros((1, model.num_features), jnp.float32)
+    return jnp.zeros((1, size, size, 3), jnp.uint8)
 
 
 def join_variables(params: Any, masks: Any, batch_stats: Any) -> dict[str, Any]:
@@ -162,9 +173,9 @@ def create(
     """Builds the embedder around the named backbone.
 
     Args:
-      name: one of `backbones.NAMES`; or "package.module:function", a function of your own that
-        takes the options `custom` and `dtype`, the type of its activations, and returns a backbone
-        as `MaskedEmbedder` has it.
+      name: one of `backbones.NAMES`; "none", for features in the place of images; or
+        "package.module:function", a function of your own that takes the options `custom` and
+        `dtype`, the type of its activations, and returns a backbone as `MaskedEmbedder` has it.
       custom: options of a backbone of your own.
       num_stages: of a ResNet, stages that are kept; the rest is cut off.
       width: of a ResNet, channels of the first stage; 64 is the published network.

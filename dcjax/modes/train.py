@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dcjax.distributed import devices
-from dcjax.experiment import checks, inputs, reporter
+from dcjax.experiment import build, checks, inputs, reporter
 from dcjax.experiment.build import Experiment
 from dcjax.experiment.epochs import Planner
 from dcjax.experiment.reporter import Reporter
@@ -139,7 +139,7 @@ def _prepare(experiment: Experiment, run: Run, report: Reporter, planner: Planne
 
     Features of a backbone that is not trained come first.
     """
-    if experiment.config.model.train == "embedding":
+    if build.keeps_features(experiment.config.model):
         with report.measure("features"):
             experiment.make_features(run.state.variables)
     with report.measure("division"):

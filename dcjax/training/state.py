@@ -15,7 +15,12 @@ from dcjax.division.division import Division
 from dcjax.division.masks import inherit
 from dcjax.losses import Loss, memory
 from dcjax.losses.memory import Memory
-from dcjax.models.masked_embedder import MaskedEmbedder, join_variables, split_variables
+from dcjax.models.masked_embedder import (
+    MaskedEmbedder,
+    blank_image,
+    join_variables,
+    split_variables,
+)
 from dcjax.training import optimizers
 
 Tree = dict[str, Any]
@@ -78,8 +83,7 @@ def create(
 ) -> TrainState:
     """Draws a fresh state with one cluster, and a cross-batch memory of this size."""
     model_key, loss_key = jax.random.split(key)
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
-    initial = jax.jit(model.init)(model_key, images)
+    initial = jax.jit(model.init)(model_key, blank_image(model, image_size))
     # Flax keeps BatchNorm's statistics in float32 whatever the model's type.
     initial = jax.tree.map(lambda x: x.astype(model.dtype), initial)
     params, masks, batch_stats = split_variables(initial)

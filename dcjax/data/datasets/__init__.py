@@ -16,7 +16,7 @@ __all__ = ["KNOWN", "SOURCES", "ImageSet", "Splits", "known_options", "load", "l
 # Modules of this package, imported when asked for: scikit-learn and scipy.io take seconds that
 # other data sets need not pay.
 KNOWN = (
-    *("cars", "cub", "digits", "folder", "grocery"),
+    *("cars", "cub", "digits", "features", "folder", "grocery"),
     *("inshop", "manifest", "omniglot", "sop", "vid"),
 )
 
