@@ -69,12 +69,12 @@ def _config(file: Path, **changes: Any) -> ConfigDict:
         "dataset.features": str(file),
         "model.embedding_dim": 8,
         "division.max_clusters": 2,
-        "division.every_epochs": 4,
+        "division.every_epochs": 2,
         "sampling.batch_size": 32,
         "optimizer.learning_rate": 1e-2,
         "eval.nmi": "never",
         "eval.every_epochs": 0,
-        "train.num_epochs": 12,
+        "train.num_epochs": 3,
         "train.report": False,
     }
     named = {name.replace("__", "."): value for name, value in changes.items()}
@@ -95,7 +95,7 @@ def test_run_learns_and_divides_on_features_of_any_origin(
     workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = _write_parquet(tmp_path)
-    scores = train(_config(file), str(tmp_path / "run"))
+    scores = train(_config(file, train__num_epochs=10), str(tmp_path / "run"))
     output = capsys.readouterr().out
     assert "train 144 images of 12 classes, query 144 images of 12 classes" in output
     assert "features of 16 numbers, no backbone" in output
@@ -152,7 +152,7 @@ def test_run_on_features_continues_bit_for_bit_and_is_evaluated_without_training
 ) -> None:
     whole = dcjax.load(str(workdir))
     file = _write_array(tmp_path, ("train", "train", "test", "train"))
-    for num_epochs in (5, 12):
+    for num_epochs in (1, 3):
         train(_config(file, train__num_epochs=num_epochs), str(tmp_path / "run"))
     parts = dcjax.load(str(tmp_path / "run"))
     assert isinstance(whole, dcjax.Embedder)
@@ -166,6 +166,17 @@ def test_run_on_features_continues_bit_for_bit_and_is_evaluated_without_training
     assert parts.evaluate() == whole.evaluate()
     with pytest.raises(DcjaxError, match="require the splits train and test"):
         train(_config(file), str(tmp_path / "other"))
+
+
+def test_batches_side_by_side_on_the_devices_train_the_same_network(tmp_path: Path) -> None:
+    file, embedded = _write_array(tmp_path), []
+    changes = {"division__hierarchy": "direct", "sampling__clusters_per_step": 2}
+    for parallel in (1, 2):
+        workdir = str(tmp_path / f"run {parallel}")
+        config = _config(file, devices__cluster_parallel=parallel, train__num_epochs=1, **changes)
+        train(config, workdir)
+        embedded.append(dcjax.load(workdir)(_vectors()))
+    np.testing.assert_allclose(*embedded, atol=1e-3)
 
 
 def _cut(file: Path) -> None:

@@ -127,11 +127,10 @@ def test_run_on_features_divides_and_is_evaluated_exported_and_loaded_with_pictu
     np.testing.assert_allclose(loaded(pixels), run(pixels), atol=1e-5)
 
 
-@pytest.mark.parametrize("views", [0, 2])
-def test_run_on_features_continues_bit_for_bit(tmp_path: Path, views: int) -> None:
+def test_run_on_features_continues_bit_for_bit(tmp_path: Path) -> None:
     states = {}
-    changes = {"dataset__feature_views": views, "augment__crop": "random_resized"}
-    for name, parts in (("whole", (3,)), ("parts", (1, 3))):
+    changes = {"dataset__feature_views": 2, "augment__crop": "random_resized"}
+    for name, parts in (("whole", (2,)), ("parts", (1, 2))):
         for num_epochs in parts:
             config = _config(train__num_epochs=num_epochs, **changes)
             train(config, str(tmp_path / name))
@@ -204,7 +203,7 @@ def test_views_of_an_image_are_augmented_differently_and_each_is_drawn() -> None
         ({"model.train": "last_blocks"}, "require model.batch_norm=frozen, got train"),
         (
             {"model.train": "all", "dataset.feature_views": 3},
-            "require 0, or model.train=embedding, got 3 and model.train=all.",
+            "require 0, or model.train=embedding with a backbone, got 3, model.train=all and ",
         ),
     ],
 )
