@@ -110,6 +110,7 @@ def test_embedder_of_features_takes_features(workdir: Path) -> None:
     assert isinstance(run, dcjax.Embedder)
     splits = run.load_test()
     assert splits.query.name(0) == "24.png"
+    assert splits.query.select([3, 1]).name(0) == "27.png"
     embedded = run(splits.query.images.tolist())
     np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(run.embed(splits.query, lambda _: None), embedded, atol=1e-6)
