@@ -40,7 +40,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random: weights, division, batches, pixels
 
     config.dataset = dataset = ConfigDict()
-    # cars, cub, digits, duke, folder, grocery, inshop, manifest, market, omniglot, sop, veri or vid
+    # cars, cub, digits, duke, features, folder, grocery, inshop, manifest, market, omniglot, sop,
+    # veri or vid
     dataset.name = "folder"
     dataset.root = ""  # folder with the data; for tfds: its data folder, "" its default
     # Of cars, cub, inshop, sop and vid: folder (the extracted archive), tfds (what
@@ -50,7 +51,10 @@ def get_config() -> ConfigDict:
     # Fetch what is missing: images, and weights by a hub name; else say where to get it.
     dataset.download = False
     dataset.manifest = ""  # manifest: table of the images, .csv, .tsv or .parquet
-    dataset.test_classes = 0.5  # folder: share of the classes held out, the last in sorted order
+    # features: file of vectors with labels in the place of images, .parquet, or .npy beside a .csv
+    dataset.features = ""
+    # folder, and features without a column split: share of the classes held out, the last in order
+    dataset.test_classes = 0.5
     dataset.test_list = "large"  # vid: small, medium or large
     # Training classes that are held out to choose by (eval.best_by, train.stop_after): a share,
     # which ones by their names alone; or a list of names. Neither: none, or those that a table has
@@ -69,6 +73,10 @@ def get_config() -> ConfigDict:
     # the strategy standard). All but none are for crops that begin with the resize.
     dataset.cache = "none"
     dataset.cache_dir = ""  # "": dcjax/images in the user's cache folder
+    # Of model.train=embedding: augmented crops of each training image whose features are made once;
+    # a batch takes one of them at random. 0: the test crop. Features are kept in memory, or with
+    # dataset.cache=disk in files in cache_dir ("": dcjax/features).
+    dataset.feature_views = 0
     dataset.skip_unreadable = False  # drop and count images that cannot be read, not stop
     # Height times width of an image beyond which it cannot be read, by its header, before it takes
     # memory: 3 bytes a pixel decoded, 12 while it is resized. 0: no limit but TensorFlow's.
@@ -120,6 +128,12 @@ def get_config() -> ConfigDict:
     # DINOv2 or Hugging Face; or a repository on the Hugging Face hub, as timm/resnet50.tv_in1k or
     # facebook/dinov2-small; "": random weights.
     model.pretrained = ""
+    # What is trained: all; embedding (the backbone stays as it is, and its features are made once);
+    # or last_blocks of the backbone and the embedding.
+    model.train = "all"
+    # How many: of a ResNet, residual blocks (of ResNet-50, 3 are the last stage); of a ViT, blocks
+    # with the final norm.
+    model.last_blocks = 1
     model.embedding_dim = 512  # D
     model.masks = "learned"  # learned, fixed (0/1 blocks) or none (no subspaces)
     # How masks are combined: sum (P21 eq. 8), sum_l1, none.

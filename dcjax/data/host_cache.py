@@ -3,6 +3,7 @@
 The memory is filled at the start of a run; the file is written once for all runs.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -10,22 +11,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import filelock
 import numpy as np
 import numpy.typing as npt
-from etils import epath
 
-from dcjax.core import checksums, naming
-from dcjax.core.console import Console
 from dcjax.core.errors import InputError, file_errors
-from dcjax.data import pipeline
+from dcjax.data import cache_folders, pipeline
 from dcjax.data.datasets import ImageSet
 from dcjax.data.quiet_tensorflow import tf
 from dcjax.distributed import processes
 
 _FORMAT = 2  # of the file; to be increased when decoding changes
-_DATA = "data"  # the sub-folder of the files that have checksums
-_PIXELS, _SIZES, _KEY = "pixels", "sizes.npy", "key"
+_PIXELS, _SIZES = "pixels", "sizes.npy"
 
 
 class Decoded(NamedTuple):
@@ -85,45 +81,19 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
 
 
 def _map_file(stream: pipeline.Stream, folder: str) -> Decoded:
-    """Maps the file of all images of a stream, after writing it if it does not exist.
-
-    It is written under a temporary name, so that an interrupted run leaves no incomplete file.
-    Every process verifies its checksums once per set and run, at 3 GB a second or the speed of the
-    disk; training would read all of it anyway.
-    """
-    caches = pathlib.Path(naming.expand(folder or _default_folder()))
-    place = caches / _key(stream.images, stream.augmentation.resize)
+    """Maps the file of all images of a stream, after writing it if it does not exist."""
+    caches = cache_folders.root(folder, "images")
+    place = caches / key(stream.images, stream.augmentation.resize)
     advice = "make room, or set dataset.cache_dir to another folder, or dataset.cache=none"
     with file_errors(f"dataset.cache=disk cannot be kept in {caches}", advice=advice):
-        if _damage(place):
-            caches.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(f"{place}.lock"):  # a run beside this one waits for the file
-                if reason := _damage(place):
-                    if place.exists():
-                        _say(f"{place} is damaged and made again: {reason}")
-                    _write(stream, place)
-        data = place / _DATA
+        data = cache_folders.find_or_write(place, functools.partial(_write, stream, place))
         return _arrange(np.memmap(data / _PIXELS, np.uint8, "r"), np.load(data / _SIZES))
 
 
-def _damage(place: pathlib.Path) -> str:
-    """Returns what is wrong with a cache's folder, "" if nothing is."""
-    try:
-        if (place / _DATA / _KEY).read_text() != place.name:
-            return "it holds other images than its name says"
-        if not (place / checksums.NAME).is_file():
-            return f"{checksums.NAME} is missing"
-        return checksums.damage(epath.Path(place), {_DATA}, part=0, num_parts=1)
-    except (OSError, ValueError) as error:
-        return " ".join(str(error).split())
-
-
-def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
+def _write(stream: pipeline.Stream, place: pathlib.Path, data: pathlib.Path) -> None:
+    """Writes the files of the cache at a place into a folder."""
     sizes = stream.resized_sizes()
-    unfinished = place.with_name(f"{place.name}.unfinished")
-    for leftover in (unfinished, place):  # of a run that was killed, or damaged since
-        shutil.rmtree(leftover, ignore_errors=True)
-    needed, free = _total_bytes(sizes), shutil.disk_usage(place.parent).free
+    needed, free = _total_bytes(sizes), shutil.disk_usage(data).free
     if needed > free:
         raise InputError(
             f"dataset.cache=disk needs {needed / 2**20:,.0f} MiB in {place.parent} for "
@@ -131,31 +101,10 @@ def _write(stream: pipeline.Stream, place: pathlib.Path) -> None:
             f"{free / 2**20:,.0f} MiB; set dataset.cache_dir to another disk, or a smaller "
             "dataset.resize."
         )
-    data = unfinished / _DATA
-    data.mkdir(parents=True)
-    try:
-        (data / _KEY).write_text(place.name)
-        np.save(data / _SIZES, sizes)
-        with open(data / _PIXELS, "wb") as file:
-            for image in _decode_images(stream, str(place)):
-                file.write(image.tobytes())
-        checksums.write(epath.Path(unfinished))
-        # Flushed before it is renamed, so that a power cut leaves no incomplete file.
-        for path in (*data.iterdir(), unfinished / checksums.NAME, data, unfinished):
-            _flush(path)
-        unfinished.rename(place)
-        _flush(place.parent)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _flush(path: pathlib.Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    np.save(data / _SIZES, sizes)
+    with open(data / _PIXELS, "wb") as file:
+        for image in _decode_images(stream, str(place)):
+            file.write(image.tobytes())
 
 
 def _decode_into_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded:
@@ -168,18 +117,11 @@ def _decode_into_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -
 def _decode_images(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
     """Yields all resized images, with a line and a progress bar on the terminal."""
     total = len(stream.images)
-    console = _say(f"decodes {total:,} images into {where}")
+    console = cache_folders.say(f"decodes {total:,} images into {where}")
     with console.progress("decoding", total=total, done=0) as move:
         for image in stream.resized_images():
             yield image
             move("images")
-
-
-def _say(text: str) -> Console:
-    """Prints a line about the cache, once for all processes."""
-    console = Console(quiet=not processes.is_first())
-    console.print_line(f"cache     {text}")
-    return console
 
 
 def _arrange(pixels: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int32]) -> Decoded:
@@ -191,11 +133,7 @@ def _total_bytes(sizes: npt.NDArray[np.int32]) -> int:
     return int(pipeline.num_bytes(sizes).sum())
 
 
-def _default_folder() -> str:
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dcjax", "images")
-
-
-def _key(images: ImageSet, resize: int) -> str:
+def key(images: ImageSet, resize: int) -> str:
     """Returns a name that identifies these images, in their current state, at this size.
 
     A file is identified by its path, size, mtime and ctime. Programs may set mtime (tar, rsync and

@@ -63,10 +63,10 @@ class Reader(EvalReader, Protocol):
 
 
 class Crops:
-    """Centre crops in memory, uint8[N, crop, crop, 3]; implements `EvalReader`."""
+    """Centre crops in memory, or features in their place; implements `EvalReader`."""
 
-    def __init__(self, crops: npt.NDArray[np.uint8]) -> None:
-        """Takes the crops."""
+    def __init__(self, crops: npt.NDArray[Any]) -> None:
+        """Takes the crops, uint8[N, crop, crop, 3], or features, float32[N, F]."""
         self.images = ImageSet(crops, np.zeros(len(crops), np.int32), ("",))
 
     def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[npt.NDArray]:
@@ -153,6 +153,17 @@ class Stream:
     def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[npt.NDArray]:
         """Returns the centre crops of these rows, on the host."""
         return self._batches(self._centered, rows.reshape(-1), batch_size=rows.shape[1])
+
+    def view_batches(self, rows: npt.NDArray[np.int32], *, view: int) -> Iterator[npt.NDArray]:
+        """Returns training crops of these rows, [S, B], as `eval_batches` does.
+
+        The crop of an image is that of the view, whichever rows are read with it.
+        """
+        shape = (len(self.images),)
+        draws = augment.draw(self.augmentation, shape, seed=self.seed, epoch=view)
+        flat = rows.reshape(-1)
+        kept = tf.nest.map_structure(lambda x: x[flat], draws)
+        return self._batches(self._augmented, flat, kept, batch_size=rows.shape[1])
 
     def resized_images(self) -> Iterator[npt.NDArray]:
         """Returns all images in order, uint8[h, w, 3], the shorter side resized."""

@@ -31,6 +31,8 @@ def create(
 ) -> list[bytes | None]:
     """Returns a thumbnail of each of these images, encoded as WebP; None if it cannot be read now.
 
+    Features in the place of images have none.
+
     The longer side has at most `size` pixels. Images of less than half of it are enlarged, if
     wanted, by a whole number, without smoothing, so that their pixels can be seen.
 
@@ -46,6 +48,8 @@ def create(
     decode = _decoder(max_pixels)
 
     def load(row: int) -> npt.NDArray[np.uint8] | None:
+        if images.num_features:
+            return None
         if images.in_memory:
             return images.images[row]
         try:

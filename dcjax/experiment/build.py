@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
@@ -16,7 +16,15 @@ from dcjax import losses
 from dcjax.core import plugins, streams
 from dcjax.core.errors import InputError, file_errors
 from dcjax.core.streams import DeviceStream
-from dcjax.data import crops, datasets, device_cache, host_cache, pipeline
+from dcjax.data import (
+    crops,
+    datasets,
+    device_cache,
+    feature_cache,
+    feature_reader,
+    host_cache,
+    pipeline,
+)
 from dcjax.distributed import devices
 from dcjax.division.division import Division
 from dcjax.experiment import cameras
@@ -25,6 +33,12 @@ from dcjax.losses import mining
 from dcjax.models import backbones, masked_embedder, pretrained
 from dcjax.retrieval import evaluation
 from dcjax.training import optimizers, rates, state, steps
+
+# Settings of the model on which the features of its backbone do not depend.
+_OF_NO_FEATURE = {
+    *("dropout", "embedding_dim", "masks", "test_masks", "orthogonality_weight"),
+    *("pretrained", "rematerialize", "train", "last_blocks"),
+}
 
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
 
@@ -38,15 +52,17 @@ class Network:
     Attributes:
       config: the experiment, see configs/default.py.
       mesh: the devices.
+      num_features: F of features that come in the place of images; 0: images.
     """
 
     config: ConfigDict
     mesh: Mesh
+    num_features: int = dataclasses.field(default=0, kw_only=True)
 
     @functools.cached_property
     def model(self) -> masked_embedder.MaskedEmbedder:
         """The network."""
-        return create_model(self.config)
+        return create_model(self.config, num_features=self.num_features)
 
     @functools.cached_property
     def augmentation(self) -> crops.Augmentation:
@@ -56,13 +72,20 @@ class Network:
     @functools.cached_property
     def abstract_variables(self) -> dict[str, Any]:
         """The model's variables as shapes and types; nothing is drawn or compiled."""
-        size = self.config.dataset.crop
-        images = jnp.zeros((1, size, size, 3), jnp.uint8)
-        return jax.eval_shape(self.model.init, self._initialization_key(), images)
+        image = masked_embedder.blank_image(self.model, self.config.dataset.crop)
+        return jax.eval_shape(self.model.init, self._initialization_key(), image)
 
     def open_test(self, splits: datasets.Splits) -> list[pipeline.Reader]:
         """Returns readers, from the files, of the query and, if there is one, of the gallery."""
-        return [self.stream(images) for images in splits.test_sets]
+        return [self.open(images) for images in splits.test_sets]
+
+    def open(
+        self, images: datasets.ImageSet, *, share: devices.Share = devices.WHOLE
+    ) -> pipeline.Reader:
+        """Returns a reader of images, from their files, or of features in their place."""
+        if images.num_features:
+            return feature_reader.FeatureReader(images, images.images, share=share)
+        return self.stream(images, share=share)
 
     def stream(
         self,
@@ -142,15 +165,6 @@ class Network:
         ]
         return self._score(embeddings, readers, with_nmi=self.config.eval.nmi != "never")
 
-    def score_untrained(
-        self, readers: Sequence[pipeline.Reader], variables: dict[str, Any]
-    ) -> dict[str, dict[str, float]]:
-        """Returns the scores of pooled backbone features and, if wanted, of pixels, by name."""
-        scores = {"raw pixels": self.score_pixels(readers)} if self.config.eval.pixels else {}
-        features = [self.embed(reader, variables, output="backbone") for reader in readers]
-        with_nmi = self.config.eval.nmi == "always"
-        return {**scores, "backbone features": self._score(features, readers, with_nmi=with_nmi)}
-
     @functools.cached_property
     def _embed_step(self) -> Callable[..., dict[str, jax.Array]]:
         rows = devices.rows_sharding(self.mesh)
@@ -191,6 +205,10 @@ class Experiment(Network):
     """
 
     splits: datasets.Splits
+
+    def __post_init__(self) -> None:
+        """Takes the number of features from the data."""
+        object.__setattr__(self, "num_features", self.splits.query.num_features)
 
     @functools.cached_property
     def loss(self) -> losses.Loss:
@@ -268,6 +286,40 @@ class Experiment(Network):
             kind=self.config.model.masks,
         )
 
+    def make_features(self, variables: dict[str, Any]) -> None:
+        """Computes the features of all images, which readers give in place of images from here on.
+
+        For a backbone that stays as it is. Of the training images, they are the features of
+        `dataset.feature_views` augmented crops too.
+
+        Args:
+          variables: of the model.
+        """
+        dataset, rows = self.config.dataset, devices.rows_sharding(self.mesh)
+        step = jax.jit(
+            functools.partial(steps.pool_step, model=self.model),
+            in_shardings=(self.replicated, rows),
+            out_shardings=rows,
+        )
+
+        def compute(reader: pipeline.EvalReader) -> np.ndarray:
+            size = self.config.eval.batch_size
+            pooled = evaluation.embed(
+                reader, step, variables, output="backbone", sharding=rows, batch_size=size
+            )
+            return evaluation.fetch(pooled, len(reader.images))
+
+        # From here on, these readers are in the place of those of images.
+        vars(self)["_readers"] = feature_cache.create(
+            [self.stream(images) for images in self._sets],
+            compute,
+            num_features=variables["params"]["embedding"]["kernel"].shape[0],
+            num_views=dataset.feature_views,
+            backbone=_feature_identity(self.config.model, variables),
+            folder=dataset.cache_dir if dataset.cache == "disk" else None,
+            share=self._share,
+        )
+
     @property
     def train_reader(self) -> pipeline.Reader:
         """The reader of the training images.
@@ -285,6 +337,17 @@ class Experiment(Network):
     def validation_reader(self) -> pipeline.Reader | None:
         """The reader of the validation images; None without them."""
         return None if self.splits.validation is None else self._readers[-1]
+
+    def score_untrained(self, variables: dict[str, Any]) -> dict[str, dict[str, float]]:
+        """Returns the scores of pooled backbone features and, if wanted, of pixels, by name."""
+        readers, scores = self.test_readers, {}
+        if self.config.eval.pixels:
+            reads_features = any(isinstance(x, feature_reader.FeatureReader) for x in readers)
+            pixels = self.open_test(self.splits) if reads_features else readers
+            scores["raw pixels"] = self.score_pixels(pixels)
+        features = [self.embed(reader, variables, output="backbone") for reader in readers]
+        with_nmi = self.config.eval.nmi == "always"
+        return {**scores, "backbone features": self._score(features, readers, with_nmi=with_nmi)}
 
     def load_pretrained(self, say: Callable[[str], None]) -> Weights | None:
         """Loads published weights of the backbone; None if training starts from random ones.
@@ -312,13 +375,10 @@ class Experiment(Network):
     @functools.cached_property
     def _readers(self) -> list[pipeline.Reader]:
         """Readers of all image sets, through a cache where `dataset.cache` says so."""
-        config, dataset = self.config, self.config.dataset
-        sampled = config.sampling
-        share = devices.share_of_batch(self.mesh, sampled.clusters_per_step, sampled.batch_size)
-        sets = [self.splits.train, *self.splits.test_sets]
-        if self.splits.validation is not None:
-            sets.append(self.splits.validation)
-        files = [self.stream(images, share=share) for images in sets]
+        dataset, share = self.config.dataset, self._share
+        if self.num_features:
+            return [self.open(images, share=share) for images in self._sets]
+        files = [self.stream(images, share=share) for images in self._sets]
         if dataset.cache == "none":
             return list(files)
         if dataset.cache == "device":
@@ -326,8 +386,20 @@ class Experiment(Network):
         folder = dataset.cache_dir if dataset.cache == "disk" else None
         return [
             self.stream(images, host_cache.create_source(decoded), share=share)
-            for images, decoded in zip(sets, host_cache.create(files, folder), strict=True)
+            for images, decoded in zip(self._sets, host_cache.create(files, folder), strict=True)
         ]
+
+    @property
+    def _sets(self) -> list[datasets.ImageSet]:
+        """The training images, the test images and, if there are any, the validation images."""
+        validation = [] if self.splits.validation is None else [self.splits.validation]
+        return [self.splits.train, *self.splits.test_sets, *validation]
+
+    @property
+    def _share(self) -> devices.Share:
+        """The part of a step's images that this process reads."""
+        sampled = self.config.sampling
+        return devices.share_of_batch(self.mesh, sampled.clusters_per_step, sampled.batch_size)
 
     def _draw_state(self, weights: Weights | None) -> state.TrainState:
         fresh = state.create(
@@ -337,6 +409,7 @@ class Experiment(Network):
             key=self._initialization_key(),
             image_size=self.config.dataset.crop,
             memory_size=self.config.loss.memory_size,
+            trained_modules=trained_modules(self.config.model, self.model),
         )
         if weights is not None:
             params, statistics = weights
@@ -407,9 +480,20 @@ def scored_dims(config: ConfigDict) -> tuple[int, ...]:
 
 
 def create_model(
-    config: ConfigDict, *, convolution: str | None = None, attention: str | None = None
+    config: ConfigDict,
+    *,
+    convolution: str | None = None,
+    attention: str | None = None,
+    num_features: int = 0,
 ) -> masked_embedder.MaskedEmbedder:
-    """Builds the masked embedder; `convolution` and `attention` replace those of the config."""
+    """Builds the masked embedder.
+
+    Args:
+      config: the experiment.
+      convolution: replaces that of the config.
+      attention: replaces that of the config.
+      num_features: F, for a network without a backbone.
+    """
     model = config.model
     return masked_embedder.create(
         model.backbone,
@@ -429,7 +513,37 @@ def create_model(
         test_masks=model.test_masks,
         cluster_parallel=config.devices.cluster_parallel,
         chunk_size=config.sampling.chunk_size,
+        num_features=num_features,
     )
+
+
+def trains_backbone(settings: ConfigDict) -> bool:
+    """Returns whether a part of a backbone is trained."""
+    return settings.backbone != backbones.NONE and settings.train != "embedding"
+
+
+def keeps_features(settings: ConfigDict) -> bool:
+    """Returns whether the features of images are made once, by a backbone that is not trained."""
+    return settings.backbone != backbones.NONE and settings.train == "embedding"
+
+
+def trained_modules(
+    settings: ConfigDict, model: masked_embedder.MaskedEmbedder
+) -> frozenset[str] | None:
+    """Returns the names of the backbone's modules that are trained; None: all of them."""
+    return backbones.trained_modules(model.backbone, settings.train, settings.last_blocks)
+
+
+def _feature_identity(settings: ConfigDict, variables: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the features of a backbone depend on: its weights, and settings of the model."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(variables)):
+        name = jax.tree_util.keystr(path)
+        if "['backbone']" in name:
+            digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+    kept = {name: x for name, x in settings.to_dict().items() if name not in _OF_NO_FEATURE}
+    return {"weights": digest.hexdigest(), "settings": kept}
 
 
 def plan_options(sampled: ConfigDict) -> dict[str, Any]:

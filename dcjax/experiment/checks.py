@@ -27,6 +27,7 @@ def check_evaluation(config: ConfigDict) -> None:
       SettingError: naming the setting, its value and what is allowed.
     """
     settings.check(config)
+    _check_features(config)
     if config.dataset.crop > config.dataset.resize:
         raise SettingError(
             f"Require dataset.crop <= dataset.resize, got {config.dataset.crop} and "
@@ -65,7 +66,20 @@ def check_training(config: ConfigDict) -> Mesh:
     _check_matryoshka(config)
     _check_weights(config.model)
     _check_memory(config.loss, config.sampling, config.train.num_epochs)
-    _check_cache(config.dataset, config.augment)
+    if build.trains_backbone(config.model):  # else features are kept, not the images
+        _check_cache(config.dataset, config.augment)
+    if config.dataset.feature_views and not build.keeps_features(config.model):
+        raise SettingError(
+            "dataset.feature_views are of images whose features are made once: require 0, or "
+            f"model.train=embedding with a backbone, got {config.dataset.feature_views}, "
+            f"model.train={config.model.train} and model.backbone={config.model.backbone}."
+        )
+    if config.sampling.chunk_size and not build.trains_backbone(config.model):
+        raise SettingError(
+            "Chunks of a batch go through a backbone that is trained: require "
+            f"sampling.chunk_size=0 with model.train={config.model.train} and "
+            f"model.backbone={config.model.backbone}, got {config.sampling.chunk_size}."
+        )
     select = config.eval.select
     if select in ("best", "best_test") and not config.checkpoint.keep_best:
         raise SettingError(f"eval.select={select} requires checkpoint.keep_best >= 1, got 0.")
@@ -79,7 +93,7 @@ def check_training(config: ConfigDict) -> Mesh:
             "train.stop_after counts evaluations: require eval.every_epochs >= 1, got 0."
         )
     try:
-        build.create_model(config)
+        build.trained_modules(config.model, build.create_model(config))
         build.create_optimizer(config.optimizer, config.model.backbone)
         build.create_rates(config.optimizer, config.train.num_epochs)
         if config.model.backbone in vit.SIZES:
@@ -91,6 +105,18 @@ def check_training(config: ConfigDict) -> Mesh:
     except InputError as error:
         raise SettingError(str(error)) from error
     return mesh
+
+
+def _check_features(config: ConfigDict) -> None:
+    name, backbone = config.dataset.name, config.model.backbone
+    has_features, has_backbone = name == "features", backbone != backbones.NONE
+    if has_features == has_backbone:
+        raise SettingError(
+            "Features in the place of images have no backbone: require dataset.name=features and "
+            f"model.backbone=none together, got dataset.name={name} and model.backbone={backbone}."
+        )
+    if has_features and config.eval.pixels:
+        raise SettingError("dataset.name=features has no pixels: require eval.pixels=False.")
 
 
 def _check_sampling(sampled: ConfigDict, mesh: Mesh) -> None:
@@ -124,7 +150,7 @@ def _check_chunks(sampled: ConfigDict, mesh: Mesh) -> None:
 def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
     division.check_options(max_clusters=dividing.max_clusters, hierarchy=dividing.hierarchy)
     freeze, period = dividing.freeze_backbone_epochs, dividing.every_epochs
-    if dividing.max_clusters > 1 and freeze >= period:
+    if build.trains_backbone(model) and dividing.max_clusters > 1 and freeze >= period:
         raise SettingError(
             "Require division.freeze_backbone_epochs < division.every_epochs, got "
             f"{freeze} and {period}: the backbone would never be trained."
@@ -147,6 +173,11 @@ def _check_matryoshka(config: ConfigDict) -> None:
 
 
 def _check_weights(model: ConfigDict) -> None:
+    if model.backbone == backbones.NONE and model.pretrained:
+        raise SettingError(
+            "model.pretrained has weights of a backbone: leave it empty with model.backbone=none, "
+            f"got {model.pretrained!r}."
+        )
     if plugins.is_custom(model.backbone) and model.pretrained:
         raise SettingError(
             f"model.pretrained has weights of {', '.join(backbones.NAMES)}, but model.backbone="

@@ -104,7 +104,7 @@ class Embedder:
 
         Args:
           images: n pictures in order, as `pictures.CropReader.batches` takes them; read batch by
-            batch.
+            batch. Of a run on features: these, an array of floats [n, F].
 
         Returns:
           float32 [n, D], rows L2-normalised.
@@ -113,12 +113,35 @@ class Embedder:
           InputError: for pictures of another type or shape, or a file that cannot be read.
         """
         most = devices.round_up(self.config.eval.batch_size, self._network.mesh.size)
-        batches = self._reader.batches(images, most)
-        parts = [self._embed(crops, most) for crops in batches]
+        parts = [self._embed(batch, most) for batch in self._batches(images, most)]
         empty = np.zeros((0, self.config.model.embedding_dim), np.float32)
         return np.concatenate(parts) if parts else empty
 
-    def _embed(self, crops: npt.NDArray[np.uint8], most: int) -> np.ndarray:
+    @property
+    def num_features(self) -> int:
+        """F of the features that it takes in the place of images; 0: it takes images."""
+        return self._network.num_features
+
+    def _batches(self, images: Any, size: int) -> Iterator[npt.NDArray[Any]]:
+        """Returns the crops of pictures, or features in their place, in batches."""
+        if not self.num_features:
+            return self._reader.batches(images, size)
+        features = self._parse_features(images)
+        return (features[start : start + size] for start in range(0, len(features), size))
+
+    def _parse_features(self, features: Any) -> npt.NDArray[np.float32]:
+        required = f"Require finite features [n, {self.num_features}], as the run was trained on"
+        try:
+            array = np.asarray(features, np.float32)
+        except (TypeError, ValueError):
+            raise InputError(f"{required}, got what is no array of numbers.") from None
+        if array.ndim != 2 or array.shape[1] != self.num_features:
+            raise InputError(f"{required}, got an array {list(array.shape)}.")
+        if not np.isfinite(array).all():
+            raise InputError(f"{required}, got NaN or infinity.")
+        return array
+
+    def _embed(self, crops: npt.NDArray[Any], most: int) -> np.ndarray:
         embeddings = self._network.embed(
             pipeline.Crops(crops),
             self._variables,
@@ -140,7 +163,7 @@ class Embedder:
           InputError: naming an image that cannot be read.
           DivergedError: if an embedding is not finite.
         """
-        reader = _CountingReader(self._network.stream(images), advance)
+        reader = _CountingReader(self._network.open(images), advance)
         embeddings = self._network.embed(reader, self._variables)
         return evaluation.fetch(embeddings, len(images))
 
@@ -215,7 +238,16 @@ class Embedder:
         checks.check_query(self.config, splits)
 
     def export(self) -> bytes:
-        """Returns the embedder as a file that JAX alone can run, see `exported.serialize`."""
+        """Returns the embedder as a file that JAX alone can run, see `exported.serialize`.
+
+        Raises:
+          InputError: of a run on features, which has no network of images.
+        """
+        if self.num_features:
+            raise InputError(
+                "--mode=export writes a network of images, and the run was trained on features; "
+                "load it by dcjax.load, which takes features."
+            )
         return exported.serialize(self._network, self._variables)
 
     def search(
@@ -320,7 +352,9 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
         checkpoints = Checkpoints(str(folder), read_only=True, best_by=best_by)
         chosen = _select(checkpoints, config.eval, saved, meta["progress"], str(folder))
     processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
-    network = build.Network(config, devices.create_mesh())
+    data = meta.get("data") or {}
+    num_features = data.get("query", {}).get("num_features", 0)
+    network = build.Network(config, devices.create_mesh(), num_features=num_features)
     variables = checkpoints.restore_model(chosen, network.abstract_variables)
     meta = checkpoints.meta(chosen)
     progress = Progress(**meta["progress"])

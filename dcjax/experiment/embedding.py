@@ -18,10 +18,10 @@ from dcjax.core import naming
 from dcjax.core.console import Console
 from dcjax.core.errors import FileError, InputError, file_errors
 from dcjax.data import decoding
-from dcjax.data.datasets import ImageSet, Splits, listing
+from dcjax.data.datasets import ImageSet, Splits, embedding_files, listing
 from dcjax.distributed import devices
 from dcjax.experiment import same_run
-from dcjax.retrieval import embedding_files, embedding_writer
+from dcjax.retrieval import embedding_writer
 from dcjax.retrieval.embedding_parts import Part, Parts
 from dcjax.retrieval.embedding_writer import Block
 from dcjax.runs import locks
@@ -106,6 +106,11 @@ def load(run: Run, images: str | None, *, flag: str = "--images") -> Source:
             sets = zip(("query", "gallery"), splits.test_sets, strict=True)
             names = [np.full(len(images), name) for name, images in sets]
         return Source(splits.test_sets, True, names, are_checked=True)
+    if dataset.name == "features":
+        raise InputError(
+            f"The run was trained on features and embeds no images: leave out {flag} to embed its "
+            "test features, or give others to dcjax.load."
+        )
     listed = listing.load(images, flag=flag)
     are_checked = not dataset.skip_unreadable
     if are_checked:

@@ -24,7 +24,7 @@ from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import processes
 from dcjax.division import division, host_kmeans, sampling
 from dcjax.division.sampling import Plan
-from dcjax.experiment import cameras, same_run, sentences, versions
+from dcjax.experiment import build, cameras, same_run, sentences, versions
 from dcjax.experiment.schedule import Schedule
 from dcjax.retrieval.evaluation import RERANKED
 from dcjax.runs import curves, times, workdirs
@@ -200,10 +200,13 @@ class Reporter:
             line(f"          ... and {more} more such classes; --mode=check_data lists all")
         size = sum(leaf.size for leaf in jax.tree.leaves(run.params)) / 1e6
         model = config.model
+        backbone = model.backbone
+        if splits.query.num_features:
+            backbone = f"features of {splits.query.num_features} numbers, no backbone"
         line(
-            f"model     {model.backbone}, {size:.2f} M parameters, from "
+            f"model     {backbone}, {size:.2f} M parameters, from "
             f"{model.pretrained or 'random weights'}; embedding {model.embedding_dim}, "
-            f"masks {model.masks}"
+            f"masks {model.masks}{_trained_part(model)}"
         )
         loss = config.loss
         options = loss.custom if plugins.is_custom(loss.name) else loss[loss.name]
@@ -460,6 +463,12 @@ class Reporter:
 
 def _device_kinds() -> list[str]:
     return sorted({device.device_kind for device in jax.devices()})
+
+
+def _trained_part(model: ConfigDict) -> str:
+    if model.train == "last_blocks":
+        return f"; trained from block {model.last_blocks} from the end on"
+    return "; the backbone is not trained" if build.keeps_features(model) else ""
 
 
 def _agreement_with_labels(clusters: division.Division, labels: np.ndarray) -> float:

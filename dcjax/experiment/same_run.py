@@ -21,6 +21,7 @@ _FREE = {
     "dataset.cache_dir",
     "dataset.complete",
     "dataset.download",
+    "dataset.features",  # the features in the file are compared
     "dataset.manifest",
     "dataset.num_threads",
     "dataset.root",
@@ -70,6 +71,7 @@ _FREE_IN_EVALUATION = {
 # Those of _FREE that may change scores, besides eval.
 _SCORED = {
     "dataset.complete",
+    "dataset.features",
     "dataset.manifest",
     "dataset.root",
     "dataset.skip_unreadable",
@@ -102,6 +104,7 @@ def fingerprint(images: datasets.ImageSet) -> dict[str, int]:
         "super_classes": naming.checksum(images.super_classes or ()),
         "content": zlib.crc32(np.ascontiguousarray(content).data),
         **({} if images.cameras is None else {"cameras": naming.checksum(images.cameras.tolist())}),
+        **({"num_features": images.num_features} if images.num_features else {}),
     }
 
 

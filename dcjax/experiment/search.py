@@ -15,10 +15,9 @@ from dcjax.core import naming
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError, nearest
 from dcjax.core.ranges import require_whole
-from dcjax.data.datasets import ImageSet
+from dcjax.data.datasets import ImageSet, embedding_files
+from dcjax.data.datasets.embedding_files import Embeddings
 from dcjax.experiment import embedding
-from dcjax.retrieval import embedding_files
-from dcjax.retrieval.embedding_files import Embeddings
 from dcjax.retrieval.neighbors import Gallery
 from dcjax.runs.preemption import StopRequest
 
@@ -220,7 +219,8 @@ def _join(title: str, embedded: Embeddings, images: ImageSet) -> Images:
     if len(names) < len(images):
         rows = {images.name(row): row for row in range(len(images))}
         images = images.select([rows[name] for name in names])
-    return Images(title, embedded.vectors, embedded.labels, embedded.classes, names, images)
+    pictures = None if images.num_features else images
+    return Images(title, embedded.vectors, embedded.labels, embedded.classes, names, pictures)
 
 
 def _load_file(run: embedding.Run, path: Path) -> Images:

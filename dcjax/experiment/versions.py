@@ -38,6 +38,8 @@ class Change:
 CHANGES: tuple[Change, ...] = (
     Change(
         added={
+            "dataset.feature_views": 0,
+            "dataset.features": "",
             "dataset.max_pixels": 0,
             "eval.dims": (),
             "loss.arcface.least_margin": 0.0,
@@ -60,8 +62,10 @@ CHANGES: tuple[Change, ...] = (
             "dataset.validation_fold": 0,
             "dataset.validation_list": (),
             "dataset.validation_unit": "class",
+            "model.last_blocks": 1,
             "model.pixels": "auto",
             "model.rematerialize": False,
+            "model.train": "all",
             "model.vit.attention": "auto",
             "model.vit.layer_scale": True,
             "model.vit.mlp": "gelu",

@@ -16,7 +16,9 @@ from dcjax.models.pixel_statistics import Statistics
 from dcjax.models.resnet import ResNet
 
 NAMES = (*sorted(resnet.BACKBONES), *vit.SIZES)
+NONE = "none"  # the name for features in the place of images
 BATCH_NORMS = ("frozen", "train")
+TRAINED = ("all", "embedding", "last_blocks")  # what is trained, see `trained_modules`
 _NUM_STAGES, _WIDTH = 4, 64  # of a published ResNet
 
 
@@ -86,8 +88,8 @@ def create(
     pooling: str,
     dtype: Any,
     param_dtype: Any,
-) -> nn.Module:
-    """Builds a backbone; see `masked_embedder.create`.
+) -> nn.Module | None:
+    """Builds a backbone, None for "none"; see `masked_embedder.create`.
 
     Raises:
       InputError: if a name is unknown, a number out of range, or an option of another backbone.
@@ -100,7 +102,9 @@ def create(
                 f"model.backbone={name}, whose module may have flax.linen.remat."
             )
         return plugins.load(name, nn.Module)(dtype=dtype, **custom)
-    require_known("model.backbone", name, NAMES)
+    if name == NONE:
+        return None
+    require_known("model.backbone", name, (*NAMES, NONE))
     types = {"dtype": dtype, "param_dtype": param_dtype}
     if name in vit.SIZES:
         if (num_stages, width) != (_NUM_STAGES, _WIDTH):
@@ -161,7 +165,49 @@ def layer_factors(name: str, decay: float) -> dict[str, float]:
     return vit.layer_factors(name, decay)
 
 
-def choose_statistics(pixels: str, name: str, backbone: nn.Module) -> Statistics:
+def trained_modules(
+    backbone: nn.Module | None, trained: str, last_blocks: int
+) -> frozenset[str] | None:
+    """Returns the names of the modules of a backbone that are trained; None: all of them.
+
+    A block is a residual block of a ResNet, or attention and MLP of a vision transformer, whose
+    final norm is trained with the last block.
+
+    Args:
+      backbone: the network; None: there is none.
+      trained: "all"; "embedding", so none; or "last_blocks".
+      last_blocks: how many these are, from 1 on.
+
+    Raises:
+      InputError: if it has fewer; if it is custom, so that its blocks are not known; or if its
+        running statistics would change.
+    """
+    require_known("model.train", trained, TRAINED)
+    if backbone is None and trained != "last_blocks":
+        return frozenset()
+    if trained != "last_blocks":
+        return None if trained == "all" else frozenset()
+    if not isinstance(backbone, ResNet | vit.ViT):
+        raise InputError(
+            "model.train=last_blocks is for the backbones of dcjax, whose blocks are known: "
+            "require model.train=all or embedding for one of your own, and for none."
+        )
+    if isinstance(backbone, ResNet) and not backbone.frozen_statistics:
+        raise InputError(
+            "model.train=last_blocks leaves the blocks before as they are: require "
+            "model.batch_norm=frozen, got train, which changes their running statistics."
+        )
+    names = backbone.block_names
+    if not 1 <= last_blocks <= len(names):
+        raise InputError(
+            f"model.last_blocks must be 1 to {len(names)}, the blocks of the backbone, got "
+            f"{last_blocks}."
+        )
+    last = frozenset(names[-last_blocks:])
+    return last | {"norm"} if isinstance(backbone, vit.ViT) else last
+
+
+def choose_statistics(pixels: str, name: str, backbone: nn.Module | None) -> Statistics:
     """Returns the mean and deviation of pixels that a backbone expects.
 
     Published ResNets and vision transformers with LayerScale (DINOv2) are trained with ImageNet's.

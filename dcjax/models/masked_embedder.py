@@ -35,7 +35,7 @@ class MaskedEmbedder(nn.Module):
     Attributes:
       backbone: network from images [batch, h, w, 3], in the mean and deviation of `statistics`, and
         the keyword train to a feature map [batch, h', w', F]; or to a class token [batch, F] and a
-        feature map.
+        feature map. None: features of F numbers come in the place of images.
       embedding_dim: D, width of the embedding.
       max_clusters: K_max, rows of the collection `masks`.
       statistics: mean and deviation of the pixels that the backbone expects.
@@ -46,10 +46,11 @@ class MaskedEmbedder(nn.Module):
         `devices.create_mesh`.
       chunk_size: images that the backbone takes at a time in training, a divisor of their number
         and a multiple of the number of devices; 0: all.
+      num_features: F, where there is no backbone.
       dtype: of pixels, parameters and all operations after the backbone.
     """
 
-    backbone: nn.Module
+    backbone: nn.Module | None
     embedding_dim: int
     max_clusters: int
     statistics: Statistics
@@ -58,6 +59,7 @@ class MaskedEmbedder(nn.Module):
     test_masks: str
     cluster_parallel: int = 1
     chunk_size: int = 0
+    num_features: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -72,7 +74,8 @@ class MaskedEmbedder(nn.Module):
         """Embeds images, in the order of operations of P21: mask first, then normalise.
 
         Args:
-          images: uint8 [batch, h, w, 3] or [C, B, h, w, 3] in RGB.
+          images: uint8 [batch, h, w, 3] or [C, B, h, w, 3] in RGB; or their pooled features, of a
+            floating type, [batch, F] or [C, B, F], with which the backbone computes nothing.
           clusters: int32 [...] without the last of the leading axes: the cluster of each batch,
             whose mask is applied. None applies the combined mask.
           full_embedding: whether to apply the combined mask in any case.
@@ -86,12 +89,10 @@ class MaskedEmbedder(nn.Module):
         mask = self.variable(
             "masks", "masks", masks.initial, self.max_clusters, self.embedding_dim
         ).value.astype(self.dtype)
-        flat = _flatten_batches(images, self.cluster_parallel)
-        if train and self.chunk_size:
-            pooled = self._pool_in_chunks(flat)
+        if jnp.issubdtype(images.dtype, jnp.floating):
+            pooled = images.astype(self.dtype)
         else:
-            pooled = self._pool(flat, train=train)
-        pooled = _unflatten_batches(pooled, images.shape[:-3], self.cluster_parallel)
+            pooled = self.pool(images, train=train)
         init = torch_linear(pooled.shape[-1])
         embedding = nn.Dense(
             self.embedding_dim,
@@ -110,8 +111,19 @@ class MaskedEmbedder(nn.Module):
             outputs |= {"unmasked": masks.l2_normalize(embedding), "mask": trained}
         return outputs | {"embedding": masks.apply(embedding, chosen)}
 
-    def _pool(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def pool(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Returns the backbone's pooled features [..., F] of images, see `__call__`."""
+        flat = _flatten_batches(images, self.cluster_parallel)
+        if train and self.chunk_size:
+            pooled = self._pool_in_chunks(flat)
+        else:
+            pooled = self._pool_flat(flat, train=train)
+        return _unflatten_batches(pooled, images.shape[:-3], self.cluster_parallel)
+
+    def _pool_flat(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Returns the pooled features [n, F] of uint8 images [n, h, w, 3]."""
+        if self.backbone is None:
+            raise TypeError("A network without a backbone takes features, got images.")
         pixels = images.astype(self.dtype) / 255
         mean, std = (jnp.asarray(values, self.dtype) for values in self.statistics)
         features = self.backbone((pixels - mean) / std, train=train)
@@ -133,7 +145,7 @@ class MaskedEmbedder(nn.Module):
             )
 
         def pool(model: MaskedEmbedder, carry: None, chunk: jax.Array) -> tuple[None, jax.Array]:
-            return carry, model._pool(chunk, train=True)
+            return carry, model._pool_flat(chunk, train=True)
 
         # Statistics that training would change cannot be those of the whole batch.
         with_fixed_statistics = nn.map_variables(pool, "batch_stats")
@@ -153,6 +165,13 @@ class MaskedEmbedder(nn.Module):
                 "are: freeze its BatchNorm, or set sampling.chunk_size to 0."
             ) from error
         return pooled.swapaxes(0, 1).reshape(len(images), -1)
+
+
+def blank_image(model: MaskedEmbedder, size: int) -> jax.Array:
+    """Returns what a network takes for one image, zeros: uint8 [1, size, size, 3], or [1, F]."""
+    if model.backbone is None:
+        return jnp.zeros((1, model.num_features), jnp.float32)
+    return jnp.zeros((1, size, size, 3), jnp.uint8)
 
 
 def join_variables(params: Any, masks: Any, batch_stats: Any) -> dict[str, Any]:
@@ -206,9 +225,9 @@ def create(
     """Builds the embedder around the named backbone.
 
     Args:
-      name: one of `backbones.NAMES`; or "package.module:function", a function of your own that
-        takes the options `custom` and `dtype`, the type of its activations, and returns a backbone
-        as `MaskedEmbedder` has it.
+      name: one of `backbones.NAMES`; "none", for features in the place of images; or
+        "package.module:function", a function of your own that takes the options `custom` and
+        `dtype`, the type of its activations, and returns a backbone as `MaskedEmbedder` has it.
       custom: options of a backbone of your own.
       num_stages: of a ResNet, stages that are kept; the rest is cut off.
       width: of a ResNet, channels of the first stage; 64 is the published network.

@@ -144,6 +144,15 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """The names of its residual blocks, in order."""
+        return tuple(
+            _block_name(stage, index)
+            for stage, num_blocks in enumerate(self.stage_sizes)
+            for index in range(num_blocks)
+        )
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps normalised images [n, h, w, 3] to the last feature map."""
@@ -164,9 +173,13 @@ class ResNet(nn.Module):
         for stage, num_blocks in enumerate(self.stage_sizes):
             for index in range(num_blocks):
                 stride = 2 if index == 0 and (small or stage > 0) else 1
-                name = f"layer{stage + 1}_{index}"
+                name = _block_name(stage, index)
                 x = make_block(self.width * 2**stage, stride, conv_norm, name=name)(x)
         return x
+
+
+def _block_name(stage: int, index: int) -> str:
+    return f"layer{stage + 1}_{index}"
 
 
 # Name: block, blocks per stage, stem.

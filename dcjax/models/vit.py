@@ -142,6 +142,11 @@ class ViT(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """The names of its blocks, in order."""
+        return tuple(f"blocks_{index}" for index in range(self.depth))
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Returns the class token [n, width] and the patches [n, h', w', width].
@@ -162,7 +167,7 @@ class ViT(nn.Module):
         n = x.shape[0]  # may be a symbol
         tokens = self._add_tokens(patches.reshape(n, -1, self.width))
         block = nn.remat(Block) if self.rematerialize else Block
-        for index in range(self.depth):
+        for name in self.block_names:
             tokens = block(
                 self.num_heads,
                 self.layer_scale,
@@ -170,7 +175,7 @@ class ViT(nn.Module):
                 self.attention,
                 self.dtype,
                 self.param_dtype,
-                name=f"blocks_{index}",
+                name=name,
             )(tokens)
         tokens = _norm(self, "norm")(tokens)
         patches = tokens[:, 1 + self.registers :]

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from dcjax.core import naming
 from dcjax.core.console import Console
-from dcjax.core.errors import DcjaxError, file_errors
+from dcjax.core.errors import DcjaxError, SettingError, file_errors
 from dcjax.data import decoding, findings, inspection
 from dcjax.data.datasets import ImageSet, Splits, folder
 from dcjax.data.findings import Finding, Harm, Kind
@@ -43,6 +43,11 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
     """
     console = Console()
     checks.check_training(config)
+    if config.dataset.name == "features":
+        raise SettingError(
+            "--mode=check_data looks at images, and dataset.name=features has none; training "
+            "checks the file of features when it begins."
+        )
     workdirs.check(workdir)
     splits = inputs.load_index(config.dataset)
     sets = splits.sets

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from dcjax.core import naming
 from dcjax.core.console import Console
 from dcjax.core.errors import SettingError
+from dcjax.data.datasets import embedding_files
 from dcjax.experiment import embedder, embedding
-from dcjax.retrieval import embedding_files
 from dcjax.runs import checkpoints, workdirs
 from dcjax.runs.preemption import Stopped, StopRequest
 

@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 from dcjax.core import naming
 from dcjax.core.console import Console
 from dcjax.core.errors import FileError, InputError, file_errors
+from dcjax.data.datasets import embedding_files
+from dcjax.data.datasets.embedding_files import Embeddings
 from dcjax.data.datasets.image_set import JUNK
 from dcjax.distributed import devices, sharded_rows
 from dcjax.experiment import build, cameras, checks, settings
 from dcjax.experiment.reporter import describe_protocol, show_scores
-from dcjax.retrieval import embedding_files
-from dcjax.retrieval.embedding_files import Embeddings
 from dcjax.runs import workdirs
 from dcjax.runs.progress import Scores
 

@@ -60,8 +60,11 @@ def search(
             facts = (f"{found.images.title}, checkpoint {run.checkpoint} after epoch {run.epoch}",)
             described = _describe(found, title, facts, run.config.dataset.max_pixels)
             # Compiles what the page asks for first.
-            side = run.config.dataset.crop
-            found(np.zeros((side, side, 3), np.uint8), search_server.NUM_NEIGHBORS)
+            if run.num_features:
+                found.like(0, search_server.NUM_NEIGHBORS)
+            else:
+                side = run.config.dataset.crop
+                found(np.zeros((side, side, 3), np.uint8), search_server.NUM_NEIGHBORS)
             stop.defer()
         except Stopped:
             stop.defer()

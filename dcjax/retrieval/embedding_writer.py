@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from dcjax.core import naming
 from dcjax.core.errors import file_errors
-from dcjax.retrieval import embedding_files
+from dcjax.data.datasets import embedding_files
 
 
 @dataclasses.dataclass(frozen=True)

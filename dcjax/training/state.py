@@ -15,7 +15,12 @@ from dcjax.division.division import Division
 from dcjax.division.masks import inherit
 from dcjax.losses import Loss, memory
 from dcjax.losses.memory import Memory
-from dcjax.models.masked_embedder import MaskedEmbedder, join_variables, split_variables
+from dcjax.models.masked_embedder import (
+    MaskedEmbedder,
+    blank_image,
+    join_variables,
+    split_variables,
+)
 from dcjax.training import optimizers
 
 Tree = dict[str, Any]
@@ -34,6 +39,8 @@ class TrainState(struct.PyTreeNode):
       opt_state: state of `optimizers.create`.
       num_clusters: int32 [], K.
       average: of `network` over the steps, see `averages`; {} if there is none.
+      trained_modules: names of the backbone's modules that are trained; None: all of them. The
+        others have no gradient and no state of the optimizer.
     """
 
     step: jax.Array
@@ -44,6 +51,7 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Tree
     opt_state: Any
     num_clusters: jax.Array
+    trained_modules: frozenset[str] | None = struct.field(pytree_node=False, default=None)
     average: Tree = struct.field(default_factory=dict)
 
     @property
@@ -58,7 +66,15 @@ class TrainState(struct.PyTreeNode):
     @property
     def trainable(self) -> Tree:
         """The trained arrays by parameter group."""
-        return {**self.params, "masks": self.masks, "loss": self.loss_params}
+        params = dict(self.params)
+        if self.trained_modules is not None:
+            backbone = params.get("backbone", {})
+            params["backbone"] = {x: backbone[x] for x in backbone if x in self.trained_modules}
+        return {**params, "masks": self.masks, "loss": self.loss_params}
+
+    def params_with(self, trained: Tree) -> Tree:
+        """Returns the model's parameters, the trained ones from a tree like `trainable`."""
+        return {group: {**params, **trained[group]} for group, params in self.params.items()}
 
     @property
     def variables(self) -> Tree:
@@ -79,11 +95,11 @@ def create(
     key: jax.Array,
     image_size: int,
     memory_size: int,
+    trained_modules: frozenset[str] | None = None,
 ) -> TrainState:
     """Draws a fresh state with one cluster, and a cross-batch memory of this size."""
     model_key, loss_key = jax.random.split(key)
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
-    initial = jax.jit(model.init)(model_key, images)
+    initial = jax.jit(model.init)(model_key, blank_image(model, image_size))
     # Flax keeps BatchNorm's statistics in float32 whatever the model's type.
     initial = jax.tree.map(lambda x: x.astype(model.dtype), initial)
     params, masks, batch_stats = split_variables(initial)
@@ -98,6 +114,7 @@ def create(
         batch_stats=batch_stats,
         opt_state=None,
         num_clusters=jnp.ones((), jnp.int32),
+        trained_modules=trained_modules,
     )
     return state.replace(opt_state=optimizer.init(state.trainable))
 

@@ -56,7 +56,7 @@ def train_step(
     loss_keys = jax.random.split(loss_key, batch["cluster"].shape[0])
 
     def objective(trainable: dict[str, Any]) -> tuple[jax.Array, tuple[Any, Memory, Metrics]]:
-        params = {group: trainable[group] for group in state.params}
+        params = state.params_with(trainable)
         outputs, updated = model.apply(
             join_variables(params, trainable["masks"], state.batch_stats),
             batch["image"],
@@ -97,7 +97,7 @@ def train_step(
     trained = optax.apply_updates(state.trainable, updates)
     after = state.replace(
         step=state.step + 1,
-        params={group: trained[group] for group in state.params},
+        params=state.params_with(trained),
         masks=trained["masks"],
         loss_params=trained["loss"],
         memory=kept,
@@ -140,3 +140,11 @@ def embed_step(
     """Embeds uint8 images [batch, h, w, 3] with the combined masks; see `models.MaskedEmbedder`."""
     outputs: Any = model.apply(model_variables, images)
     return outputs
+
+
+def pool_step(
+    model_variables: dict[str, Any], images: jax.Array, *, model: MaskedEmbedder
+) -> dict[str, jax.Array]:
+    """Returns the pooled features "backbone" [batch, F] of uint8 images, not normalised."""
+    pooled: Any = model.apply(model_variables, images, method="pool")
+    return {"backbone": pooled}

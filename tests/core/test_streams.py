@@ -11,7 +11,7 @@ import pytest
 
 from dcjax.core import streams
 from dcjax.core.streams import DeviceStream, Stream
-from dcjax.data import crops, strategies
+from dcjax.data import crops, feature_reader, strategies
 from dcjax.data.crops import Augmentation
 from dcjax.division import device_kmeans, division, host_kmeans, sampling
 from dcjax.division.division import Division
@@ -45,6 +45,7 @@ def _draw_for_a_run(seed: int) -> None:
                 place: Any = {"seed": seed, "epoch": epoch, "block": block}
                 crops.draw(_AUGMENTATION, plan.rows.shape, **place)
                 strategies.draw("geom", plan.rows.shape, size=8, **place)
+                feature_reader.draw_views(2, plan.rows.shape, **place)
 
 
 @pytest.fixture
@@ -72,9 +73,9 @@ def test_no_two_draws_of_any_runs_share_a_stream(keys):
     for request in range(3):  # as the search page does
         streams.generator(0, Stream.SEARCH_PAGE, request)
     # Per run: 2 periods of 2 groupings of 1 + 2 parts, three times; 4 plans of an order and 4
-    # clusters; 2 x 2 blocks of 4 epochs.
+    # clusters; 3 draws of 2 blocks of 4 epochs.
     drawn = keys.copy()
-    assert len(drawn) == 8 * (36 + 20 + 16) + 10 + 10 + len(draws.Part) + 3
+    assert len(drawn) == 8 * (36 + 20 + 24) + 10 + 10 + len(draws.Part) + 3
     assert {key[1] for key in drawn} == set(Stream)
     states = {tuple(np.random.SeedSequence(list(key)).generate_state(8)) for key in drawn}
     assert len(set(drawn)) == len(states) == len(drawn)

@@ -13,7 +13,7 @@ from forks import Fork
 from pictures import noise, twelve_files
 
 from dcjax.core.errors import FileError
-from dcjax.data import crops, host_cache, pipeline
+from dcjax.data import cache_folders, crops, host_cache, pipeline
 from dcjax.data.datasets.image_set import ImageSet, file_parts, from_classes
 from dcjax.division.sampling import Block
 
@@ -162,9 +162,9 @@ def test_damaged_cache_file_is_rebuilt_and_reported(pictures, tmp_path, capsys):
             (place / name).unlink()
             if damage is not None:
                 (place / name).write_bytes(damage(contents[name]))
-            assert host_cache._damage(place), (name, what)
+            assert cache_folders.damage(place), (name, what)
         (place / name).write_bytes(contents[name])
-    assert not host_cache._damage(place)
+    assert not cache_folders.damage(place)
     assert "is damaged" not in capsys.readouterr().out
     for name in names:
         (place / name).write_bytes(flip(contents[name]))
@@ -178,7 +178,7 @@ def test_cache_file_renamed_to_another_is_rebuilt(pictures, tmp_path):
     other = pictures.select(np.arange(12)[::-1])
     for images in (pictures, other):
         cached(images, tmp_path / "cache")
-    key = host_cache._key(pictures, CROP.resize)
+    key = host_cache.key(pictures, CROP.resize)
     (wrong,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir() and p.name != key)
     shutil.rmtree(tmp_path / "cache" / key)
     wrong.rename(tmp_path / "cache" / key)
@@ -197,27 +197,27 @@ def test_replaced_image_of_equal_size_and_time_gives_another_file(pictures, tmp_
         state.st_mtime_ns,
     )
     assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
-    before = host_cache._key(pictures, 8)
+    before = host_cache.key(pictures, 8)
     replacement = picture.with_suffix(".new")
     replacement.write_bytes(content)
     os.utime(replacement, ns=(state.st_atime_ns, state.st_mtime_ns))
     replacement.rename(picture)
-    assert host_cache._key(pictures, 8) != before
+    assert host_cache.key(pictures, 8) != before
 
 
 def test_replaced_record_file_gives_another_cache_file(tmp_path):
     records = tmp_path / "records"
     records.write_bytes(bytes(99))
     images = from_classes(file_parts([str(records)] * 2, [0, 50], [50, 49]), [0, 1])
-    before, state = host_cache._key(images, 8), records.stat()
+    before, state = host_cache.key(images, 8), records.stat()
     records.write_bytes(b"\1" * 99)
     os.utime(records, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert host_cache._key(images, 8) != before
+    assert host_cache.key(images, 8) != before
 
 
 def test_complete_cache_file_needs_no_write_permission(pictures, tmp_path, monkeypatch):
     cached(pictures, tmp_path / "cache")
-    monkeypatch.delattr(host_cache.filelock, "FileLock")
+    monkeypatch.delattr(cache_folders.filelock, "FileLock")
     assert_same(cached(pictures, tmp_path / "cache"), stream(pictures))
 
 
@@ -243,7 +243,7 @@ def test_unwritable_folder_is_named(pictures, tmp_path):
 
 def test_cache_key_depends_on_file_order_and_pixel_shape():
     def key(images: ImageSet) -> str:
-        return host_cache._key(images, 8)
+        return host_cache.key(images, 8)
 
     here, there = __file__, dataclasses.__file__
     parts = [file_parts(files, [0, 0], [9, 9]) for files in ([here, there], [there, here])]

@@ -120,7 +120,9 @@ def test_share_and_names_together_are_refused() -> None:
 
 def test_table_may_have_validation_classes_of_its_own(tmp_path: Path) -> None:
     rows = [*ROWS, ("c/7.jpg", "11", "validation", "cats"), ("c/8.jpg", "6", "validation", "birds")]
-    table = write(tmp_path / "table.csv", rows)
+    head = (*HEAD, "camera")
+    rows = [(*row, f"camera {i}") for i, row in enumerate(rows)]
+    table = write(tmp_path / "table.csv", rows, head)
     splits = datasets.load("manifest", root="", manifest=table)
     assert splits.validation is not None
     assert splits.validation.class_names == ("11", "6")
@@ -131,8 +133,10 @@ def test_table_may_have_validation_classes_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has 2 validation classes of its own: leave out"):
         datasets.load("manifest", root="", manifest=table, validation=HoldOut(share=0.5))
     joined = datasets.load("manifest", root="", manifest=table, validation=HoldOut(unit="none"))
-    in_train = [row[:2] + ("train",) + row[3:] if row[2] == "validation" else row for row in rows]
-    expected = datasets.load("manifest", root="", manifest=write(tmp_path / "all.csv", in_train))
+    in_train = [(*row[:2], "train", *row[3:]) if row[2] == "validation" else row for row in rows]
+    expected = datasets.load(
+        "manifest", root="", manifest=write(tmp_path / "all.csv", in_train, head)
+    )
     assert joined.validation is None
     for field in dataclasses.fields(ImageSet):
         np.testing.assert_array_equal(
@@ -142,7 +146,11 @@ def test_table_may_have_validation_classes_of_its_own(tmp_path: Path) -> None:
         ("7", "validation classes must be unseen, but 1 are in train too, the first is '7'"),
         ("8", "test classes must be unseen, but 1 are in validation too, the first is '8'"),
     ):
-        shared = write(tmp_path / "shared.csv", [*rows, ("c/9.jpg", label, "validation", "birds")])
+        shared = write(
+            tmp_path / "shared.csv",
+            [*rows, ("c/9.jpg", label, "validation", "birds", "camera 9")],
+            head,
+        )
         with pytest.raises(InputError, match=message):
             datasets.load("manifest", root="", manifest=shared)
 

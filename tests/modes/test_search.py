@@ -16,11 +16,11 @@ from forks import launch, start
 
 import dcjax
 from dcjax.core.errors import InputError, MissingFileError
+from dcjax.data.datasets import embedding_files
 from dcjax.division import masks
 from dcjax.experiment import search as searching
 from dcjax.experiment.embedder import Embedder
 from dcjax.modes.embed import embed
-from dcjax.retrieval import embedding_files
 
 _CHANGES = small_runs.TINY | {
     "division.every_epochs": 1,

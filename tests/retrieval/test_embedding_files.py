@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from dcjax.core.errors import FileError, InputError, MissingFileError, SettingError
-from dcjax.retrieval import embedding_files, embedding_writer
+from dcjax.data.datasets import embedding_files
+from dcjax.retrieval import embedding_writer
 from dcjax.retrieval.embedding_parts import Part, Parts
 from dcjax.retrieval.embedding_writer import Block
 

@@ -26,7 +26,7 @@ __all__ = [
 # Modules of this package, imported when asked for: scikit-learn and scipy.io take seconds that
 # other data sets need not pay.
 KNOWN = (
-    *("cars", "cub", "digits", "duke", "folder", "grocery", "inshop"),
+    *("cars", "cub", "digits", "duke", "features", "folder", "grocery", "inshop"),
     *("manifest", "market", "omniglot", "sop", "veri", "vid"),
 )
 

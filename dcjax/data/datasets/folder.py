@@ -31,10 +31,8 @@ def load(request: Request, *, test_classes: float) -> Splits:
     parts = ["train"] if with_train else ["train", "test", "query"]
     if any(_subfolders(top / part) for part in parts):
         return _load_given_splits(top, with_train)
-    if not 0 < test_classes < 1:
-        raise InputError(f"Require 0 < test_classes < 1, got test_classes={test_classes}.")
     names = _subfolders(top)
-    held_out = _num_test_classes(names, test_classes, request.saved_test)
+    held_out = num_test_classes(names, test_classes, request.saved_test)
     if not 0 < held_out < len(names) + (not with_train):
         raise InputError(f"Require at least two class folders in {top}, got {len(names)}.")
     train = from_classes(*_list_images(top, names[:-held_out])) if with_train else no_images()
@@ -52,9 +50,18 @@ def ignored_files(root: str, splits: Splits) -> list[str]:
     return sorted((path for path in walk(top) if path not in used), key=naming.encode)
 
 
-def _num_test_classes(
+def num_test_classes(
     names: Sequence[str], test_classes: float, saved_test: Mapping[str, int] | None
 ) -> int:
+    """Returns how many classes, the last in order, are held out: those of a saved run, if given.
+
+    Args:
+      names: of all classes, in order.
+      test_classes: share of the classes to hold out.
+      saved_test: see `Request`.
+    """
+    if not 0 < test_classes < 1:
+        raise InputError(f"Require 0 < test_classes < 1, got test_classes={test_classes}.")
     if saved_test:
         saved = saved_test["classes"]
         if naming.checksum(names[-saved:]) == saved_test["names"]:

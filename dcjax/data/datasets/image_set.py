@@ -30,11 +30,13 @@ class ImageSet:
 
     Attributes:
       images: str[N], paths of encoded images; or `file_parts`[N], encoded images within larger
-        files; or uint8[N, H, W, 1 or 3], the pixels themselves.
+        files; or uint8[N, H, W, 1 or 3], the pixels themselves; or float32[N, F], features in
+        their place.
       labels: int32[N], each in 0..num_classes-1.
       class_names: One name per label.
       super_classes: The name of each class's super-class, None where there are none.
       cameras: str[N], the name of the camera that took each image; None where they are not known.
+      names: Of features, what they are of, such as a path, str[N]; None where it is not known.
     """
 
     images: ImageArray
@@ -42,16 +44,18 @@ class ImageSet:
     class_names: tuple[str, ...]
     super_classes: tuple[str, ...] | None = None
     cameras: npt.NDArray[np.str_] | None = None
+    names: npt.NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         """Checks shapes, types and the range of the labels."""
         shape, kind = self.images.shape, self.images.dtype
         is_pixels = kind == np.uint8 and len(shape) == 4 and min(shape[1:]) and shape[3] in (1, 3)
         is_encoded = len(shape) == 1 and (kind.kind == "U" or kind.names == _PART)
-        if not (is_pixels or is_encoded):
+        is_features = kind == np.float32 and len(shape) == 2
+        if not (is_pixels or is_encoded or is_features):
             raise InputError(
-                "images must be str[N], file parts [N] or uint8[N, H, W, 1 or 3], got "
-                f"{kind} of shape {shape}."
+                "images must be str[N], file parts [N], uint8[N, H, W, 1 or 3] or float32[N, F], "
+                f"got {kind} of shape {shape}."
             )
         if self.labels.dtype != np.int32 or self.labels.shape != shape[:1]:
             raise InputError(
@@ -100,8 +104,13 @@ class ImageSet:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the images are pixels rather than encoded."""
-        return self.images.dtype == np.uint8
+        """Whether the images are pixels or features rather than encoded."""
+        return self.images.dtype in (np.uint8, np.float32)
+
+    @property
+    def num_features(self) -> int:
+        """F of features; 0 for images."""
+        return self.images.shape[1] if self.images.dtype == np.float32 else 0
 
     @functools.cached_property
     def file_states(self) -> npt.NDArray[Any]:
@@ -118,6 +127,8 @@ class ImageSet:
 
     def name(self, row: int) -> str:
         """Returns the path of an image, or the file and the place in it; of pixels, "image 7"."""
+        if self.names is not None:
+            return str(self.names[row])
         if self.in_memory:
             return f"image {row}"
         image = self.images[row]
@@ -132,6 +143,7 @@ class ImageSet:
             images=self.images[index],
             labels=self.labels[index],
             cameras=None if self.cameras is None else self.cameras[index],
+            names=None if self.names is None else self.names[index],
         )
         if "file_states" in vars(self):  # where a cached property keeps its value
             vars(chosen)["file_states"] = self.file_states[index]

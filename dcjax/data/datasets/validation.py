@@ -151,4 +151,10 @@ def _join(first: ImageSet, second: ImageSet) -> ImageSet:
         number[labels],
         tuple(names[i] for i in order),
         above,
+        cameras=_concatenate(first.cameras, second.cameras),
+        names=_concatenate(first.names, second.names),
     )
+
+
+def _concatenate(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    return None if first is None or second is None else np.concatenate([first, second])

@@ -97,20 +97,29 @@ def holds_vectors(path: Path) -> bool:
         return False  # whoever reads the table says why it cannot be read
 
 
-def check_name(path: Path) -> None:
+def check_name(path: Path, *, given_as: str = "--embeddings") -> None:
     """Checks the suffix of a file of embeddings.
+
+    Args:
+      path: of the file.
+      given_as: the flag or setting that gave the path, for messages.
 
     Raises:
       SettingError: for an unknown suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise SettingError(
-            "--embeddings must be a .parquet file, or a .npy file with a .csv beside it, got "
-            f"{path}."
+            f"{given_as} must be a .parquet file, or a .npy file with a .csv beside it, got {path}."
         )
 
 
-def read(path: Path, *, normalize: bool = False, to_search: bool = False) -> Embeddings:
+def read(
+    path: Path,
+    *,
+    normalize: bool = False,
+    to_search: bool = False,
+    given_as: str = "--embeddings",
+) -> Embeddings:
     """Reads a file of embeddings with labels.
 
     Args:
@@ -120,16 +129,17 @@ def read(path: Path, *, normalize: bool = False, to_search: bool = False) -> Emb
       normalize: whether to scale the vectors to length 1.
       to_search: whether to read the paths too; labels, and the table of a .npy file, may be absent
         then.
+      given_as: the flag or setting that gave the path, for messages.
 
     Raises:
       SettingError: for an unknown suffix.
       FileError: if the file, or the table, is not there or cannot be read.
       InputError: naming the column or the rows that are not as required.
     """
-    check_name(path)
+    check_name(path, given_as=given_as)
     regular_files.require(path)
     if not path.is_file():
-        raise MissingFileError(f"There is no file of embeddings {path}; correct --embeddings.")
+        raise MissingFileError(f"There is no file of embeddings {path}; correct {given_as}.")
     is_parquet = path.suffix.lower() == ".parquet"
     with file_errors(f"Cannot read {path}"):
         return (_read_parquet if is_parquet else _read_array)(path, normalize, to_search)
