@@ -40,6 +40,7 @@ class Stream(enum.IntEnum):
       DIVISION: the start of a trial to divide images by K-means.
       REPORT: what a part of a report shows of the images; with seed 0, the same in all runs.
       SEARCH_PAGE: the images that a search page shows at first, by the number of the request.
+      EFFECTS: the batches and images that show what a division does to learning.
     """
 
     numbers: tuple[str, ...]
@@ -61,6 +62,7 @@ class Stream(enum.IntEnum):
     DIVISION = 7, "period", "group", "trial"
     REPORT = 8, "part"
     SEARCH_PAGE = 9, "request"
+    EFFECTS = 10, "period"
 
 
 class DeviceStream(enum.IntEnum):

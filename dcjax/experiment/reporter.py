@@ -15,6 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import dcjax
+from dcjax.analysis import effects
 from dcjax.core import plugins, programs
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError
@@ -241,6 +242,7 @@ class Reporter:
         clusters: division.Division,
         previous: division.Division | None,
         labels: np.ndarray,
+        figures: Mapping[str, float],
     ) -> None:
         """Prints a division of images with labels [N]: K, sizes, NMI with the previous one.
 
@@ -250,6 +252,7 @@ class Reporter:
           clusters: the division.
           previous: the one before; None if there is none.
           labels: the classes [N].
+          figures: those of `effects` that need more than the labels.
         """
         sizes = clusters.sizes
         left_out = int(np.sum(clusters.cluster < 0))
@@ -260,6 +263,8 @@ class Reporter:
             "left_out": left_out,
             "epoch": epoch,
             "agreement_with_labels": _agreement_with_labels(clusters, labels),
+            **effects.label_figures(clusters, labels),
+            **figures,
         }
         listed = ", ".join(map(str, sizes[:_SHOWN_SIZES])) + (
             ", ..." if len(sizes) > _SHOWN_SIZES else ""
@@ -269,6 +274,8 @@ class Reporter:
             values["agreement"] = division.agreement(clusters, previous)
             text += f"; NMI with the previous division {values['agreement']:.3f}"
         self._console.print_line(text)
+        if clusters.num_clusters > 1:
+            self._console.print_line(f"          {_describe_effects(values)}")
         sampled = self._config.sampling
         shares = sampling.one_class_shares(
             clusters, labels, batch_size=sampled.batch_size, sampler=sampled.sampler
@@ -404,6 +411,19 @@ class Reporter:
 
 def _device_kinds() -> list[str]:
     return sorted({device.device_kind for device in jax.devices()})
+
+
+def _describe_effects(values: Mapping[str, float]) -> str:
+    """Returns what a division does to learning, in words."""
+    nearest = values.get("nearest_negative_ratio", math.nan)
+    parts = [
+        f"{values['separated_pairs']:.1%} of positive pairs are separated",
+        f"{values['classes_per_cluster']:.1f} classes a cluster",
+    ]
+    if math.isfinite(nearest):
+        side = "nearer" if nearest <= 1 else "farther"
+        parts.append(f"the nearest negatives of a batch are {abs(1 - nearest):.1%} {side}")
+    return "; ".join(parts)
 
 
 def _agreement_with_labels(clusters: division.Division, labels: np.ndarray) -> float:

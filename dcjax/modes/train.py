@@ -72,13 +72,12 @@ def _train(
                 _prepare(experiment, run, report, planner)
             for epoch in range(run.progress.epoch, config.train.num_epochs):
                 with report.measure("division"):
-                    division, plan, batches = planner.finish()
+                    division, plan, batches, figures = planner.finish()
                 stop.defer()  # from here on a stop waits until a step is complete
                 previous = run.division
                 if run.enter(division):
-                    report.show_division(
-                        run.step, epoch, division, previous, experiment.splits.train.labels
-                    )
+                    labels = experiment.splits.train.labels
+                    report.show_division(run.step, epoch, division, previous, labels, figures)
 
                 controls = devices.place(schedule.controls(epoch), experiment.replicated)
                 # Implicit transfers would make a step wait.
