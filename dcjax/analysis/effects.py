@@ -22,8 +22,9 @@ from dcjax.division import sampling
 from dcjax.division.division import Division
 from dcjax.losses import pairs
 
-_NUM_IMAGES = 4096  # in batches of clusters, of the whole set, and whose variance is taken
-_NUM_SUBSPACES = 8  # whose dimension is taken
+_NUM_IN_BATCHES = 2048  # images in the batches of clusters, and in those of the whole set
+_NUM_IMAGES = 4096  # whose variance is taken, and the dimension of subspaces
+_NUM_SUBSPACES = 8  # whose dimension is taken, at most
 
 
 def label_figures(division: Division, labels: np.ndarray) -> dict[str, float]:
@@ -70,14 +71,14 @@ def feature_figures(
       "nearest_negative_ratio": mean distance of an image to the nearest image of another class in
       its batch, in batches of clusters over batches of the whole set; NaN if there is none.
       "variance_within": variance of the features within clusters over that of all of them, see
-      `variance_within`.
+      `variance_within`; NaN if it is not defined.
     """
     rng = streams.generator(seed, Stream.EFFECTS, division.period)
     draw = functools.partial(
         sampling.sample_batches,
         labels=labels,
         rng=rng,
-        num_batches=-(-_NUM_IMAGES // batch_size),
+        num_batches=-(-_NUM_IN_BATCHES // batch_size),
         sampler=sampler,
         batch_size=batch_size,
         images_per_class=images_per_class,
@@ -145,7 +146,7 @@ def variance_within(features: np.ndarray, cluster: np.ndarray) -> float:
 
     W / (n - K) over T / (n - 1), with W the squared distances to the means of the clusters and T
     those to the mean of all: 1 is expected of random clusters, whatever n and the number K of
-    clusters that have images. 1 where either variance is not defined.
+    clusters that have images. NaN where one of the two is not defined.
     """
     _, place, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
     centered = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -155,7 +156,7 @@ def variance_within(features: np.ndarray, cluster: np.ndarray) -> float:
     within = total - float(np.sum(np.square(sums) / sizes[:, None]))
     freedom = len(place) - len(sizes)
     if not freedom or not total:
-        return 1.0
+        return np.nan
     return max(within, 0.0) / freedom / (total / (len(place) - 1))
 
 

@@ -24,7 +24,7 @@ from dcjax.core import programs, regular_files
 from dcjax.core.errors import InputError, SettingError, file_errors
 from dcjax.experiment import config_files, same_run, versions
 from dcjax.modes import tables
-from dcjax.runs import workdirs
+from dcjax.runs import times, workdirs
 
 _ROW = {"name": str, "settings": dict, "paper": dict}
 _MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
@@ -64,6 +64,18 @@ class Run:
             )
         return scores if epochs == wanted else None
 
+    def division(self) -> dict[str, float]:
+        """Returns the figures of the last division, by name; none that were not recorded."""
+        figures: dict[str, float] = {}
+        for point in times.read(self.folder / "metrics.jsonl"):
+            if "division/num_clusters" in point:
+                figures = {
+                    name: value
+                    for name in tables.DIVISION_FIGURES
+                    if (value := point.get(f"division/{name}")) is not None
+                }
+        return figures
+
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
@@ -97,8 +109,9 @@ class Sweep:
         """Writes the table of what is finished, as Markdown and as CSV."""
         rows = []
         for name, runs in self.rows.items():
-            results = [result for run in runs if (result := run.result())]
-            rows.append(tables.Row(name, results, self.paper[name]))
+            finished = {run: result for run in runs if (result := run.result())}
+            divisions = [run.division() for run in finished]
+            rows.append(tables.Row(name, list(finished.values()), self.paper[name], divisions))
         text = tables.format_markdown(self.table.name, self.command, rows, self.scores)
         with file_errors("Cannot write the table of the sweep"):
             self.table.parent.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def test_nearest_negatives_are_those_of_batches_as_epochs_draw_them(
         return drawn[-1]
 
     monkeypatch.setattr(sampling, "sample_batches", observed)
-    monkeypatch.setattr(effects, "_NUM_IMAGES", 360)  # 30 batches
+    monkeypatch.setattr(effects, "_NUM_IN_BATCHES", 360)  # 30 batches
     options = _BATCHES | {"sampler": sampler}
     found = effects.feature_figures(division, labels, features, seed=0, **options)
     whole, inside = drawn
@@ -71,7 +71,7 @@ def test_nearest_negatives_are_those_of_batches_as_epochs_draw_them(
 
 
 def test_negatives_are_nearer_or_farther_by_a_known_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effects, "_NUM_IMAGES", 24_000)
+    monkeypatch.setattr(effects, "_NUM_IN_BATCHES", 24_000)
     # Classes 0 and 1 are 0.5 apart, as are 2 and 3; those of different pairs are 10 on average.
     labels = np.repeat(np.arange(4), 24)
     points = np.float32([[0], [0.5], [10], [10.5]])[labels]
@@ -133,7 +133,8 @@ def test_variance_within_clusters_equals_a_plain_loop() -> None:
     assert effects.variance_within(features, cluster) == pytest.approx(expected, rel=1e-4)
     assert effects.variance_within(features, np.zeros(len(features))) == pytest.approx(1)
     assert effects.variance_within(np.float32([[0], [0], [9], [9]]), np.array([4, 4, 7, 7])) == 0
-    assert effects.variance_within(features[:3], np.arange(3)) == 1
+    assert np.isnan(effects.variance_within(features[:3], np.arange(3)))
+    assert np.isnan(effects.variance_within(np.ones((4, 2), np.float32), np.arange(4) // 2))
 
 
 def test_variance_of_a_sample_is_about_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
