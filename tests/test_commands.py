@@ -26,6 +26,8 @@ _BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.S | re.M)
 _LAUNCH = re.compile(r"^(?:python launch\.py|dcjax) (.*)$", re.M)
 # Configs that the pages let the reader write, other hosts, and what depends on the reader.
 _STAND_INS = ("my_", "HOST:", "--distributed", "$")
+# Modes that take no --workdir say so by one of these.
+_WITHOUT_WORKDIR = ("--embeddings", "--mode=forecast")
 
 
 def _commands(page: Path) -> list[list[str]]:
@@ -52,7 +54,7 @@ def test_commands_of_the_page_are_understood(page: Path, tmp_path: Path) -> None
         flags = [word for word in words if "dataset.download" not in word]
         if "--sweep" in words:
             flags.append("--dry_run")
-        elif not any("--workdir" in word or "--embeddings" in word for word in words):
+        elif not any(word.startswith(("--workdir", *_WITHOUT_WORKDIR)) for word in words):
             flags.append(f"--workdir={tmp_path}/run")
         ended = launch(*flags, folder=tmp_path)
         expected = 0 if "--sweep" in words else 1

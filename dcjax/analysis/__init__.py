@@ -1,4 +1,4 @@
-"""What a trained embedding is like: neighbours, clusters, subspaces, maps.
+"""What a trained embedding is like: neighbours, clusters, subspaces, maps; what a division does.
 
-Functions of arrays. Imports core, division, retrieval and what they import.
+Functions of arrays. Imports core, division, losses, retrieval and what they import.
 """

@@ -26,8 +26,10 @@ class Counts(NamedTuple):
 
 def count(labels: np.ndarray, cluster: np.ndarray) -> Counts:
     """Counts the images [N] of each class in each cluster."""
-    entries, images = np.unique(np.stack([labels, cluster]), axis=1, return_counts=True)
-    return Counts(entries[0], entries[1], images)
+    side = int(cluster.max(initial=-1)) + 2
+    # One integer for each pair: a sort of pairs takes ten times as long.
+    entries, images = np.unique(labels.astype(np.int64) * side + cluster + 1, return_counts=True)
+    return Counts(entries // side, entries % side - 1, images)
 
 
 def num_classes(counts: Counts, num_clusters: int) -> np.ndarray:

@@ -41,6 +41,7 @@ class Stream(enum.IntEnum):
       REPORT: what a part of a report shows of the images; with seed 0, the same in all runs.
       SEARCH_PAGE: the images that a search page shows at first, by the number of the request.
       VIEWS: which of its augmented views an image of a block of an epoch's plan is read in.
+      EFFECTS: the batches and images that show what a division does to learning.
     """
 
     numbers: tuple[str, ...]
@@ -63,6 +64,7 @@ class Stream(enum.IntEnum):
     REPORT = 8, "part"
     SEARCH_PAGE = 9, "request"
     VIEWS = 10, "epoch", "block"
+    EFFECTS = 11, "period"
 
 
 class DeviceStream(enum.IntEnum):

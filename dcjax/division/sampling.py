@@ -6,7 +6,7 @@ repeated.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -103,23 +103,19 @@ class Plan:
 
     def _batch_streams(self) -> dict[int, draws.Batches]:
         """Returns the stream of batches of each cluster that has steps, at its start."""
-        division, labels, size = self.division, self.labels, self.batch_size
-        if self.sampler == "uniform":
-            members = counting.groups(division.cluster, division.num_clusters)
-        else:
-            members = _group_by_class(division, labels)
-        batch_streams = {}
-        for cluster in np.unique(self.clusters).tolist():
-            key = (division.period, self.epoch, cluster)
-            rng, images = streams.generator(self.seed, Stream.IMAGE_ORDER, *key), members[cluster]
-            if self.sampler == "uniform":
-                batches = draws.uniform_batches(rng, images, size)
-            else:
-                batches = draws.balanced_batches(
-                    rng, images, labels, size, self.images_per_class, self.small_class
-                )
-            batch_streams[cluster] = draws.Batches(batches)
-        return batch_streams
+        key = (self.division.period, self.epoch)
+        return _batch_streams(
+            self.division,
+            self.labels,
+            {
+                cluster: streams.generator(self.seed, Stream.IMAGE_ORDER, *key, cluster)
+                for cluster in np.unique(self.clusters).tolist()
+            },
+            sampler=self.sampler,
+            batch_size=self.batch_size,
+            images_per_class=self.images_per_class,
+            small_class=self.small_class,
+        )
 
 
 def check_options(
@@ -264,6 +260,46 @@ def plan_epoch(
     )
 
 
+def sample_batches(
+    division: Division,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    num_batches: int,
+    sampler: str,
+    batch_size: int,
+    images_per_class: int,
+    small_class: str,
+) -> np.ndarray:
+    """Draws batches as epochs have them, of all clusters that have images equally often.
+
+    Args:
+      division: the clusters.
+      labels: integer classes [N].
+      rng: the source of all draws.
+      num_batches: batches wanted, V; with more clusters, some of these have none.
+      sampler: this and the others are those of `plan_epoch`.
+      batch_size: images in a batch, B.
+      images_per_class: images of a class in a batch.
+      small_class: what fills up smaller classes.
+
+    Returns:
+      The images of the batches, int32 [V, B].
+    """
+    filled = rng.permutation(np.flatnonzero(division.sizes))
+    clusters = np.resize(filled, num_batches)
+    batch_streams = _batch_streams(
+        division,
+        labels,
+        dict.fromkeys(np.unique(clusters).tolist(), rng),
+        sampler=sampler,
+        batch_size=batch_size,
+        images_per_class=images_per_class,
+        small_class=small_class,
+    )
+    return _take(batch_streams, clusters, batch_size)
+
+
 def one_class_shares(
     division: Division, labels: np.ndarray, *, batch_size: int, sampler: str
 ) -> np.ndarray:
@@ -289,6 +325,34 @@ def one_class_shares(
             large = counts[counts >= batch_size, None]
             shares[cluster] = np.sum(np.prod((large - drawn) / (len(members) - drawn), axis=1))
     return shares
+
+
+def _batch_streams(
+    division: Division,
+    labels: np.ndarray,
+    generators: Mapping[int, np.random.Generator],
+    *,
+    sampler: str,
+    batch_size: int,
+    images_per_class: int,
+    small_class: str,
+) -> dict[int, draws.Batches]:
+    """Returns the stream of batches of each cluster that has a generator."""
+    if sampler == "uniform":
+        members = counting.groups(division.cluster, division.num_clusters)
+    else:
+        members = _group_by_class(division, labels)
+    batch_streams = {}
+    for cluster, rng in generators.items():
+        images = members[cluster]
+        if sampler == "uniform":
+            batches = draws.uniform_batches(rng, images, batch_size)
+        else:
+            batches = draws.balanced_batches(
+                rng, images, labels, batch_size, images_per_class, small_class
+            )
+        batch_streams[cluster] = draws.Batches(batches)
+    return batch_streams
 
 
 def _group_by_class(division: Division, labels: np.ndarray) -> list[np.ndarray]:

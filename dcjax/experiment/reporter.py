@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 import dcjax
+from dcjax.analysis import effects
 from dcjax.core import plugins, programs
 from dcjax.core.console import Console, score_heading
 from dcjax.core.errors import InputError
@@ -269,6 +270,7 @@ class Reporter:
         clusters: division.Division,
         previous: division.Division | None,
         labels: np.ndarray,
+        figures: Mapping[str, float],
     ) -> None:
         """Prints a division of images with labels [N]: K, sizes, NMI with the previous one.
 
@@ -278,6 +280,7 @@ class Reporter:
           clusters: the division.
           previous: the one before; None if there is none.
           labels: the classes [N].
+          figures: those of `effects` that need more than the labels.
         """
         sizes = clusters.sizes
         left_out = int(np.sum(clusters.cluster < 0))
@@ -288,6 +291,8 @@ class Reporter:
             "left_out": left_out,
             "epoch": epoch,
             "agreement_with_labels": _agreement_with_labels(clusters, labels),
+            **effects.label_figures(clusters, labels),
+            **figures,
         }
         listed = " + ".join(f"{size:,}" for size in sizes[:_SHOWN_SIZES].tolist()) + (
             " + ..." if len(sizes) > _SHOWN_SIZES else ""
@@ -299,6 +304,8 @@ class Reporter:
             values["agreement"] = division.agreement(clusters, previous)
             text += f"; NMI with the previous division {values['agreement']:.3f}"
         self._console.print_line(text)
+        if clusters.num_clusters > 1:
+            self._console.print_line(f"          {_describe_effects(values)}")
         sampled = self._config.sampling
         shares = sampling.one_class_shares(
             clusters, labels, batch_size=sampled.batch_size, sampler=sampled.sampler
@@ -469,6 +476,19 @@ def _trained_part(model: ConfigDict) -> str:
     if model.train == "last_blocks":
         return f"; trained from block {model.last_blocks} from the end on"
     return "; the backbone is not trained" if build.keeps_features(model) else ""
+
+
+def _describe_effects(values: Mapping[str, float]) -> str:
+    """Returns what a division does to learning, in words."""
+    nearest = values.get("nearest_negative_ratio", math.nan)
+    parts = [
+        f"{values['separated_pairs']:.1%} of positive pairs are separated",
+        f"{values['classes_per_cluster']:.1f} classes a cluster",
+    ]
+    if math.isfinite(nearest):
+        side = "nearer" if nearest <= 1 else "farther"
+        parts.append(f"the nearest negatives of a batch are {abs(1 - nearest):.1%} {side}")
+    return "; ".join(parts)
 
 
 def _agreement_with_labels(clusters: division.Division, labels: np.ndarray) -> float:

@@ -12,7 +12,17 @@ from dcjax.core.errors import SettingError
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "check_data", "embed", "score", "export", "report", "search"],
+    [
+        "train",
+        "evaluate",
+        "check_data",
+        "forecast",
+        "embed",
+        "score",
+        "export",
+        "report",
+        "search",
+    ],
     "What to do; evaluate, embed, export, report and search need no --config, score neither a run "
     "nor --config.",
 )
@@ -85,7 +95,8 @@ OUTPUT = flags.DEFINE_string(
     "Of embed: PREFIX of the files, by default WORKDIR/embeddings/NAME OF IMAGES. Of score: folder "
     "of scores.json, by default that of the embeddings. Of export and report: the file to write, "
     "by default WORKDIR/export/embedder.jax, WORKDIR/report/index.html and, for several runs, "
-    "report/comparison.html in the first WORKDIR.",
+    "report/comparison.html in the first WORKDIR. Of forecast: the JSON file to write, by default "
+    "none.",
 )
 EMBEDDINGS = flags.DEFINE_string(
     "embeddings",
@@ -136,7 +147,7 @@ def check() -> None:
         (PROFILE, ["train"]),
         (TRUST_CUSTOM_CODE, SAVED),
         (IMAGES, ["embed"]),
-        (OUTPUT, ["embed", "score", "export", "report"]),
+        (OUTPUT, ["embed", "score", "export", "report", "forecast"]),
         (EMBEDDINGS, ["score"]),
         (KS, ["score"]),
         (NMI, ["score"]),

@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
             "train": _train,
             "evaluate": _evaluate,
             "check_data": _check_data,
+            "forecast": _forecast,
             "embed": _embed,
             "score": _score,
             "export": _export,
@@ -238,6 +239,13 @@ def _check_data(config: ConfigDict, workdirs: list[str]) -> None:
 
     if not check_data(config, command_flags.require_one(workdirs)):
         sys.exit(1)
+
+
+def _forecast(config: ConfigDict, workdirs: list[str]) -> None:
+    del workdirs
+    from dcjax.modes.forecast import forecast
+
+    forecast(config, output=command_flags.OUTPUT.value)
 
 
 def _sweep(config: ConfigDict, path: str) -> None:

@@ -24,7 +24,7 @@ from dcjax.core import programs, regular_files
 from dcjax.core.errors import InputError, SettingError, file_errors
 from dcjax.experiment import config_files, same_run, versions
 from dcjax.modes import tables
-from dcjax.runs import workdirs
+from dcjax.runs import times, workdirs
 
 _ROW = {"name": str, "settings": dict, "paper": dict}
 _MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
@@ -70,6 +70,18 @@ class Run:
         again = _read(self.folder / "refit" / "scores.json")
         return scores | {"refit": again["last"]} if again else None
 
+    def division(self) -> dict[str, float]:
+        """Returns the figures of the last division, by name; none that were not recorded."""
+        figures: dict[str, float] = {}
+        for point in times.read(self.folder / "metrics.jsonl"):
+            if "division/num_clusters" in point:
+                figures = {
+                    name: value
+                    for name in tables.DIVISION_FIGURES
+                    if (value := point.get(f"division/{name}")) is not None
+                }
+        return figures
+
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
@@ -107,8 +119,9 @@ class Sweep:
         """Returns the rows of what is finished."""
         rows = []
         for name, runs in self.rows.items():
-            results = [result for run in runs if (result := run.result())]
-            rows.append(tables.Row(name, results, self.paper[name]))
+            finished = {run: result for run in runs if (result := run.result())}
+            divisions = [run.division() for run in finished]
+            rows.append(tables.Row(name, list(finished.values()), self.paper[name], divisions))
         return rows
 
     def write_table(self) -> None:

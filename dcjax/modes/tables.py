@@ -7,6 +7,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# Figures of a division that a table has; `analysis.effects` says what they are.
+DIVISION_FIGURES = (
+    "nearest_negative_ratio",
+    "separated_pairs",
+    "classes_per_cluster",
+    "variance_within",
+    "left_out",
+    "mask_cosine",
+    "subspace_dimension",
+)
 # What scores.json holds, and how a table is headed; of runs with validation classes alone:
 _VALIDATED = {
     "best": "Best epoch by the validation classes, on the test classes",
@@ -28,16 +38,23 @@ class Row:
       name: its label.
       results: of its finished runs, each the content of scores.json.
       paper: a paper's scores, in percent.
+      divisions: figures of the last division of these runs, by name.
     """
 
     name: str
     results: Sequence[Mapping[str, Mapping[str, float]]]
     paper: Mapping[str, float]
+    divisions: Sequence[Mapping[str, float]] = ()
 
     def scores(self, selection: str, name: str) -> list[float]:
         """Returns a score in every finished run; none where one of them lacks it."""
         found = [result.get(selection, {}) for result in self.results]
         values = [scores[name] for scores in found if name in scores]
+        return values if len(values) == len(self.results) else []
+
+    def division_figures(self, name: str) -> list[float]:
+        """Returns a figure of the last division of every finished run; none where one lacks it."""
+        values = [figures[name] for figures in self.divisions if name in figures]
         return values if len(values) == len(self.results) else []
 
 
@@ -113,25 +130,37 @@ def format_markdown(
                 if compared:
                     cells.append(f"{row.paper[name]:.2f}" if name in row.paper else "")
             lines.append(_line(cells))
+    if figures := _known_figures(rows):
+        lines += ["", "## Last division", "", "Not in percent.", ""]
+        lines += [_line(["", *figures]), _line(["---"] * (1 + len(figures)))]
+        for row in rows:
+            cells = [_mean(row.division_figures(name)) for name in figures]
+            lines.append(_line([row.name, *cells]))
     return "\n".join(lines) + "\n"
 
 
 def format_csv(rows: Sequence[Row], names: Sequence[str]) -> str:
     """Returns one line for each row, selection and score, in full precision.
 
-    Mean and deviation are shares of 1, the paper's figure is in percent.
+    Mean and deviation are shares of 1, the paper's figure is in percent. Figures of the last
+    division have the selection "division".
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "score", "selection", "seeds", "mean", "deviation", "paper_percent"])
     for row in rows:
-        for selection in _selections(rows):
-            for name in _columns(rows, selection, names):
-                scores = row.scores(selection, name)
-                mean: Any = statistics.fmean(scores) if scores else ""
-                deviation: Any = statistics.stdev(scores) if len(scores) > 1 else ""
-                paper = row.paper.get(name, "")
-                writer.writerow([row.name, name, selection, len(scores), mean, deviation, paper])
+        cells = [
+            (name, selection, row.scores(selection, name), row.paper.get(name, ""))
+            for selection in _selections(rows)
+            for name in _columns(rows, selection, names)
+        ]
+        cells += [
+            (name, "division", row.division_figures(name), "") for name in _known_figures(rows)
+        ]
+        for name, selection, values, paper in cells:
+            mean: Any = statistics.fmean(values) if values else ""
+            deviation: Any = statistics.stdev(values) if len(values) > 1 else ""
+            writer.writerow([row.name, name, selection, len(values), mean, deviation, paper])
     return text.getvalue()
 
 
@@ -152,11 +181,23 @@ def _columns(rows: Sequence[Row], selection: str, names: Sequence[str]) -> dict[
     return {name: name in compared for name in wanted if name in available or name in compared}
 
 
+def _known_figures(rows: Sequence[Row]) -> list[str]:
+    """Returns the figures of divisions that a row has."""
+    return [name for name in DIVISION_FIGURES if any(row.division_figures(name) for row in rows)]
+
+
 def _percent(scores: Sequence[float]) -> str:
     if not scores:
         return ""
     deviation = f" ± {100 * statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
     return f"{100 * statistics.fmean(scores):.2f}{deviation}"
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    deviation = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3g}{deviation}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -104,13 +104,12 @@ def _train(
             while not run.is_finished:
                 epoch = run.progress.epoch
                 with report.measure("division"):
-                    division, plan, batches = planner.finish()
+                    division, plan, batches, figures = planner.finish()
                 stop.defer()  # from here on a stop waits until a step is complete
                 previous = run.division
                 if run.enter(division):
-                    report.show_division(
-                        run.step, epoch, division, previous, experiment.splits.train.labels
-                    )
+                    labels = experiment.splits.train.labels
+                    report.show_division(run.step, epoch, division, previous, labels, figures)
 
                 controls = schedule.controls(
                     epoch,

@@ -216,6 +216,8 @@ class Divisions:
       masks: or why there are none.
       subspaces: some queries in the embedding and in each subspace; or why there are none.
       notes: as of how many images a sample is.
+      effects: figures of each division when it was made, by name, NaN where they were not recorded,
+        [P].
     """
 
     epochs: np.ndarray
@@ -230,6 +232,7 @@ class Divisions:
     masks: Masks | str
     subspaces: Sequence[Ranking] | str
     notes: Sequence[str] = ()
+    effects: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,13 @@ _COMPARED_SECTIONS = (
     ("training", "How did they train?"),
     ("settings", "What was different?"),
 )
+# Figures of divisions between 0 and about 1, and their names in the legend.
+_SHARES = {
+    "nearest_negative_ratio": "distance to nearest negatives, in clusters over in all",
+    "separated_pairs": "positive pairs separated",
+    "variance_within": "variance within clusters",
+    "mask_cosine": "cosine of two masks",
+}
 
 _DISTANCE = "threshold_at_fmr_"  # begins the names of scores that are distances
 
@@ -112,10 +119,34 @@ def _division_views(divisions: Divisions) -> dict[str, Any]:
         plots["Agreement of divisions"] = figures.plot_curves(
             "agreement", curves, x_label=figures.DIVIDED_EPOCH, y_label="NMI", limits=(0, 1.02)
         )
+    plots |= _effect_plots(divisions)
     return {
         "division_plots": {title: plot for title, plot in plots.items() if plot},
         "mask_plots": _mask_plots(divisions),
     }
+
+
+def _effect_plots(divisions: Divisions) -> dict[str, Plot]:
+    """Returns plots of what each division did to learning, when it was made."""
+    curves = {
+        name: Curve(divisions.epochs, values)
+        for name, values in divisions.effects.items()
+        if np.isfinite(values).any()
+    }
+    shares = {text: curves[name] for name, text in _SHARES.items() if name in curves}
+    plots = {}
+    if shares:
+        plots["Effect on learning"] = figures.plot_curves(
+            "effects", shares, y_label="share", limits=(0, None)
+        )
+    if "classes_per_cluster" in curves:
+        plots["Classes in a cluster"] = figures.plot_curves(
+            "classes_per_cluster",
+            {"the mean": curves["classes_per_cluster"]},
+            y_label="classes",
+            limits=(0, None),
+        )
+    return plots
 
 
 def _mask_plots(divisions: Divisions) -> dict[str, Plot]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from dcjax.analysis import effects
 from dcjax.core import streams
 from dcjax.core.streams import DeviceStream, Stream
 from dcjax.data import crops, feature_reader, strategies
@@ -37,6 +38,10 @@ def _draw_for_a_run(seed: int) -> None:
         for features in (_FEATURES, None):
             options = {"num_clusters": 4, "period": period, "seed": seed, "num_trials": 3}
             clusters = division.divide(features, _LABELS, _previous(), **options)
+        batches = {"batch_size": 4, "images_per_class": 2, "small_class": "other"}
+        effects.feature_figures(
+            clusters, _LABELS, _FEATURES, seed=seed, sampler="balanced", **batches
+        )
         for epoch in (2 * period, 2 * period + 1):
             plan = sampling.plan_epoch(
                 clusters, _LABELS, batch_size=4, images_per_class=2, seed=seed, epoch=epoch
@@ -72,10 +77,10 @@ def test_no_two_draws_of_any_runs_share_a_stream(keys):
         draws.generator(part)
     for request in range(3):  # as the search page does
         streams.generator(0, Stream.SEARCH_PAGE, request)
-    # Per run: 2 periods of 2 groupings of 1 + 2 parts, three times; 4 plans of an order and 4
-    # clusters; 3 draws of 2 blocks of 4 epochs.
+    # Per run: 2 periods of 2 groupings of 1 + 2 parts, three times, and of figures; 4 plans of an
+    # order and 4 clusters; 3 draws of 2 blocks of 4 epochs.
     drawn = keys.copy()
-    assert len(drawn) == 8 * (36 + 20 + 24) + 10 + 10 + len(draws.Part) + 3
+    assert len(drawn) == 8 * (36 + 2 + 20 + 24) + 10 + 10 + len(draws.Part) + 3
     assert {key[1] for key in drawn} == set(Stream)
     states = {tuple(np.random.SeedSequence(list(key)).generate_state(8)) for key in drawn}
     assert len(set(drawn)) == len(states) == len(drawn)

@@ -250,15 +250,21 @@ def test_device_kmeans_runs_in_the_main_thread_host_kmeans_in_another(monkeypatc
         return divide(*args, **options)
 
     monkeypatch.setattr(division, "divide", observed)
-    monkeypatch.setattr(build.Experiment, "embed", lambda *args, **options: jnp.asarray(x))
-    experiment = build.Experiment(config, devices.create_mesh(), Splits(images, images))
-    clusters = []
+    mesh = devices.create_mesh()
+    embedded = sharded_rows.shard(x, mesh)
+    monkeypatch.setattr(build.Experiment, "embed", lambda *args, **options: embedded)
+    experiment = build.Experiment(config, mesh, Splits(images, images))
+    clusters, figures = [], []
     for config.division.kmeans in ("host", "devices"):
         with contextlib.closing(epochs.Planner(experiment)) as planner:
             planner.begin(Progress(), None, SimpleNamespace(variables={}))
-            clusters.append(planner.finish().division.cluster)
+            epoch = planner.finish()
+            clusters.append(epoch.division.cluster)
+            figures.append(epoch.figures)
     assert [thread is threading.main_thread() for thread in threads] == [False, True]
     np.testing.assert_array_equal(clusters[0], clusters[1])
+    assert figures[0] == figures[1]
+    assert figures[0]["nearest_negative_ratio"] < 1
     assert host_kmeans.nmi(clusters[1], classes) == pytest.approx(1)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import small_runs
 from ml_collections import ConfigDict
 
 from configs import digits
@@ -30,12 +31,12 @@ def splits() -> Splits:
 
 @pytest.fixture
 def prepare(splits: Splits) -> Prepare:
-    """Returns the function that prepares an epoch; without a network, nothing can be embedded."""
+    """Returns the function that prepares an epoch; its state has masks, but no network."""
 
     def prepare(config: ConfigDict, epoch: int, current: Division | None) -> epochs.Epoch:
         experiment = build.Experiment(config, devices.create_mesh(), splits)
         with contextlib.closing(epochs.Planner(experiment)) as planner:
-            planner.begin(Progress(epoch=epoch), current, None)
+            planner.begin(Progress(epoch=epoch), current, small_runs.state(epoch))
             return planner.finish()
 
     return prepare
@@ -56,7 +57,7 @@ def test_grouping_without_kmeans_needs_no_features_and_is_repeatable(
     checks.check_data(config, splits)
     clusters, divisions = None, []
     for epoch in range(4):
-        clusters, plan, batches = prepare(config, epoch, clusters)
+        clusters, plan, batches, _ = prepare(config, epoch, clusters)
         np.testing.assert_array_equal(next(batches)["label"], splits.train.labels[plan.rows[0]])
         divisions.append(clusters)
     assert [division.num_clusters for division in divisions] == num_clusters
@@ -86,3 +87,18 @@ def test_stopped_epoch_continues_from_its_next_step(splits: Splits) -> None:
     for actual, expected in zip(rest, complete[3:], strict=True):
         for name in ("image", "label", "cluster"):
             np.testing.assert_array_equal(actual[name], expected[name])
+
+
+def test_a_new_division_has_figures_of_the_masks_before_it(prepare: Prepare) -> None:
+    config = digits.get_config()
+    config.division.update(grouping="random", every_epochs=1, max_clusters=4)
+    config.sampling.update(batch_size=8, images_per_class=2)
+    first = prepare(config, 0, None)
+    second = prepare(config, 1, first.division)
+    third = prepare(config, 2, second.division)
+    assert not first.figures
+    assert not second.figures  # the mask before it has no other
+    assert third.figures == {"mask_cosine": pytest.approx(1)}  # the state has equal masks
+    assert not prepare(config, 2, third.division).figures  # it is in force already
+    config.model.masks = "none"
+    assert not prepare(config, 2, second.division).figures

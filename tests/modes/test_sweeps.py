@@ -463,6 +463,32 @@ def test_score_missing_from_some_runs_is_left_empty() -> None:
     assert "both,nmi,best_test,0,,,50.0" in tables.format_csv(rows, []).splitlines()
 
 
+def test_figures_of_the_last_division_are_columns(tmp_path: Path) -> None:
+    config = _config()
+    points = [
+        {"step": 0, "division/num_clusters": 2, "division/separated_pairs": 0.125},
+        {"step": 8, "division/num_clusters": 4, "division/separated_pairs": 0.25},
+        {"step": 9, "train/loss": 1.0},
+    ]
+    points[1] |= {"division/mask_cosine": None, "division/smallest": 3}
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in points))
+    recorded = sweeps.Run(tmp_path, config, ()).division()
+    assert recorded == {"separated_pairs": 0.25}
+    assert sweeps.Run(tmp_path / "none", config, ()).division() == {}
+    results = [{"last": {"nmi": 0.5}, "best_test": {"nmi": 0.5}}] * 2
+    rows = [
+        tables.Row("both", results, {}, [recorded, {"separated_pairs": 0.75}]),
+        tables.Row("one", results, {}, [recorded, {}]),
+    ]
+    *_, division = tables.format_markdown("t", "c", rows, []).split("\n## ")
+    assert division.startswith("Last division\n\nNot in percent.\n\n|  | separated_pairs |\n")
+    assert division.endswith("| both | 0.5 ± 0.354 |\n| one |  |\n")
+    lines = tables.format_csv(rows, []).splitlines()
+    assert f"both,separated_pairs,division,2,0.5,{0.5**1.5}," in lines
+    assert "one,separated_pairs,division,0,,," in lines
+    assert "Last division" not in tables.format_markdown("t", "c", rows[1:], [])
+
+
 def test_sweep_imports_neither_jax_nor_tensorflow() -> None:
     code = "import sys, dcjax.modes.sweep_runner; print({'jax', 'tensorflow'} & sys.modules.keys())"
     command = [sys.executable, "-c", code]

@@ -286,6 +286,11 @@ def _divisions(
         ],
         negatives=(0.87, 1.16),
         share_separated=0.137,
+        effects={
+            "nearest_negative_ratio": 1 - 0.1 * np.log2(counts) / 3,
+            "separated_pairs": 0.137 * np.log2(counts) / 3,
+            "classes_per_cluster": 20 / np.array(counts),
+        },
         modes=[
             content.Modes(
                 images[query].class_name,

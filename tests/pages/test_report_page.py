@@ -275,6 +275,7 @@ def test_little_content_is_a_page_too() -> None:
             sizes=[],
             agreement=nothing,
             agreement_with_labels=nothing,
+            effects={},
             clusters=[],
             negatives=(np.nan, np.nan),
             share_separated=np.nan,

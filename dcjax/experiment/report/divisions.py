@@ -19,6 +19,14 @@ from dcjax.experiment.report.retrieval import Retrieval
 from dcjax.experiment.report.saved import Saved
 from dcjax.pages import content
 
+# Figures of `effects` that the page shows over time.
+_EFFECTS = (
+    "nearest_negative_ratio",
+    "separated_pairs",
+    "variance_within",
+    "mask_cosine",
+    "classes_per_cluster",
+)
 _NUM_SAMPLED = 2048  # training images that are embedded
 _NUM_NEAREST = 10  # images shown of a cluster
 _NUM_CLUSTERS = 64  # shown
@@ -61,6 +69,7 @@ def collect(
         modes=[],
         masks=_masks(run, found),
         subspaces=_subspaces(run, division, found, pictures),
+        effects={name: _values(points, f"division/{name}") for name in _EFFECTS},
     )
     dimensions = _dimensions(run, division, found)
     try:
