@@ -27,6 +27,7 @@ _SMALL = {
     "eval.batch_size": 16,
     "eval.ks": "1,2,4",
     "eval.nmi_runs": 2,
+    "train.report": "false",
 }
 
 
