@@ -316,6 +316,12 @@ def test_test_images_must_have_positives_and_negatives(splits: Splits) -> None:
     checks.check_query(_config(eval__ks=(1,)), Splits(splits.train, alone, query))
 
 
+def test_rates_that_the_test_images_cannot_show_are_refused_before_training(splits: Splits) -> None:
+    checks.check_query(_config(eval__fmr=(0.5, 1e-5)), splits)
+    with pytest.raises(ValueError, match=r"FMR of 1e-06 requires 1,000,000 pairs .* eval.fmr"):
+        checks.check_query(_config(eval__fmr=(0.5, 1e-6)), splits)
+
+
 def test_gallery_is_drawn_only_if_the_dataset_has_none(splits: Splits) -> None:
     drawing = _config(eval__protocol="gallery", eval__ks=(1, 5))
     checks.check_query(drawing, splits)
