@@ -89,7 +89,8 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"eval__best_by": "recall_at_1@4"}, "eval.best_by must be .*'recall_at_1@4'"),
         ({"eval__dims": (4, 600)}, r"eval.dims must be at most model.embedding_dim=\d+, got \(4, "),
         ({"eval__dims": (8, 4)}, "eval.dims must be a sequence .* smaller one first, got"),
-        ({"loss__matryoshka": (4, 600)}, "every dim of matryoshka, .* got 600"),
+        ({"dataset__validation_list": (0, 2)}, r"names, numbers in quotes, as .*, got \[0, 2\]"),
+        ({"loss__matryoshka": (4, 600)}, "every number of loss.matryoshka, .* got 600"),
         (
             {"loss__matryoshka": (4,), "model__masks": "fixed"},
             "loss.matryoshka requires model.masks=learned .* got model.masks=fixed and 2 clusters",
