@@ -1,5 +1,7 @@
 """Small runs: a state whose arrays are functions of the step, and checkpoints of saved runs."""
 
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import png
 from ml_collections import ConfigDict
 
@@ -14,6 +17,7 @@ from configs import folder
 from dcjax.distributed import devices
 from dcjax.division.division import Division
 from dcjax.experiment import build, inputs
+from dcjax.experiment.run import Run
 from dcjax.modes.train import train
 from dcjax.runs.checkpoints import Checkpoints
 from dcjax.training.state import TrainState
@@ -75,6 +79,21 @@ def load_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[TrainState
     checkpoints = Checkpoints(str(workdir), read_only=True)
     run, clusters = checkpoints.restore(checkpoints.number("last"), experiment.abstract_state)
     return jax.device_get(run), vars(clusters)
+
+
+def train_with_a_stop(config: ConfigDict, workdir: str | Path, *, after_steps: int) -> Any:
+    """Trains until SIGTERM stops the run after some steps, then continues; returns the scores."""
+    step = Run.train_step
+
+    def stop_in_an_epoch(self: Run, *arguments: Any) -> Any:
+        if self.step == after_steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "train_step", stop_in_an_epoch)
+        assert train(config, str(workdir)) is None
+    return train(config, str(workdir))
 
 
 def assert_equal(actual: Any, expected: Any) -> None:

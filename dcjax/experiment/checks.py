@@ -15,7 +15,7 @@ from dcjax.distributed import devices
 from dcjax.division import division, sampling
 from dcjax.experiment import build, cameras, inputs, settings
 from dcjax.models import backbones, pretrained, resnet, vit
-from dcjax.retrieval import evaluation, metrics
+from dcjax.retrieval import evaluation, metrics, thresholds
 
 _SCORES = ("map_at_r", "marp_paper", "r_precision")
 
@@ -266,27 +266,36 @@ def check_query(config: ConfigDict, splits: datasets.Splits) -> None:
             f"{config.dataset.name!r} has one of its own, which its protocol fixes; take "
             "eval.protocol=all_vs_all, with which queries search that gallery."
         )
-    check_reranking(config.eval, has_gallery=splits.gallery is not None)
     sets = splits.test_sets
+    labels = [images.labels for images in sets]
+    compared = cameras.compared([images.cameras for images in sets], config.eval)
     check_retrieval(
-        *(images.labels for images in sets),
-        ks=config.eval.ks,
-        draws_gallery=draws_gallery,
-        compared_cameras=cameras.compared([images.cameras for images in sets], config.eval),
+        *labels, ks=config.eval.ks, draws_gallery=draws_gallery, compared_cameras=compared
     )
+    check_scores_on_host(config.eval, labels, compared)
 
 
-def check_reranking(settings: ConfigDict, *, has_gallery: bool) -> None:
-    """Checks that there is a gallery to rank anew, if the settings `eval` want that.
+def check_scores_on_host(
+    settings: ConfigDict,
+    labels: Sequence[np.ndarray],
+    compared_cameras: Sequence[np.ndarray] | None,
+) -> None:
+    """Checks that re-ranking and FMRs, if the settings `eval` want them, have what they need.
+
+    Args:
+      settings: the group `eval`.
+      labels: of the queries and, if there is one, the gallery.
+      compared_cameras: of each, see `cameras.compared`.
 
     Raises:
-      InputError: if there is none.
+      InputError: if there is no gallery to rank anew, or there are too few pairs for an FMR.
     """
-    if settings.rerank and not has_gallery:
+    if settings.rerank and len(labels) == 1:
         raise InputError(
             "eval.rerank ranks a gallery anew for each query, but the test images are queries and "
             "gallery in one; take eval.rerank=False, or a data set or table with a gallery."
         )
+    thresholds.check(*labels, rates=settings.fmr, cameras=compared_cameras)
 
 
 def check_retrieval(

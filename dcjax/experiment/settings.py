@@ -125,7 +125,7 @@ class Names:
 
     def __str__(self) -> str:
         """Returns what is required."""
-        return "a sequence of different names"
+        return "a sequence of different names, numbers in quotes, as ('0', '12')"
 
 
 class OneOf:

@@ -33,9 +33,9 @@ def nest(make: Callable[[int], Loss], embedding_dim: int, dims: Sequence[int]) -
     Raises:
       InputError: unless dims are whole numbers, ascending, from 1 to D.
     """
-    numbers = [require_whole("every dim of matryoshka", d, 1, embedding_dim) for d in dims]
+    numbers = [require_whole("every number of loss.matryoshka", d, 1, embedding_dim) for d in dims]
     if sorted(set(numbers)) != numbers:
-        raise InputError(f"Require dims of matryoshka that ascend, got {tuple(dims)}.")
+        raise InputError(f"Require numbers of loss.matryoshka that ascend, got {tuple(dims)}.")
     whole = make(embedding_dim)
     parts = {dim: make(dim) for dim in numbers if dim < embedding_dim}
     shapes = {dim: _shapes(part) for dim, part in parts.items()}

@@ -183,10 +183,8 @@ def trained_modules(
         running statistics would change.
     """
     require_known("model.train", trained, TRAINED)
-    if backbone is None and trained != "last_blocks":
-        return frozenset()
     if trained != "last_blocks":
-        return None if trained == "all" else frozenset()
+        return None if trained == "all" and backbone is not None else frozenset()
     if not isinstance(backbone, ResNet | vit.ViT):
         raise InputError(
             "model.train=last_blocks is for the backbones of dcjax, whose blocks are known: "

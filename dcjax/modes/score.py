@@ -81,7 +81,6 @@ def score(
             "eval.protocol=gallery draws a gallery from the images, but there is one of its own; "
             "take eval.protocol=all_vs_all, with which queries search that gallery."
         )
-    checks.check_reranking(options, has_gallery=len(sets) > 1)
     labels = [embeddings.labels for embeddings in sets]
     known = [embeddings.cameras for embeddings in sets]
     compared = cameras.compared(known, options)
@@ -92,6 +91,7 @@ def score(
         compared_cameras=compared,
         name="--ks",
     )
+    checks.check_scores_on_host(options, labels, compared)
     for note in cameras.notes(labels, known, options):
         console.print_line(note)
     sizes = dict(zip(("images", "gallery"), map(len, labels), strict=False))

@@ -289,6 +289,13 @@ def _check_folds(
     given += ["dataset.validation_list"] if config.dataset.validation_list else []
     if given:
         raise SettingError(f"--folds chooses the validation classes: leave out {given[0]}.")
+    units = [config.dataset.validation_unit]
+    units += [row["settings"].get("dataset.validation_unit") for row in rows]
+    if "none" in units:
+        raise SettingError(
+            "--folds holds classes out: require dataset.validation_unit=class or super_class, got "
+            "none."
+        )
 
 
 def _is_seed(text: str) -> bool:

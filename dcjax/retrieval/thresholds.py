@@ -47,20 +47,12 @@ def score(
     Raises:
       InputError: if there are too few pairs of different classes for an FMR, or none of one class.
     """
+    allowed, num_mated = _count(query_labels, gallery_labels, rates, cameras)
     is_same_set = gallery is None or gallery_labels is None
     x = queries.astype(np.float64)
     y = x if gallery is None else gallery.astype(np.float64)
     labels = query_labels if gallery_labels is None else gallery_labels
     seen = None if cameras is None else (cameras[0], cameras[-1])
-    num_alike, num_mated = _count_pairs(query_labels, labels, seen, is_same_set=is_same_set)
-    num_others = (len(x) * (len(x) - 1) // 2 if is_same_set else len(x) * len(y)) - num_alike
-    allowed = [math.floor(rate * num_others) for rate in rates]
-    if not num_mated or min(allowed) < 1:
-        raise InputError(
-            f"An FMR of {min(rates):g} requires {math.ceil(1 / min(rates)):,} pairs of images of "
-            f"different classes, and one of one class, got {num_others:,} and {num_mated:,}; take "
-            "larger values of eval.fmr, or more test images."
-        )
     nearest = _nearest_others(x, query_labels, y, labels, 1 + max(allowed), is_same_set=is_same_set)
     limits = nearest[allowed]
     num_matched = np.zeros(len(rates), np.int64)
@@ -71,6 +63,50 @@ def score(
         scores[f"fnmr_at_fmr_{rate:g}"] = 1 - count / num_mated
         scores[f"threshold_at_fmr_{rate:g}"] = math.sqrt(limit)
     return scores
+
+
+def check(
+    query_labels: np.ndarray,
+    gallery_labels: np.ndarray | None = None,
+    *,
+    rates: Sequence[float],
+    cameras: Sequence[np.ndarray] | None = None,
+) -> None:
+    """Checks that images of these labels have the pairs that `score` needs; its arguments.
+
+    Raises:
+      InputError: as `score` does.
+    """
+    if rates:
+        _count(query_labels, gallery_labels, rates, cameras)
+
+
+def _count(
+    query_labels: np.ndarray,
+    gallery_labels: np.ndarray | None,
+    rates: Sequence[float],
+    cameras: Sequence[np.ndarray] | None,
+) -> tuple[list[int], int]:
+    """Returns how many pairs of different classes each FMR allows, and how many of one there are.
+
+    Raises:
+      InputError: if these are none.
+    """
+    is_same_set = gallery_labels is None
+    labels = query_labels if gallery_labels is None else gallery_labels
+    seen = None if cameras is None else (cameras[0], cameras[-1])
+    num_alike, num_mated = _count_pairs(query_labels, labels, seen, is_same_set=is_same_set)
+    num_rows = len(query_labels)
+    num_pairs = num_rows * (num_rows - 1) // 2 if is_same_set else num_rows * len(labels)
+    num_others = num_pairs - num_alike
+    allowed = [math.floor(rate * num_others) for rate in rates]
+    if not num_mated or min(allowed) < 1:
+        raise InputError(
+            f"An FMR of {min(rates):g} requires {math.ceil(1 / min(rates)):,} pairs of images of "
+            f"different classes, and one of one class, got {num_others:,} and {num_mated:,}; take "
+            "larger values of eval.fmr, or more test images."
+        )
+    return allowed, num_mated
 
 
 def _count_pairs(

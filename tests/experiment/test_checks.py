@@ -89,7 +89,8 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"eval__best_by": "recall_at_1@4"}, "eval.best_by must be .*'recall_at_1@4'"),
         ({"eval__dims": (4, 600)}, r"eval.dims must be at most model.embedding_dim=\d+, got \(4, "),
         ({"eval__dims": (8, 4)}, "eval.dims must be a sequence .* smaller one first, got"),
-        ({"loss__matryoshka": (4, 600)}, "every dim of matryoshka, .* got 600"),
+        ({"dataset__validation_list": (0, 2)}, r"names, numbers in quotes, as .*, got \[0, 2\]"),
+        ({"loss__matryoshka": (4, 600)}, "every number of loss.matryoshka, .* got 600"),
         (
             {"loss__matryoshka": (4,), "model__masks": "fixed"},
             "loss.matryoshka requires model.masks=learned .* got model.masks=fixed and 2 clusters",
@@ -314,6 +315,12 @@ def test_test_images_must_have_positives_and_negatives(splits: Splits) -> None:
         with pytest.raises(ValueError, match="Retrieval is scored on images of two classes"):
             checks.check_query(_config(eval__ks=(1,)), bad)
     checks.check_query(_config(eval__ks=(1,)), Splits(splits.train, alone, query))
+
+
+def test_rates_that_the_test_images_cannot_show_are_refused_before_training(splits: Splits) -> None:
+    checks.check_query(_config(eval__fmr=(0.5, 1e-5)), splits)
+    with pytest.raises(ValueError, match=r"FMR of 1e-06 requires 1,000,000 pairs .* eval.fmr"):
+        checks.check_query(_config(eval__fmr=(0.5, 1e-6)), splits)
 
 
 def test_gallery_is_drawn_only_if_the_dataset_has_none(splits: Splits) -> None:

@@ -17,6 +17,7 @@ from dcjax.core.errors import DcjaxError
 from dcjax.data import datasets
 from dcjax.data.datasets import HoldOut, embedding_files
 from dcjax.data.datasets.validation import hold_out
+from dcjax.experiment import checks, inputs
 from dcjax.modes import check_data, embed, export, report
 from dcjax.modes.train import train
 from dcjax.retrieval import embedding_writer
@@ -266,6 +267,26 @@ def test_features_have_validation_classes_of_their_own_or_held_out(tmp_path: Pat
     held = dataclasses.replace(given, validation=None)
     names = (_NAMES[5],)
     assert hold_out(held, HoldOut(names=names)).validation.class_names == names
+
+
+def test_features_have_cameras_and_no_junk(tmp_path: Path) -> None:
+    file = _write_array(tmp_path, ("train", "train", "query", "gallery"))
+    table = tmp_path / "features.csv"
+    head, *rows = table.read_text().splitlines()
+    # Queries and gallery are of the same classes, of which "-1" is none; two cameras took turns.
+    shared = [row.replace("class 03", "class 02").replace("class 22", "-1") for row in rows]
+    lines = [f"{head},camera", *(f"{row},c{number % 2}" for number, row in enumerate(shared))]
+    table.write_text("\n".join(lines))
+    config = _config(file, eval__protocol="cross_camera", eval__ks=(1,))
+    splits, _ = inputs.load_splits(config.dataset)
+    checks.check_data(config, splits)
+    assert splits.gallery is not None
+    for images in splits.test_sets:
+        assert "-1" not in images.class_names
+        assert images.cameras is not None
+        assert set(images.cameras) == {"c0", "c1"}
+    assert len(splits.query) == 5 * _PER_CLASS
+    assert splits.query.cameras.tolist() == ["c0", "c1"] * (len(splits.query) // 2)
 
 
 def test_check_data_says_that_there_are_no_images(tmp_path: Path) -> None:

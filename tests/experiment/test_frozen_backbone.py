@@ -129,15 +129,32 @@ def test_run_on_features_divides_and_is_evaluated_exported_and_loaded_with_pictu
     np.testing.assert_allclose(loaded(pixels), run(pixels), atol=1e-5)
 
 
-def test_run_on_features_continues_bit_for_bit(tmp_path: Path) -> None:
-    states = {}
-    changes = {"dataset__feature_views": 2, "augment__crop": "random_resized"}
-    for name, parts in (("whole", (2,)), ("parts", (1, 2))):
-        for num_epochs in parts:
-            config = _config(train__num_epochs=num_epochs, **changes)
-            train(config, str(tmp_path / name))
-        states[name] = small_runs.load_checkpoint(config, tmp_path / name)
-    small_runs.assert_equal(states["parts"], states["whole"])
+def test_stopped_run_on_features_with_schedule_average_and_validation_equals_an_uninterrupted_one(
+    tmp_path: Path,
+) -> None:
+    config = _config(
+        augment__crop="random_resized",
+        dataset__feature_views=2,
+        dataset__validation_list=("0", "2"),
+        division__max_clusters=1,
+        optimizer__clip_norm=0.5,
+        optimizer__learning_rate=5e-3,
+        optimizer__schedule="cosine",
+        optimizer__warmup_epochs=0.5,
+        train__ema_decay=0.9,
+        train__stop_after=2,
+        eval__every_epochs=1,
+    )
+    scores = train(config, str(tmp_path / "whole"))
+    run, division = small_runs.load_checkpoint(config, tmp_path / "whole")
+    in_last_epoch = int(run.step) * 3 // 4
+    stopped = small_runs.train_with_a_stop(config, tmp_path / "stopped", after_steps=in_last_epoch)
+    assert stopped == scores
+    small_runs.assert_equal(
+        small_runs.load_checkpoint(config, tmp_path / "stopped"), (run, division)
+    )
+    texts = {(tmp_path / name / "scores.json").read_text() for name in ("whole", "stopped")}
+    assert len(texts) == 1
 
 
 def _kept_features(folder: Path, *, weights: int = 0, **changes: Any) -> list[FeatureReader]:

@@ -104,11 +104,11 @@ def test_first_coordinates_learn_to_be_embeddings() -> None:
 @pytest.mark.parametrize(
     ("dims", "message"),
     [
-        ((4, 9), "every dim of matryoshka, .* at least 1 and at most 8, got 9"),
-        ((0, 4), "every dim of matryoshka, .* got 0"),
-        ((2.5,), "every dim of matryoshka, .* got 2.5"),
-        ((5, 3), r"dims of matryoshka that ascend, got \(5, 3\)"),
-        ((3, 3), r"dims of matryoshka that ascend, got \(3, 3\)"),
+        ((4, 9), "every number of loss.matryoshka, .* at least 1 and at most 8, got 9"),
+        ((0, 4), "every number of loss.matryoshka, .* got 0"),
+        ((2.5,), "every number of loss.matryoshka, .* got 2.5"),
+        ((5, 3), r"numbers of loss.matryoshka that ascend, got \(5, 3\)"),
+        ((3, 3), r"numbers of loss.matryoshka that ascend, got \(3, 3\)"),
     ],
 )
 def test_errors_name_the_dims(dims: tuple[Any, ...], message: str) -> None:

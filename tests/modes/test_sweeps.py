@@ -557,6 +557,8 @@ def test_each_fold_is_held_out_once_and_the_table_is_over_folds(tmp_path: Path) 
     changes = {"dataset.validation_classes": 0.5}
     with pytest.raises(SettingError, match=r"leave out dataset.validation_classes"):
         plan(4, **changes)
+    with pytest.raises(SettingError, match=r"folds holds classes out: .*unit=class or super_class"):
+        plan(4, **{"dataset.validation_unit": "none"})
 
 
 def test_run_that_ended_early_is_finished(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from configs import digits
 from dcjax.core.errors import InputError
 from dcjax.distributed import devices
 from dcjax.experiment import build, epochs, inputs, reporter
-from dcjax.experiment.run import Run
 from dcjax.modes.train import train
 from dcjax.runs import shared_workdirs
 from dcjax.runs.checkpoints import Checkpoints
@@ -367,7 +366,7 @@ def test_continued_run_of_other_groupings_equals_an_uninterrupted_one(
 
 
 def test_run_with_schedule_clipping_and_average_stopped_in_an_epoch_equals_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = _config(
         division__max_clusters=2,
@@ -393,17 +392,9 @@ def test_run_with_schedule_clipping_and_average_stopped_in_an_epoch_equals_an_un
     assert of_steps[-1] < 1e-5
 
     run, division = small_runs.load_checkpoint(config, uninterrupted)
-    last_step, step = int(run.step) * 3 // 4, Run.train_step  # in the middle of the last epoch
-
-    def stop_in_an_epoch(self: Run, *arguments: Any) -> Any:
-        if self.step == last_step - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "train_step", stop_in_an_epoch)
-        assert train(config, str(stopped)) is None
-    assert train(config, str(stopped)) == scores
+    in_last_epoch = int(run.step) * 3 // 4
+    again = small_runs.train_with_a_stop(config, stopped, after_steps=in_last_epoch)
+    assert again == scores
     small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))
 
     embedder = dcjax.load(str(uninterrupted))

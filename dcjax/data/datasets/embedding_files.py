@@ -188,7 +188,7 @@ def _require_columns(names: Sequence[str], path: Path, to_search: bool) -> list[
 
 def _columns_read(to_search: bool) -> tuple[str, ...]:
     """Returns the names of the columns of text that are read if they are there."""
-    return (_LABEL, _SPLIT, _PATH) if to_search else (_LABEL, _SPLIT, _CAMERA)
+    return (_LABEL, _SPLIT, _CAMERA, *((_PATH,) if to_search else ()))
 
 
 def _require_floats(kind: pyarrow.DataType, path: Path) -> None:

@@ -1,5 +1,6 @@
 """Features of any origin in the place of images: a file of vectors with labels."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ from dcjax.core import naming
 from dcjax.core.errors import InputError
 from dcjax.data.datasets import embedding_files, folder
 from dcjax.data.datasets.embedding_files import Embeddings
-from dcjax.data.datasets.image_set import ImageSet, Splits, from_classes, no_images, require_unseen
+from dcjax.data.datasets.image_set import (
+    JUNK,
+    ImageSet,
+    Splits,
+    from_classes,
+    no_images,
+    require_unseen,
+)
 from dcjax.data.datasets.request import Request
 
 _NOT_TESTED = {"train", "validation"}
@@ -19,7 +27,8 @@ def load(request: Request, *, features: str, test_classes: float) -> Splits:
 
     If it has a column split, its rows are in one split each: train and test, or train, query and
     gallery, and if wanted validation; no class is in two of train, validation and those to test.
-    Otherwise the last classes in sorted order are held out, as `folder.load` does.
+    Otherwise the last classes in sorted order are held out, as `folder.load` does. If it has a
+    column camera, rows of the label "-1" are junk, as in `manifest.load`.
 
     Args:
       request: Which features; its root is not used.
@@ -36,11 +45,22 @@ def load(request: Request, *, features: str, test_classes: float) -> Splits:
     if not vectors.classes:
         table = "" if path.suffix.lower() == ".parquet" else f" of {path.with_suffix('.csv')}"
         raise InputError(f"{path}: require labels, in a column label{table}, got none.")
+    vectors = _without_junk(vectors)
     rows = _rows_by_split(vectors, path, request, test_classes)
     splits = {name: _select(vectors, rows, name) for name in rows}
     if not request.with_train:
         return Splits(no_images(), **{x: splits[x] for x in splits if x not in _NOT_TESTED})
     return require_unseen(Splits(**splits), path)
+
+
+def _without_junk(vectors: Embeddings) -> Embeddings:
+    """Returns a file that has cameras without the rows that are no fair answer."""
+    names = np.array(vectors.classes, np.str_)[vectors.labels]
+    if vectors.cameras is None or JUNK not in vectors.classes:
+        return vectors
+    kept = vectors.select(names != JUNK)
+    classes, labels = np.unique(names[names != JUNK], return_inverse=True)
+    return dataclasses.replace(kept, labels=labels, classes=tuple(classes.tolist()))
 
 
 def _rows_by_split(
@@ -69,4 +89,4 @@ def _select(vectors: Embeddings, rows: dict[str, np.ndarray], split: str) -> Ima
     tested = np.any([rows[name] for name in rows if name not in _NOT_TESTED], axis=0)
     among = names[vectors.labels[rows[split] if split in _NOT_TESTED else tested]]
     images = from_classes(chosen.vectors, names[chosen.labels], among=among)
-    return ImageSet(images.images, images.labels, images.class_names, names=chosen.paths)
+    return dataclasses.replace(images, cameras=chosen.cameras, names=chosen.paths)

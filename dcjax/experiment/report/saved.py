@@ -63,10 +63,11 @@ class Saved:
         if Schedule(self.config).is_finished(self.last):
             return "finished"
         place = self.last.describe(num_epochs=end)
-        state = f"it goes on; this is {place}" if self.is_under_way else f"stopped {place}"
+        newest = "this" if self.is_last else "it"
+        state = f"it goes on; {newest} is {place}" if self.is_under_way else f"stopped {place}"
         if self.is_last:
             return state
-        return f"{state.replace('this is', 'it is')}; this is its best epoch, {self.progress.epoch}"
+        return f"{state}; this is its best epoch, {self.progress.epoch}"
 
     @property
     def is_choice(self) -> bool:
