@@ -58,6 +58,8 @@ class Run:
         scores = _read(self.folder / "scores.json")
         train = self.config.train
         epochs, wanted = _epochs(scores, self.folder), train.until_epoch or train.num_epochs
+        if train.num_steps:  # the same in both; scores are written at the end
+            wanted = epochs
         if epochs > wanted:
             raise InputError(
                 f"{self.folder} holds a run of {epochs} epochs already, got "

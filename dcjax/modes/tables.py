@@ -142,7 +142,8 @@ def describe_steps(rows: Sequence[Row]) -> str:
     least, most = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     return (
         f"Runs differ in steps, on average from {means[least]:,.0f} ({least}) to "
-        f"{means[most]:,.0f} ({most}): a part of a difference may be that of longer training."
+        f"{means[most]:,.0f} ({most}): a part of a difference may be that of longer training. With "
+        "train.num_steps all end after as many."
     )
 
 

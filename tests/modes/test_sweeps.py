@@ -416,6 +416,17 @@ def test_run_counts_as_finished_after_its_last_epoch(tmp_path: Path) -> None:
     assert longer is None
 
 
+@pytest.mark.parametrize("num_epochs", [2, 8])
+def test_run_of_steps_is_finished_when_it_has_scores(tmp_path: Path, num_epochs: int) -> None:
+    changes = {"train.num_epochs": num_epochs}
+    (run,) = _plan(tmp_path, [_OURS], seeds="0", **changes, **{"train.num_steps": 50}).runs
+    assert run.result() is None
+    _finish(run, map_at_r=0.5)  # in epoch 3
+    assert run.result() is not None
+    with pytest.raises(InputError, match=r"another config.*train.num_steps=60 \(saved: 50\)"):
+        _plan(tmp_path, [_OURS], seeds="0", **changes, **{"train.num_steps": 60})
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
