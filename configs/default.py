@@ -257,6 +257,9 @@ def get_config() -> ConfigDict:
 
     config.train = train = ConfigDict()
     train.num_epochs = 120
+    # End after exactly so many steps instead, in the midst of an epoch if need be; the schedule of
+    # the rates over num_epochs is then stretched or compressed to them. 0: after num_epochs.
+    train.num_steps = 0
     train.until_epoch = 0  # end after so many epochs of the schedule of num_epochs; 0: after all
     # End after so many evaluations in which eval.best_by has gained nothing on the validation
     # classes; 0: never.

@@ -1,6 +1,9 @@
-"""How certain the difference of two runs is, from the same queries in both."""
+"""How certain a difference is: of two runs over the same queries, of two settings over seeds."""
+
+from collections.abc import Sequence
 
 import numpy as np
+from scipy import special
 
 _NUM_DRAWS = 1000
 _ENDS = (0.025, 0.975)
@@ -36,3 +39,25 @@ def interval(
         means.append(sums[drawn].sum() / counts[drawn].sum())
     low, high = np.quantile(means, _ENDS)
     return float(differences.mean()), float(low), float(high)
+
+
+def t_interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the mean of paired differences, and its 95 % interval by Student's t.
+
+    With deviation s of n differences it is the mean ± t s / sqrt(n), t the 97.5 % quantile with
+    n - 1 degrees of freedom: exact for normal differences, also of few pairs. A bootstrap over few
+    pairs would be too narrow.
+
+    Args:
+      differences: of a score, one for each pair of runs [n].
+
+    Returns:
+      The mean and both ends, which are infinite for a single pair.
+    """
+    values = np.asarray(differences, np.float64)
+    mean, num_pairs = float(values.mean()), len(values)
+    if num_pairs == 1:
+        return mean, -np.inf, np.inf
+    quantile = special.stdtrit(num_pairs - 1, _ENDS[1])
+    half = float(quantile * values.std(ddof=1) / np.sqrt(num_pairs))
+    return mean, mean - half, mean + half

@@ -7,7 +7,7 @@ repeated.
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +82,10 @@ class Plan:
     def num_steps(self) -> int:
         """Number of steps, S."""
         return len(self.clusters)
+
+    def first(self, num_steps: int) -> "Plan":
+        """Returns the plan without the steps after the first ones, which have the same images."""
+        return replace(self, clusters=self.clusters[:num_steps])
 
     @functools.cached_property
     def rows(self) -> np.ndarray:

@@ -65,7 +65,8 @@ def check_training(config: ConfigDict) -> Mesh:
     _check_division(config.division, config.model)
     _check_matryoshka(config)
     _check_weights(config.model)
-    _check_memory(config.loss, config.sampling, config.train.num_epochs)
+    _check_end(config.train)
+    _check_memory(config.loss, config.sampling, config.train)
     if build.trains_backbone(config.model):  # else features are kept, not the images
         _check_cache(config.dataset, config.augment)
     if config.dataset.feature_views and not build.keeps_features(config.model):
@@ -83,11 +84,6 @@ def check_training(config: ConfigDict) -> Mesh:
     select = config.eval.select
     if select in ("best", "best_test") and not config.checkpoint.keep_best:
         raise SettingError(f"eval.select={select} requires checkpoint.keep_best >= 1, got 0.")
-    if config.train.until_epoch > config.train.num_epochs:
-        raise SettingError(
-            "Require train.until_epoch <= train.num_epochs, got "
-            f"{config.train.until_epoch} and {config.train.num_epochs}."
-        )
     if config.train.stop_after and not config.eval.every_epochs:
         raise SettingError(
             "train.stop_after counts evaluations: require eval.every_epochs >= 1, got 0."
@@ -186,12 +182,26 @@ def _check_weights(model: ConfigDict) -> None:
         )
 
 
-def _check_memory(loss: ConfigDict, sampled: ConfigDict, num_epochs: int) -> None:
+def _check_end(train: ConfigDict) -> None:
+    if train.until_epoch > train.num_epochs:
+        raise SettingError(
+            "Require train.until_epoch <= train.num_epochs, got "
+            f"{train.until_epoch} and {train.num_epochs}."
+        )
+    if train.num_steps and (train.until_epoch or train.refit):
+        raise SettingError(
+            "train.num_steps ends a run after steps, train.until_epoch and train.refit after an "
+            f"epoch: require train.num_steps=0 with them, got {train.num_steps}, "
+            f"train.until_epoch={train.until_epoch} and train.refit={train.refit}."
+        )
+
+
+def _check_memory(loss: ConfigDict, sampled: ConfigDict, train: ConfigDict) -> None:
     size, from_epoch = loss.memory_size, loss.memory_from_epoch
-    if size and from_epoch >= num_epochs:
+    if size and not train.num_steps and from_epoch >= train.num_epochs:
         raise SettingError(
             "A memory is compared with from epoch loss.memory_from_epoch on: require it below "
-            f"train.num_epochs, got {from_epoch} and {num_epochs}."
+            f"train.num_epochs, got {from_epoch} and {train.num_epochs}."
         )
     per_step = sampled.batch_size * sampled.clusters_per_step
     if 0 < size < per_step:

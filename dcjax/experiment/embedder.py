@@ -359,7 +359,7 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     meta = checkpoints.meta(chosen)
     progress = Progress(**meta["progress"])
     # A checkpoint that was not evaluated holds the scores of an earlier one.
-    evaluates = schedule.Schedule(ConfigDict(saved)).evaluates_after(progress.epoch - 1)
+    evaluates = schedule.Schedule(ConfigDict(saved)).evaluates_after(progress)
     is_scored = evaluates and not progress.epoch_step
     scores = progress.scores if is_scored else {}
     clusters_alike = all(config.eval[x] == saved["eval"][x] for x in ("nmi_runs", "kmeans"))

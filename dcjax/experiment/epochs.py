@@ -156,6 +156,7 @@ class Planner:
             epoch=epoch,
             **build.plan_options(experiment.config.sampling),
         )
+        plan = experiment.schedule.cut(plan, progress)
         blocks = plan.blocks(progress.epoch_step)
         batches = experiment.train_reader.train_batches(blocks, epoch=epoch)
         return Epoch(current, plan, batches, figures)

@@ -223,11 +223,11 @@ class Reporter:
         )
         sampled = config.sampling
         per_step = sampled.batch_size * sampled.clusters_per_step
-        num_epochs, num_steps = Schedule(config).end, max(1, len(splits.train) // per_step)
-        line(
-            f"schedule  {num_epochs} epochs of about {num_steps:,} steps of {per_step} images; "
-            f"{self._division_schedule()}"
-        )
+        num_steps = max(1, len(splits.train) // per_step)
+        length = f"{Schedule(config).end} epochs of about {num_steps:,} steps"
+        if config.train.num_steps:
+            length = f"{config.train.num_steps:,} steps, about {num_steps:,} an epoch,"
+        line(f"schedule  {length} of {per_step} images; {self._division_schedule()}")
         if splits.validation is not None:
             early = config.train.stop_after
             stops = f"; {early} evaluations without a gain end the run" if early else ""
@@ -247,7 +247,9 @@ class Reporter:
         config = self._config
         schedule, every_epochs = Schedule(config), config.division.every_epochs
         starts: dict[int, int] = {}
-        for epoch in range(0, config.train.num_epochs, every_epochs):
+        # A run of steps may end before it has all of these clusters.
+        end = sys.maxsize if config.train.num_steps else config.train.num_epochs
+        for epoch in range(0, end, every_epochs):
             starts.setdefault(schedule.num_clusters(epoch), epoch + 1)
             if config.division.max_clusters in starts:
                 break
@@ -331,10 +333,10 @@ class Reporter:
             self._times.write("activity", activity=activity, seconds=round(seconds, 3))
 
     @contextlib.contextmanager
-    def show_epoch(self, epoch: int, plan: Plan, *, done: int) -> Iterator[StepLog]:
-        """Shows the steps of an epoch in a progress bar, and their mean loss in a line."""
-        num_epochs = Schedule(self._config).end
-        label = f"epoch {epoch + 1}/{num_epochs}"
+    def show_epoch(self, progress: Progress, plan: Plan) -> Iterator[StepLog]:
+        """Shows the steps of the next epoch in a progress bar, and their mean loss in a line."""
+        epoch, done, schedule = progress.epoch, progress.epoch_step, Schedule(self._config)
+        label = f"epoch {epoch + 1}" + (f"/{schedule.end}" if schedule.end else "")
         per_step = math.prod(plan.shape[1:])
         self._num_steps = plan.num_steps
         start_time = time.monotonic()
@@ -361,7 +363,7 @@ class Reporter:
             )
         if log.losses and log.done == plan.num_steps:
             seconds = time.monotonic() - start_time
-            left = (num_epochs - epoch - 1) * seconds / 60
+            left = schedule.epochs_left(plan, progress) * seconds / 60
             self._console.print_line(
                 f"{label}  loss {np.mean(log.losses):.4f}  {rate():.0f} images/s  "
                 f"{left:.0f} min of training left"

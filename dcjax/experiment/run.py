@@ -202,7 +202,7 @@ class Run:
         same_run.check_same(config.to_dict(), saved, workdir)
         same_run.check_same_data(self._data, meta["data"], workdir)
         self.progress = Progress(**meta["progress"])
-        if self.progress.epoch > (end := self._experiment.schedule.end):
+        if 0 < (end := self._experiment.schedule.end) < self.progress.epoch:
             setting = "until_epoch" if config.train.until_epoch else "num_epochs"
             raise InputError(
                 f"{workdir} holds a run of {self.progress.epoch} epochs already, got "
@@ -211,3 +211,4 @@ class Run:
         self.state, self.division = self._checkpoints.restore(
             number, self._experiment.abstract_state
         )
+        self.progress = dataclasses.replace(self.progress, step=int(self.state.step))

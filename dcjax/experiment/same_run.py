@@ -193,7 +193,8 @@ def check_same(
     free = _FREE | _FREE_IN_EVALUATION if evaluating else _FREE
     if scored:
         free = {key for key in free - _SCORED if not key.startswith("eval.")}
-    elif not evaluating and now.get("optimizer.schedule") == "cosine":
+    is_cosine = now.get("optimizer.schedule") == "cosine" and not scored
+    if not evaluating and (is_cosine or now.get("train.num_steps")):
         free = free - {"train.num_epochs"}  # the rates of all steps depend on it
     check_complete(then, now.keys())
     different = [

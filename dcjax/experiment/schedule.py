@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax.division import division
+from dcjax.division import division, sampling
 from dcjax.runs.progress import Progress
 
 
@@ -22,8 +22,23 @@ class Schedule:
 
     @property
     def end(self) -> int:
-        """Number of epochs after which the run ends, if validation does not stop it before."""
-        return self.config.train.until_epoch or self.config.train.num_epochs
+        """Number of epochs after which the run ends, if validation does not stop it before.
+
+        0 if it ends after a number of steps instead.
+        """
+        train = self.config.train
+        return 0 if train.num_steps else train.until_epoch or train.num_epochs
+
+    def cut(self, plan: sampling.Plan, progress: Progress) -> sampling.Plan:
+        """Returns the plan of the next epoch with no more steps than the run has left."""
+        num_steps = self.config.train.num_steps
+        return plan.first(num_steps - progress.first_step) if num_steps else plan
+
+    def epochs_left(self, plan: sampling.Plan, progress: Progress) -> float:
+        """Returns how many epochs, or parts of one, as long as the next one will follow it."""
+        if num_steps := self.config.train.num_steps:
+            return (num_steps - progress.first_step) / plan.num_steps - 1
+        return self.end - progress.epoch - 1
 
     def num_clusters(self, epoch: int) -> int:
         """Returns K of an epoch."""
@@ -66,31 +81,47 @@ class Schedule:
         }
         return {
             "learning_rates": {group: np.float32(rate) for group, rate in learning_rates.items()},
-            "epoch": {
-                "number": np.float32(epoch),
-                "first_step": np.int32(first_step),
-                "num_steps": np.int32(num_steps),
-            },
+            "epoch": self._epoch_of_rates(epoch, first_step, num_steps),
             "full_embedding": np.bool_(full),
             "memory": np.bool_(epoch >= self.config.loss.memory_from_epoch),
         }
 
     def is_finished(self, progress: Progress) -> bool:
-        """Returns whether all epochs are trained, or validation has stopped the run early."""
+        """Returns whether all is trained, or validation has stopped the run early."""
         train = self.config.train
         is_stopped = 0 < train.stop_after <= progress.evaluations_without_gain
-        return progress.epoch == self.end or is_stopped
+        return self._is_end(progress) or is_stopped
 
-    def evaluates_after(self, epoch: int) -> bool:
-        """Returns whether the network is scored after an epoch."""
-        return self._is_due(self.config.eval.every_epochs, epoch)
+    def evaluates_after(self, progress: Progress) -> bool:
+        """Returns whether the network is scored after an epoch, with the progress then."""
+        return self._is_due(self.config.eval.every_epochs, progress)
 
-    def saves_after(self, epoch: int) -> bool:
+    def saves_after(self, progress: Progress) -> bool:
         """Returns whether a checkpoint is saved after an epoch, whatever its scores are."""
-        return self._is_due(self.config.checkpoint.every_epochs, epoch)
+        return self._is_due(self.config.checkpoint.every_epochs, progress)
 
-    def _is_due(self, every_epochs: int, epoch: int) -> bool:
-        """Returns whether something happens after this epoch; with 0 after the last one only."""
-        done = epoch + 1
-        is_last = done == self.end
-        return is_last or (every_epochs > 0 and done % every_epochs == 0)
+    def _is_due(self, every_epochs: int, progress: Progress) -> bool:
+        """Returns whether something happens after an epoch; with 0 after the last one only."""
+        is_regular = every_epochs > 0 and progress.epoch % every_epochs == 0
+        return self._is_end(progress) or is_regular
+
+    def _is_end(self, progress: Progress) -> bool:
+        if num_steps := self.config.train.num_steps:
+            return progress.step == num_steps and not progress.epoch_step
+        return progress.epoch == self.end
+
+    def _epoch_of_rates(self, epoch: int, first_step: int, num_steps: int) -> dict[str, Any]:
+        """Returns the "epoch" of `rates.of_step`.
+
+        In a run of a number of steps, the schedule's epochs are equal parts of it, whatever the
+        number of steps of an epoch is: the first begins with the run.
+        """
+        train = self.config.train
+        if train.num_steps:
+            length: Any = np.float32(train.num_steps / train.num_epochs)
+            return {"number": np.float32(0), "first_step": np.int32(0), "num_steps": length}
+        return {
+            "number": np.float32(epoch),
+            "first_step": np.int32(first_step),
+            "num_steps": np.int32(num_steps),
+        }

@@ -316,6 +316,7 @@ RULES: Mapping[str, Rule] = {
     "optimizer.sgd.momentum": _MOMENTUM,
     "optimizer.sgd.nesterov": Flag(),
     "train.num_epochs": _FROM_1,
+    "train.num_steps": _FROM_0,
     "train.until_epoch": _FROM_0,
     "train.stop_after": _FROM_0,
     "train.refit": Flag(),

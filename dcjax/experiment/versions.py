@@ -91,6 +91,7 @@ CHANGES: tuple[Change, ...] = (
             "optimizer.step_factor": 0.1,
             "optimizer.warmup_epochs": 0.0,
             "train.ema_decay": 0.0,
+            "train.num_steps": 0,
             "train.refit": False,
             "train.report": True,
             "train.stop_after": 0,

@@ -52,6 +52,11 @@ FOLDS = flags.DEFINE_integer(
     lower_bound=0,
 )
 SEEDS = flags.DEFINE_list("seeds", [], "Of a sweep: train each row with each of these seeds.")
+BASELINE = flags.DEFINE_string(
+    "baseline",
+    "",
+    "Of a sweep: the row that the others are compared with, by default the first one.",
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
@@ -131,9 +136,11 @@ VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, 
 
 # Modes that read a saved run.
 SAVED = ["evaluate", "embed", "export", "report", "search"]
-# Those that take several runs.
+# Modes that take several runs.
 _SEVERAL = ["evaluate", "report"]
-# Those that join other processes.
+# Flags that only a sweep takes.
+OF_SWEEPS = (SEEDS, BASELINE, DRY_RUN)
+# Modes that join other processes.
 JOINING = ["train", "evaluate", "embed"]
 
 

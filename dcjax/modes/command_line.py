@@ -72,9 +72,10 @@ def main(argv: Sequence[str]) -> None:
         }
         if command_flags.SWEEP.value or command_flags.FOLDS.value:
             _sweep(_config(), argv[0])
-        elif command_flags.SEEDS.value or command_flags.DRY_RUN.value:
+        elif any(flag.value for flag in command_flags.OF_SWEEPS):
+            given = [f"--{flag.name}" for flag in command_flags.OF_SWEEPS if flag.value]
             raise SettingError(
-                "--seeds and --dry_run belong to a sweep: give --sweep or --folds too."
+                f"Only a sweep takes {', '.join(given)}: give --sweep or --folds too."
             )
         else:
             if command_flags.MODE.value in command_flags.JOINING:
@@ -269,6 +270,7 @@ def _sweep(config: ConfigDict, path: str) -> None:
         else None,
         folds=command_flags.FOLDS.value,
         has_rows=command_flags.SWEEP.value,
+        baseline=command_flags.BASELINE.value,
     )
     if command_flags.DRY_RUN.value:
         sys.stdout.writelines(f"{command}\n" for command in sweep_runner.commands(sweep))

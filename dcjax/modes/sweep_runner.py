@@ -49,7 +49,8 @@ class _Runner:
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._line = Console().print_line
+        self._console = Console()
+        self._line = self._console.print_line
         self._minutes: list[float] = []
         self._failed: list[pathlib.Path] = []
         self._stopped = ""
@@ -74,6 +75,12 @@ class _Runner:
                     time.sleep(_POLL_SECONDS)
                 waiting = held
         rows = sweep.table_rows()
+        if any(row.results for row in rows):
+            title = f"{sweep.best_by} in percent"
+            summary = tables.summarize(rows, sweep.best_by, sweep.baseline, sweep.over)
+            self._console.print_table(title, summary)
+        if unequal := tables.describe_steps(rows):
+            self._line(f"steps     {unequal}")
         if len(rows) > 1 and (chosen := tables.choose(rows, sweep.best_by)):
             self._line(f"chosen    {tables.describe_choice(chosen, sweep.best_by)}")
         for suffix in ("md", "csv"):

@@ -58,6 +58,8 @@ class Run:
         scores = _read(self.folder / "scores.json")
         train = self.config.train
         epochs, wanted = _epochs(scores, self.folder), train.until_epoch or train.num_epochs
+        if train.num_steps:  # the same in both; scores are written at the end
+            wanted = epochs
         if epochs > wanted:
             raise InputError(
                 f"{self.folder} holds a run of {epochs} epochs already, got "
@@ -82,6 +84,24 @@ class Run:
                 }
         return figures
 
+    def cost(self) -> dict[str, float]:
+        """Returns what training took, by the names of `tables.COSTS`; none that is not recorded.
+
+        The seconds are those of all starts, with what was trained again after a kill.
+        """
+        cost: dict[str, float] = {}
+        sampled = self.config.sampling
+        points = times.read(self.folder / "metrics.jsonl")
+        if steps := max((point.get("step", 0) for point in points), default=0):
+            cost["steps"] = steps
+            cost["images"] = steps * sampled.batch_size * sampled.clusters_per_step
+        seconds = [
+            record["seconds"]
+            for record in times.read(self.folder / times.FILE)
+            if record.get("kind") == "activity" and record.get("activity") != "evaluation"
+        ]
+        return cost | ({"seconds": sum(seconds)} if seconds else {})
+
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
@@ -95,6 +115,7 @@ class Sweep:
       paper: a paper's scores in percent, by the row's name.
       best_by: the score by which a row is chosen, if there are validation classes.
       over: what a row's runs differ in: "seeds", "folds" or "seeds x folds".
+      baseline: name of the row that the others are compared with.
     """
 
     table: pathlib.Path
@@ -104,6 +125,7 @@ class Sweep:
     paper: dict[str, dict[str, float]]
     best_by: str
     over: str
+    baseline: str
 
     @property
     def runs(self) -> dict[Run, list[str]]:
@@ -120,21 +142,37 @@ class Sweep:
         rows = []
         for name, runs in self.rows.items():
             finished = {run: result for run in runs if (result := run.result())}
-            divisions = [run.division() for run in finished]
-            rows.append(tables.Row(name, list(finished.values()), self.paper[name], divisions))
+            rows.append(
+                tables.Row(
+                    name,
+                    list(finished.values()),
+                    self.paper[name],
+                    divisions=[run.division() for run in finished],
+                    pairs=[
+                        (run.config.seed, run.config.dataset.validation_fold) for run in finished
+                    ],
+                    costs=[run.cost() for run in finished],
+                )
+            )
         return rows
 
     def write_table(self) -> None:
         """Writes the table of what is finished, as Markdown and as CSV."""
         rows = self.table_rows()
         text = tables.format_markdown(
-            self.table.name, self.command, rows, self.scores, best_by=self.best_by, over=self.over
+            self.table.name,
+            self.command,
+            rows,
+            self.scores,
+            best_by=self.best_by,
+            baseline=self.baseline,
+            over=self.over,
         )
         with file_errors("Cannot write the table of the sweep"):
             self.table.parent.mkdir(parents=True, exist_ok=True)
             pathlib.Path(f"{self.table}.md").write_text(text, encoding="utf-8")
             pathlib.Path(f"{self.table}.csv").write_text(
-                tables.format_csv(rows, self.scores), encoding="utf-8"
+                tables.format_csv(rows, self.scores, self.baseline), encoding="utf-8"
             )
 
 
@@ -148,6 +186,7 @@ def plan(
     workdir: str | None,
     folds: int = 0,
     has_rows: bool = True,
+    baseline: str = "",
 ) -> Sweep:
     """Plans a sweep, and checks that its runs can be trained.
 
@@ -161,6 +200,7 @@ def plan(
       folds: disjoint parts of the training classes, each of which is once held out for validation
         from the runs of all rows; 0: none is.
       has_rows: whether the rows are those of the file's `sweep`; else one, the config as it is.
+      baseline: name of the row that the others are compared with; "": the first one.
 
     Raises:
       SettingError: if a row or a seed cannot be run.
@@ -175,6 +215,12 @@ def plan(
         table_rows, experiment = [{"name": name, "settings": {}}], argument
     if folds:
         _check_folds(folds, config, table_rows, changes)
+    names = [row["name"] for row in table_rows]
+    if baseline and baseline not in names:
+        raise SettingError(
+            f"Require --baseline to be a row of the table, got {baseline!r}; rows are "
+            f"{', '.join(names)}."
+        )
     folder = pathlib.Path("runs", module.get("RUNS", name), experiment)
     if workdir is not None:
         folder = workdirs.on_disk(workdir)
@@ -199,6 +245,7 @@ def plan(
     flags = [f"--config={path}", *_flags(changes)]
     flags += [f"--seeds={','.join(seeds)}"] if seeds else []
     flags += [f"--folds={folds}"] if folds else []
+    flags += [f"--baseline={baseline}"] if baseline else []
     flags += [f"--workdir={workdir}"] if workdir else []
     return Sweep(
         table=folder / name,
@@ -208,6 +255,7 @@ def plan(
         paper={row["name"]: row.get("paper", {}) for row in table_rows},
         best_by=config.eval.best_by,
         over=("seeds x folds" if seeds else "folds") if folds else "seeds",
+        baseline=baseline or names[0],
     )
 
 

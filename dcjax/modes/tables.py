@@ -1,4 +1,4 @@
-"""The table of a sweep: means and deviations over seeds, beside a paper's figures."""
+"""The table of a sweep: means, differences to a row by seed, costs, beside a paper's figures."""
 
 import csv
 import dataclasses
@@ -6,6 +6,8 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from dcjax.analysis import differences
 
 # Figures of a division that a table has; `analysis.effects` says what they are.
 DIVISION_FIGURES = (
@@ -17,6 +19,9 @@ DIVISION_FIGURES = (
     "mask_cosine",
     "subspace_dimension",
 )
+# What a run took to train, with the heading of its column.
+COSTS = {"steps": "steps", "images": "images seen", "seconds": "seconds"}
+_PAIRED_BY = {"seeds": "seed", "folds": "fold", "seeds x folds": "seed and fold"}
 # What scores.json holds, and how a table is headed; of runs with validation classes alone:
 _VALIDATED = {
     "best": "Best epoch by the validation classes, on the test classes",
@@ -39,12 +44,16 @@ class Row:
       results: of its finished runs, each the content of scores.json.
       paper: a paper's scores, in percent.
       divisions: figures of the last division of these runs, by name.
+      pairs: seed and fold of each of these runs, by which rows are paired.
+      costs: what each of these runs took, by the names of `COSTS`.
     """
 
     name: str
     results: Sequence[Mapping[str, Mapping[str, float]]]
     paper: Mapping[str, float]
     divisions: Sequence[Mapping[str, float]] = ()
+    pairs: Sequence[tuple[int, int]] = ()
+    costs: Sequence[Mapping[str, float]] = ()
 
     def scores(self, selection: str, name: str) -> list[float]:
         """Returns a score in every finished run; none where one of them lacks it."""
@@ -54,7 +63,21 @@ class Row:
 
     def division_figures(self, name: str) -> list[float]:
         """Returns a figure of the last division of every finished run; none where one lacks it."""
-        values = [figures[name] for figures in self.divisions if name in figures]
+        return self._of_all(self.divisions, name)
+
+    def cost(self, name: str) -> list[float]:
+        """Returns what every finished run took; none where it is not known of one of them."""
+        return self._of_all(self.costs, name)
+
+    def differences_to(self, other: "Row", selection: str, name: str) -> list[float]:
+        """Returns how much higher a score is than another row's, by seed and fold of both."""
+        scores, others = (
+            dict(zip(row.pairs, row.scores(selection, name), strict=False)) for row in (self, other)
+        )
+        return [score - others[pair] for pair, score in scores.items() if pair in others]
+
+    def _of_all(self, figures: Sequence[Mapping[str, float]], name: str) -> list[float]:
+        values = [of_run[name] for of_run in figures if name in of_run]
         return values if len(values) == len(self.results) else []
 
 
@@ -86,6 +109,44 @@ def describe_choice(row: Row, best_by: str) -> str:
     )
 
 
+def summarize(
+    rows: Sequence[Row], best_by: str, baseline: str, over: str
+) -> dict[str, dict[str, str]]:
+    """Returns mean, difference to the baseline and steps of each row, by heading.
+
+    Args:
+      rows: of a table.
+      best_by: name of the score.
+      baseline: name of the row that the others are compared with.
+      over: what the means are over.
+    """
+    selection = "best" if "best" in _selections(rows) else "last"
+    compared = _find(rows, baseline)
+    return {
+        row.name: {
+            over: str(len(row.results)),
+            best_by: _percent(row.scores(selection, best_by)),
+            f"difference to {baseline}": _difference(row, compared, selection, best_by),
+            COSTS["steps"]: _whole(row.cost("steps")),
+        }
+        for row in rows
+    }
+
+
+def describe_steps(rows: Sequence[Row]) -> str:
+    """Returns which rows trained the fewest and the most steps, "" if all trained equally many."""
+    steps = {row.name: row.cost("steps") for row in rows}
+    if len({count for counts in steps.values() for count in counts}) < 2:
+        return ""
+    means = {name: statistics.fmean(counts) for name, counts in steps.items() if counts}
+    least, most = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+    return (
+        f"Runs differ in steps, on average from {means[least]:,.0f} ({least}) to "
+        f"{means[most]:,.0f} ({most}): a part of a difference may be that of longer training. With "
+        "train.num_steps all end after as many."
+    )
+
+
 def format_markdown(
     title: str,
     command: str,
@@ -93,6 +154,7 @@ def format_markdown(
     names: Sequence[str],
     *,
     best_by: str = "",
+    baseline: str = "",
     over: str = "seeds",
 ) -> str:
     """Returns a table of percents, one part for the last and one for the best epochs.
@@ -103,6 +165,7 @@ def format_markdown(
       rows: its rows.
       names: its scores in order; all that there are, if empty.
       best_by: name of the score by which a row is chosen, if there are validation classes.
+      baseline: name of the row that the others are compared with; "": none.
       over: what its means are over.
     """
     lines = [
@@ -116,6 +179,8 @@ def format_markdown(
         lines += ["", f"Chosen: {describe_choice(chosen, best_by)}."]
     if any(row.paper for row in rows):
         lines.append("The paper has one figure for both parts of the table.")
+    if unequal := describe_steps(rows):
+        lines += ["", unequal]
     for selection, heading in _selections(rows).items():
         columns = _columns(rows, selection, names)
         headings = [
@@ -130,6 +195,11 @@ def format_markdown(
                 if compared:
                     cells.append(f"{row.paper[name]:.2f}" if name in row.paper else "")
             lines.append(_line(cells))
+        lines += _compare(rows, selection, list(columns), baseline, over)
+    if costs := [name for name in COSTS if any(row.cost(name) for row in rows)]:
+        lines += ["", "## Training", "", "Of a run; seconds without those of evaluations.", ""]
+        lines += [_line(["", *map(COSTS.__getitem__, costs)]), _line(["---"] * (1 + len(costs)))]
+        lines += [_line([row.name, *(_whole(row.cost(x)) for x in costs)]) for row in rows]
     if figures := _known_figures(rows):
         lines += ["", "## Last division", "", "Not in percent.", ""]
         lines += [_line(["", *figures]), _line(["---"] * (1 + len(figures)))]
@@ -139,29 +209,70 @@ def format_markdown(
     return "\n".join(lines) + "\n"
 
 
-def format_csv(rows: Sequence[Row], names: Sequence[str]) -> str:
+def format_csv(rows: Sequence[Row], names: Sequence[str], baseline: str = "") -> str:
     """Returns one line for each row, selection and score, in full precision.
 
-    Mean and deviation are shares of 1, the paper's figure is in percent. Figures of the last
-    division have the selection "division".
+    Mean and deviation are shares of 1, as are the difference to the baseline, over so many pairs,
+    and the ends of its 95 % interval; the paper's figure is in percent. Costs have the selection
+    "training", figures of the last division "division".
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "score", "selection", "seeds", "mean", "deviation", "paper_percent"])
+    headings = ["row", "score", "selection", "seeds", "mean", "deviation", "paper_percent"]
+    writer.writerow([*headings, "pairs", "difference", "low", "high"])
+    compared = _find(rows, baseline)
     for row in rows:
         cells = [
             (name, selection, row.scores(selection, name), row.paper.get(name, ""))
             for selection in _selections(rows)
             for name in _columns(rows, selection, names)
         ]
+        cells += [(name, "training", row.cost(name), "") for name in COSTS if row.cost(name)]
         cells += [
             (name, "division", row.division_figures(name), "") for name in _known_figures(rows)
         ]
         for name, selection, values, paper in cells:
             mean: Any = statistics.fmean(values) if values else ""
             deviation: Any = statistics.stdev(values) if len(values) > 1 else ""
-            writer.writerow([row.name, name, selection, len(values), mean, deviation, paper])
+            paired = row.differences_to(compared, selection, name) if compared else []
+            found = [len(values), mean, deviation, paper, len(paired), *_interval(paired)]
+            writer.writerow([row.name, name, selection, *found])
     return text.getvalue()
+
+
+def _interval(paired: Sequence[float]) -> list[Any]:
+    """Returns mean and ends of the interval of differences, "" in place of what is not known."""
+    if not paired:
+        return ["", "", ""]
+    mean, low, high = differences.t_interval(paired)
+    return [mean, low, high] if len(paired) > 1 else [mean, "", ""]
+
+
+def _find(rows: Sequence[Row], name: str) -> Row | None:
+    return next((row for row in rows if row.name == name), None)
+
+
+def _compare(
+    rows: Sequence[Row], selection: str, names: Sequence[str], baseline: str, over: str
+) -> list[str]:
+    """Returns the lines of a table of differences to the baseline; none without pairs."""
+    if (compared := _find(rows, baseline)) is None:
+        return []
+    names = [name for name in names if compared.scores(selection, name)]
+    others = [row for row in rows if row is not compared]
+    cells = {row: [_difference(row, compared, selection, name) for name in names] for row in others}
+    if not any(map(any, cells.values())):
+        return []
+    pairs = {row: len(set(row.pairs) & set(compared.pairs)) for row in others}
+    return [
+        "",
+        f"Difference to {baseline}, between runs of the same {_PAIRED_BY.get(over, over)}: mean "
+        "and 95 % interval (Student's t).",
+        "",
+        _line(["", "pairs", *names]),
+        _line(["---"] * (2 + len(names))),
+        *(_line([row.name, str(pairs[row]), *cells[row]]) for row in others),
+    ]
 
 
 def _selections(rows: Sequence[Row]) -> dict[str, str]:
@@ -191,6 +302,20 @@ def _percent(scores: Sequence[float]) -> str:
         return ""
     deviation = f" ± {100 * statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
     return f"{100 * statistics.fmean(scores):.2f}{deviation}"
+
+
+def _difference(row: Row, compared: Row | None, selection: str, name: str) -> str:
+    """Returns the mean difference in percent and its interval, "" without pairs."""
+    if compared is None or row is compared:
+        return ""
+    if not (paired := row.differences_to(compared, selection, name)):
+        return ""
+    mean, *ends = (f"{100 * value:+.2f}" for value in _interval(paired) if value != "")
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
+def _whole(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):,.0f}" if values else ""
 
 
 def _mean(values: Sequence[float]) -> str:

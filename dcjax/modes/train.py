@@ -113,14 +113,14 @@ def _train(
 
                 controls = schedule.controls(
                     epoch,
-                    first_step=run.step - run.progress.epoch_step,
+                    first_step=run.progress.first_step,
                     num_steps=plan.num_steps,
                 )
                 controls = devices.place(controls, experiment.replicated)
                 # Implicit transfers would make a step wait.
                 no_transfers = jax.transfer_guard("disallow")
                 with (
-                    report.show_epoch(epoch, plan, done=run.progress.epoch_step) as log,
+                    report.show_epoch(run.progress, plan) as log,
                     no_transfers,
                 ):
                     for batch in devices.prefetch(batches, experiment.batch_shardings):
@@ -129,16 +129,16 @@ def _train(
                         profile.step(metrics)
                         if stop.asks_to_stop():
                             break
-                run.progress = dataclasses.replace(run.progress, epoch_step=log.done)
+                run.progress = dataclasses.replace(run.progress, epoch_step=log.done, step=run.step)
                 if stop.requested:
                     raise Stopped
 
-                saves = schedule.saves_after(epoch)
+                saves = schedule.saves_after(run.progress.after_epoch())
                 if saves and jax.process_count() > 1 and not run.is_saved:
                     _save(run, report)  # evaluation may take longer than a job's grace period
                 stop.allow()
                 scores = validation = None
-                evaluates = schedule.evaluates_after(epoch)
+                evaluates = schedule.evaluates_after(run.progress.after_epoch())
                 if evaluates:
                     with report.measure("evaluation"):
                         validation = run.validate()

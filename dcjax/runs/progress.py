@@ -37,6 +37,7 @@ class Progress:
       chosen_scores: the scores then, on the test classes.
       chosen_validation_scores: and on the validation classes.
       evaluations_without_gain: since that score was higher than ever before.
+      step: steps trained in all; 0 in checkpoints of older versions.
     """
 
     epoch: int = 0
@@ -50,6 +51,7 @@ class Progress:
     chosen_scores: Scores = dataclasses.field(default_factory=dict)
     chosen_validation_scores: Scores = dataclasses.field(default_factory=dict)
     evaluations_without_gain: int = 0
+    step: int = 0
 
     def describe(self, *, num_steps: int = 0, num_epochs: int = 0) -> str:
         """Says how far the run is: "after epoch 2", "in epoch 3, after 23 of 46 steps".
@@ -63,6 +65,11 @@ class Progress:
             return f"after epoch {self.epoch}{of_epochs}"
         of_steps = f" of {num_steps}" if num_steps else ""
         return f"in epoch {self.epoch + 1}{of_epochs}, after {self.epoch_step}{of_steps} steps"
+
+    @property
+    def first_step(self) -> int:
+        """Steps trained before the next epoch."""
+        return self.step - self.epoch_step
 
     def after_epoch(self) -> "Progress":
         """Returns the progress when all steps of the next epoch are done."""

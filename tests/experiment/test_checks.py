@@ -15,6 +15,8 @@ from dcjax.experiment import build, checks, inputs
 from dcjax.experiment.schedule import Schedule
 from dcjax.modes import check_data
 from dcjax.modes.train import train
+from dcjax.runs.progress import Progress
+from dcjax.training import rates
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +160,14 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"optimizer__warmup_epochs": 99.5}, "warmup_epochs < train.num_epochs, got 99.5 and"),
         ({"train__ema_decay": 1.0}, "train.ema_decay must be a number from 0 to 0.9"),
         ({"train__num_epochs": 0}, "train.num_epochs must be a whole number from 1 .* 0"),
+        (
+            {"train__num_steps": 50, "train__until_epoch": 2},
+            "require train.num_steps=0 with them, got 50, train.until_epoch=2 and",
+        ),
+        (
+            {"train__num_steps": 50, "train__refit": True},
+            "train.num_steps=0 with them, got 50, train.until_epoch=0 and train.refit=True",
+        ),
     ],
 )
 def test_errors_name_the_value_and_what_is_allowed(
@@ -272,13 +282,13 @@ def test_schedule_freezes_backbone_and_masks_in_the_right_epochs() -> None:
         optimizer__masks_multiplier=5.0,
     )
     controls = [Schedule(config).controls(epoch) for epoch in range(6)]
-    rates = [control["learning_rates"] for control in controls]
-    np.testing.assert_array_equal([rate["backbone"] for rate in rates], [0, 2, 2, 0, 2, 2])
-    np.testing.assert_array_equal([rate["masks"] for rate in rates], [10] * 4 + [0] * 2)
+    of_epochs = [control["learning_rates"] for control in controls]
+    np.testing.assert_array_equal([x["backbone"] for x in of_epochs], [0, 2, 2, 0, 2, 2])
+    np.testing.assert_array_equal([x["masks"] for x in of_epochs], [10] * 4 + [0] * 2)
     assert [bool(control["full_embedding"]) for control in controls] == [False] * 4 + [True] * 2
     config.division.max_clusters = 1  # the baseline has neither periods nor subspaces
-    rates = Schedule(config).controls(0)["learning_rates"]
-    assert (rates["backbone"], rates["masks"]) == (2, 0)
+    of_baseline = Schedule(config).controls(0)["learning_rates"]
+    assert (of_baseline["backbone"], of_baseline["masks"]) == (2, 0)
 
 
 def test_division_schedule_is_that_of_p21() -> None:
@@ -297,9 +307,38 @@ def test_evaluation_and_saving_are_due_at_intervals_and_at_the_end() -> None:
     }
     for every, due in expected.items():
         schedule = Schedule(_config(train__num_epochs=5, eval__every_epochs=every))
-        assert [schedule.evaluates_after(epoch) for epoch in range(5)] == due
+        done = [Progress(epoch=epoch + 1) for epoch in range(5)]
+        assert list(map(schedule.evaluates_after, done)) == due
         schedule = Schedule(_config(train__num_epochs=5, checkpoint__every_epochs=every))
-        assert [schedule.saves_after(epoch) for epoch in range(5)] == due
+        assert list(map(schedule.saves_after, done)) == due
+
+
+def test_run_of_steps_ends_within_an_epoch_and_is_scored_and_saved_there() -> None:
+    schedule = Schedule(
+        _config(train__num_steps=50, eval__every_epochs=0, checkpoint__every_epochs=0)
+    )
+    at_end = Progress(epoch=3, step=50)
+    for progress, is_end in (
+        (Progress(epoch=2, step=40), False),
+        (Progress(epoch=2, step=50, epoch_step=10), False),  # still to be scored
+        (at_end, True),
+    ):
+        assert schedule.is_finished(progress) == is_end
+        assert schedule.evaluates_after(progress) == is_end
+        assert schedule.saves_after(progress) == is_end
+
+
+def test_rates_of_a_run_of_steps_depend_on_the_share_of_its_steps() -> None:
+    cosine = {"optimizer__schedule": "cosine", "optimizer__warmup_epochs": 2}
+    config = _config(train__num_steps=50, train__num_epochs=10, **cosine)
+    factor = build.create_rates(config.optimizer, 10)
+    for epoch, step in ((0, 4), (1, 30), (7, 50)):
+        controls = Schedule(config).controls(epoch, first_step=4 * epoch, num_steps=4)
+        rate = rates.of_step(controls, np.int32(step), factor)["embedding"]
+        share = step / 50
+        expected = share / 0.2 if share < 0.2 else (1 + np.cos(np.pi * (share - 0.2) / 0.8)) / 2
+        base = controls["learning_rates"]["embedding"]
+        np.testing.assert_allclose(rate, base * expected, rtol=1e-5, atol=1e-9)
 
 
 def test_test_images_must_have_positives_and_negatives(splits: Splits) -> None:

@@ -89,6 +89,27 @@ def test_stopped_epoch_continues_from_its_next_step(splits: Splits) -> None:
             np.testing.assert_array_equal(actual[name], expected[name])
 
 
+def test_last_epoch_of_a_run_of_steps_is_cut(splits: Splits) -> None:
+    config = digits.get_config()
+    config.division.update(max_clusters=3, hierarchy="direct", grouping="labels")
+    config.sampling.update(batch_size=8, images_per_class=2)
+    found = {}
+    for num_steps in (0, 100):
+        config.train.num_steps = num_steps
+        experiment = build.Experiment(config, devices.create_mesh(), splits)
+        with contextlib.closing(epochs.Planner(experiment)) as planner:
+            # Two steps of the epoch are done, after 95 before it.
+            planner.begin(Progress(epoch=4, epoch_step=2, step=97), None, None)
+            epoch = planner.finish()
+        found[num_steps] = epoch.plan.rows, list(epoch.batches)
+    (complete, batches), (cut, rest) = found[0], found[100]
+    assert len(cut) == 5 < len(complete)
+    np.testing.assert_array_equal(cut, complete[:5])
+    assert len(rest) == 3
+    for actual, expected in zip(rest, batches, strict=False):
+        np.testing.assert_array_equal(actual["label"], expected["label"])
+
+
 def test_a_new_division_has_figures_of_the_masks_before_it(prepare: Prepare) -> None:
     config = digits.get_config()
     config.division.update(grouping="random", every_epochs=1, max_clusters=4)

@@ -66,6 +66,17 @@ def test_number_of_epochs_is_fixed_where_the_learning_rates_depend_on_it() -> No
     same_run.check_same(longer, cosine, "runs/a", scored=True)
 
 
+def test_number_of_steps_is_fixed_and_with_it_that_of_epochs() -> None:
+    saved = _settings(train__num_steps=50, train__num_epochs=8)
+    for changes, different in (
+        ({"train__num_steps": 60, "train__num_epochs": 8}, r"train.num_steps=60 \(saved: 50\)\."),
+        ({"train__num_steps": 50, "train__num_epochs": 9}, r"train.num_epochs=9 \(saved: 8\)\."),
+    ):
+        for scored in (False, True):
+            with pytest.raises(ValueError, match=f"Different: {different}"):
+                same_run.check_same(_settings(**changes), saved, "runs/a", scored=scored)
+
+
 def test_settings_unknown_to_a_saved_run_are_named() -> None:
     saved = digits.get_config().to_dict()
     del saved["dataset"]["cache"]

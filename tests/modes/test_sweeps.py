@@ -95,7 +95,12 @@ def _settings(**changes: Any) -> dict[str, Any]:
 
 
 def _plan(
-    folder: Path, rows: list[dict[str, Any]] = _ALL, seeds: str = "0,1", **changes: Any
+    folder: Path,
+    rows: list[dict[str, Any]] = _ALL,
+    seeds: str = "0,1",
+    *,
+    baseline: str = "",
+    **changes: Any,
 ) -> sweeps.Sweep:
     """Plans a sweep of rows in a file below a folder, with the trainer of random scores."""
     (folder / "trainer.py").write_text(_TRAINER)
@@ -107,6 +112,7 @@ def _plan(
         changes=changes,
         seeds=seeds.split(",") if seeds else [],
         workdir=str(folder / "runs"),
+        baseline=baseline,
     )
 
 
@@ -134,11 +140,12 @@ def test_command_line_trains_the_runs_and_writes_the_table(tmp_path: Path) -> No
     assert "to go" not in again
     text = (tmp_path / "runs" / "tiny.md").read_text()
     assert shlex.join(["python", "launch.py", *flags]) in text
-    _, *parts, division = text.split("\n## ")
-    assert "|  | separated_pairs | classes_per_cluster | left_out |" in division
+    _, *parts = text.split("\n## ")
+    headings = "|  | separated_pairs | classes_per_cluster | left_out |"
+    assert sum(headings in part for part in parts) == 1
     for name, folder in [("base", "division.max_clusters=1+seed=0"), ("same", "seed=0")]:
         scores = json.loads((tmp_path / "runs" / folder / "scores.json").read_text())
-        for selection, part in zip(("last", "best_test"), parts, strict=True):
+        for selection, part in zip(("last", "best_test"), parts[:2], strict=True):
             cells = next(line for line in part.splitlines() if line.startswith(f"| {name} "))
             paper = "66.90" if name == "base" else ""
             ours = [f"{100 * scores[selection][key]:.2f}" for key in ("map_at_r", "recall_at_1")]
@@ -412,6 +419,17 @@ def test_run_counts_as_finished_after_its_last_epoch(tmp_path: Path) -> None:
     assert longer is None
 
 
+@pytest.mark.parametrize("num_epochs", [2, 8])
+def test_run_of_steps_is_finished_when_it_has_scores(tmp_path: Path, num_epochs: int) -> None:
+    changes = {"train.num_epochs": num_epochs}
+    (run,) = _plan(tmp_path, [_OURS], seeds="0", **changes, **{"train.num_steps": 50}).runs
+    assert run.result() is None
+    _finish(run, map_at_r=0.5)  # in epoch 3
+    assert run.result() is not None
+    with pytest.raises(InputError, match=r"another config.*train.num_steps=60 \(saved: 50\)"):
+        _plan(tmp_path, [_OURS], seeds="0", **changes, **{"train.num_steps": 60})
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -462,7 +480,101 @@ def test_score_missing_from_some_runs_is_left_empty() -> None:
     assert "| both | 2 | 50.00 ± 0.00 | 50.00 | 50.00 ± 35.36 |" in last
     assert "| both | 2 | 50.00 ± 35.36 |  | 50.00 |" in best
     assert "| none | 0 |  |  |  |" in last
-    assert "both,nmi,best_test,0,,,50.0" in tables.format_csv(rows, []).splitlines()
+    assert "both,nmi,best_test,0,,,50.0,0,,," in tables.format_csv(rows, []).splitlines()
+
+
+def _finish(run: sweeps.Run, **scores: float) -> None:
+    """Writes what a finished run leaves, with these scores."""
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").write_text(json.dumps(run.config.to_dict()))
+    both = {"epoch": 3, **scores}
+    (run.folder / "scores.json").write_text(json.dumps({"last": both, "best_test": both}))
+
+
+def _part(text: str, heading: str) -> list[str]:
+    """Returns the lines of a part of a table."""
+    return text.split(f"\n## {heading}")[1].split("\n## ")[0].splitlines()
+
+
+def test_rows_are_compared_with_the_baseline_by_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = _plan(tmp_path, [_BASE, _OURS], seeds="2,0,1", baseline="ours")
+    base = {2: 0.30, 0: 0.51, 1: 0.43}
+    ours = {2: 0.25, 0: 0.50, 1: 0.40}  # the mean difference is 3 of 100, its deviation 2
+    for name, scores in (("base", base), ("ours", ours)):
+        for run in sweep.rows[name]:
+            _finish(run, map_at_r=scores[run.config.seed])
+    assert sweep_runner.run(sweep)
+    half = 4.302653 * 2 / 3**0.5  # of 2 degrees of freedom
+    expected = f"+3.00 [{3 - half:+.2f}, {3 + half:+.2f}]"
+    text = (tmp_path / "runs" / "tiny.md").read_text()
+    lines = _part(text, "Last epoch")
+    assert lines[-1] == f"| base | 3 | {expected} |"
+    assert lines[-5] == (
+        "Difference to ours, between runs of the same seed: mean and 95 % interval (Student's t)."
+    )
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["base", "3", "41.33", "±", "10.60", *expected.split()] in shown
+    assert ["ours", "3", "38.33", "±", "12.58"] in shown
+    with (tmp_path / "runs" / "tiny.csv").open() as file:
+        found = {(x["row"], x["score"], x["selection"]): x for x in csv.DictReader(file)}
+    of_base, of_ours = (found[name, "map_at_r", "last"] for name in ("base", "ours"))
+    assert float(of_base["difference"]) == pytest.approx(0.03)
+    assert float(of_base["low"]) == pytest.approx(0.03 - half / 100, abs=1e-6)
+    assert float(of_base["high"]) == pytest.approx(0.03 + half / 100, abs=1e-6)
+    assert of_base["pairs"] == "3"
+    assert of_ours["difference"] == "0.0"
+    assert "--seeds=2,0,1 --baseline=ours" in text
+
+
+def test_only_seeds_that_both_rows_have_finished_are_paired(tmp_path: Path) -> None:
+    sweep = _plan(tmp_path, [_BASE, _OURS], seeds="0,1,2,3")
+    scores = {"base": {0: 0.5, 1: 0.9, 3: 0.2}, "ours": {1: 0.8, 2: 0.1}}
+    for name, runs in sweep.rows.items():
+        for run in runs:
+            if run.config.seed in scores[name]:
+                _finish(run, map_at_r=scores[name][run.config.seed])
+    rows = sweep.table_rows()
+    assert rows[1].differences_to(rows[0], "last", "map_at_r") == pytest.approx([-0.1])
+    sweep.write_table()
+    lines = _part((tmp_path / "runs" / "tiny.md").read_text(), "Last epoch")
+    assert lines[-1] == "| ours | 1 | -10.00 |"
+    csv_lines = (tmp_path / "runs" / "tiny.csv").read_text().splitlines()
+    (line,) = (line for line in csv_lines if line.startswith("ours,map_at_r,last"))
+    assert line.split(",")[-4] == "1"
+    assert line.endswith(",,")
+
+
+def test_baseline_that_is_no_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"--baseline .* got 'bse'; rows are base, ours"):
+        _plan(tmp_path, [_BASE, _OURS], baseline="bse")
+
+
+def test_table_has_steps_images_and_seconds_of_the_runs(tmp_path: Path) -> None:
+    sweep = _plan(tmp_path, [_BASE, _OURS], seeds="0,1", **{"sampling.clusters_per_step": 2})
+    for run in sweep.runs:
+        _finish(run, recall_at_1=0.5)
+        steps = {"base": 1500, "ours": 1940 + run.config.seed * 20}[sweep.runs[run][0]]
+        points = [{"step": 20, "train/loss": 1}, {"step": steps, "eval/nmi": 0.5}]
+        (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in points))
+        seconds = {"training steps": 60.0, "evaluation": 7.0, "division": 0.4 + run.config.seed}
+        records = [{"kind": "activity", "activity": x, "seconds": y} for x, y in seconds.items()]
+        records += [{"kind": "start"}, records[0]]
+        (run.folder / "times.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in records))
+    sweep.write_table()
+    text = (tmp_path / "runs" / "tiny.md").read_text()
+    assert _part(text, "Training")[-4:] == [
+        "|  | steps | images seen | seconds |",
+        "| --- | --- | --- | --- |",
+        "| base | 1,500 | 48,000 | 121 |",
+        "| ours | 1,950 | 62,400 | 121 |",
+    ]
+    assert "Runs differ in steps, on average from 1,500 (base) to 1,950 (ours): " in text
+    lines = (tmp_path / "runs" / "tiny.csv").read_text().splitlines()
+    assert any(line.startswith("ours,steps,training,2,1950.0,14.14") for line in lines)
+    first = sweep.table_rows()[0]
+    assert tables.describe_steps([first, first]) == ""
 
 
 def test_figures_of_the_last_division_are_columns(tmp_path: Path) -> None:
@@ -486,8 +598,8 @@ def test_figures_of_the_last_division_are_columns(tmp_path: Path) -> None:
     assert division.startswith("Last division\n\nNot in percent.\n\n|  | separated_pairs |\n")
     assert division.endswith("| both | 0.5 ± 0.354 |\n| one |  |\n")
     lines = tables.format_csv(rows, []).splitlines()
-    assert f"both,separated_pairs,division,2,0.5,{0.5**1.5}," in lines
-    assert "one,separated_pairs,division,0,,," in lines
+    assert f"both,separated_pairs,division,2,0.5,{0.5**1.5},,0,,," in lines
+    assert "one,separated_pairs,division,0,,,,0,,," in lines
     assert "Last division" not in tables.format_markdown("t", "c", rows[1:], [])
 
 

@@ -403,6 +403,45 @@ def test_run_with_schedule_clipping_and_average_stopped_in_an_epoch_equals_an_un
     assert embedder.evaluate() == scores
 
 
+def test_run_of_steps_ends_within_an_epoch_and_continues_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(
+        division__max_clusters=2,
+        sampling__batch_size=32,
+        optimizer__schedule="cosine",
+        checkpoint__every_epochs=0,
+        train__num_epochs=40,
+        train__num_steps=35,  # of about 28 an epoch
+    )
+    uninterrupted, stopped = tmp_path / "whole", tmp_path / "stopped"
+    scores = train(config, str(uninterrupted))
+    run, division = small_runs.load_checkpoint(config, uninterrupted)
+    assert run.step == 35
+    assert [row["step"] for row in _lines(uninterrupted, "eval/")] == [35]
+    assert json.loads((uninterrupted / "scores.json").read_text())["last"]["epoch"] == 2
+    assert dcjax.load(str(uninterrupted)).scores == scores
+    of_steps = [row["train/learning_rate"] for row in _lines(uninterrupted, "train/")]
+    expected = 1e-3 * (1 + np.cos(np.pi * np.arange(35) / 35)) / 2
+    np.testing.assert_allclose(of_steps, expected, rtol=1e-4)
+    assert "35 steps, about 28 an epoch, of 32 images" in capsys.readouterr().out
+
+    step = Run.train_step
+
+    def stop_in_the_last_epoch(self: Run, *arguments: Any) -> Any:
+        if self.step == 31:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "train_step", stop_in_the_last_epoch)
+        assert train(config, str(stopped)) is None
+    assert train(config, str(stopped)) == scores
+    small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))
+    assert train(config, str(stopped)) == scores  # nothing is left to train
+    assert "finished  already" in capsys.readouterr().out
+
+
 def test_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     # In epoch 1 the backbone is frozen; in epoch 2 each step makes its weights larger.
     config = _config(

@@ -124,7 +124,8 @@ class Saved:
     @property
     def _evaluated_epochs(self) -> list[int]:
         schedule = Schedule(self.config)
-        return [e + 1 for e in range(self.config.train.num_epochs) if schedule.evaluates_after(e)]
+        epochs = range(1, self.config.train.num_epochs + 1)
+        return [epoch for epoch in epochs if schedule.evaluates_after(Progress(epoch=epoch))]
 
 
 def read(workdir: str, run: Embedder) -> Saved:
