@@ -109,6 +109,9 @@ def get_config() -> ConfigDict:
         "rematerialize",  # compute each block again for the gradient: less memory, more time
         "pooling",  # average or max; of a ViT also class (its token) or class_and_average
         "dropout",  # share of pooled features dropped in training
+        # How the linear embedding begins: torch (random, as PyTorch's), or orthogonal, at the
+        # scores of the pooled features where it is at least as wide as these.
+        "embedding_init",
     )
     # resnet18, 34, 50, 101, or resnet_small for 8 to 64 pixels; vit_small, vit_base, vit_large; or
     # package.module:function, one of your own, for which there are no published weights.

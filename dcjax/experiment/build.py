@@ -36,8 +36,8 @@ from dcjax.training import optimizers, rates, state, steps
 
 # Settings of the model on which the features of its backbone do not depend.
 _OF_NO_FEATURE = {
-    *("dropout", "embedding_dim", "masks", "test_masks", "orthogonality_weight"),
-    *("pretrained", "rematerialize", "train", "last_blocks"),
+    *("dropout", "embedding_dim", "embedding_init", "masks", "test_masks", "orthogonality_weight"),
+    *("orthogonality_weight", "pretrained", "rematerialize", "train", "last_blocks"),
 }
 
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics
@@ -510,6 +510,7 @@ def create_model(
         max_clusters=config.division.max_clusters,
         pooling=model.pooling,
         dropout=model.dropout,
+        embedding_init=model.embedding_init,
         test_masks=model.test_masks,
         cluster_parallel=config.devices.cluster_parallel,
         chunk_size=config.sampling.chunk_size,

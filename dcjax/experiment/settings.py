@@ -206,6 +206,7 @@ RULES: Mapping[str, Rule] = {
     "model.rematerialize": Flag(),
     "model.pooling": OneOf(backbones.POOLINGS),
     "model.dropout": Number(0, 0.99),
+    "model.embedding_init": OneOf(masked_embedder.EMBEDDING_INITS),
     "model.train": OneOf(backbones.TRAINED),
     "model.last_blocks": _FROM_1,
     "model.embedding_dim": Whole(2, 16_384),

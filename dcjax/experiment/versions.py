@@ -62,6 +62,7 @@ CHANGES: tuple[Change, ...] = (
             "dataset.validation_fold": 0,
             "dataset.validation_list": (),
             "dataset.validation_unit": "class",
+            "model.embedding_init": "torch",
             "model.last_blocks": 1,
             "model.pixels": "auto",
             "model.rematerialize": False,

@@ -17,6 +17,7 @@ from dcjax.models.pixel_statistics import Statistics
 from dcjax.models.resnet import ResNet
 
 PRECISIONS = ("float32", "bfloat16")
+EMBEDDING_INITS = ("torch", "orthogonal")
 
 
 def torch_linear(fan_in: int) -> nn.initializers.Initializer:
@@ -27,6 +28,15 @@ def torch_linear(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+def _embedding_initializers(
+    kind: str, fan_in: int
+) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
+    """Returns how weights and biases of the embedding are drawn, see `create`."""
+    if kind == "orthogonal":
+        return nn.initializers.orthogonal(), nn.initializers.zeros
+    return torch_linear(fan_in), torch_linear(fan_in)
 
 
 class MaskedEmbedder(nn.Module):
@@ -42,6 +52,7 @@ class MaskedEmbedder(nn.Module):
       pooling: one of `backbones.POOLINGS`.
       dropout: share of the pooled features that is dropped in training.
       test_masks: how masks are combined, see `masks.combine`.
+      embedding_init: how the linear embedding begins, one of `EMBEDDING_INITS`, see `create`.
       cluster_parallel: batches of a step that lie side by side on the devices, see
         `devices.create_mesh`.
       chunk_size: images that the backbone takes at a time in training, a divisor of their number
@@ -57,6 +68,7 @@ class MaskedEmbedder(nn.Module):
     pooling: str
     dropout: float
     test_masks: str
+    embedding_init: str = "torch"
     cluster_parallel: int = 1
     chunk_size: int = 0
     num_features: int = 0
@@ -93,11 +105,11 @@ class MaskedEmbedder(nn.Module):
             pooled = images.astype(self.dtype)
         else:
             pooled = self.pool(images, train=train)
-        init = torch_linear(pooled.shape[-1])
+        weights, biases = _embedding_initializers(self.embedding_init, pooled.shape[-1])
         embedding = nn.Dense(
             self.embedding_dim,
-            kernel_init=init,
-            bias_init=init,
+            kernel_init=weights,
+            bias_init=biases,
             dtype=self.dtype,
             param_dtype=self.dtype,
             name="embedding",
@@ -218,6 +230,7 @@ def create(
     rematerialize: bool = False,
     pooling: str = "average",
     dropout: float = 0.01,
+    embedding_init: str = "torch",
     chunk_size: int = 0,
     dtype: Any = jnp.float32,
     **options: Any,
@@ -246,6 +259,10 @@ def create(
         token or "class_and_average", one after the other.
       dropout: share of the pooled features that is dropped in training; 0.01 in P21's recipe for
         Stanford Online Products.
+      embedding_init: how the linear embedding begins: "torch" draws weights and biases as PyTorch's
+        Linear does, as in both papers' code; "orthogonal" draws orthonormal weights, without a
+        bias. With D >= F, every two embeddings then have the cosine of their pooled features, so
+        that training starts at the scores of these; with D < F, nearly so.
       chunk_size: images that the backbone takes at a time in training, to save memory; 0: all.
       dtype: of everything else.
       **options: the other attributes of `MaskedEmbedder`.
@@ -254,6 +271,7 @@ def create(
       InputError: if a name is unknown, a number out of range, or an option is of another backbone.
     """
     require_known("model.precision", precision, sorted(PRECISIONS))
+    require_known("model.embedding_init", embedding_init, sorted(EMBEDDING_INITS))
     backbone = backbones.create(
         name,
         custom=custom,
@@ -279,6 +297,7 @@ def create(
         statistics=backbones.choose_statistics(pixels, name, backbone),
         pooling=pooling,
         dropout=dropout,
+        embedding_init=embedding_init,
         chunk_size=chunk_size,
         dtype=dtype,
         **options,

@@ -208,6 +208,19 @@ def test_initial_model_has_pytorchs_linear_init_and_one_mask() -> None:
     np.testing.assert_array_equal(fresh["masks"]["masks"], np.eye(4)[:, :1] * np.ones(512))
 
 
+def test_orthogonal_embedding_begins_with_the_cosines_of_the_pooled_features() -> None:
+    pixels = images(5, 8, 8)
+    model = embedder(width=16, embedding_dim=24, embedding_init="orthogonal")
+    outputs = apply(model, jax.jit(model.init)(jax.random.key(0), pixels), pixels)
+    pooled, embedding = np.asarray(outputs["backbone"]), np.asarray(outputs["embedding"])
+    assert np.ptp(pooled @ pooled.T) > 1e-3  # the images differ
+    np.testing.assert_allclose(embedding @ embedding.T, pooled @ pooled.T, atol=1e-6)
+    narrow = embedder(width=16, embedding_init="orthogonal")
+    fresh = jax.jit(narrow.init)(jax.random.key(0), pixels)["params"]["embedding"]
+    np.testing.assert_allclose(fresh["kernel"].T @ fresh["kernel"], np.eye(6), atol=1e-6)
+    assert not fresh["bias"].any()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -216,6 +229,7 @@ def test_initial_model_has_pytorchs_linear_init_and_one_mask() -> None:
         ({"num_stages": 0}, r"must be 1 to 3 for resnet_small, got 0"),
         ({"batch_norm": "sync"}, r"'sync'; known are frozen, train"),
         ({"pooling": "gem"}, r"'gem'; known are average, class, class_and_average, max"),
+        ({"embedding_init": "pca"}, r"model\.embedding_init 'pca'; known are orthogonal, torch"),
     ],
 )
 def test_errors_name_the_value_and_the_alternatives(changes: dict, message: str) -> None:

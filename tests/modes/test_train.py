@@ -26,6 +26,7 @@ from configs import digits
 from dcjax.core.errors import InputError
 from dcjax.distributed import devices
 from dcjax.experiment import build, epochs, inputs, reporter
+from dcjax.experiment.run import Run
 from dcjax.modes.train import train
 from dcjax.runs import shared_workdirs
 from dcjax.runs.checkpoints import Checkpoints
