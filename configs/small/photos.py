@@ -24,10 +24,8 @@ def get_config() -> ConfigDict:
     config.model.backbone = "resnet18"
     config.model.num_stages = 3
     config.model.embedding_dim = 256
-    config.division.max_clusters = 2
-    config.division.freeze_backbone_epochs = 0
+    config.division.every_epochs = 2
     config.sampling.batch_size = 64
-    config.optimizer.learning_rate = 1e-4
     config.train.num_epochs = 6
     config.eval.every_epochs = 2
     config.checkpoint.every_epochs = 2

@@ -61,6 +61,13 @@ def test_every_experiment_can_be_built(name):
     assert state.masks.shape == (config.division.max_clusters, config.model.embedding_dim)
 
 
+def test_only_own_images_begin_as_a_rotation_of_the_features():
+    started = {name: build.create_model(_config(name)).embedding_init for name in _NAMES}
+    rotated = {name for name, init in started.items() if init == "orthogonal"}
+    assert rotated == {"folder", "manifest", "small.photos"}
+    assert set(started.values()) == {"orthogonal", "torch"}
+
+
 @pytest.mark.parametrize(
     ("name", "max_clusters", "every_epochs", "full_embedding_from_epoch", "num_epochs"),
     [
