@@ -101,7 +101,7 @@ def test_run_learns_and_divides_on_features_of_any_origin(
     file = _write_parquet(tmp_path)
     scores = train(_config(file, train__num_epochs=10), str(tmp_path / "run"))
     output = capsys.readouterr().out
-    assert "train 144 images of 12 classes, query 144 images of 12 classes" in output
+    assert "train 144 images of 12 classes, test 144 images of 12 classes" in output
     assert "features of 16 numbers, no backbone" in output
     assert "K = 2" in output
     before = float(output.split("backbone features")[1].split()[0])

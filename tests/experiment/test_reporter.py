@@ -70,7 +70,7 @@ def test_images_left_out_of_a_division_are_counted_with_the_reason(
     labels, cluster = np.repeat([0, 1], [1200, 3]), np.repeat([0, 1, -1], [1000, 200, 3])
     clusters = Division(cluster.astype(np.int32), np.zeros(2, np.int32), 1)
     with contextlib.closing(Reporter(digits.get_config(), str(tmp_path), 0, Progress())) as report:
-        report.show_division(7, 2, clusters, None, labels)
+        report.show_division(7, 2, clusters, None, labels, {})
     line = "images 1,000 + 200; 3 of 1,203 left out, alone of their class in a cluster\n"
     assert line in capsys.readouterr().out
 

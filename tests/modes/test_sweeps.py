@@ -145,9 +145,12 @@ def test_command_line_trains_the_runs_and_writes_the_table(tmp_path: Path) -> No
     assert "to go" not in again
     text = (tmp_path / "runs" / "tiny.md").read_text()
     assert shlex.join(["python", "launch.py", *flags]) in text
+    _, *parts, training, division = text.split("\n## ")
+    assert "|  | steps | images seen | seconds |" in training
+    assert "|  | separated_pairs | classes_per_cluster | left_out |" in division
     for name, folder in [("base", "division.max_clusters=1+seed=0"), ("same", "seed=0")]:
         scores = json.loads((tmp_path / "runs" / folder / "scores.json").read_text())
-        for selection, part in zip(("last", "best_test"), text.split("\n## ")[1:3], strict=True):
+        for selection, part in zip(("last", "best_test"), parts, strict=True):
             cells = next(line for line in part.splitlines() if line.startswith(f"| {name} "))
             paper = "66.90" if name == "base" else ""
             ours = [f"{100 * scores[selection][key]:.2f}" for key in ("map_at_r", "recall_at_1")]
