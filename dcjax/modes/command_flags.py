@@ -57,6 +57,22 @@ BASELINE = flags.DEFINE_string(
     "",
     "Of a sweep: the row that the others are compared with, by default the first one.",
 )
+UNTIL = flags.DEFINE_enum(
+    "until",
+    None,
+    ["decided"],
+    "Of a sweep: train each row with the seeds 0, 1, 2, ... until an always-valid interval shows "
+    "that it is better or worse than the baseline, or equal within --margin, or --budget is spent.",
+)
+MARGIN = flags.DEFINE_float(
+    "margin",
+    None,
+    "With --until: a difference in eval.best_by that does not matter, in percent, such as 0.5.",
+    lower_bound=0,
+)
+BUDGET = flags.DEFINE_integer(
+    "budget", None, "With --until: how many seeds a row has at most.", lower_bound=1
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
@@ -139,7 +155,7 @@ SAVED = ["evaluate", "embed", "export", "report", "search"]
 # Modes that take several runs.
 _SEVERAL = ["evaluate", "report"]
 # Flags that only a sweep takes.
-OF_SWEEPS = (SEEDS, BASELINE, DRY_RUN)
+OF_SWEEPS = (SEEDS, BASELINE, UNTIL, MARGIN, BUDGET, DRY_RUN)
 # Modes that join other processes.
 JOINING = ["train", "evaluate", "embed"]
 

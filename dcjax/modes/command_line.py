@@ -259,6 +259,13 @@ def _sweep(config: ConfigDict, path: str) -> None:
             "A sweep trains each run in one process: leave out --distributed and --coordinator; "
             "the same sweep may be started on several hosts, which share the runs."
         )
+    sequence = command_flags.UNTIL, command_flags.MARGIN, command_flags.BUDGET
+    if len({flag.value is None for flag in sequence}) > 1:
+        missing = ", ".join(f"--{flag.name}" for flag in sequence if flag.value is None)
+        raise SettingError(
+            "--until=decided, --margin=PERCENT and --budget=SEEDS belong together, such as "
+            f"--until=decided --margin=0.5 --budget=30; got no {missing}."
+        )
     sweep = sweeps.plan(
         config,
         program=path,
@@ -271,6 +278,8 @@ def _sweep(config: ConfigDict, path: str) -> None:
         folds=command_flags.FOLDS.value,
         has_rows=command_flags.SWEEP.value,
         baseline=command_flags.BASELINE.value,
+        margin=command_flags.MARGIN.value or 0.0,
+        budget=command_flags.BUDGET.value or 0,
     )
     if command_flags.DRY_RUN.value:
         sys.stdout.writelines(f"{command}\n" for command in sweep_runner.commands(sweep))

@@ -54,30 +54,27 @@ class _Runner:
         self._minutes: list[float] = []
         self._failed: list[pathlib.Path] = []
         self._stopped = ""
+        self._is_waiting = False
 
     def run(self) -> bool:
         sweep, runs = self._sweep, list(self._sweep.runs)
         waiting = [run for run in runs if not run.result()]
         number = len(next(iter(sweep.rows.values())))
+        at_most = "up to " if sweep.comparison.margin else ""
         self._line(
-            f"sweep     {len(sweep.rows)} rows x {number} {sweep.over} are {len(runs)} runs, of "
-            f"which {len(runs) - len(waiting)} are finished"
+            f"sweep     {len(sweep.rows)} rows x {at_most}{number} {sweep.over} are {at_most}"
+            f"{len(runs)} runs, of which {len(runs) - len(waiting)} are finished"
         )
         sweep.write_table()
-        is_reported = False
         with StopRequest() as stop:
-            while waiting and not self._stopped:
-                held = self._take(waiting, stop)
-                if held and not is_reported:
-                    self._line(f"waiting   for {len(held)} runs that another process trains")
-                    is_reported = True
-                if held == waiting:
-                    time.sleep(_POLL_SECONDS)
-                waiting = held
+            for wanted in sweep.rounds():
+                self._finish([run for run in wanted if not run.result()], stop)
+                if self._stopped or self._failed:
+                    break
         rows = sweep.table_rows()
         if any(row.results for row in rows):
             title = f"{sweep.best_by} in percent"
-            summary = tables.summarize(rows, sweep.best_by, sweep.baseline, sweep.over)
+            summary = tables.summarize(rows, sweep.best_by, sweep.comparison, sweep.over)
             self._console.print_table(title, summary)
         if unequal := tables.describe_steps(rows):
             self._line(f"steps     {unequal}")
@@ -92,6 +89,17 @@ class _Runner:
         for folder in self._failed:
             self._line(f"          {folder / _OUTPUT}")
         return not self._failed
+
+    def _finish(self, waiting: list[Run], stop: StopRequest) -> None:
+        """Trains runs, and waits for those that another process trains."""
+        while waiting and not self._stopped:
+            held = self._take(waiting, stop)
+            if held and not self._is_waiting:
+                self._line(f"waiting   for {len(held)} runs that another process trains")
+                self._is_waiting = True
+            if held == waiting:
+                time.sleep(_POLL_SECONDS)
+            waiting = held
 
     def _take(self, waiting: list[Run], stop: StopRequest) -> list[Run]:
         """Trains the runs that no other process trains, and returns the others."""

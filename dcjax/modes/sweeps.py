@@ -15,11 +15,12 @@ import pathlib
 import re
 import shlex
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from dcjax.analysis import sequences
 from dcjax.core import programs, regular_files
 from dcjax.core.errors import InputError, SettingError, file_errors
 from dcjax.experiment import config_files, same_run, versions
@@ -115,7 +116,7 @@ class Sweep:
       paper: a paper's scores in percent, by the row's name.
       best_by: the score by which a row is chosen, if there are validation classes.
       over: what a row's runs differ in: "seeds", "folds" or "seeds x folds".
-      baseline: name of the row that the others are compared with.
+      comparison: of the rows; with a margin, not all of their runs may be needed.
     """
 
     table: pathlib.Path
@@ -125,7 +126,7 @@ class Sweep:
     paper: dict[str, dict[str, float]]
     best_by: str
     over: str
-    baseline: str
+    comparison: tables.Comparison
 
     @property
     def runs(self) -> dict[Run, list[str]]:
@@ -136,6 +137,26 @@ class Sweep:
             for run in runs:
                 names.setdefault(first.setdefault(run.folder, run), []).append(name)
         return names
+
+    def rounds(self) -> Iterator[list[Run]]:
+        """Yields the runs to finish next: all, or those of one more seed for undecided rows.
+
+        What is undecided is found when the next round is asked for.
+        """
+        if not self.comparison.margin:
+            yield list(self.runs)
+            return
+        for of_seed in zip(*self.rows.values(), strict=True):
+            decisions = self.comparison.decisions(self.table_rows(), self.best_by)
+            undecided = {name for name, decision in decisions.items() if not decision.outcome}
+            if not undecided:
+                return
+            wanted = {
+                run.folder
+                for name, run in zip(self.rows, of_seed, strict=True)
+                if name in undecided or name == self.comparison.baseline
+            }
+            yield [run for run in self.runs if run.folder in wanted]
 
     def table_rows(self) -> list[tables.Row]:
         """Returns the rows of what is finished."""
@@ -165,14 +186,14 @@ class Sweep:
             rows,
             self.scores,
             best_by=self.best_by,
-            baseline=self.baseline,
+            comparison=self.comparison,
             over=self.over,
         )
         with file_errors("Cannot write the table of the sweep"):
             self.table.parent.mkdir(parents=True, exist_ok=True)
             pathlib.Path(f"{self.table}.md").write_text(text, encoding="utf-8")
             pathlib.Path(f"{self.table}.csv").write_text(
-                tables.format_csv(rows, self.scores, self.baseline), encoding="utf-8"
+                tables.format_csv(rows, self.scores, self.comparison), encoding="utf-8"
             )
 
 
@@ -187,6 +208,8 @@ def plan(
     folds: int = 0,
     has_rows: bool = True,
     baseline: str = "",
+    margin: float = 0.0,
+    budget: int = 0,
 ) -> Sweep:
     """Plans a sweep, and checks that its runs can be trained.
 
@@ -201,6 +224,9 @@ def plan(
         from the runs of all rows; 0: none is.
       has_rows: whether the rows are those of the file's `sweep`; else one, the config as it is.
       baseline: name of the row that the others are compared with; "": the first one.
+      margin: difference in percent up to which rows count as equal, if seeds are added until that
+        is decided.
+      budget: how many seeds a row may then have; 0: none are added.
 
     Raises:
       SettingError: if a row or a seed cannot be run.
@@ -221,6 +247,8 @@ def plan(
             f"Require --baseline to be a row of the table, got {baseline!r}; rows are "
             f"{', '.join(names)}."
         )
+    if budget:
+        _check_sequence(margin, budget, seeds, folds, table_rows, changes)
     folder = pathlib.Path("runs", module.get("RUNS", name), experiment)
     if workdir is not None:
         folder = workdirs.on_disk(workdir)
@@ -233,10 +261,11 @@ def plan(
                 "leave it out."
             )
     rows = {}
+    all_seeds = [*map(str, range(budget))] or seeds
     for row in table_rows:
         each = [
             settings | fold
-            for settings in _with_seeds(row["settings"], seeds, changes)
+            for settings in _with_seeds(row["settings"], all_seeds, changes)
             for fold in _folds(folds)
         ]
         rows[row["name"]] = [_run(config, program, path, folder, changes, one) for one in each]
@@ -246,6 +275,7 @@ def plan(
     flags += [f"--seeds={','.join(seeds)}"] if seeds else []
     flags += [f"--folds={folds}"] if folds else []
     flags += [f"--baseline={baseline}"] if baseline else []
+    flags += ["--until=decided", f"--margin={margin:g}", f"--budget={budget}"] if budget else []
     flags += [f"--workdir={workdir}"] if workdir else []
     return Sweep(
         table=folder / name,
@@ -255,7 +285,7 @@ def plan(
         paper={row["name"]: row.get("paper", {}) for row in table_rows},
         best_by=config.eval.best_by,
         over=("seeds x folds" if seeds else "folds") if folds else "seeds",
-        baseline=baseline or names[0],
+        comparison=tables.Comparison(baseline or names[0], margin / 100 if budget else 0.0),
     )
 
 
@@ -343,6 +373,31 @@ def _check_folds(
         raise SettingError(
             "--folds holds classes out: require dataset.validation_unit=class or super_class, got "
             "none."
+        )
+
+
+def _check_sequence(
+    margin: float,
+    budget: int,
+    seeds: Sequence[str],
+    folds: int,
+    rows: Sequence[dict[str, Any]],
+    changes: Mapping[str, Any],
+) -> None:
+    if not 0 < margin <= 100 or budget < sequences.LEAST_PAIRS:
+        raise SettingError(
+            f"Require --margin of more than 0 percent and --budget of {sequences.LEAST_PAIRS} "
+            f"seeds or more, with fewer of which nothing can be decided, got {margin:g} and "
+            f"{budget}."
+        )
+    if seeds or folds or "seed" in changes or any("seed" in row["settings"] for row in rows):
+        raise SettingError(
+            f"--until=decided adds the seeds 0, 1, ... to {budget - 1}: leave out --seeds, --folds "
+            "and settings of seed."
+        )
+    if len(rows) < 2:
+        raise SettingError(
+            "--until=decided compares rows: require two or more from sweep(), got one."
         )
 
 

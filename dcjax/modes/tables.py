@@ -3,11 +3,14 @@
 import csv
 import dataclasses
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dcjax.analysis import differences
+import numpy as np
+
+from dcjax.analysis import differences, sequences
 
 # Figures of a division that a table has; `analysis.effects` says what they are.
 DIVISION_FIGURES = (
@@ -21,6 +24,11 @@ DIVISION_FIGURES = (
 )
 # What a run took to train, with the heading of its column.
 COSTS = {"steps": "steps", "images": "images seen", "seconds": "seconds"}
+_METHODS = ("Student's t", "always-valid t, for seeds that are added until it decides")
+_SELECTED = {
+    "best": "best epoch by the validation classes, on the test classes",
+    "last": "last epoch",
+}
 _PAIRED_BY = {"seeds": "seed", "folds": "fold", "seeds x folds": "seed and fold"}
 # What scores.json holds, and how a table is headed; of runs with validation classes alone:
 _VALIDATED = {
@@ -81,6 +89,50 @@ class Row:
         return values if len(values) == len(self.results) else []
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How the rows of a table are compared.
+
+    Attributes:
+      baseline: name of the row that the others are compared with; "": they are not.
+      margin: difference up to which rows count as equal, as a share of 1, where seeds are added
+        until that is decided; 0: the seeds were chosen beforehand.
+    """
+
+    baseline: str = ""
+    margin: float = 0.0
+
+    def row(self, rows: Sequence[Row]) -> Row | None:
+        """Returns the baseline among rows."""
+        return next((row for row in rows if row.name == self.baseline), None)
+
+    def interval(self, paired: Sequence[float]) -> list[Any]:
+        """Returns mean and ends of the interval of differences, "" in place of what is unknown."""
+        if not paired:
+            return ["", "", ""]
+        mean, *ends = differences.t_interval(paired)
+        if self.margin:
+            ends = [float(end[-1]) for end in sequences.confidence_sequence(np.array(paired))]
+        return [mean, *(end if math.isfinite(end) else "" for end in ends)]
+
+    def decisions(self, rows: Sequence[Row], best_by: str) -> dict[str, sequences.Decision]:
+        """Returns what is known of each other row, by a score; nothing if seeds are not added."""
+        compared = self.row(rows)
+        if not self.margin or compared is None:
+            return {}
+        selection = _deciding(rows)
+        return {
+            row.name: sequences.decide(
+                np.array(row.differences_to(compared, selection, best_by)), self.margin
+            )
+            for row in rows
+            if row is not compared
+        }
+
+
+_NONE = Comparison()
+
+
 def choose(rows: Sequence[Row], best_by: str) -> Row | None:
     """Returns the row whose mean score on validation classes is highest.
 
@@ -110,27 +162,28 @@ def describe_choice(row: Row, best_by: str) -> str:
 
 
 def summarize(
-    rows: Sequence[Row], best_by: str, baseline: str, over: str
+    rows: Sequence[Row], best_by: str, comparison: Comparison, over: str
 ) -> dict[str, dict[str, str]]:
-    """Returns mean, difference to the baseline and steps of each row, by heading.
+    """Returns mean, difference to the baseline, decision and steps of each row, by heading.
 
     Args:
       rows: of a table.
       best_by: name of the score.
-      baseline: name of the row that the others are compared with.
+      comparison: of the rows.
       over: what the means are over.
     """
-    selection = "best" if "best" in _selections(rows) else "last"
-    compared = _find(rows, baseline)
-    return {
-        row.name: {
+    selection, decisions = _deciding(rows), comparison.decisions(rows, best_by)
+    summary = {}
+    for row in rows:
+        difference = _difference(row, comparison, rows, selection, best_by)
+        summary[row.name] = {
             over: str(len(row.results)),
             best_by: _percent(row.scores(selection, best_by)),
-            f"difference to {baseline}": _difference(row, compared, selection, best_by),
+            f"difference to {comparison.baseline}": difference,
+            **({"decision": _decision(decisions[row.name])} if row.name in decisions else {}),
             COSTS["steps"]: _whole(row.cost("steps")),
         }
-        for row in rows
-    }
+    return summary
 
 
 def describe_steps(rows: Sequence[Row]) -> str:
@@ -154,7 +207,7 @@ def format_markdown(
     names: Sequence[str],
     *,
     best_by: str = "",
-    baseline: str = "",
+    comparison: Comparison = _NONE,
     over: str = "seeds",
 ) -> str:
     """Returns a table of percents, one part for the last and one for the best epochs.
@@ -165,7 +218,7 @@ def format_markdown(
       rows: its rows.
       names: its scores in order; all that there are, if empty.
       best_by: name of the score by which a row is chosen, if there are validation classes.
-      baseline: name of the row that the others are compared with; "": none.
+      comparison: of its rows.
       over: what its means are over.
     """
     lines = [
@@ -181,6 +234,13 @@ def format_markdown(
         lines.append("The paper has one figure for both parts of the table.")
     if unequal := describe_steps(rows):
         lines += ["", unequal]
+    if decisions := comparison.decisions(rows, best_by):
+        words = "; ".join(f"{name}: {_decision(found)}" for name, found in decisions.items())
+        lines += [
+            "",
+            f"Decided by {best_by}, {_SELECTED[_deciding(rows)]}, within a margin of "
+            f"{100 * comparison.margin:g} percent: {words}.",
+        ]
     for selection, heading in _selections(rows).items():
         columns = _columns(rows, selection, names)
         headings = [
@@ -195,7 +255,7 @@ def format_markdown(
                 if compared:
                     cells.append(f"{row.paper[name]:.2f}" if name in row.paper else "")
             lines.append(_line(cells))
-        lines += _compare(rows, selection, list(columns), baseline, over)
+        lines += _compare(rows, selection, list(columns), comparison, over)
     if costs := [name for name in COSTS if any(row.cost(name) for row in rows)]:
         lines += ["", "## Training", "", "Of a run; seconds without those of evaluations.", ""]
         lines += [_line(["", *map(COSTS.__getitem__, costs)]), _line(["---"] * (1 + len(costs)))]
@@ -209,18 +269,20 @@ def format_markdown(
     return "\n".join(lines) + "\n"
 
 
-def format_csv(rows: Sequence[Row], names: Sequence[str], baseline: str = "") -> str:
+def format_csv(rows: Sequence[Row], names: Sequence[str], comparison: Comparison = _NONE) -> str:
     """Returns one line for each row, selection and score, in full precision.
 
     Mean and deviation are shares of 1, as are the difference to the baseline, over so many pairs,
-    and the ends of its 95 % interval; the paper's figure is in percent. Costs have the selection
-    "training", figures of the last division "division".
+    and the ends of its 95 % interval ("always_low" and "always_high" where seeds are added until
+    it decides); the paper's figure is in percent. Costs have the selection "training", figures of
+    the last division "division".
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     headings = ["row", "score", "selection", "seeds", "mean", "deviation", "paper_percent"]
-    writer.writerow([*headings, "pairs", "difference", "low", "high"])
-    compared = _find(rows, baseline)
+    ends = ["always_low", "always_high"] if comparison.margin else ["low", "high"]
+    writer.writerow([*headings, "pairs", "difference", *ends])
+    compared = comparison.row(rows)
     for row in rows:
         cells = [
             (name, selection, row.scores(selection, name), row.paper.get(name, ""))
@@ -235,39 +297,40 @@ def format_csv(rows: Sequence[Row], names: Sequence[str], baseline: str = "") ->
             mean: Any = statistics.fmean(values) if values else ""
             deviation: Any = statistics.stdev(values) if len(values) > 1 else ""
             paired = row.differences_to(compared, selection, name) if compared else []
-            found = [len(values), mean, deviation, paper, len(paired), *_interval(paired)]
+            found = [len(values), mean, deviation, paper, len(paired)]
+            found += comparison.interval(paired)
             writer.writerow([row.name, name, selection, *found])
     return text.getvalue()
 
 
-def _interval(paired: Sequence[float]) -> list[Any]:
-    """Returns mean and ends of the interval of differences, "" in place of what is not known."""
-    if not paired:
-        return ["", "", ""]
-    mean, low, high = differences.t_interval(paired)
-    return [mean, low, high] if len(paired) > 1 else [mean, "", ""]
-
-
-def _find(rows: Sequence[Row], name: str) -> Row | None:
-    return next((row for row in rows if row.name == name), None)
+def _deciding(rows: Sequence[Row]) -> str:
+    """Returns the selection of epochs whose scores decide between rows."""
+    return "best" if "best" in _selections(rows) else "last"
 
 
 def _compare(
-    rows: Sequence[Row], selection: str, names: Sequence[str], baseline: str, over: str
+    rows: Sequence[Row],
+    selection: str,
+    names: Sequence[str],
+    comparison: Comparison,
+    over: str,
 ) -> list[str]:
     """Returns the lines of a table of differences to the baseline; none without pairs."""
-    if (compared := _find(rows, baseline)) is None:
+    if (compared := comparison.row(rows)) is None:
         return []
     names = [name for name in names if compared.scores(selection, name)]
     others = [row for row in rows if row is not compared]
-    cells = {row: [_difference(row, compared, selection, name) for name in names] for row in others}
+    cells = {
+        row: [_difference(row, comparison, rows, selection, name) for name in names]
+        for row in others
+    }
     if not any(map(any, cells.values())):
         return []
     pairs = {row: len(set(row.pairs) & set(compared.pairs)) for row in others}
     return [
         "",
-        f"Difference to {baseline}, between runs of the same {_PAIRED_BY.get(over, over)}: mean "
-        "and 95 % interval (Student's t).",
+        f"Difference to {compared.name}, between runs of the same {_PAIRED_BY.get(over, over)}: "
+        f"mean and 95 % interval ({_METHODS[comparison.margin > 0]}).",
         "",
         _line(["", "pairs", *names]),
         _line(["---"] * (2 + len(names))),
@@ -304,14 +367,22 @@ def _percent(scores: Sequence[float]) -> str:
     return f"{100 * statistics.fmean(scores):.2f}{deviation}"
 
 
-def _difference(row: Row, compared: Row | None, selection: str, name: str) -> str:
+def _difference(
+    row: Row, comparison: Comparison, rows: Sequence[Row], selection: str, name: str
+) -> str:
     """Returns the mean difference in percent and its interval, "" without pairs."""
+    compared = comparison.row(rows)
     if compared is None or row is compared:
         return ""
     if not (paired := row.differences_to(compared, selection, name)):
         return ""
-    mean, *ends = (f"{100 * value:+.2f}" for value in _interval(paired) if value != "")
+    known = [value for value in comparison.interval(paired) if value != ""]
+    mean, *ends = (f"{100 * value:+.2f}" for value in known)
     return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
+def _decision(decision: sequences.Decision) -> str:
+    return f"{decision.outcome or 'undecided'} after {decision.num_pairs} seeds"
 
 
 def _whole(values: Sequence[float]) -> str:

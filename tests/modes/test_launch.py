@@ -100,6 +100,8 @@ def test_error_without_config_says_which_flag_to_give() -> None:
         (["--mode=check_data", "--workdir=a", "--workdir=b"], 2, ["one --workdir", "a, b"]),
         (["--seeds=0,1"], 2, ["--seeds", "--sweep"]),
         (["--sweep", "--mode=evaluate"], 2, ["--sweep", "--mode"]),
+        (["--sweep", "--until=decided", "--margin=1"], 2, ["got no --budget"]),
+        (["--until=decided"], 2, ["Only a sweep takes --until"]),
         (["--sweep"], 2, ["sweep()", "configs/digits.py"]),
         (["--coordinator=here", "--num_processes=2", "--process_id=0"], 2, ["HOST:PORT", "here"]),
         (["--config.dataset.name=cub", "--config.dataset.root=/nowhere"], 1, ["/nowhere", ".tgz"]),

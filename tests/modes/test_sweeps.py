@@ -21,6 +21,7 @@ from forks import launch
 from ml_collections import ConfigDict, config_flags
 
 from configs import digits
+from dcjax.analysis import sequences
 from dcjax.core.errors import InputError, SettingError
 from dcjax.experiment import same_run
 from dcjax.modes import sweep_runner, sweeps, tables
@@ -100,6 +101,8 @@ def _plan(
     seeds: str = "0,1",
     *,
     baseline: str = "",
+    margin: float = 0.0,
+    budget: int = 0,
     **changes: Any,
 ) -> sweeps.Sweep:
     """Plans a sweep of rows in a file below a folder, with the trainer of random scores."""
@@ -113,6 +116,8 @@ def _plan(
         seeds=seeds.split(",") if seeds else [],
         workdir=str(folder / "runs"),
         baseline=baseline,
+        margin=margin,
+        budget=budget,
     )
 
 
@@ -140,12 +145,12 @@ def test_command_line_trains_the_runs_and_writes_the_table(tmp_path: Path) -> No
     assert "to go" not in again
     text = (tmp_path / "runs" / "tiny.md").read_text()
     assert shlex.join(["python", "launch.py", *flags]) in text
-    _, *parts = text.split("\n## ")
-    headings = "|  | separated_pairs | classes_per_cluster | left_out |"
-    assert sum(headings in part for part in parts) == 1
+    _, *parts, training, division = text.split("\n## ")
+    assert "|  | steps | images seen | seconds |" in training
+    assert "|  | separated_pairs | classes_per_cluster | left_out |" in division
     for name, folder in [("base", "division.max_clusters=1+seed=0"), ("same", "seed=0")]:
         scores = json.loads((tmp_path / "runs" / folder / "scores.json").read_text())
-        for selection, part in zip(("last", "best_test"), parts[:2], strict=True):
+        for selection, part in zip(("last", "best_test"), parts, strict=True):
             cells = next(line for line in part.splitlines() if line.startswith(f"| {name} "))
             paper = "66.90" if name == "base" else ""
             ours = [f"{100 * scores[selection][key]:.2f}" for key in ("map_at_r", "recall_at_1")]
@@ -549,6 +554,86 @@ def test_only_seeds_that_both_rows_have_finished_are_paired(tmp_path: Path) -> N
 def test_baseline_that_is_no_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"--baseline .* got 'bse'; rows are base, ours"):
         _plan(tmp_path, [_BASE, _OURS], baseline="bse")
+
+
+def test_seeds_are_added_until_a_row_is_decided_or_the_budget_is_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy = {"name": "noisy", "settings": {"model.masks": "fixed"}}
+    rows = [_BASE, _OURS, _LEARN, noisy]
+    sweep = _plan(tmp_path, rows, seeds="", margin=0.5, budget=10)
+    draws = np.random.default_rng(0).normal(size=(10, 5))
+
+    def score(name: str, seed: int) -> float:
+        gain, column = {"base": (0, 1), "ours": (0.02, 2), "learn": (0, 3), "noisy": (0, 4)}[name]
+        deviation = 0.1 if name == "noisy" else 0.002
+        return float(0.5 + gain + 0.05 * draws[seed, 0] + deviation * draws[seed, column])
+
+    trained: dict[str, list[int]] = {str(row["name"]): [] for row in rows}
+    for runs in sweep.rounds():
+        for run in runs:
+            (name,) = sweep.runs[run]
+            trained[name].append(run.config.seed)
+            _finish(run, map_at_r=score(name, run.config.seed))
+    expected = {}
+    for name in ("ours", "learn", "noisy"):
+        less = [score(name, seed) - score("base", seed) for seed in range(10)]
+        expected[name] = sequences.decide(np.array(less), 0.005)
+    assert [x.outcome for x in expected.values()] == ["better", "equal", ""]
+    assert {name: len(trained[name]) for name in expected} == {
+        name: decision.num_pairs for name, decision in expected.items()
+    }
+    assert max(len(trained["ours"]), len(trained["learn"])) < 10
+    assert all(seeds == list(range(len(seeds))) for seeds in trained.values())
+    assert len(trained["base"]) == len(trained["noisy"]) == 10
+
+    assert sweep_runner.run(sweep)  # which finds nothing to train
+    assert _num_trainings(sweep) == [0] * 40
+    output = capsys.readouterr().out
+    assert "4 rows x up to 10 seeds are up to 40 runs, of which" in output
+    assert f"better after {len(trained['ours'])} seeds" in output
+    text = (tmp_path / "runs" / "tiny.md").read_text()
+    assert (
+        "Decided by map_at_r, last epoch, within a margin of 0.5 percent: "
+        f"ours: better after {len(trained['ours'])} seeds; "
+        f"learn: equal after {len(trained['learn'])} seeds; noisy: undecided after 10 seeds."
+    ) in text.splitlines()
+    assert "--until=decided --margin=0.5 --budget=10" in text
+    less = [score("ours", seed) - score("base", seed) for seed in trained["ours"]]
+    low, high = (100 * end[-1] for end in sequences.confidence_sequence(np.array(less)))
+    assert f"| {100 * np.mean(less):+.2f} [{low:+.2f}, {high:+.2f}] |" in text
+    assert "95 % interval (always-valid t, for seeds that are added until it decides)." in text
+    assert "difference,always_low,always_high\n" in (tmp_path / "runs" / "tiny.csv").read_text()
+
+
+def test_a_failed_run_ends_a_sweep_that_adds_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = _plan(tmp_path, [_BASE, _OURS], seeds="", margin=0.5, budget=10)
+    monkeypatch.setenv("TROUBLE", "--config.division.max_clusters=1")
+    assert not sweep_runner.run(sweep)
+    assert sorted(_num_trainings(sweep)) == [0] * 18 + [1] * 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "seeds", "margin", "budget", "message"),
+    [
+        ([_BASE, _OURS], "", 0.0, 9, "--margin of more than 0 .* got 0 and 9"),
+        ([_BASE, _OURS], "", 0.5, 3, "--budget of 4 seeds or more, .* got 0.5 and 3"),
+        ([_BASE, _OURS], "0,1", 0.5, 9, r"the seeds 0, 1, \.\.\. to 8: leave out --seeds"),
+        ([_BASE], "", 0.5, 9, "require two or more from sweep"),
+    ],
+)
+def test_invalid_sequence_of_seeds_is_an_error(
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    seeds: str,
+    margin: float,
+    budget: int,
+    message: str,
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        _plan(tmp_path, rows, seeds, margin=margin, budget=budget)
 
 
 def test_table_has_steps_images_and_seconds_of_the_runs(tmp_path: Path) -> None:
