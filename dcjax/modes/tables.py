@@ -238,7 +238,7 @@ def format_markdown(
         words = "; ".join(f"{name}: {_decision(found)}" for name, found in decisions.items())
         lines += [
             "",
-            f"Decided by {best_by}, {_SELECTED[_deciding(rows)]}, within a margin of "
+            f"Decision by {best_by}, {_SELECTED[_deciding(rows)]}, within a margin of "
             f"{100 * comparison.margin:g} percent: {words}.",
         ]
     for selection, heading in _selections(rows).items():

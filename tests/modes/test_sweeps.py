@@ -594,7 +594,7 @@ def test_seeds_are_added_until_a_row_is_decided_or_the_budget_is_spent(
     assert f"better after {len(trained['ours'])} seeds" in output
     text = (tmp_path / "runs" / "tiny.md").read_text()
     assert (
-        "Decided by map_at_r, last epoch, within a margin of 0.5 percent: "
+        "Decision by map_at_r, last epoch, within a margin of 0.5 percent: "
         f"ours: better after {len(trained['ours'])} seeds; "
         f"learn: equal after {len(trained['learn'])} seeds; noisy: undecided after 10 seeds."
     ) in text.splitlines()
