@@ -33,7 +33,7 @@ def confidence_sequence(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     For independent normal values of unknown variance, all intervals together hold the mean with
     a probability of 95 % or more, whatever their number: Gaussian mixture of scale-invariant
     likelihood ratios (Wang & Ramdas 2024, "Anytime-valid t-tests and confidence sequences for
-    Gaussian means with unknown variance", theorem 4.9). With the mean m of n values, the sum Q of
+    Gaussian means with unknown variance"). With the mean m of n values, the sum Q of
     squares around it, error a and R = ((n + c^2) / (a^2 c^2))^(1 / n), it is
 
         m ± sqrt(Q / n (R - 1) / (1 - R c^2 / (n + c^2))),
