@@ -106,5 +106,6 @@ def test_stop_signal_during_start_evaluation_or_division_loses_nothing(
         assert message in output
     assert train(config, str(stopped)) == scores
     small_runs.assert_equal(
-        small_runs.load_checkpoint(config, stopped), small_runs.saved(config, uninterrupted)
+        small_runs.load_checkpoint(config, stopped),
+        small_runs.load_checkpoint(config, uninterrupted),
     )
