@@ -299,7 +299,7 @@ def _singletons(splits: Splits, across_cameras: bool) -> Iterator[Finding]:
     if across_cameras and query.cameras is not None:
         missed = _rows_seen_once(query, query if gallery is None else gallery)
     for row in missed:
-        yield _finding(_UNANSWERED, "test" if gallery is None else "query", query, row, "")
+        yield _finding(_UNANSWERED, splits.query_name, query, row, "")
 
 
 def _rows_seen_once(query: ImageSet, gallery: ImageSet) -> list[int]:

@@ -37,7 +37,7 @@ from dcjax.training import optimizers, rates, state, steps
 # Settings of the model on which the features of its backbone do not depend.
 _OF_NO_FEATURE = {
     *("dropout", "embedding_dim", "embedding_init", "masks", "test_masks", "orthogonality_weight"),
-    *("orthogonality_weight", "pretrained", "rematerialize", "train", "last_blocks"),
+    *("pretrained", "rematerialize", "train", "last_blocks"),
 }
 
 Weights = tuple[dict[str, Any], dict[str, Any]]  # parameters and running statistics

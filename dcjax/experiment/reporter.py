@@ -405,7 +405,7 @@ class Reporter:
         """Shows the result, and where its files are; writes `scores.json`."""
         points = times.read(self._curves / _CURVES[0])
         before = curves.last_values(points, _group(_UNTRAINED))
-        ended_early = 0 < self._config.train.stop_after <= progress.evaluations_without_gain
+        ended_early = Schedule(self._config).ends_early(progress)
         if ended_early:
             self._console.print_line(
                 f"ended     early: {progress.evaluations_without_gain} evaluations without a gain "

@@ -88,9 +88,11 @@ class Schedule:
 
     def is_finished(self, progress: Progress) -> bool:
         """Returns whether all is trained, or validation has stopped the run early."""
-        train = self.config.train
-        is_stopped = 0 < train.stop_after <= progress.evaluations_without_gain
-        return self._is_end(progress) or is_stopped
+        return self._is_end(progress) or self.ends_early(progress)
+
+    def ends_early(self, progress: Progress) -> bool:
+        """Returns whether validation has stopped the run: too many evaluations without a gain."""
+        return 0 < self.config.train.stop_after <= progress.evaluations_without_gain
 
     def evaluates_after(self, progress: Progress) -> bool:
         """Returns whether the network is scored after an epoch, with the progress then."""

@@ -74,7 +74,7 @@ def check_data(config: ConfigDict, workdir: str) -> bool:
         ignored=ignored,
         across_cameras=config.eval.protocol == "cross_camera",
     )
-    if reason := _refusal(config, sets, inspected):
+    if reason := _refusal(config, splits, inspected):
         found.insert(0, Finding(Kind(Harm.TRAINING, "", reason, ""), "", "", "", ""))
     for kind, alike in itertools.groupby(found, key=lambda finding: finding.kind):
         _print_findings(console, kind, list(alike))
@@ -122,18 +122,14 @@ def _ignored_files(dataset: ConfigDict, splits: Splits) -> list[str]:
         return folder.ignored_files(dataset.root, splits)
 
 
-def _refusal(
-    config: ConfigDict, sets: Mapping[str, ImageSet], inspected: Mapping[str, Inspection]
-) -> str:
+def _refusal(config: ConfigDict, splits: Splits, inspected: Mapping[str, Inspection]) -> str:
     """Returns why training would refuse the images that can be read, "" if it would not."""
     try:
         kept = {
-            "query" if name == "test" else name: decoding.drop_images(
-                images, list(inspected[name].reasons)
-            )
-            for name, images in sets.items()
+            name: decoding.drop_images(images, list(inspected[name].reasons))
+            for name, images in splits.sets.items()
         }
-        checks.check_data(config, Splits(**kept))
+        checks.check_data(config, splits.with_sets(kept))
     except DcjaxError as error:
         return str(error)
     return ""

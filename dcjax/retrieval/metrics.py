@@ -321,10 +321,11 @@ def is_answerable(
     num_cameras = 1 + max(of_queries.max(), of_gallery.max())
     by_class = np.bincount(gallery_classes, minlength=classes.max() + 1)
     views, counts = np.unique(gallery_classes * num_cameras + of_gallery, return_counts=True)
-    places = np.searchsorted(views, query_classes * num_cameras + of_queries)
+    view_of_queries = query_classes * num_cameras + of_queries
+    places = np.searchsorted(views, view_of_queries)
     places = np.minimum(places, len(views) - 1)
-    is_own = views[places] == query_classes * num_cameras + of_queries
-    return by_class[query_classes] > np.where(is_own, counts[places], 0)
+    is_same_view = views[places] == view_of_queries
+    return by_class[query_classes] > np.where(is_same_view, counts[places], 0)
 
 
 def mean(scores: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -193,6 +193,11 @@ class Splits:
             raise InputError("query and gallery must both have cameras or neither, got one only.")
 
     @property
+    def query_name(self) -> str:
+        """The name of the query set that users see: "test" where it is the gallery too."""
+        return "test" if self.gallery is None else "query"
+
+    @property
     def sets(self) -> dict[str, ImageSet]:
         """The sets by the names that users see: train, validation and test, or query and gallery.
 
@@ -201,9 +206,13 @@ class Splits:
         sets = {"train": self.train} if len(self.train) else {}
         if self.validation is not None:
             sets["validation"] = self.validation
-        if self.gallery is None:
-            return {**sets, "test": self.query}
-        return {**sets, "query": self.query, "gallery": self.gallery}
+        sets[self.query_name] = self.query
+        return sets if self.gallery is None else {**sets, "gallery": self.gallery}
+
+    def with_sets(self, sets: Mapping[str, ImageSet]) -> "Splits":
+        """Returns the splits with others in place of some of `sets`, by the same names."""
+        fields = {"query" if x == self.query_name else x: images for x, images in sets.items()}
+        return dataclasses.replace(self, **fields)
 
     @property
     def test_sets(self) -> list[ImageSet]:

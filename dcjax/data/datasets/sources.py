@@ -265,7 +265,7 @@ def check_counts(name: str, counts: Counts, index: Index, *, with_train: bool) -
             continue
         images: ImageSet = getattr(index.splits, split)
         got = len(images), len(np.unique(images.labels))
-        shown = "test" if split == "query" and "gallery" not in counts else split
+        shown = index.splits.query_name if split == "query" else split
         if got != expected:
             raise InputError(
                 f"{index.lists[split]}: {name} has {expected[0]:,} images of {expected[1]:,} "
