@@ -6,7 +6,12 @@ from torch import nn
 from dcjax.models import pixel_statistics
 
 # Blocks of each stage.
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+BLOCKS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+}
 
 
 class _Block(nn.Module):
@@ -48,7 +53,7 @@ class Embedder(nn.Module):
         for stage, number in enumerate(blocks[: num_stages or len(blocks)]):
             for index in range(number):
                 stride = 2 if stage > 0 and index == 0 else 1
-                bottleneck = backbone == "resnet50"
+                bottleneck = backbone in {"resnet50", "resnet101"}
                 block = _Block(channels, 64 * 2**stage, stride, bottleneck=bottleneck)
                 layers.append(block)
                 channels = block.channels

@@ -28,13 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import torch_resnet
-import torch_vit
 from compare import Job, compare
-from pytorch_metric_learning import losses as torch_losses
-from pytorch_metric_learning import miners
-from torch import nn
+from random_images import random_batches
 
 from configs import default
 from dcjax.experiment import build
@@ -49,7 +44,7 @@ _GROUPS = ("backbone", "embedding", "masks", "loss")
 def main() -> None:
     """Times each size in training, then in embedding."""
     parser = argparse.ArgumentParser(description=__doc__)
-    networks = [*torch_resnet.BLOCKS, "resnet_small", *vit.SIZES]
+    networks = [*resnet.BACKBONES, *vit.SIZES]
     parser.add_argument("--backbone", default="resnet50", choices=networks)
     parser.add_argument("--num_stages", type=int, default=0, help="0: all")
     parser.add_argument("--width", type=int, default=64)
@@ -68,12 +63,11 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     network = (arguments.backbone, arguments.num_stages, arguments.width)
-    prepare = {"train": (_ours_train, _peer_train), "embed": (_ours_embed, _peer_embed)}
+    prepare = {"train": _ours_train, "embed": _ours_embed}
     sizes = zip(arguments.size, arguments.batch_size, strict=True)
     for job, (size, batch_size), precision in itertools.product(
         arguments.jobs, sizes, arguments.precision
     ):
-        ours, peer = prepare[job]
         repeats = arguments.steps or max(1, 64 * 64 * 128 // (size * size * batch_size))
         options = {"precision": precision, "size": size, "batch_size": batch_size}
         options["repeats"] = repeats
@@ -81,13 +75,16 @@ def main() -> None:
         chunks = arguments.chunk_size if job == "train" else [0]
         contestants: dict[str, Callable[[], Job]] = {
             f"dcjax, {method}, {f'chunks of {chunk}' if chunk else 'whole'}": functools.partial(
-                ours, *network, method, chunk, **options
+                prepare[job], *network, method, chunk, **options
             )
             for method, chunk in itertools.product(methods, chunks)
         }
         has_peer = arguments.backbone != "resnet_small" and arguments.width == 64
         if has_peer and not arguments.no_peer:
-            contestants["PyTorch"] = functools.partial(peer, *network[:2], **options)
+            import torch_training  # the peer's packages are needed for it alone
+
+            peer = getattr(torch_training, job)
+            contestants["PyTorch"] = functools.partial(peer, *network[:2], _DIMENSION, **options)
         compare(
             f"{job}: {arguments.backbone}, {size} px, batches of {batch_size}, {precision}",
             contestants,
@@ -95,12 +92,6 @@ def main() -> None:
             work=repeats * batch_size,
             unit="images",
         )
-
-
-def _batches(size: int, batch_size: int, repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns uint8 images [repeats, batch, size, size, 3] and labels, two of each class."""
-    images = np.random.default_rng(0).integers(0, 256, (repeats, batch_size, size, size, 3))
-    return images.astype(np.uint8), np.arange(batch_size) // 2
 
 
 def _model(
@@ -143,7 +134,7 @@ def _ours_train(
     batch_size: int,
     repeats: int,
 ) -> Job:
-    images, labels = _batches(size, batch_size, repeats)
+    images, labels = random_batches(size, batch_size, repeats)
     model = _model(backbone, num_stages, width, convolution, precision, chunk_size)
     loss = build.create_loss(default.get_config(), np.ones(batch_size, int))
     optimizer = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_GROUPS, 1e-4))
@@ -193,7 +184,7 @@ def _ours_embed(
     batch_size: int,
     repeats: int,
 ) -> Job:
-    images, _ = _batches(size, batch_size, repeats)
+    images, _ = random_batches(size, batch_size, repeats)
     model = _model(backbone, num_stages, width, convolution, precision, chunk_size)
     variables = jax.jit(model.init)(jax.random.key(0), images[0])
     step = jax.jit(functools.partial(steps.embed_step, model=model))
@@ -201,61 +192,6 @@ def _ours_embed(
     def job() -> None:
         for batch in images:
             np.asarray(step(variables, batch)["embedding"])
-
-    return job
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def _peer(backbone: str, num_stages: int, size: int) -> tuple[nn.Module, torch.device]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if backbone in vit.SIZES:
-        return torch_vit.Embedder(backbone, size, _DIMENSION).to(device), device
-    return torch_resnet.Embedder(backbone, num_stages, _DIMENSION).to(
-        device, memory_format=torch.channels_last
-    ), device
-
-
-def _peer_train(
-    backbone: str, num_stages: int, *, precision: str, size: int, batch_size: int, repeats: int
-) -> Job:
-    images, labels = map(torch.from_numpy, _batches(size, batch_size, repeats))
-    model, device = _peer(backbone, num_stages, size)
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()  # frozen statistics; scale and shift are trained, as ours
-    miner = miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4)
-    loss = torch_losses.MarginLoss(margin=0.2, beta=1.2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE, weight_decay=1e-4)
-    labels = labels.to(device)
-
-    def job() -> None:
-        for batch in images:
-            optimizer.zero_grad()
-            with _autocast(device, precision):
-                embeddings = model(batch.to(device))
-            value = loss(embeddings, labels, miner(embeddings, labels))
-            value.backward()
-            optimizer.step()
-        value.item()
-
-    return job
-
-
-def _peer_embed(
-    backbone: str, num_stages: int, *, precision: str, size: int, batch_size: int, repeats: int
-) -> Job:
-    images: Any = torch.from_numpy(_batches(size, batch_size, repeats)[0])
-    model, device = _peer(backbone, num_stages, size)
-    model.eval()
-
-    def job() -> None:
-        with torch.inference_mode(), _autocast(device, precision):
-            for batch in images:
-                model(batch.to(device)).cpu().numpy()
 
     return job
 
