@@ -216,7 +216,7 @@ def get_config() -> ConfigDict:
         "clusters_per_step",  # C, cluster batches that one step learns from
     )
     # Images of a step, over all devices, that go through the backbone at a time: for batches whose
-    # activations do not fit the memory. The gradient is the same and takes a third more time. A
+    # activations do not fit the memory. The gradient is the same, with a second forward pass. A
     # divisor of C * B and a multiple of the number of devices; 0: all at once.
     config.sampling.chunk_size = 0
 
