@@ -1,4 +1,4 @@
-"""The code of docs/losses.md for library users, run unchanged."""
+"""docs/losses.md: its list of losses, and its code for library users, run unchanged."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 
-_PAGE = (Path(__file__).parents[1] / "docs" / "losses.md").read_text()
+from dcjax import losses
+
+_ROOT = Path(__file__).parents[1]
+_PAGE = (_ROOT / "docs" / "losses.md").read_text()
+
+
+def test_list_has_every_loss_and_readme_their_number() -> None:
+    listed, _, _ = _PAGE.partition("```")
+    assert set(re.findall(r"`([a-z_]+)`", listed)) == set(losses.KNOWN)
+    row = f"| losses | [{len(losses.KNOWN)}](docs/losses.md)"
+    assert row in (_ROOT / "README.md").read_text()
 
 
 def test_example_computes_a_loss() -> None:
