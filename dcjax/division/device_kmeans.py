@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dcjax.core import streams
 from dcjax.core.arrays import require_integers
@@ -104,6 +104,22 @@ def shard(x: np.ndarray | Array, mesh: Mesh | None = None) -> Array:
     return sharded_rows.shard(np.asarray(x, np.float32), mesh)
 
 
+def means(x: Array, labels: np.ndarray, k: int) -> np.ndarray:
+    """Returns the means float32 [k, F] of the points of each cluster.
+
+    All processes must call this together.
+
+    Args:
+      x: points [N', F], as `shard` places them.
+      labels: the clusters of the first N of them [N]; -1 is in none.
+      k: number of clusters.
+    """
+    mesh = sharded_rows.mesh_of(x)
+    padded = np.pad(labels, (0, len(x) - len(labels)), constant_values=-1)
+    sharded = sharded_rows.shard(padded, mesh)
+    return np.asarray(_means(x, sharded, k=k, mesh=mesh))
+
+
 def _first_centroids(
     x: Array, k: int, key: streams.Key, start: np.ndarray | None, rows: np.ndarray
 ) -> np.ndarray | Array:
@@ -121,6 +137,16 @@ def _first_centroids(
                 f"got {numbers.dtype} of shape {numbers.shape}."
             )
     return sharded_rows.gather(x, numbers).astype(jnp.float32)
+
+
+@partial(jax.jit, static_argnames=("k", "mesh"))
+def _means(x: Array, labels: Array, *, k: int, mesh: Mesh) -> Array:
+    # Rows that are in no cluster may hold anything.
+    points = jnp.where(labels[:, None] >= 0, x.astype(jnp.float32), 0)
+    is_in = (labels[:, None] == jnp.arange(k)).astype(jnp.float32)
+    sums = jnp.matmul(is_in.T, points, precision=jax.lax.Precision.HIGHEST)
+    centroids = sums / jnp.sum(is_in, axis=0)[:, None]
+    return jax.lax.with_sharding_constraint(centroids, NamedSharding(mesh, PartitionSpec()))
 
 
 @jax.jit

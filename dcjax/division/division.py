@@ -21,6 +21,7 @@ from dcjax.division import counting, grouping, host_kmeans
 
 HIERARCHIES = ("direct", "progressive")
 MATCHINGS = ("iou", "overlap")
+STARTS = ("previous", "random")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def divide(
     matching: str = "iou",
     num_trials: int = 30,
     num_iterations: int = host_kmeans.NUM_ITERATIONS,
+    start: str = "random",
     mesh: Mesh | None = None,
 ) -> Division:
     """Divides the training set by K-means or at random, keeping the order of previous clusters.
@@ -140,6 +142,9 @@ def divide(
       num_trials: trials, at most, until every cluster holds two classes with two images each. The
         last one is taken in any case. 30 in P21's code.
       num_iterations: iterations of each K-means.
+      start: what the K-means of all images starts from: "random" images, as in P21's code, or the
+        centers that the "previous" clusters have in these features. A bisection, and any
+        trial after the first, starts from random images.
       mesh: the devices that run K-means; None: it runs on the host.
 
     Returns:
@@ -147,6 +152,7 @@ def divide(
     """
     labels = np.asarray(require_integers("labels", labels))
     require_known("matching", matching, MATCHINGS)
+    require_known("start", start, STARTS)
     _check_previous(previous, len(labels), num_clusters)
     require_whole("num_trials", num_trials, 1)
     require_whole("num_iterations", num_iterations, 0)
@@ -160,7 +166,12 @@ def divide(
                 f"{len(features)} and {len(labels)} rows."
             )
         partition = grouping.kmeans_partition(
-            features, num_iterations, mesh, seed=seed, period=period
+            features,
+            num_iterations,
+            mesh,
+            seed=seed,
+            period=period,
+            start=previous.cluster if previous is not None and start == "previous" else None,
         )
     group = functools.partial(grouping.group, partition, labels, num_trials)
     everything = np.arange(len(labels), dtype=np.int32)

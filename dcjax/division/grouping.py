@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,26 +28,48 @@ def kmeans_partition(
     *,
     seed: int,
     period: int,
+    start: np.ndarray | None = None,
 ) -> Partition:
-    """Returns the function that clusters rows of features [N, F] by K-means, on a mesh if given."""
-    if mesh is not None:
-        points = device_kmeans.shard(features, mesh)
+    """Returns the function that clusters rows of features by K-means.
+
+    Args:
+      features: [N, F]; on devices, they may have more rows at the end.
+      num_iterations: of each K-means.
+      mesh: the devices that run it; None: the host.
+      seed: seed of the run.
+      period: number of the period.
+      start: clusters [N], or -1: where all rows are grouped, the first trial starts from their
+        means, if none is empty. All other trials, and all if None, start from random rows.
+    """
+    cluster: Callable[..., tuple[np.ndarray, np.ndarray]]
+    means: Callable[..., np.ndarray]
+    if mesh is None:
+        features = np.asarray(features, np.float32)
+        if not np.all(np.isfinite(features)):
+            raise InputError("features must be finite, got NaN or infinity.")
+        cluster = partial(_cluster_on_host, features)
+        means = host_kmeans.means
+    else:
         # Rows of other groups stay in the array: each size of a part would have to be compiled.
-        cluster = partial(device_kmeans.kmeans, points, num_iterations=num_iterations)
-        return lambda rows, k, which, trial: cluster(
-            k, seed=(seed, Stream.DIVISION, period, which, trial), rows=rows
-        )[0]
-    features = np.asarray(features, np.float32)
-    if not np.all(np.isfinite(features)):
-        raise InputError("features must be finite, got NaN or infinity.")
+        features = device_kmeans.shard(features, mesh)
+        cluster = partial(device_kmeans.kmeans, features)
+        means = device_kmeans.means
 
     def partition(rows: np.ndarray, k: int, which: int, trial: int) -> np.ndarray:
-        # All rows are used without a copy, which may take gigabytes.
-        chosen = features if len(rows) == len(features) else features[rows]
-        key = (seed, Stream.DIVISION, period, which, trial)
-        return host_kmeans.kmeans(chosen, k, seed=key, num_iterations=num_iterations)[0]
+        key, first = (seed, Stream.DIVISION, period, which, trial), None
+        if start is not None and which == trial == 0 and counting.sizes(start, k).all():
+            first = means(features, start, k)
+        return cluster(k, seed=key, num_iterations=num_iterations, rows=rows, start=first)[0]
 
     return partition
+
+
+def _cluster_on_host(
+    features: np.ndarray, k: int, *, rows: np.ndarray, **options: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    # All rows are used without a copy, which may take gigabytes.
+    chosen = features if len(rows) == len(features) else features[rows]
+    return host_kmeans.kmeans(chosen, k, **options)
 
 
 def random_partition(*, seed: int, period: int) -> Partition:

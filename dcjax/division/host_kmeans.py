@@ -20,6 +20,7 @@ from dcjax.core import streams
 from dcjax.core.arrays import require_integers
 from dcjax.core.errors import InputError
 from dcjax.core.ranges import require_whole
+from dcjax.division import counting
 
 # Sides of a block of distances, of which a thread holds one at a time: 8 MiB of float32.
 _POINTS_PER_BLOCK, _CENTROIDS_PER_BLOCK = 1024, 2048
@@ -73,9 +74,14 @@ Search = Callable[[np.ndarray | None, _Centroids], _Bounds]
 
 
 def kmeans(
-    x: np.ndarray, k: int, *, seed: int | streams.Key, num_iterations: int = NUM_ITERATIONS
+    x: np.ndarray,
+    k: int,
+    *,
+    seed: int | streams.Key,
+    num_iterations: int = NUM_ITERATIONS,
+    start: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divides points into k clusters by Lloyd's algorithm, started at k random points.
+    """Divides points into k clusters by Lloyd's algorithm.
 
     The result is bit for bit the same on every run on a machine, and the labels are the same for
     points that are multiplied by a power of two. Memory is twice that of the points, for a shifted
@@ -87,6 +93,7 @@ def kmeans(
       seed: chooses the k points that the centroids start from: a whole number, or the key of a
         stream that is not that of K-means called by itself.
       num_iterations: largest number of iterations; fewer run only if no label changes any more.
+      start: the first centroids [k, F]; None: k random points.
 
     Returns:
       labels int32 [N] and centroids float32 [k, F].
@@ -98,8 +105,15 @@ def kmeans(
     check_sizes(k, num_iterations, num_points=len(x))
     if not np.all(np.isfinite(x)):
         raise InputError("x must be finite as float32, got NaN or infinity.")
-    start = streams.generator(*streams.kmeans_key(seed)).choice(len(x), k, replace=False)
-    return lloyd(x, x[start], num_iterations=num_iterations)
+    if start is None:
+        start = x[streams.generator(*streams.kmeans_key(seed)).choice(len(x), k, replace=False)]
+    return lloyd(x, np.asarray(start, np.float32), num_iterations=num_iterations)
+
+
+def means(x: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Returns the means float32 [k, F] of the points [N, F] of each cluster; -1 is in none."""
+    members = counting.groups(labels, k)
+    return np.stack([x[rows].mean(axis=0, dtype=np.float64) for rows in members], dtype=np.float32)
 
 
 def check_sizes(k: int, num_iterations: int, *, num_points: int) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dcjax.core.streams import Stream
-from dcjax.division import division, host_kmeans
+from dcjax.distributed import devices
+from dcjax.division import division, grouping, host_kmeans
 from dcjax.division.division import Division
 
 
@@ -113,6 +114,42 @@ def test_divide_again_keeps_the_order_of_the_clusters():
     np.testing.assert_array_equal(first.parents, [0, 0, 0, 0])
     np.testing.assert_array_equal(second.parents, [0, 1, 2, 3])
     np.testing.assert_array_equal(second.cluster, renamed)
+
+
+@pytest.mark.parametrize("on_devices", [False, True])
+def test_kmeans_from_the_previous_centers_finds_what_lloyd_finds_from_them(on_devices):
+    features, labels = _images()
+    previous = division.divide(features, labels, None, num_clusters=4, period=0, seed=0)
+    moved = features + np.random.default_rng(1).normal(scale=0.3, size=features.shape)
+    kept = previous.cluster >= 0
+    centers = [moved[kept & (previous.cluster == c)].mean(axis=0) for c in range(4)]
+    expected, _ = host_kmeans.lloyd(
+        np.asarray(moved, np.float32), np.asarray(centers, np.float32), num_iterations=100
+    )
+    options = {
+        "num_clusters": 4,
+        "period": 1,
+        "mesh": devices.create_mesh() if on_devices else None,
+    }
+    found = [
+        division.divide(moved, labels, previous, start="previous", seed=seed, **options)
+        for seed in (0, 1)
+    ]
+    for x in found:  # no random image has a part in it
+        renamed = division.match(expected, previous.cluster, 4, "iou")
+        np.testing.assert_array_equal(x.cluster, grouping.drop_singletons(renamed, labels))
+    random = [division.divide(moved, labels, previous, seed=seed, **options) for seed in (0, 1)]
+    assert any(not np.array_equal(x.cluster, found[0].cluster) for x in random)
+
+
+def test_kmeans_starts_at_random_images_where_a_previous_cluster_is_empty():
+    features, labels = _images()
+    empty = _as_division(np.where(labels % 2 == 0, 0, 2), 4)
+    found, expected = (
+        division.divide(features, labels, empty, start=start, num_clusters=4, period=1, seed=0)
+        for start in ("previous", "random")
+    )
+    np.testing.assert_array_equal(found.cluster, expected.cluster)
 
 
 def test_divide_is_deterministic():
