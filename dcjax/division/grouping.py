@@ -48,17 +48,17 @@ def kmeans_partition(
         if not np.all(np.isfinite(features)):
             raise InputError("features must be finite, got NaN or infinity.")
         cluster = partial(_cluster_on_host, features)
-        means = host_kmeans.means
+        means = partial(host_kmeans.means, features)
     else:
         # Rows of other groups stay in the array: each size of a part would have to be compiled.
         features = device_kmeans.shard(features, mesh)
         cluster = partial(device_kmeans.kmeans, features)
-        means = device_kmeans.means
+        means = partial(device_kmeans.means, features)
 
     def partition(rows: np.ndarray, k: int, which: int, trial: int) -> np.ndarray:
         key, first = (seed, Stream.DIVISION, period, which, trial), None
         if start is not None and which == trial == 0 and counting.sizes(start, k).all():
-            first = means(features, start, k)
+            first = means(start, k)
         return cluster(k, seed=key, num_iterations=num_iterations, rows=rows, start=first)[0]
 
     return partition
