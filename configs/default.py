@@ -107,6 +107,11 @@ def get_config() -> ConfigDict:
         # losses, K-means and scores are float32 in any case.
         "precision",
         "rematerialize",  # compute each block again for the gradient: less memory, more time
+        # Images of a step, over all devices, that go through the backbone at a time: for batches
+        # whose activations do not fit the memory. The gradient is the same and takes a third more
+        # time. A divisor of C * B (sampling.clusters_per_step times sampling.batch_size) and a
+        # multiple of the number of devices; 0: all at once.
+        "chunk_size",
         "pooling",  # average or max; of a ViT also class (its token) or class_and_average
         "dropout",  # share of pooled features dropped in training
         # How the linear embedding begins: torch (random, as PyTorch's), or orthogonal, at the
@@ -215,10 +220,6 @@ def get_config() -> ConfigDict:
         "rounds",  # batches of each cluster in an epoch: max, min or mean of N_k / B
         "clusters_per_step",  # C, cluster batches that one step learns from
     )
-    # Images of a step, over all devices, that go through the backbone at a time: for batches whose
-    # activations do not fit the memory. The gradient is the same and takes a third more time. A
-    # divisor of C * B and a multiple of the number of devices; 0: all at once.
-    config.sampling.chunk_size = 0
 
     # Of C cluster batches, so many lie side by side on the devices, which it must divide: 1 shards
     # each batch over all of them; with C and this the number of devices, each has its own batch.

@@ -17,7 +17,6 @@ from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import devices, processes
 from dcjax.experiment import (
     agreement,
-    build,
     checks,
     exported,
     inputs,
@@ -27,6 +26,7 @@ from dcjax.experiment import (
 )
 from dcjax.experiment import search as searching
 from dcjax.experiment.exported import ExportedEmbedder
+from dcjax.experiment.network import Network
 from dcjax.models import masked_embedder
 from dcjax.retrieval import evaluation
 from dcjax.runs import workdirs
@@ -52,7 +52,7 @@ class Embedder:
 
     def __init__(
         self,
-        network: build.Network,
+        network: Network,
         variables: dict[str, Any],
         epoch: int,
         checkpoint: int,
@@ -354,7 +354,7 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
     data = meta.get("data") or {}
     num_features = data.get("query", {}).get("num_features", 0)
-    network = build.Network(config, devices.create_mesh(), num_features=num_features)
+    network = Network(config, devices.create_mesh(), num_features=num_features)
     variables = checkpoints.restore_model(chosen, network.abstract_variables)
     meta = checkpoints.meta(chosen)
     progress = Progress(**meta["progress"])

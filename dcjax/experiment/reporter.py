@@ -25,7 +25,7 @@ from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import processes
 from dcjax.division import division, host_kmeans, sampling
 from dcjax.division.sampling import Plan
-from dcjax.experiment import build, cameras, same_run, sentences, versions
+from dcjax.experiment import cameras, parts, same_run, sentences, versions
 from dcjax.experiment.schedule import Schedule
 from dcjax.retrieval.evaluation import RERANKED
 from dcjax.runs import curves, times, workdirs
@@ -477,20 +477,20 @@ def _device_kinds() -> list[str]:
 def _trained_part(model: ConfigDict) -> str:
     if model.train == "last_blocks":
         return f"; trained from block {model.last_blocks} from the end on"
-    return "; the backbone is not trained" if build.keeps_features(model) else ""
+    return "; the backbone is not trained" if parts.keeps_features(model) else ""
 
 
 def _describe_effects(values: Mapping[str, float]) -> str:
     """Returns what a division does to learning, in words."""
     nearest = values.get("nearest_negative_ratio", math.nan)
-    parts = [
+    texts = [
         f"{values['separated_pairs']:.1%} of positive pairs are separated",
         f"{values['classes_per_cluster']:.1f} classes a cluster",
     ]
     if math.isfinite(nearest):
         side = "nearer" if nearest <= 1 else "farther"
-        parts.append(f"the nearest negatives of a batch are {abs(1 - nearest):.1%} {side}")
-    return "; ".join(parts)
+        texts.append(f"the nearest negatives of a batch are {abs(1 - nearest):.1%} {side}")
+    return "; ".join(texts)
 
 
 def _agreement_with_labels(clusters: division.Division, labels: np.ndarray) -> float:

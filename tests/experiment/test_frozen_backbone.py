@@ -67,10 +67,10 @@ def test_training_on_kept_features_equals_training_through_the_frozen_backbone()
     changes = {"model__batch_norm": "frozen", "model__masks": "none"}
     experiment = _experiment(_config(division__freeze_backbone_epochs=0, **changes))
     first = jax.device_get(experiment.create_state(None))
-    through, losses = _train(experiment, experiment.create_state(None), experiment.train_reader)
-    experiment.make_features(first.variables)
-    assert isinstance(experiment.train_reader, FeatureReader)
-    alone, others = _train(experiment, experiment.create_state(None), experiment.train_reader)
+    through, losses = _train(experiment, experiment.create_state(None), experiment.readers.train)
+    experiment.readers.make_features(first.variables)
+    assert isinstance(experiment.readers.train, FeatureReader)
+    alone, others = _train(experiment, experiment.create_state(None), experiment.readers.train)
     np.testing.assert_allclose(losses, others, rtol=1e-5)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), through.trainable, alone.trainable
@@ -92,13 +92,13 @@ def test_last_blocks_alone_are_trained_and_cost_what_they_cost() -> None:
         config.model.last_blocks = number
         experiment = _experiment(config, 64)
         first = jax.device_get(experiment.create_state(None))
-        (batch, *_) = experiment.train_reader.train_batches([_BLOCK], epoch=0)
+        (batch, *_) = experiment.readers.train.train_batches([_BLOCK], epoch=0)
         step = experiment.train_step.lower(
             first, batch, experiment.schedule.controls(1), experiment.training_key
         ).compile()
         flops[number] = step.cost_analysis()["flops"]
         states[number], _ = _train(
-            experiment, experiment.create_state(None), experiment.train_reader
+            experiment, experiment.create_state(None), experiment.readers.train
         )
         for name, module in states[number].params["backbone"].items():
             is_same = jax.tree.map(np.array_equal, module, first.params["backbone"][name])
@@ -162,8 +162,10 @@ def _kept_features(folder: Path, *, weights: int = 0, **changes: Any) -> list[Fe
     experiment = _experiment(config, 48)
     run = experiment.create_state(None)
     moved = jax.tree.map(lambda x: x + weights, run.params["backbone"])
-    experiment.make_features(run.replace(params={**run.params, "backbone": moved}).variables)
-    return [experiment.train_reader, *experiment.test_readers]
+    experiment.readers.make_features(
+        run.replace(params={**run.params, "backbone": moved}).variables
+    )
+    return [experiment.readers.train, *experiment.readers.test]
 
 
 def _folders(folder: Path) -> set[str]:
@@ -197,8 +199,8 @@ def test_features_on_disk_are_reused_and_renewed_when_weights_or_images_change(
 def test_views_of_an_image_are_augmented_differently_and_each_is_drawn() -> None:
     config = _config(dataset__feature_views=2, augment__crop="random_resized")
     experiment = _experiment(config, 64)
-    experiment.make_features(experiment.create_state(None).variables)
-    reader, seen = experiment.train_reader, []
+    experiment.readers.make_features(experiment.create_state(None).variables)
+    reader, seen = experiment.readers.train, []
     for epoch in range(4):
         batches = list(reader.train_batches([_BLOCK], epoch=epoch))
         later = list(reader.train_batches([_BLOCK.skip(1)], epoch=epoch))

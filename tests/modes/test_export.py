@@ -19,7 +19,8 @@ from configs import digits
 from dcjax.core.errors import FileError, InputError
 from dcjax.distributed import devices
 from dcjax.division.division import Division
-from dcjax.experiment import build, exported
+from dcjax.experiment import exported, parts
+from dcjax.experiment.network import Network
 from dcjax.modes import export
 from dcjax.modes.train import train
 from dcjax.runs.checkpoints import Checkpoints
@@ -59,7 +60,7 @@ def test_an_exported_file_embeds_as_the_run_does(run: Path) -> None:
 
 
 def test_a_file_has_the_size_of_its_parameters() -> None:
-    network = build.Network(digits.get_config(), devices.create_mesh())
+    network = Network(digits.get_config(), devices.create_mesh())
     variables = jax.jit(network.model.init)(jax.random.key(0), _images(1))
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     assert parameters < len(exported.serialize(network, variables)) < 1.25 * parameters
@@ -69,7 +70,7 @@ def test_the_file_has_the_convolutions_of_cpus_and_those_of_other_platforms(run:
     embedder = dcjax.load(str(run))
 
     def count(method: str) -> int:
-        model = build.create_model(embedder.config, convolution=method)
+        model = parts.create_model(embedder.config, convolution=method)
         jaxpr = jax.make_jaxpr(model.apply)(embedder._variables, _images(1))
         return str(jaxpr).count("conv_general_dilated[")
 

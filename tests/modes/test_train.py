@@ -252,7 +252,7 @@ def test_best_checkpoint_can_be_selected(finished: Any) -> None:
 
 def test_finished_run_is_not_trained_again(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config, workdir, scores = finished
-    monkeypatch.delattr(build.Experiment, "_readers")  # and its images are not read
+    monkeypatch.delattr(build.Experiment, "readers")  # and its images are not read
     before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert train(config, str(workdir)) == scores
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
