@@ -74,8 +74,8 @@ def get_config() -> ConfigDict:
     dataset.cache = "none"
     dataset.cache_dir = ""  # "": dcjax/images in the user's cache folder
     # Of model.train=embedding: augmented crops of each training image whose features are made once;
-    # a batch takes one of them at random. 0: the test crop. Features are kept in memory, or with
-    # dataset.cache=disk in files in cache_dir ("": dcjax/features).
+    # a batch takes one of them at random. 0: the test crop. Features are kept in the memory of the
+    # host, or with dataset.cache=disk in files in cache_dir ("": dcjax/features).
     dataset.feature_views = 0
     dataset.skip_unreadable = False  # drop and count images that cannot be read, not stop
     # Height times width of an image beyond which it cannot be read, by its header, before it takes

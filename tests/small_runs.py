@@ -81,6 +81,16 @@ def load_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[TrainState
     return jax.device_get(run), vars(clusters)
 
 
+def save_within_epoch(workdir: str | Path, *, after_steps: int) -> None:
+    """Saves what a run on digits saves that is stopped within its next epoch, as it is now."""
+    checkpoints = Checkpoints(str(workdir))
+    meta = checkpoints.meta(checkpoints.number("last"))
+    meta["progress"]["epoch_step"] = after_steps  # beside the scores of the epoch before
+    run, clusters = load_checkpoint(ConfigDict(meta["config"]), workdir)
+    checkpoints.save(run, Division(**clusters), meta, None)
+    checkpoints.close()
+
+
 def train_with_a_stop(config: ConfigDict, workdir: str | Path, *, after_steps: int) -> Any:
     """Trains until SIGTERM stops the run after some steps, then continues; returns the scores."""
     step = Run.train_step

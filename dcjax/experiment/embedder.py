@@ -41,9 +41,10 @@ class Embedder:
     Attributes:
       config: of the run that trained it.
       epoch: epochs that it was trained.
+      epoch_step: steps of the next epoch that it was trained besides.
+      place: both in words, "after epoch 2" or "in epoch 3, after 23 steps".
       checkpoint: number of the checkpoint that it was restored from.
       data: `same_run.fingerprints` of the run's images, {} if they are not known.
-      epoch_step: steps of the next epoch that it was trained besides.
       scores: of this checkpoint, {} if it was not evaluated, as in the middle of an epoch.
       validation_scores: its scores on the validation classes, {} also where there are none.
       folder: where embeddings of galleries are kept: `embeddings` in the workdir.
@@ -54,11 +55,10 @@ class Embedder:
         self,
         network: Network,
         variables: dict[str, Any],
-        epoch: int,
+        progress: Progress,
         checkpoint: int,
         *,
         folder: str,
-        epoch_step: int = 0,
         data: Mapping[str, Any] | None = None,
         scores: Mapping[str, float] | None = None,
         validation_scores: Mapping[str, float] | None = None,
@@ -69,18 +69,18 @@ class Embedder:
         Args:
           network: of the run.
           variables: of the model.
-          epoch: epochs that it was trained.
+          progress: how far it was trained.
           checkpoint: its number.
           folder: where embeddings of galleries are kept.
-          epoch_step: steps of the next epoch that it was trained besides.
           data: `same_run.fingerprints` of the run's images, if they are known.
           scores: of this checkpoint, if it was evaluated.
           validation_scores: likewise, on the validation classes.
           nmi: that of the scores, if it was computed by the settings of the config.
         """
         self.config = network.config
-        self.epoch = epoch
-        self.epoch_step = epoch_step
+        self.epoch = progress.epoch
+        self.epoch_step = progress.epoch_step
+        self.place = progress.describe()
         self.checkpoint = checkpoint
         self.folder = folder
         self._network = network
@@ -366,9 +366,8 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     return Embedder(
         network,
         variables,
-        progress.epoch,
+        progress,
         chosen,
-        epoch_step=progress.epoch_step,
         folder=os.path.join(os.fspath(folder), "embeddings"),
         data=meta.get("data"),
         scores=scores,

@@ -137,7 +137,7 @@ def write(run: Run, source: Source, prefix: Path, stop: StopRequest, console: Co
       Stopped: if it is to stop; what is complete is kept.
     """
     console.print_line(f"images    {_summarize(source)}")
-    console.print_line(f"network   checkpoint {run.checkpoint}, after epoch {run.epoch}")
+    console.print_line(f"network   checkpoint {run.checkpoint}, {run.place}")
     ranges = list(_ranges(run, source))
     identity = _identity(run, source, num_parts=len(ranges))
     if embedding_writer.read_metadata(prefix) == identity:

@@ -76,14 +76,17 @@ def create_loss(config: ConfigDict, class_sizes: np.ndarray) -> losses.Loss:
         options = dict(config.loss.custom if plugins.is_custom(name) else config.loss[name])
     if "miner" in options:
         options["miner"] = _create_miner(config.mining, options["miner"])
-    loss = losses.create(
-        name,
-        num_classes=len(class_sizes),
-        embedding_dim=config.model.embedding_dim,
-        class_sizes=class_sizes,
-        matryoshka=config.loss.matryoshka,
-        **options,
-    )
+    try:
+        loss = losses.create(
+            name,
+            num_classes=len(class_sizes),
+            embedding_dim=config.model.embedding_dim,
+            class_sizes=class_sizes,
+            matryoshka=config.loss.matryoshka,
+            **options,
+        )
+    except InputError as error:  # which names the option alone: several losses may have it
+        raise InputError(f"loss.name={name}: {error}") from error
     if config.loss.memory_size and "memory" not in loss.takes:
         raise InputError(
             "A cross-batch memory is for losses that compare images with each other, got "

@@ -411,22 +411,20 @@ class Reporter:
                 f"ended     early: {progress.evaluations_without_gain} evaluations without a gain "
                 f"in {self._config.eval.best_by} of the validation classes"
             )
-        last, chosen = f"last epoch ({progress.epoch})", f"best epoch ({progress.chosen_epoch})"
-        is_best = progress.epoch == progress.best_epoch
+        last, is_best = sentences.name_last(progress.epoch), progress.epoch == progress.best_epoch
         rows = {"before training": before} if before else {}
         rows[f"{last}, also the best" if is_best else last] = progress.scores
         if progress.chosen_scores:
-            rows[f"{chosen}, chosen on validation classes"] = progress.chosen_scores
+            rows[sentences.name_chosen(progress.chosen_epoch)] = progress.chosen_scores
         if not is_best:
-            rows[f"best epoch ({progress.best_epoch}), chosen on these classes"] = (
-                progress.best_scores
-            )
+            rows[sentences.name_best(progress.best_epoch)] = progress.best_scores
         self._show_table("Result on unseen classes", rows)
         name, text = sentences.describe_recall(progress.chosen_scores or progress.scores, before)
         if name:
             self._console.print_line(f"in words  {text} ({score_heading(name)}).")
         if progress.chosen_scores:
-            rows = {last: progress.validation_scores, chosen: progress.chosen_validation_scores}
+            best = sentences.name_best(progress.chosen_epoch)
+            rows = {last: progress.validation_scores, best: progress.chosen_validation_scores}
             self._show_table("Result on validation classes", rows)
         if self._times.failure:
             self._console.print_line(f"times     {self._times.failure}; they are incomplete.")

@@ -152,7 +152,7 @@ class MaskedEmbedder(nn.Module):
         """
         if len(images) % self.chunk_size:
             raise InputError(
-                f"Require a chunk_size that divides the {len(images)} images of a step, got "
+                f"Require a model.chunk_size that divides the {len(images)} images of a step, got "
                 f"{self.chunk_size}."
             )
 

@@ -39,14 +39,17 @@ def _check(config: ConfigDict, splits: Splits) -> None:
     ("changes", "message"),
     [
         ({"division__max_clusters": 3}, "power of two.*got max_clusters=3"),
-        ({"division__max_clusters": 4}, "at least 8 such classes.*got 5; choose max_clusters <= 2"),
+        (
+            {"division__max_clusters": 4},
+            "at least 8 such classes.*got 5; choose division.max_clusters <= 2",
+        ),
         (
             {"division__hierarchy": "flat"},
             "division.hierarchy must be one of direct, progressive, ",
         ),
         (
             {"division__max_clusters": 3, "division__hierarchy": "direct"},
-            "at least 6 such classes.*got 5; choose max_clusters <= 2",
+            "at least 6 such classes.*got 5; choose division.max_clusters <= 2",
         ),
         (
             {"division__grouping": "gt"},
@@ -150,6 +153,11 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ),
         ({"model__pooling": "class"}, "needs a class token, but resnet_small has none; give aver"),
         ({"loss__name": "nosuch:loss"}, "can be imported, got 'nosuch:loss'"),
+        (
+            {"loss__name": "arcface", "loss__arcface__margin": 1.5}
+            | {"loss__arcface__least_margin": 0.5},
+            r"loss.name=arcface: Require margin \+ least_margin of .* at most 1.57",
+        ),
         ({"optimizer__name": "adamw"}, "require optimizer.decay=decoupled, got coupled"),
         ({"optimizer__layer_decay": 0.75}, "require 1 for model.backbone=resnet_small, got 0.75"),
         ({"optimizer__schedule": "step"}, r"requires optimizer.step_epochs, .* got \(\)"),
@@ -268,7 +276,7 @@ def test_super_classes_must_fill_the_clusters(splits: Splits) -> None:
     _check(config, dataclasses.replace(splits, train=above))
     alone = dataclasses.replace(splits.train, super_classes=("a", "b", "a", "a", "a"))
     with pytest.raises(
-        ValueError, match="max_clusters=2 made of 2 super-classes 1 would lack them"
+        ValueError, match=r"of division.max_clusters=2 made of 2 super-classes 1 would lack them"
     ):
         _check(config, dataclasses.replace(splits, train=alone))
 
