@@ -35,7 +35,7 @@ class Run(Protocol):
     """The network of a run, an `embedder.Embedder`."""
 
     config: ConfigDict
-    epoch: int
+    place: str
     checkpoint: int
 
     def embed(self, images: ImageSet, advance: Callable[[int], None]) -> np.ndarray:

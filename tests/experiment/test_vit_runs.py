@@ -22,7 +22,6 @@ from dcjax.experiment import build, inputs
 from dcjax.models import vit
 from dcjax.modes import export
 from dcjax.modes.train import train
-from dcjax.runs.checkpoints import Checkpoints
 
 _LAYOUT = Layout(patch_size=4, grid=3, width=16, depth=2, num_heads=2)
 
@@ -88,8 +87,7 @@ def test_continued_run_in_chunks_equals_an_uninterrupted_one(weights: Path, tmp_
     config, whole, stopped = _config(weights, **changes), tmp_path / "whole", tmp_path / "stopped"
     train(config, str(whole))
     shutil.copytree(whole, stopped)
-    last = Checkpoints(str(stopped), read_only=True).number("last")
-    shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed during the last epoch
+    last = small_runs.remove_last_checkpoint(stopped)
     train(config, str(stopped))
     run, division = small_runs.load_checkpoint(config, whole)
     small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))

@@ -354,8 +354,7 @@ def test_continued_run_of_other_groupings_equals_an_uninterrupted_one(
     uninterrupted, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(config, str(uninterrupted))
     shutil.copytree(uninterrupted, stopped)
-    last = Checkpoints(str(stopped), read_only=True).number("last")
-    shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed during the last epoch
+    small_runs.remove_last_checkpoint(stopped)
     train(config, str(stopped))
     run, division = small_runs.load_checkpoint(config, uninterrupted)
     small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))
