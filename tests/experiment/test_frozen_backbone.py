@@ -114,8 +114,9 @@ def test_last_blocks_alone_are_trained_and_cost_what_they_cost() -> None:
 def test_run_on_features_with_average_full_embedding_and_matryoshka_works_in_every_mode(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")  # so that no name is wrapped
-    workdir, changes = str(tmp_path / "run"), {"eval__at_start": True, "eval__pixels": True}
+    monkeypatch.setenv("COLUMNS", "120")  # so that no name of a row is wrapped
+    monkeypatch.chdir(tmp_path)
+    workdir, changes = "run", {"eval__at_start": True, "eval__pixels": True}
     changes |= {"train__ema_decay": 0.9, "train__full_embedding_from_epoch": 1}
     scores = train(_config(loss__matryoshka=(2, 4), **changes), workdir)
     assert scores is not None
@@ -139,7 +140,7 @@ def test_run_on_features_with_average_full_embedding_and_matryoshka_works_in_eve
     assert "last epoch (2)" in Path(f"{workdir}/report/index.html").read_text()
     small_runs.save_within_epoch(workdir, after_steps=3)
     evaluate.compare([workdir], None)
-    (row,) = re.findall(f"{workdir}, in epoch 3, after 3 steps (.*)", capsys.readouterr().out)
+    (row,) = re.findall("run, in epoch 3, after 3 steps (.*)", capsys.readouterr().out)
     # Of the network through the backbone; in training, of features.
     evaluated = [float(x) for x in row.split()]
     assert sorted(evaluated) == pytest.approx(sorted(scores.values()), abs=2e-3)
