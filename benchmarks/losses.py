@@ -25,7 +25,7 @@ from compare import Job, Timing, compare
 
 from configs import default
 from dcjax.division import masks
-from dcjax.experiment import build
+from dcjax.experiment import parts
 from dcjax.losses import Loss, memory
 
 BATCH, DIM, IMAGES_PER_CLASS = 128, 512, 4
@@ -151,7 +151,7 @@ def _loss(case: Case) -> Loss:
     config.model.embedding_dim = DIM
     config.loss.name = case.loss
     config.update_from_flattened_dict(case.changes)
-    return build.create_loss(config, np.ones(case.num_classes, int))
+    return parts.create_loss(config, np.ones(case.num_classes, int))
 
 
 def _evaluate(loss: Loss, kept: memory.Memory, *arguments: Any) -> tuple[Any, memory.Memory]:

@@ -32,7 +32,7 @@ from compare import Job, compare
 from random_images import random_batches
 
 from configs import default
-from dcjax.experiment import build
+from dcjax.experiment import parts
 from dcjax.models import masked_embedder, resnet, vit
 from dcjax.training import optimizers, state, steps
 
@@ -136,7 +136,7 @@ def _ours_train(
 ) -> Job:
     images, labels = random_batches(size, batch_size, repeats)
     model = _model(backbone, num_stages, width, convolution, precision, chunk_size)
-    loss = build.create_loss(default.get_config(), np.ones(batch_size, int))
+    loss = parts.create_loss(default.get_config(), np.ones(batch_size, int))
     optimizer = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(_GROUPS, 1e-4))
     run = state.create(
         model, loss, optimizer, key=jax.random.key(0), image_size=size, memory_size=0

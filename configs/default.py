@@ -74,8 +74,8 @@ def get_config() -> ConfigDict:
     dataset.cache = "none"
     dataset.cache_dir = ""  # "": dcjax/images in the user's cache folder
     # Of model.train=embedding: augmented crops of each training image whose features are made once;
-    # a batch takes one of them at random. 0: the test crop. Features are kept in memory, or with
-    # dataset.cache=disk in files in cache_dir ("": dcjax/features).
+    # a batch takes one of them at random. 0: the test crop. Features are kept in the memory of the
+    # host, or with dataset.cache=disk in files in cache_dir ("": dcjax/features).
     dataset.feature_views = 0
     dataset.skip_unreadable = False  # drop and count images that cannot be read, not stop
     # Height times width of an image beyond which it cannot be read, by its header, before it takes
@@ -107,6 +107,11 @@ def get_config() -> ConfigDict:
         # losses, K-means and scores are float32 in any case.
         "precision",
         "rematerialize",  # compute each block again for the gradient: less memory, more time
+        # Images of a step, over all devices, that go through the backbone at a time: for batches
+        # whose activations do not fit the memory. The gradient is the same, with a second
+        # forward pass. A divisor of C * B (sampling.clusters_per_step times sampling.batch_size)
+        # and a multiple of the number of devices; 0: all at once.
+        "chunk_size",
         "pooling",  # average or max; of a ViT also class (its token) or class_and_average
         "dropout",  # share of pooled features dropped in training
         # How the linear embedding begins: torch (random, as PyTorch's), or orthogonal, at the
@@ -215,10 +220,6 @@ def get_config() -> ConfigDict:
         "rounds",  # batches of each cluster in an epoch: max, min or mean of N_k / B
         "clusters_per_step",  # C, cluster batches that one step learns from
     )
-    # Images of a step, over all devices, that go through the backbone at a time: for batches whose
-    # activations do not fit the memory. The gradient is the same, with a second forward pass. A
-    # divisor of C * B and a multiple of the number of devices; 0: all at once.
-    config.sampling.chunk_size = 0
 
     # Of C cluster batches, so many lie side by side on the devices, which it must divide: 1 shards
     # each batch over all of them; with C and this the number of devices, each has its own batch.

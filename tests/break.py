@@ -332,7 +332,7 @@ BREAKS = (
     ),
     Break(
         "features are kept whatever weights they are of",
-        "dcjax/experiment/build.py",
+        "dcjax/experiment/readers.py",
         'return {"weights": digest.hexdigest(), "settings": kept}',
         'return {"settings": kept}',
         "experiment/test_frozen_backbone.py",

@@ -1,6 +1,7 @@
 """Small runs: a state whose arrays are functions of the step, and checkpoints of saved runs."""
 
 import os
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +80,23 @@ def load_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[TrainState
     checkpoints = Checkpoints(str(workdir), read_only=True)
     run, clusters = checkpoints.restore(checkpoints.number("last"), experiment.abstract_state)
     return jax.device_get(run), vars(clusters)
+
+
+def remove_last_checkpoint(workdir: str | Path) -> int:
+    """Makes a finished run one that was killed during its last epoch; returns its last step."""
+    last = Checkpoints(str(workdir), read_only=True).number("last")
+    shutil.rmtree(Path(workdir) / "checkpoints" / str(last))
+    return last
+
+
+def save_within_epoch(workdir: str | Path, *, after_steps: int) -> None:
+    """Saves what a run on digits saves that is stopped within its next epoch, as it is now."""
+    checkpoints = Checkpoints(str(workdir))
+    meta = checkpoints.meta(checkpoints.number("last"))
+    meta["progress"]["epoch_step"] = after_steps  # beside the scores of the epoch before
+    run, clusters = load_checkpoint(ConfigDict(meta["config"]), workdir)
+    checkpoints.save(run, Division(**clusters), meta, None)
+    checkpoints.close()
 
 
 def train_with_a_stop(config: ConfigDict, workdir: str | Path, *, after_steps: int) -> Any:

@@ -81,7 +81,8 @@ def check_options(*, max_clusters: int, hierarchy: str) -> None:
     if max_clusters < 1 or (hierarchy == "progressive" and max_clusters & (max_clusters - 1)):
         raise SettingError(
             "division.max_clusters must be a power of two, since every division doubles the "
-            f"clusters, or any number >= 1 with hierarchy=direct, got max_clusters={max_clusters}."
+            "clusters, or any number >= 1 with division.hierarchy=direct, got "
+            f"max_clusters={max_clusters}."
         )
 
 

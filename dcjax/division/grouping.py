@@ -163,8 +163,9 @@ def check(
     if num_classes < 2 * max_clusters:
         raise InputError(
             "Every cluster needs two classes with two images each: require at least "
-            f"{2 * max_clusters} such classes for max_clusters={max_clusters}, got {num_classes}; "
-            + (f"choose max_clusters <= {num_classes // 2} or " if num_classes > 1 else "")
+            f"{2 * max_clusters} such classes for division.max_clusters={max_clusters}, got "
+            f"{num_classes}; "
+            + (f"choose division.max_clusters <= {num_classes // 2} or " if num_classes > 1 else "")
             + "add images."
         )
     if super_classes is None:
@@ -178,9 +179,9 @@ def check(
         choice = next((k for k in smaller if not num_untrainable(k)), None)
         raise InputError(
             "Every cluster of whole super-classes needs two classes with two images each: of "
-            f"max_clusters={max_clusters} made of {len(np.unique(super_classes))} super-classes "
-            f"{number} would lack them; "
-            + (f"choose max_clusters={choice} or " if choice else "choose ")
+            f"division.max_clusters={max_clusters} made of {len(np.unique(super_classes))} "
+            f"super-classes {number} would lack them; "
+            + (f"choose division.max_clusters={choice} or " if choice else "choose ")
             + "other super-classes."
         )
 

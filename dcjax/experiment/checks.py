@@ -13,7 +13,7 @@ from dcjax.data import datasets
 from dcjax.data.datasets import validation
 from dcjax.distributed import devices
 from dcjax.division import division, sampling
-from dcjax.experiment import build, cameras, inputs, settings
+from dcjax.experiment import cameras, inputs, parts, scoring, settings
 from dcjax.models import backbones, pretrained, resnet, vit
 from dcjax.retrieval import evaluation, metrics, thresholds
 
@@ -35,7 +35,7 @@ def check_evaluation(config: ConfigDict) -> None:
         )
     only_cross_camera = ("map",) if config.eval.protocol == "cross_camera" else ()
     scores = (*(f"recall_at_{k}" for k in config.eval.ks), *_SCORES, *only_cross_camera)
-    scores += tuple(map(evaluation.score_of_dim, build.scored_dims(config)))
+    scores += tuple(map(evaluation.score_of_dim, scoring.scored_dims(config)))
     if config.eval.best_by not in scores:
         raise SettingError(
             f"eval.best_by must be one of {', '.join(scores)}, got {config.eval.best_by!r}."
@@ -62,24 +62,19 @@ def check_training(config: ConfigDict) -> Mesh:
     # Not for a model that is loaded, which rounds its batches up for any number of devices.
     devices.check_divides("eval.batch_size", config.eval.batch_size, mesh.size, "devices")
     _check_sampling(config.sampling, mesh)
+    _check_chunks(config.model, config.sampling, mesh)
     _check_division(config.division, config.model)
     _check_matryoshka(config)
     _check_weights(config.model)
     _check_end(config.train)
     _check_memory(config.loss, config.sampling, config.train)
-    if build.trains_backbone(config.model):  # else features are kept, not the images
+    if parts.trains_backbone(config.model):  # else features are kept, not the images
         _check_cache(config.dataset, config.augment)
-    if config.dataset.feature_views and not build.keeps_features(config.model):
+    if config.dataset.feature_views and not parts.keeps_features(config.model):
         raise SettingError(
             "dataset.feature_views are of images whose features are made once: require 0, or "
             f"model.train=embedding with a backbone, got {config.dataset.feature_views}, "
             f"model.train={config.model.train} and model.backbone={config.model.backbone}."
-        )
-    if config.sampling.chunk_size and not build.trains_backbone(config.model):
-        raise SettingError(
-            "Chunks of a batch go through a backbone that is trained: require "
-            f"sampling.chunk_size=0 with model.train={config.model.train} and "
-            f"model.backbone={config.model.backbone}, got {config.sampling.chunk_size}."
         )
     select = config.eval.select
     if select in ("best", "best_test") and not config.checkpoint.keep_best:
@@ -89,15 +84,15 @@ def check_training(config: ConfigDict) -> Mesh:
             "train.stop_after counts evaluations: require eval.every_epochs >= 1, got 0."
         )
     try:
-        build.trained_modules(config.model, build.create_model(config))
-        build.create_optimizer(config.optimizer, config.model.backbone)
-        build.create_rates(config.optimizer, config.train.num_epochs)
+        parts.trained_modules(config.model, parts.create_model(config))
+        parts.create_optimizer(config.optimizer, config.model.backbone)
+        parts.create_rates(config.optimizer, config.train.num_epochs)
         if config.model.backbone in vit.SIZES:
             vit.check_size("dataset.crop", config.dataset.crop, config.model.vit.patch_size)
         if plugins.is_custom(config.loss.name):  # which may need the real number of classes
             plugins.load(config.loss.name, losses.Loss)
         else:
-            build.create_loss(config, class_sizes=np.ones(2, int))
+            parts.create_loss(config, class_sizes=np.ones(2, int))
     except InputError as error:
         raise SettingError(str(error)) from error
     return mesh
@@ -127,17 +122,21 @@ def _check_sampling(sampled: ConfigDict, mesh: Mesh) -> None:
     devices.check_divides(
         "sampling.clusters_per_step", sampled.clusters_per_step, parallel, "batches side by side"
     )
-    _check_chunks(sampled, mesh)
-    sampling.check_options(**build.plan_options(sampled))
+    sampling.check_options(**sampled)
 
 
-def _check_chunks(sampled: ConfigDict, mesh: Mesh) -> None:
-    size, images = sampled.chunk_size, sampled.batch_size * sampled.clusters_per_step
+def _check_chunks(model: ConfigDict, sampled: ConfigDict, mesh: Mesh) -> None:
+    size, images = model.chunk_size, sampled.batch_size * sampled.clusters_per_step
+    if size and not parts.trains_backbone(model):
+        raise SettingError(
+            "Chunks of a batch go through a backbone that is trained: require model.chunk_size=0 "
+            f"with model.train={model.train} and model.backbone={model.backbone}, got {size}."
+        )
     if size % mesh.size or (size and images % size):
         fitting = [n for n in range(mesh.size, images + 1, mesh.size) if images % n == 0]
         nearest = sorted(sorted(fitting, key=lambda n: abs(n - size))[:2])
         raise SettingError(
-            f"sampling.chunk_size must divide the {images} images of a step (sampling.batch_size "
+            f"model.chunk_size must divide the {images} images of a step (sampling.batch_size "
             f"times sampling.clusters_per_step) and be a multiple of the devices ({mesh.size}), "
             f"got {size}; {' or '.join(map(str, nearest))} would do, or 0 for all at once."
         )
@@ -146,7 +145,7 @@ def _check_chunks(sampled: ConfigDict, mesh: Mesh) -> None:
 def _check_division(dividing: ConfigDict, model: ConfigDict) -> None:
     division.check_options(max_clusters=dividing.max_clusters, hierarchy=dividing.hierarchy)
     freeze, period = dividing.freeze_backbone_epochs, dividing.every_epochs
-    if build.trains_backbone(model) and dividing.max_clusters > 1 and freeze >= period:
+    if parts.trains_backbone(model) and dividing.max_clusters > 1 and freeze >= period:
         raise SettingError(
             "Require division.freeze_backbone_epochs < division.every_epochs, got "
             f"{freeze} and {period}: the backbone would never be trained."
@@ -368,7 +367,7 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
             f"{splits.validation.num_classes} classes are held out for validation, and "
             f"{splits.train.num_classes} are left to train on: {error} Or hold out fewer."
         ) from error
-    build.create_loss(config, splits.train.class_sizes)
+    parts.create_loss(config, splits.train.class_sizes)
     check_query(config, splits)
     if splits.validation is None:
         _check_no_choice(config)
@@ -405,4 +404,4 @@ def _check_training_images(config: ConfigDict, train: datasets.ImageSet) -> None
         hierarchy=config.division.hierarchy,
         super_classes=train.super_class_labels if by_super_class else None,
     )
-    sampling.check(train.labels, **build.plan_options(config.sampling))
+    sampling.check(train.labels, **config.sampling)

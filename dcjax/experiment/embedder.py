@@ -17,7 +17,6 @@ from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import devices, processes
 from dcjax.experiment import (
     agreement,
-    build,
     checks,
     exported,
     inputs,
@@ -27,6 +26,7 @@ from dcjax.experiment import (
 )
 from dcjax.experiment import search as searching
 from dcjax.experiment.exported import ExportedEmbedder
+from dcjax.experiment.network import Network
 from dcjax.models import masked_embedder
 from dcjax.retrieval import evaluation
 from dcjax.runs import workdirs
@@ -41,9 +41,10 @@ class Embedder:
     Attributes:
       config: of the run that trained it.
       epoch: epochs that it was trained.
+      epoch_step: steps of the next epoch that it was trained besides.
+      place: both in words, "after epoch 2" or "in epoch 3, after 23 steps".
       checkpoint: number of the checkpoint that it was restored from.
       data: `same_run.fingerprints` of the run's images, {} if they are not known.
-      epoch_step: steps of the next epoch that it was trained besides.
       scores: of this checkpoint, {} if it was not evaluated, as in the middle of an epoch.
       validation_scores: its scores on the validation classes, {} also where there are none.
       folder: where embeddings of galleries are kept: `embeddings` in the workdir.
@@ -52,13 +53,12 @@ class Embedder:
 
     def __init__(
         self,
-        network: build.Network,
+        network: Network,
         variables: dict[str, Any],
-        epoch: int,
+        progress: Progress,
         checkpoint: int,
         *,
         folder: str,
-        epoch_step: int = 0,
         data: Mapping[str, Any] | None = None,
         scores: Mapping[str, float] | None = None,
         validation_scores: Mapping[str, float] | None = None,
@@ -69,18 +69,18 @@ class Embedder:
         Args:
           network: of the run.
           variables: of the model.
-          epoch: epochs that it was trained.
+          progress: how far it was trained.
           checkpoint: its number.
           folder: where embeddings of galleries are kept.
-          epoch_step: steps of the next epoch that it was trained besides.
           data: `same_run.fingerprints` of the run's images, if they are known.
           scores: of this checkpoint, if it was evaluated.
           validation_scores: likewise, on the validation classes.
           nmi: that of the scores, if it was computed by the settings of the config.
         """
         self.config = network.config
-        self.epoch = epoch
-        self.epoch_step = epoch_step
+        self.epoch = progress.epoch
+        self.epoch_step = progress.epoch_step
+        self.place = progress.describe()
         self.checkpoint = checkpoint
         self.folder = folder
         self._network = network
@@ -354,7 +354,7 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     processes.check_same("checkpoint", chosen)  # what hosts see of a shared folder may be old
     data = meta.get("data") or {}
     num_features = data.get("query", {}).get("num_features", 0)
-    network = build.Network(config, devices.create_mesh(), num_features=num_features)
+    network = Network(config, devices.create_mesh(), num_features=num_features)
     variables = checkpoints.restore_model(chosen, network.abstract_variables)
     meta = checkpoints.meta(chosen)
     progress = Progress(**meta["progress"])
@@ -366,9 +366,8 @@ def restore(path: str, config: ConfigDict | None, *, trust_custom_code: bool) ->
     return Embedder(
         network,
         variables,
-        progress.epoch,
+        progress,
         chosen,
-        epoch_step=progress.epoch_step,
         folder=os.path.join(os.fspath(folder), "embeddings"),
         data=meta.get("data"),
         scores=scores,

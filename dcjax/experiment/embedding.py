@@ -35,7 +35,7 @@ class Run(Protocol):
     """The network of a run, an `embedder.Embedder`."""
 
     config: ConfigDict
-    epoch: int
+    place: str
     checkpoint: int
 
     def embed(self, images: ImageSet, advance: Callable[[int], None]) -> np.ndarray:
@@ -137,7 +137,7 @@ def write(run: Run, source: Source, prefix: Path, stop: StopRequest, console: Co
       Stopped: if it is to stop; what is complete is kept.
     """
     console.print_line(f"images    {_summarize(source)}")
-    console.print_line(f"network   checkpoint {run.checkpoint}, after epoch {run.epoch}")
+    console.print_line(f"network   checkpoint {run.checkpoint}, {run.place}")
     ranges = list(_ranges(run, source))
     identity = _identity(run, source, num_parts=len(ranges))
     if embedding_writer.read_metadata(prefix) == identity:

@@ -12,7 +12,6 @@ from dcjax.analysis import effects
 from dcjax.data import pipeline
 from dcjax.distributed import processes
 from dcjax.division import division, sampling
-from dcjax.experiment import build
 from dcjax.experiment.build import Experiment
 from dcjax.retrieval import evaluation
 from dcjax.runs.progress import Progress
@@ -154,11 +153,11 @@ class Planner:
             experiment.splits.train.labels,
             seed=experiment.config.seed,
             epoch=epoch,
-            **build.plan_options(experiment.config.sampling),
+            **experiment.config.sampling,
         )
         plan = experiment.schedule.cut(plan, progress)
         blocks = plan.blocks(progress.epoch_step)
-        batches = experiment.train_reader.train_batches(blocks, epoch=epoch)
+        batches = experiment.readers.train.train_batches(blocks, epoch=epoch)
         return Epoch(current, plan, batches, figures)
 
 
@@ -170,8 +169,8 @@ def embed(experiment: Experiment, variables: dict[str, Any], output: str) -> Fea
       variables: of the model.
       output: "backbone" or "embedding".
     """
-    reader = experiment.train_reader
-    embedded = experiment.embed(reader, variables, output=output)
+    reader = experiment.readers.train
+    embedded = experiment.network.embed(reader, variables, output=output)
     if experiment.config.division.kmeans == "devices":
         return embedded
     return evaluation.fetch(embedded, len(reader.images), is_receiver=processes.is_first())

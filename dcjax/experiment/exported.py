@@ -13,7 +13,8 @@ from jax import export
 from dcjax.core import regular_files
 from dcjax.core.errors import InputError, file_errors
 from dcjax.data import device_resize, pictures
-from dcjax.experiment import build
+from dcjax.experiment import parts
+from dcjax.experiment.network import Network
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -40,8 +41,9 @@ class ExportedEmbedder:
 
     def __call__(self, images: Iterable[Any]) -> np.ndarray:
         """Embeds pictures of any sizes, cropped by the pipeline; see `Embedder`."""
-        parts = [self._embed_batch(x) for x in self._reader.batches(images, _BATCH_SIZE)]
-        return np.concatenate([np.zeros((0, self.embedding_dim), np.float32), *parts])
+        batches = self._reader.batches(images, _BATCH_SIZE)
+        none = np.zeros((0, self.embedding_dim), np.float32)
+        return np.concatenate([none, *map(self._embed_batch, batches)])
 
     def _embed_batch(self, crops: pictures.Crops) -> np.ndarray:
         size = pictures.batch_size(len(crops), _BATCH_SIZE)
@@ -49,7 +51,7 @@ class ExportedEmbedder:
         return np.asarray(self._embed(padded))[: len(crops)]
 
 
-def serialize(network: build.Network, variables: dict[str, Any]) -> bytes:
+def serialize(network: Network, variables: dict[str, Any]) -> bytes:
     """Returns an exported embedder, with its variables, for all of `PLATFORMS`.
 
     The function takes uint8 [n, h, w, 3] in RGB, of any n, h and w, and returns float32 [n, D],
@@ -96,9 +98,9 @@ def load(path: str) -> ExportedEmbedder:
     return ExportedEmbedder(exported, resize=int(named[1]), size=int(named[2]))
 
 
-def _apply(network: build.Network, convolution: str) -> Callable[..., jax.Array]:
+def _apply(network: Network, convolution: str) -> Callable[..., jax.Array]:
     # cuDNN's attention is for one platform only.
-    model = build.create_model(network.config, convolution=convolution, attention="xla")
+    model = parts.create_model(network.config, convolution=convolution, attention="xla")
 
     def apply(variables: dict[str, Any], crops: jax.Array) -> jax.Array:
         outputs: Any = model.apply(variables, crops)

@@ -25,7 +25,7 @@ from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import processes
 from dcjax.division import division, host_kmeans, sampling
 from dcjax.division.sampling import Plan
-from dcjax.experiment import build, cameras, same_run, sentences, versions
+from dcjax.experiment import cameras, parts, same_run, sentences, versions
 from dcjax.experiment.schedule import Schedule
 from dcjax.retrieval.evaluation import RERANKED
 from dcjax.runs import curves, times, workdirs
@@ -411,22 +411,20 @@ class Reporter:
                 f"ended     early: {progress.evaluations_without_gain} evaluations without a gain "
                 f"in {self._config.eval.best_by} of the validation classes"
             )
-        last, chosen = f"last epoch ({progress.epoch})", f"best epoch ({progress.chosen_epoch})"
-        is_best = progress.epoch == progress.best_epoch
+        last, is_best = sentences.name_last(progress.epoch), progress.epoch == progress.best_epoch
         rows = {"before training": before} if before else {}
         rows[f"{last}, also the best" if is_best else last] = progress.scores
         if progress.chosen_scores:
-            rows[f"{chosen}, chosen on validation classes"] = progress.chosen_scores
+            rows[sentences.name_chosen(progress.chosen_epoch)] = progress.chosen_scores
         if not is_best:
-            rows[f"best epoch ({progress.best_epoch}), chosen on these classes"] = (
-                progress.best_scores
-            )
+            rows[sentences.name_best(progress.best_epoch)] = progress.best_scores
         self._show_table("Result on unseen classes", rows)
         name, text = sentences.describe_recall(progress.chosen_scores or progress.scores, before)
         if name:
             self._console.print_line(f"in words  {text} ({score_heading(name)}).")
         if progress.chosen_scores:
-            rows = {last: progress.validation_scores, chosen: progress.chosen_validation_scores}
+            best = sentences.name_best(progress.chosen_epoch)
+            rows = {last: progress.validation_scores, best: progress.chosen_validation_scores}
             self._show_table("Result on validation classes", rows)
         if self._times.failure:
             self._console.print_line(f"times     {self._times.failure}; they are incomplete.")
@@ -477,20 +475,20 @@ def _device_kinds() -> list[str]:
 def _trained_part(model: ConfigDict) -> str:
     if model.train == "last_blocks":
         return f"; trained from block {model.last_blocks} from the end on"
-    return "; the backbone is not trained" if build.keeps_features(model) else ""
+    return "; the backbone is not trained" if parts.keeps_features(model) else ""
 
 
 def _describe_effects(values: Mapping[str, float]) -> str:
     """Returns what a division does to learning, in words."""
     nearest = values.get("nearest_negative_ratio", math.nan)
-    parts = [
+    texts = [
         f"{values['separated_pairs']:.1%} of positive pairs are separated",
         f"{values['classes_per_cluster']:.1f} classes a cluster",
     ]
     if math.isfinite(nearest):
         side = "nearer" if nearest <= 1 else "farther"
-        parts.append(f"the nearest negatives of a batch are {abs(1 - nearest):.1%} {side}")
-    return "; ".join(parts)
+        texts.append(f"the nearest negatives of a batch are {abs(1 - nearest):.1%} {side}")
+    return "; ".join(texts)
 
 
 def _agreement_with_labels(clusters: division.Division, labels: np.ndarray) -> float:

@@ -113,10 +113,10 @@ class Run:
         They are known before the test classes are scored: whether an epoch is the last one depends
         on them alone.
         """
-        experiment = self._experiment
-        if experiment.validation_reader is None:
+        reader = self._experiment.readers.validation
+        if reader is None:
             return None
-        return experiment.validate(experiment.validation_reader, self.state.evaluated_variables)
+        return self._experiment.network.validate(reader, self.state.evaluated_variables)
 
     def is_last(self, validation: Scores | None) -> bool:
         """Returns whether nothing is left to train after an epoch with these scores."""
@@ -126,7 +126,7 @@ class Run:
         """Returns the scores of the current network, after an epoch."""
         experiment = self._experiment
         variables = self.state.evaluated_variables
-        return experiment.score(experiment.test_readers, variables, is_last=is_last)
+        return experiment.network.score(experiment.readers.test, variables, is_last=is_last)
 
     def finish_epoch(self, scores: Scores | None, validation: Scores | None) -> None:
         """Ends an epoch, with its scores if it was evaluated."""

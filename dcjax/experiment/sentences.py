@@ -1,6 +1,21 @@
-"""Sentences about scores, for people who do not know these."""
+"""Words about scores: the names of their rows, and a sentence for people who do not know them."""
 
 from collections.abc import Mapping
+
+
+def name_last(epoch: int) -> str:
+    """Returns the name of the row of the last epoch of a run."""
+    return f"last epoch ({epoch})"
+
+
+def name_chosen(epoch: int) -> str:
+    """Returns the name of the row of the epoch that validation classes choose."""
+    return f"best epoch ({epoch}), chosen on validation classes"
+
+
+def name_best(epoch: int) -> str:
+    """Returns the name of the row of the epoch that was best by the scores in the same table."""
+    return f"best epoch ({epoch}), chosen on these classes"
 
 
 def describe_recall(scores: Mapping[str, float], before: Mapping[str, float]) -> tuple[str, str]:

@@ -62,6 +62,7 @@ CHANGES: tuple[Change, ...] = (
             "dataset.validation_fold": 0,
             "dataset.validation_list": (),
             "dataset.validation_unit": "class",
+            "model.chunk_size": 0,
             "model.embedding_init": "torch",
             "model.last_blocks": 1,
             "model.pixels": "auto",
@@ -72,7 +73,6 @@ CHANGES: tuple[Change, ...] = (
             "model.vit.mlp": "gelu",
             "model.vit.patch_size": 14,
             "model.vit.registers": 0,
-            "sampling.chunk_size": 0,
             "optimizer.adam.beta1": 0.9,
             "optimizer.adam.beta2": 0.999,
             "optimizer.adam.epsilon": 1e-8,
@@ -103,6 +103,7 @@ CHANGES: tuple[Change, ...] = (
             "model.own": "model.custom",
             "loss.own": "loss.custom",
             "mining.own": "mining.custom",
+            "sampling.chunk_size": "model.chunk_size",
         },
     ),
 )

@@ -1,5 +1,7 @@
 """Losses of pairs that a miner picks: margin (P21 Table VI), contrastive and recent ones."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -196,20 +198,17 @@ def contrastive(
     """
     require_range("positive_margin", positive_margin, *DISTANCE)
     require_range("negative_margin", negative_margin, 0)
-    mine = as_miner(miner)
 
-    def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        pairs = as_pairs(mine(key, compared), compared)
-        loss = contrastive_loss(
+    def compute(compared: Comparisons, pairs: Pairs) -> Array:
+        return contrastive_loss(
             compared.distances,
             pairs,
             positive_margin=positive_margin,
             negative_margin=negative_margin,
             squared=squared,
         )
-        return loss, mean_distances(compared, pairs)
 
-    return from_comparisons(compute)
+    return _from_pairs(miner, compute)
 
 
 def multi_similarity(
@@ -238,16 +237,13 @@ def multi_similarity(
     require_range("alpha", alpha, *POSITIVE)
     require_range("beta", beta, *POSITIVE)
     require_range("base", base, *COSINE)
-    mine = as_miner(miner)
 
-    def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
-        pairs = as_pairs(mine(key, compared), compared)
-        loss = multi_similarity_loss(
+    def compute(compared: Comparisons, pairs: Pairs) -> Array:
+        return multi_similarity_loss(
             compared.similarities, pairs, alpha=alpha, beta=beta, base=base
         )
-        return loss, mean_distances(compared, pairs)
 
-    return from_comparisons(compute)
+    return _from_pairs(miner, compute)
 
 
 def circle(
@@ -276,11 +272,19 @@ def circle(
     """
     require_range("margin", margin, *CIRCLE_MARGIN)
     require_range("gamma", gamma, *POSITIVE)
+
+    def compute(compared: Comparisons, pairs: Pairs) -> Array:
+        return circle_loss(compared.similarities, pairs, margin=margin, gamma=gamma)
+
+    return _from_pairs(miner, compute)
+
+
+def _from_pairs(miner: str | Miner, compute_loss: Callable[[Comparisons, Pairs], Array]) -> Loss:
+    """Creates a loss of the pairs that a miner picks, whose mean distances are its metrics."""
     mine = as_miner(miner)
 
     def compute(params: Params, compared: Comparisons, labels: Array, key: Array) -> Output:
         pairs = as_pairs(mine(key, compared), compared)
-        loss = circle_loss(compared.similarities, pairs, margin=margin, gamma=gamma)
-        return loss, mean_distances(compared, pairs)
+        return compute_loss(compared, pairs), mean_distances(compared, pairs)
 
     return from_comparisons(compute)

@@ -152,7 +152,7 @@ class MaskedEmbedder(nn.Module):
         """
         if len(images) % self.chunk_size:
             raise InputError(
-                f"Require a chunk_size that divides the {len(images)} images of a step, got "
+                f"Require a model.chunk_size that divides the {len(images)} images of a step, got "
                 f"{self.chunk_size}."
             )
 
@@ -174,7 +174,7 @@ class MaskedEmbedder(nn.Module):
         except ModifyScopeVariableError as error:
             raise InputError(
                 "Chunks of a batch require a backbone whose training leaves batch_stats as they "
-                "are: freeze its BatchNorm, or set sampling.chunk_size to 0."
+                "are: freeze its BatchNorm, or set model.chunk_size to 0."
             ) from error
         return pooled.swapaxes(0, 1).reshape(len(images), -1)
 
@@ -289,8 +289,8 @@ def create(
         raise InputError(
             "BatchNorm's statistics are those of a whole batch: require model.batch_norm=frozen, "
             "for which there must be published weights (model.pretrained), or "
-            f"sampling.chunk_size=0, got model.batch_norm={batch_norm} and "
-            f"sampling.chunk_size={chunk_size}."
+            f"model.chunk_size=0, got model.batch_norm={batch_norm} and "
+            f"model.chunk_size={chunk_size}."
         )
     return MaskedEmbedder(
         backbone=backbone,

@@ -36,10 +36,10 @@ def compare(
         if not notes:
             labels, seen = zip(*((x.labels, x.cameras) for x in splits.test_sets), strict=True)
             notes = list(cameras.notes(labels, seen, run.config.eval))
-        rows[f"{workdir}, epoch {run.epoch}"] = run.evaluate(splits)
+        name = f"{workdir}, {run.place}"
+        rows[name] = run.evaluate(splits)
         if run.validation_scores:
-            name = f"{workdir}, epoch {run.epoch}, validation classes, as recorded"
-            rows[name] = dict(run.validation_scores)
+            rows[f"{name}, validation classes, as recorded"] = dict(run.validation_scores)
     best_by = runs[workdirs[0]].config.eval.best_by
     console = Console(quiet=not processes.is_first())
     for note in notes:

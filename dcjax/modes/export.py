@@ -44,7 +44,7 @@ arrays of different sizes: `dcjax.load("{file}")(images)`.
 
 {scores}
 
-Of checkpoint {checkpoint}, after {epoch} epochs{steps}.
+Of checkpoint {checkpoint}, {place}.
 
 ## Settings
 
@@ -105,8 +105,7 @@ def describe(run: Embedder, file: str) -> str:
         data=_data(config.dataset.name, run.data),
         scores=_scores(run.scores, run.validation_scores),
         checkpoint=run.checkpoint,
-        epoch=run.epoch,
-        steps=f" and {run.epoch_step} steps" if run.epoch_step else "",
+        place=run.place,
         settings=_settings(config),
     )
 

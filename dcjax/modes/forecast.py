@@ -15,7 +15,7 @@ from dcjax.core.console import Console
 from dcjax.core.errors import FileError, InputError, file_errors
 from dcjax.division import division, sampling
 from dcjax.division.division import Division
-from dcjax.experiment import build, checks, epochs, inputs
+from dcjax.experiment import checks, epochs, inputs
 from dcjax.experiment.build import Experiment
 
 _ROUNDS = ("max", "mean")  # of sampling.rounds: those whose steps are shown
@@ -162,7 +162,7 @@ def describe(
             labels,
             seed=experiment.config.seed,
             epoch=0,
-            **{**build.plan_options(sampled), "rounds": rounds},
+            **{**sampled, "rounds": rounds},
         ).num_steps
         for rounds in _ROUNDS
     }

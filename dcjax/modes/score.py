@@ -18,7 +18,7 @@ from dcjax.data.datasets import embedding_files
 from dcjax.data.datasets.embedding_files import Embeddings
 from dcjax.data.datasets.image_set import JUNK
 from dcjax.distributed import devices, sharded_rows
-from dcjax.experiment import build, cameras, checks, settings
+from dcjax.experiment import cameras, checks, scoring, settings
 from dcjax.experiment.reporter import describe_protocol, show_scores
 from dcjax.runs import workdirs
 from dcjax.runs.progress import Scores
@@ -95,7 +95,7 @@ def score(
     for note in cameras.notes(labels, known, options):
         console.print_line(note)
     sizes = dict(zip(("images", "gallery"), map(len, labels), strict=False))
-    scores = build.score(_place(sets), labels, options, with_nmi=with_nmi, cameras=compared)
+    scores = scoring.score(_place(sets), labels, options, with_nmi=with_nmi, cameras=compared)
     rows = {" and ".join(map(str, paths)): scores}
     show_scores(console, f"Embeddings{describe_protocol(options)}", rows, options.best_by)
     _write(target, {"embeddings": list(map(str, paths)), **sizes, "scores": scores})

@@ -57,7 +57,7 @@ def search(
             run = embedder.restore(workdir, config, trust_custom_code=trust_custom_code)
             found = run.search(gallery, stop=stop, console=console)
             title = workdirs.absolute(str(workdirs.locate(workdir)[0])).name
-            facts = (f"{found.images.title}, checkpoint {run.checkpoint} after epoch {run.epoch}",)
+            facts = (f"{found.images.title}, checkpoint {run.checkpoint} {run.place}",)
             described = _describe(found, title, facts, run.config.dataset.max_pixels)
             # Compiles what the page asks for first.
             if run.num_features:

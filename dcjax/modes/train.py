@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from dcjax.distributed import devices
-from dcjax.experiment import build, checks, inputs, reporter
+from dcjax.experiment import checks, inputs, parts, reporter
 from dcjax.experiment.build import Experiment
 from dcjax.experiment.epochs import Planner
 from dcjax.experiment.reporter import Reporter
@@ -180,18 +180,14 @@ def _prepare(experiment: Experiment, run: Run, report: Reporter, planner: Planne
 
     Features of a backbone that is not trained come first.
     """
-    if build.keeps_features(experiment.config.model):
+    if parts.keeps_features(experiment.config.model):
         with report.measure("features"):
-            experiment.make_features(run.state.variables)
+            experiment.readers.make_features(run.state.variables)
     with report.measure("division"):
         planner.begin(run.progress, run.division, run.state)
     if run.step == 0 and experiment.config.eval.at_start:
         with report.measure("evaluation"):
             untrained = experiment.score_untrained(run.state.variables)
-            if experiment.validation_reader is not None:
-                untrained["backbone features, validation classes"] = experiment.validate(
-                    experiment.validation_reader, run.state.variables, output="backbone"
-                )
         report.show_untrained(untrained)
 
 

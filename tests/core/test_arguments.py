@@ -15,7 +15,7 @@ from dcjax import losses
 from dcjax.core.errors import InputError
 from dcjax.division import device_kmeans, division, host_kmeans, masks, sampling
 from dcjax.division.division import Division
-from dcjax.experiment import build
+from dcjax.experiment import parts
 from dcjax.losses import memory, mining, pairs
 from dcjax.losses.pairs import References
 from dcjax.retrieval import metrics
@@ -51,7 +51,7 @@ def _loss(name: str, **changes: Any) -> tuple[losses.Loss, losses.Params]:
     config.model.embedding_dim = 4
     config.loss.name = name
     config.update_from_flattened_dict(changes)
-    loss = build.create_loss(config, np.ones(5, int))
+    loss = parts.create_loss(config, np.ones(5, int))
     return loss, loss.init(KEY)
 
 

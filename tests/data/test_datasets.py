@@ -226,7 +226,7 @@ def test_folder_errors_name_the_problem(write_tree, tmp_path):
     root = write_tree({"a/1.png": None, "b/notes.txt": ""})
     with pytest.raises(ValueError, match=r"none in .*/b; add images"):
         datasets.load("folder", root=root, test_classes=0.5)
-    with pytest.raises(ValueError, match=r"0 < test_classes < 1, got test_classes=1"):
+    with pytest.raises(ValueError, match=r"0 < dataset.test_classes < 1, got 1"):
         datasets.load("folder", root=root, test_classes=1.0)
     root = write_tree({"s/train/a/1.png": None, "s/query/b/1.png": None})
     with pytest.raises(FileNotFoundError, match=r"there is no .*/gallery"):

@@ -23,7 +23,8 @@ from dcjax.data import decoding
 from dcjax.data.datasets import ImageSet
 from dcjax.data.datasets.image_set import from_classes
 from dcjax.distributed import devices
-from dcjax.experiment import build, inputs, same_run
+from dcjax.experiment import inputs, same_run
+from dcjax.experiment.network import Network
 from dcjax.modes import check_data, evaluate
 from dcjax.modes.train import train
 
@@ -127,7 +128,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     gone = from_classes([str(tmp_path / os.fsdecode(b"caf\xe9\n.png"))], [0])
     with pytest.raises(ValueError, match=r"caf\\udce9\\n.png: No such file or directory."):
         decoding.select_readable(gone, skip_unreadable=False)
-    reader = build.Network(digits.get_config(), devices.create_mesh()).stream(gone)
+    reader = Network(digits.get_config(), devices.create_mesh()).stream(gone)
     with pytest.raises(ValueError, match=r"read image .*caf\\udce9\\n.png: No such file or dire"):
         list(reader.eval_batches(np.zeros((1, 1), np.int32)))
 

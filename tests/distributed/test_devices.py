@@ -82,7 +82,7 @@ def test_any_number_of_processes_reads_the_same_batches(num_processes: int, para
 @functools.cache
 def _compiled(clusters_per_step: int, parallel: int, chunk_size: int = 0) -> str:
     config = digits.get_config()
-    config.sampling.chunk_size = chunk_size
+    config.model.chunk_size = chunk_size
     config.model.batch_norm = "frozen" if chunk_size else "train"
     config.division.max_clusters = 1
     config.model.num_stages, config.model.width = 1, 16

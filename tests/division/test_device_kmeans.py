@@ -20,6 +20,7 @@ from dcjax.data.datasets.image_set import from_classes
 from dcjax.distributed import devices, sharded_rows
 from dcjax.division import device_kmeans, device_lloyd, division, host_kmeans
 from dcjax.experiment import build, epochs
+from dcjax.experiment.network import Network
 from dcjax.runs.progress import Progress
 
 # The points are those of _blobs(6, 20); importing this module would import far more.
@@ -252,7 +253,7 @@ def test_device_kmeans_runs_in_the_main_thread_host_kmeans_in_another(monkeypatc
     monkeypatch.setattr(division, "divide", observed)
     mesh = devices.create_mesh()
     embedded = sharded_rows.shard(x, mesh)
-    monkeypatch.setattr(build.Experiment, "embed", lambda *args, **options: embedded)
+    monkeypatch.setattr(Network, "embed", lambda *args, **options: embedded)
     experiment = build.Experiment(config, mesh, Splits(images, images))
     clusters, figures = [], []
     for config.division.kmeans in ("host", "devices"):

@@ -93,9 +93,13 @@ def test_clusters_of_super_classes_must_be_trainable():
 
     for num_clusters in (1, 2, 3, 4):
         check(num_clusters, [])
-    with pytest.raises(ValueError, match=r"=5 made of 4 super-classes 2 would .*max_clusters=4 o"):
+    with pytest.raises(
+        ValueError, match=r"=5 made of 4 super-classes 2 would .*division.max_clusters=4 o"
+    ):
         check(5, [4, 3, 2])
-    with pytest.raises(ValueError, match=r"=6 made of .* choose max_clusters=4 or other super-cl"):
+    with pytest.raises(
+        ValueError, match=r"=6 made of .* choose division.max_clusters=4 or other super-cl"
+    ):
         check(6, [5, 4, 3, 2])
     with pytest.raises(ValueError, match="1 super-classes 2 would lack them; choose other super"):
         grouping.check(labels, np.zeros_like(labels), max_clusters=3, smaller=[2])
@@ -105,5 +109,7 @@ def test_cluster_of_super_classes_needs_two_classes():
     labels = np.repeat(np.arange(4), 2)
     super_classes = np.repeat([0, 1, 2], [2, 2, 4])  # middles at 1/8, 3/8, 3/4
     grouping.check(labels, super_classes, max_clusters=2, smaller=[])
-    with pytest.raises(ValueError, match=r"of max_clusters=2 .*2 super-classes 1 would lack the"):
+    with pytest.raises(
+        ValueError, match=r"of division.max_clusters=2 .*2 super-classes 1 would lack the"
+    ):
         grouping.check(labels, np.repeat([0, 1], [2, 6]), max_clusters=2, smaller=[])

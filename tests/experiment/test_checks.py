@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import digits
 from dcjax.core.errors import MissingFileError, SettingError
 from dcjax.data.datasets import ImageSet, Splits
-from dcjax.experiment import build, checks, inputs
+from dcjax.experiment import checks, inputs, parts
 from dcjax.experiment.schedule import Schedule
 from dcjax.modes import check_data
 from dcjax.modes.train import train
@@ -39,14 +39,17 @@ def _check(config: ConfigDict, splits: Splits) -> None:
     ("changes", "message"),
     [
         ({"division__max_clusters": 3}, "power of two.*got max_clusters=3"),
-        ({"division__max_clusters": 4}, "at least 8 such classes.*got 5; choose max_clusters <= 2"),
+        (
+            {"division__max_clusters": 4},
+            "at least 8 such classes.*got 5; choose division.max_clusters <= 2",
+        ),
         (
             {"division__hierarchy": "flat"},
             "division.hierarchy must be one of direct, progressive, ",
         ),
         (
             {"division__max_clusters": 3, "division__hierarchy": "direct"},
-            "at least 6 such classes.*got 5; choose max_clusters <= 2",
+            "at least 6 such classes.*got 5; choose division.max_clusters <= 2",
         ),
         (
             {"division__grouping": "gt"},
@@ -67,14 +70,14 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ({"sampling__images_per_class": 64}, "at least twice it"),
         ({"sampling__batch_size": 20, "sampling__images_per_class": 2}, "devices .*16 or 24"),
         (
-            {"sampling__chunk_size": 24},
+            {"model__chunk_size": 24},
             r"chunk_size must divide the 64 images of a step .* devices \(8\), got 24; 16 or 32 w",
         ),
-        ({"sampling__chunk_size": 128}, "got 128; 32 or 64 would do, or 0"),
-        ({"sampling__chunk_size": 4, "model__batch_norm": "frozen"}, "got 4; 8 or 16 would do"),
+        ({"model__chunk_size": 128}, "got 128; 32 or 64 would do, or 0"),
+        ({"model__chunk_size": 4, "model__batch_norm": "frozen"}, "got 4; 8 or 16 would do"),
         (
-            {"sampling__chunk_size": 32},
-            "require model.batch_norm=frozen, .*, or sampling.chunk_size=0, got .*=train and ",
+            {"model__chunk_size": 32},
+            "require model.batch_norm=frozen, .*, or model.chunk_size=0, got .*=train and ",
         ),
         ({"sampling__batch_size": 4096}, "4 <= sampling.batch_size <= 901"),
         ({"sampling__images_per_class": 1}, "images_per_class >= 2 for positive pairs"),
@@ -150,6 +153,11 @@ def _check(config: ConfigDict, splits: Splits) -> None:
         ),
         ({"model__pooling": "class"}, "needs a class token, but resnet_small has none; give aver"),
         ({"loss__name": "nosuch:loss"}, "can be imported, got 'nosuch:loss'"),
+        (
+            {"loss__name": "arcface", "loss__arcface__margin": 1.5}
+            | {"loss__arcface__least_margin": 0.5},
+            r"loss.name=arcface: Require margin \+ least_margin of .* at most 1.57",
+        ),
         ({"optimizer__name": "adamw"}, "require optimizer.decay=decoupled, got coupled"),
         ({"optimizer__layer_decay": 0.75}, "require 1 for model.backbone=resnet_small, got 0.75"),
         ({"optimizer__schedule": "step"}, r"requires optimizer.step_epochs, .* got \(\)"),
@@ -180,28 +188,28 @@ def test_errors_name_the_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("changes", "create", "message"),
     [
-        ({"model__backbone": "vgg"}, build.create_model, "resnet101, resnet18"),
-        ({"model__num_stages": 4}, build.create_model, "must be 1 to 3 for resnet_small"),
+        ({"model__backbone": "vgg"}, parts.create_model, "resnet101, resnet18"),
+        ({"model__num_stages": 4}, parts.create_model, "must be 1 to 3 for resnet_small"),
         (
             {"model__pooling": "sum"},
-            build.create_model,
+            parts.create_model,
             "known are average, class, class_and_average, max",
         ),
-        ({"model__convolution": "fft"}, build.create_model, "known are auto, matmul, xla"),
-        ({"model__batch_norm": "off"}, build.create_model, "known are frozen, train"),
+        ({"model__convolution": "fft"}, parts.create_model, "known are auto, matmul, xla"),
+        ({"model__batch_norm": "off"}, parts.create_model, "known are frozen, train"),
         (
             {"optimizer__decay": "l1"},
-            lambda c: build.create_optimizer(c.optimizer, c.model.backbone),
+            lambda c: parts.create_optimizer(c.optimizer, c.model.backbone),
             "known are coupled, decoupled",
         ),
         (
             {"augment__crop": "five"},
-            lambda c: build.create_augmentation(c.augment, c.dataset),
+            lambda c: parts.create_augmentation(c.augment, c.dataset),
             "random_resized",
         ),
         (
             {"loss__name": "arc"},
-            lambda c: build.create_loss(c, np.ones(5, int)),
+            lambda c: parts.create_loss(c, np.ones(5, int)),
             "known losses are arcface",
         ),
     ],
@@ -219,9 +227,9 @@ def test_unknown_names_list_the_known_ones(
         {},
         {"division__grouping": "random", "division__hierarchy": "direct"},
         {"dataset__cache": "device"},
-        {"sampling__chunk_size": 32, "model__batch_norm": "frozen"},
+        {"model__chunk_size": 32, "model__batch_norm": "frozen"},
         {
-            "sampling__chunk_size": 96,
+            "model__chunk_size": 96,
             "sampling__clusters_per_step": 3,
             "model__batch_norm": "frozen",
         },
@@ -268,7 +276,7 @@ def test_super_classes_must_fill_the_clusters(splits: Splits) -> None:
     _check(config, dataclasses.replace(splits, train=above))
     alone = dataclasses.replace(splits.train, super_classes=("a", "b", "a", "a", "a"))
     with pytest.raises(
-        ValueError, match="max_clusters=2 made of 2 super-classes 1 would lack them"
+        ValueError, match=r"of division.max_clusters=2 made of 2 super-classes 1 would lack them"
     ):
         _check(config, dataclasses.replace(splits, train=alone))
 
@@ -331,7 +339,7 @@ def test_run_of_steps_ends_within_an_epoch_and_is_scored_and_saved_there() -> No
 def test_rates_of_a_run_of_steps_depend_on_the_share_of_its_steps() -> None:
     cosine = {"optimizer__schedule": "cosine", "optimizer__warmup_epochs": 2}
     config = _config(train__num_steps=50, train__num_epochs=10, **cosine)
-    factor = build.create_rates(config.optimizer, 10)
+    factor = parts.create_rates(config.optimizer, 10)
     for epoch, step in ((0, 4), (1, 30), (7, 50)):
         controls = Schedule(config).controls(epoch, first_step=4 * epoch, num_steps=4)
         rate = rates.of_step(controls, np.int32(step), factor)["embedding"]

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import ablations
 from dcjax.data import datasets
 from dcjax.data.datasets import ImageSet, Splits
-from dcjax.experiment import build, checks, same_run
+from dcjax.experiment import build, checks, parts, same_run
 
 _FOLDER = Path(__file__).parents[2] / "configs"
 _TABLES = sorted(path.stem for path in (_FOLDER / "ablations").glob("p*_*_*.py"))
@@ -56,13 +56,13 @@ def test_every_experiment_can_be_built(name):
     mesh = checks.check_training(config)
     splits = Splits(train=image_set, query=image_set)
     checks.check_data(config, splits)
-    build.create_augmentation(config.augment, config.dataset)
+    parts.create_augmentation(config.augment, config.dataset)
     state = build.Experiment(config, mesh, splits).abstract_state
     assert state.masks.shape == (config.division.max_clusters, config.model.embedding_dim)
 
 
 def test_only_own_images_begin_as_a_rotation_of_the_features():
-    started = {name: build.create_model(_config(name)).embedding_init for name in _NAMES}
+    started = {name: parts.create_model(_config(name)).embedding_init for name in _NAMES}
     rotated = {name for name, init in started.items() if init == "orthogonal"}
     assert rotated == {"folder", "manifest", "small.photos"}
     assert set(started.values()) == {"orthogonal", "torch"}

@@ -11,7 +11,7 @@ import numpy as np
 from configs import default
 from dcjax import losses
 from dcjax.core import options
-from dcjax.experiment import build
+from dcjax.experiment import parts
 from dcjax.losses import mining
 from dcjax.losses.pairs import compare
 
@@ -37,7 +37,7 @@ def test_default_options_of_each_loss_equal_the_default_config() -> None:
     config = default.get_config()
     config.model.embedding_dim = 8
     for config.loss.name in losses.KNOWN:
-        configured = build.create_loss(config, np.ones(4, int))
+        configured = parts.create_loss(config, np.ones(4, int))
         by_default = losses.create(config.loss.name, num_classes=4, embedding_dim=8)
         actual, expected = (
             loss.apply(loss.init(_KEY), _X, _LABELS, _KEY) for loss in (by_default, configured)

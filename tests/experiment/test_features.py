@@ -230,7 +230,7 @@ def test_files_that_are_not_as_required_are_named_in_one_line(
         ({"model.pretrained": "x.npz"}, "leave it empty with model.backbone=none, got 'x.npz'"),
         ({"model.train": "last_blocks"}, "model.train=all or embedding for one of your own, and"),
         ({"dataset.feature_views": 2}, "model.train=embedding with a backbone, got 2"),
-        ({"sampling.chunk_size": 16}, "require sampling.chunk_size=0 with model.train=all and "),
+        ({"model.chunk_size": 16}, "require model.chunk_size=0 with model.train=all and "),
     ],
 )
 def test_settings_that_do_not_fit_features_are_named(

@@ -1,10 +1,12 @@
 """Runs that train the embedding, or the last blocks too, on a backbone that stays as it is."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
 
 import jax
+import many_processes
 import numpy as np
 import pytest
 import small_runs
@@ -19,7 +21,7 @@ from dcjax.distributed import devices
 from dcjax.division.division import single_cluster
 from dcjax.division.sampling import Block
 from dcjax.experiment import build, checks, inputs
-from dcjax.modes import export
+from dcjax.modes import embed, evaluate, export, report
 from dcjax.modes.train import train
 from dcjax.training.state import TrainState
 
@@ -67,10 +69,10 @@ def test_training_on_kept_features_equals_training_through_the_frozen_backbone()
     changes = {"model__batch_norm": "frozen", "model__masks": "none"}
     experiment = _experiment(_config(division__freeze_backbone_epochs=0, **changes))
     first = jax.device_get(experiment.create_state(None))
-    through, losses = _train(experiment, experiment.create_state(None), experiment.train_reader)
-    experiment.make_features(first.variables)
-    assert isinstance(experiment.train_reader, FeatureReader)
-    alone, others = _train(experiment, experiment.create_state(None), experiment.train_reader)
+    through, losses = _train(experiment, experiment.create_state(None), experiment.readers.train)
+    experiment.readers.make_features(first.variables)
+    assert isinstance(experiment.readers.train, FeatureReader)
+    alone, others = _train(experiment, experiment.create_state(None), experiment.readers.train)
     np.testing.assert_allclose(losses, others, rtol=1e-5)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), through.trainable, alone.trainable
@@ -92,13 +94,13 @@ def test_last_blocks_alone_are_trained_and_cost_what_they_cost() -> None:
         config.model.last_blocks = number
         experiment = _experiment(config, 64)
         first = jax.device_get(experiment.create_state(None))
-        (batch, *_) = experiment.train_reader.train_batches([_BLOCK], epoch=0)
+        (batch, *_) = experiment.readers.train.train_batches([_BLOCK], epoch=0)
         step = experiment.train_step.lower(
             first, batch, experiment.schedule.controls(1), experiment.training_key
         ).compile()
         flops[number] = step.cost_analysis()["flops"]
         states[number], _ = _train(
-            experiment, experiment.create_state(None), experiment.train_reader
+            experiment, experiment.create_state(None), experiment.readers.train
         )
         for name, module in states[number].params["backbone"].items():
             is_same = jax.tree.map(np.array_equal, module, first.params["backbone"][name])
@@ -109,11 +111,14 @@ def test_last_blocks_alone_are_trained_and_cost_what_they_cost() -> None:
     assert moments[0] < moments[1]
 
 
-def test_run_on_features_divides_and_is_evaluated_exported_and_loaded_with_pictures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_run_on_features_with_average_full_embedding_and_matryoshka_works_in_every_mode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workdir, changes = str(tmp_path / "run"), {"eval__at_start": True, "eval__pixels": True}
-    scores = train(_config(**changes), workdir)
+    monkeypatch.setenv("COLUMNS", "120")  # so that no name of a row is wrapped
+    monkeypatch.chdir(tmp_path)
+    workdir, changes = "run", {"eval__at_start": True, "eval__pixels": True}
+    changes |= {"train__ema_decay": 0.9, "train__full_embedding_from_epoch": 1}
+    scores = train(_config(loss__matryoshka=(2, 4), **changes), workdir)
     assert scores is not None
     output = capsys.readouterr().out
     assert "cache     makes the features of 901 images" in output
@@ -121,12 +126,64 @@ def test_run_on_features_divides_and_is_evaluated_exported_and_loaded_with_pictu
     assert "raw pixels" in output
     run = dcjax.load(workdir)
     assert isinstance(run, dcjax.Embedder)
-    evaluated = run.evaluate()
-    assert evaluated["map_at_r"] == pytest.approx(scores["map_at_r"], abs=1e-3)
     pixels = run.load_test().query.images[:3]
+    vectors = run(pixels)
     export.export(workdir, None)
     loaded = dcjax.load(f"{workdir}/export/embedder.jax")
-    np.testing.assert_allclose(loaded(pixels), run(pixels), atol=1e-5)
+    np.testing.assert_allclose(loaded(pixels), vectors, atol=1e-5)
+    embed.embed(workdir, None)
+    embedded = np.load(f"{workdir}/embeddings/test.npy")
+    np.testing.assert_allclose(embedded[:3], vectors, atol=1e-5)
+    (nearest, *_) = run.search()(pixels[0], 3)
+    assert nearest.distance == pytest.approx(0, abs=1e-3)
+    report.report([workdir], None)
+    assert "last epoch (2)" in Path(f"{workdir}/report/index.html").read_text()
+    small_runs.save_within_epoch(workdir, after_steps=3)
+    evaluate.compare([workdir], None)
+    (row,) = re.findall("run, in epoch 3, after 3 steps (.*)", capsys.readouterr().out)
+    # Of the network through the backbone; in training, of features.
+    evaluated = [float(x) for x in row.split()]
+    assert sorted(evaluated) == pytest.approx(sorted(scores.values()), abs=2e-3)
+
+
+_TWO_PROCESSES = """
+import numpy as np
+from configs import digits
+from dcjax.distributed import devices
+from dcjax.experiment import build, inputs
+from dcjax.data import pipeline
+config = digits.get_config()
+config.update_from_flattened_dict(CHANGES)
+splits, _ = inputs.load_splits(config.dataset)
+splits = type(splits)(*(x.select(np.arange(50)) for x in splits.test_sets * 2))
+experiment = build.Experiment(config, devices.create_mesh(), splits)
+read, batches = [], pipeline.Stream.eval_batches
+def counted(self, rows):
+    read.append(set(rows.ravel().tolist()))
+    return batches(self, rows)
+pipeline.Stream.eval_batches = counted
+experiment.readers.make_features(experiment.create_state(None).variables)
+(features,) = experiment.readers.train.eval_batches(pipeline.rows_to_embed(50, 50))
+print([sorted(x) for x in read])
+print(features.astype(np.float64).sum(axis=1).round(4).tolist())
+"""
+
+
+def test_each_process_makes_a_share_of_the_features_and_has_all(tmp_path: Path) -> None:
+    changes = {"eval.batch_size": 20, "dataset.cache": "disk", "dataset.cache_dir": str(tmp_path)}
+    changes |= small_runs.TINY | {"model.train": "embedding"}
+    program = _TWO_PROCESSES.replace("CHANGES", repr(changes))
+    (first, sums), (second, others) = (
+        [ast.literal_eval(line) for line in output.splitlines() if line.startswith("[")]
+        for output in many_processes.run(program, num_devices=1)
+    )
+    assert first == [list(range(30))]
+    assert second == [list(range(30, 50))]
+    assert sums == others
+    experiment = _experiment(_config(), 50)
+    experiment.readers.make_features(experiment.create_state(None).variables)
+    (alone,) = experiment.readers.train.eval_batches(pipeline.rows_to_embed(50, 50))
+    np.testing.assert_allclose(sums, alone.astype(np.float64).sum(axis=1), atol=1e-3)
 
 
 def test_stopped_run_on_features_with_schedule_average_and_validation_equals_an_uninterrupted_one(
@@ -162,8 +219,10 @@ def _kept_features(folder: Path, *, weights: int = 0, **changes: Any) -> list[Fe
     experiment = _experiment(config, 48)
     run = experiment.create_state(None)
     moved = jax.tree.map(lambda x: x + weights, run.params["backbone"])
-    experiment.make_features(run.replace(params={**run.params, "backbone": moved}).variables)
-    return [experiment.train_reader, *experiment.test_readers]
+    experiment.readers.make_features(
+        run.replace(params={**run.params, "backbone": moved}).variables
+    )
+    return [experiment.readers.train, *experiment.readers.test]
 
 
 def _folders(folder: Path) -> set[str]:
@@ -197,8 +256,8 @@ def test_features_on_disk_are_reused_and_renewed_when_weights_or_images_change(
 def test_views_of_an_image_are_augmented_differently_and_each_is_drawn() -> None:
     config = _config(dataset__feature_views=2, augment__crop="random_resized")
     experiment = _experiment(config, 64)
-    experiment.make_features(experiment.create_state(None).variables)
-    reader, seen = experiment.train_reader, []
+    experiment.readers.make_features(experiment.create_state(None).variables)
+    reader, seen = experiment.readers.train, []
     for epoch in range(4):
         batches = list(reader.train_batches([_BLOCK], epoch=epoch))
         later = list(reader.train_batches([_BLOCK.skip(1)], epoch=epoch))

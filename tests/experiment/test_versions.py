@@ -162,9 +162,11 @@ def test_changes_of_each_format_are_applied_in_turn(monkeypatch: pytest.MonkeyPa
         versions.upgrade(saved, 2, "a run")
 
 
-def test_saved_options_of_custom_parts_are_read_under_their_new_name() -> None:
+def test_saved_settings_are_read_under_their_new_names() -> None:
     for version in (1, versions.current()):
         saved = default.get_config().to_dict()
+        del saved["model"]["chunk_size"]
+        saved["sampling"]["chunk_size"] = 64
         for group, options in {"model": {"width": 3}, "loss": {}, "mining": {"t": 0.5}}.items():
             del saved[group]["custom"]
             saved[group]["own"] = options
@@ -175,6 +177,8 @@ def test_saved_options_of_custom_parts_are_read_under_their_new_name() -> None:
             {"t": 0.5},
         ]
         assert not any("own" in group for group in upgraded.values() if isinstance(group, dict))
+        assert upgraded["model"]["chunk_size"] == 64
+        assert "chunk_size" not in upgraded["sampling"]
 
 
 @pytest.mark.parametrize("use", ["config.loss.own = {}", "config.loss.own.alpha = 8.0"])

@@ -22,7 +22,6 @@ from dcjax.experiment import build, inputs
 from dcjax.models import vit
 from dcjax.modes import export
 from dcjax.modes.train import train
-from dcjax.runs.checkpoints import Checkpoints
 
 _LAYOUT = Layout(patch_size=4, grid=3, width=16, depth=2, num_heads=2)
 
@@ -68,7 +67,7 @@ def test_run_starts_from_published_weights_and_is_continued_and_exported_without
     assert (saved["pixels"], saved["pooling"], saved["vit"]["patch_size"]) == ("auto", "class", 4)
     weights.unlink()
     more = {"train.num_epochs": 2, "model.rematerialize": True, "model.vit.attention": "xla"}
-    more |= {"sampling.chunk_size": 32}
+    more |= {"model.chunk_size": 32}
     train(_config(weights, **more), workdir)
     embedder = dcjax.load(workdir)
     assert isinstance(embedder, dcjax.Embedder)
@@ -81,15 +80,14 @@ def test_run_starts_from_published_weights_and_is_continued_and_exported_without
 
 def test_continued_run_in_chunks_equals_an_uninterrupted_one(weights: Path, tmp_path: Path) -> None:
     changes = {"train.num_epochs": 2, "checkpoint.every_epochs": 1, "eval.every_epochs": 0}
-    changes |= {"sampling.chunk_size": 16, "dataset.validation_list": ("0", "2")}
+    changes |= {"model.chunk_size": 16, "dataset.validation_list": ("0", "2")}
     changes |= {"optimizer.schedule": "cosine", "optimizer.warmup_epochs": 0.5}
     changes |= {"optimizer.clip_norm": 0.5, "optimizer.layer_decay": 0.75}
     changes |= {"train.ema_decay": 0.9, "model.dropout": 0.2, "division.max_clusters": 1}
     config, whole, stopped = _config(weights, **changes), tmp_path / "whole", tmp_path / "stopped"
     train(config, str(whole))
     shutil.copytree(whole, stopped)
-    last = Checkpoints(str(stopped), read_only=True).number("last")
-    shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed during the last epoch
+    last = small_runs.remove_last_checkpoint(stopped)
     train(config, str(stopped))
     run, division = small_runs.load_checkpoint(config, whole)
     small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))

@@ -14,7 +14,7 @@ from configs import default
 from dcjax import losses
 from dcjax.distributed import devices
 from dcjax.division import masks
-from dcjax.experiment import build
+from dcjax.experiment import parts
 from dcjax.losses import mining
 from dcjax.losses.pairs import References
 from tests import slow_losses
@@ -79,7 +79,7 @@ def _create_configured(name: str, **changes: Any) -> losses.Loss:
     config.model.embedding_dim = 8
     config.loss.name = name
     config.update_from_flattened_dict(changes)
-    return build.create_loss(config, np.ones(6, int))
+    return parts.create_loss(config, np.ones(6, int))
 
 
 def _value_and_grad(loss: losses.Loss, raw: Any, labels: Any, **more: Any) -> Any:

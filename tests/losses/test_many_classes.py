@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_models
 from jax.sharding import Mesh, NamedSharding
 
 from configs import default
@@ -16,7 +17,6 @@ from dcjax import losses
 from dcjax.distributed import devices
 from dcjax.division import masks
 from dcjax.division.division import Division
-from dcjax.models import masked_embedder
 from dcjax.runs.checkpoints import Checkpoints
 from dcjax.training import optimizers, state, steps
 
@@ -126,20 +126,7 @@ def test_gradients_on_many_devices_equal_those_of_one(name: str) -> None:
 
 
 def _parts(num_classes: int, dim: int, dtype: Any) -> tuple[Any, losses.Loss]:
-    model = masked_embedder.create(
-        "resnet_small",
-        num_stages=1,
-        width=4,
-        batch_norm="train",
-        convolution="auto",
-        custom={},
-        embedding_dim=dim,
-        max_clusters=2,
-        pooling="average",
-        dropout=0.0,
-        test_masks="sum",
-        dtype=dtype,
-    )
+    model = small_models.create(embedding_dim=dim, max_clusters=2, dtype=dtype)
     return model, _create("normalized_softmax", num_classes, dim)
 
 

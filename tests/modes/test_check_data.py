@@ -16,7 +16,8 @@ from pictures import noise
 from configs import digits
 from dcjax.data.quiet_tensorflow import tf
 from dcjax.distributed import devices
-from dcjax.experiment import build, inputs
+from dcjax.experiment import inputs
+from dcjax.experiment.network import Network
 from dcjax.modes import check_data
 
 _ROOT = Path(__file__).parents[2]
@@ -123,7 +124,7 @@ def test_pixel_limit_is_the_same_as_in_training(tmp_path, capsys):
     with pytest.raises(ValueError, match=f"large.png: {reason}"):
         inputs.load_splits(limited.dataset)
     images = inputs.load_index(limited.dataset).train
-    reader = build.Network(limited, devices.create_mesh()).stream(images)
+    reader = Network(limited, devices.create_mesh()).stream(images)
     with pytest.raises(ValueError, match=f"large.png: {reason}"):
         list(reader.eval_batches(np.arange(len(images))[None]))
     for allowed in (0, 1200):

@@ -18,11 +18,10 @@ import dcjax
 from configs import digits
 from dcjax.core.errors import FileError, InputError
 from dcjax.distributed import devices
-from dcjax.division.division import Division
-from dcjax.experiment import build, exported
+from dcjax.experiment import exported, parts
+from dcjax.experiment.network import Network
 from dcjax.modes import export
 from dcjax.modes.train import train
-from dcjax.runs.checkpoints import Checkpoints
 
 _ROOT = Path(__file__).parents[2]
 
@@ -59,7 +58,7 @@ def test_an_exported_file_embeds_as_the_run_does(run: Path) -> None:
 
 
 def test_a_file_has_the_size_of_its_parameters() -> None:
-    network = build.Network(digits.get_config(), devices.create_mesh())
+    network = Network(digits.get_config(), devices.create_mesh())
     variables = jax.jit(network.model.init)(jax.random.key(0), _images(1))
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     assert parameters < len(exported.serialize(network, variables)) < 1.25 * parameters
@@ -69,7 +68,7 @@ def test_the_file_has_the_convolutions_of_cpus_and_those_of_other_platforms(run:
     embedder = dcjax.load(str(run))
 
     def count(method: str) -> int:
-        model = build.create_model(embedder.config, convolution=method)
+        model = parts.create_model(embedder.config, convolution=method)
         jaxpr = jax.make_jaxpr(model.apply)(embedder._variables, _images(1))
         return str(jaxpr).count("conv_general_dilated[")
 
@@ -123,7 +122,7 @@ def test_the_card_says_what_was_exported(run: Path) -> None:
         "training: 901 images of 5 classes",
         "test: 896 images of 5 classes",
         f"| recall_at_1 | {scores['recall_at_1']:.4f} |",
-        "Of checkpoint 14, after 1 epochs.",
+        "Of checkpoint 14, after epoch 1.",
         "`model.width=4`",
         f"dcjax {dcjax.__version__} and JAX {jax.__version__}",
     ):
@@ -136,17 +135,12 @@ def test_the_card_says_what_was_exported(run: Path) -> None:
 def test_the_card_of_a_run_stopped_in_an_epoch_has_no_scores(run: Path, tmp_path: Path) -> None:
     copy = str(tmp_path / "run")
     shutil.copytree(run, copy)
-    checkpoints = Checkpoints(copy)
-    meta = checkpoints.meta(checkpoints.number("last"))
-    meta["progress"]["epoch_step"] = 3  # beside the scores of the epoch before
-    state, division = small_runs.load_checkpoint(dcjax.load(copy).config, copy)
-    checkpoints.save(state, Division(**division), meta, None)
-    checkpoints.close()
+    small_runs.save_within_epoch(copy, after_steps=3)
     stopped = dcjax.load(copy)
     assert (stopped.epoch, stopped.epoch_step, stopped.scores) == (1, 3, {})
     card = export.describe(stopped, "embedder.jax")
     assert "This checkpoint was not evaluated." in card
-    assert "after 1 epochs and 3 steps." in card
+    assert "in epoch 2, after 3 steps." in card
 
 
 def test_the_command_writes_where_it_is_told_and_refuses_what_is_wrong(

@@ -14,7 +14,7 @@ from configs import digits
 from dcjax import losses
 from dcjax.core.console import Console
 from dcjax.distributed import devices
-from dcjax.experiment import build, inputs
+from dcjax.experiment import build, inputs, parts
 from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.report import retrieval, saved, summary
 from dcjax.modes.train import train
@@ -97,5 +97,5 @@ def test_margins_follow_the_sizes_of_the_training_classes() -> None:
     actual, _ = experiment.loss.apply(params, x, labels, None)
     assert actual == expected.apply(params, x, labels, None)[0]
     config.loss.sub_center_arcface.size_exponent = 0.0
-    constant = build.create_loss(config, sizes)
+    constant = parts.create_loss(config, sizes)
     assert actual != constant.apply(params, x, labels, None)[0]

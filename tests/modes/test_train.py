@@ -252,7 +252,7 @@ def test_best_checkpoint_can_be_selected(finished: Any) -> None:
 
 def test_finished_run_is_not_trained_again(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config, workdir, scores = finished
-    monkeypatch.delattr(build.Experiment, "_readers")  # and its images are not read
+    monkeypatch.delattr(build.Experiment, "readers")  # and its images are not read
     before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert train(config, str(workdir)) == scores
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before
@@ -354,8 +354,7 @@ def test_continued_run_of_other_groupings_equals_an_uninterrupted_one(
     uninterrupted, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(config, str(uninterrupted))
     shutil.copytree(uninterrupted, stopped)
-    last = Checkpoints(str(stopped), read_only=True).number("last")
-    shutil.rmtree(stopped / "checkpoints" / str(last))  # as if killed during the last epoch
+    small_runs.remove_last_checkpoint(stopped)
     train(config, str(stopped))
     run, division = small_runs.load_checkpoint(config, uninterrupted)
     small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import many_processes
 import numpy as np
 import pytest
+import small_models
 
 from dcjax.data import crops, datasets, host_cache, pipeline
 from dcjax.data.datasets import ImageSet
 from dcjax.distributed import devices, processes, sharded_rows
 from dcjax.division import host_kmeans
-from dcjax.models import masked_embedder
 from dcjax.retrieval import evaluation
 from dcjax.training import steps
 
@@ -81,19 +81,7 @@ def test_batch_size_is_rounded_up_to_the_number_of_devices(num_devices: int) -> 
 
 
 def test_embeddings_do_not_depend_on_the_batch_size() -> None:
-    model = masked_embedder.create(
-        "resnet_small",
-        num_stages=1,
-        width=4,
-        batch_norm="train",
-        convolution="auto",
-        custom={},
-        embedding_dim=6,
-        max_clusters=2,
-        pooling="average",
-        dropout=0.5,
-        test_masks="sum",
-    )
+    model = small_models.create(dropout=0.5)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.uint8))
     step = jax.jit(functools.partial(steps.embed_step, model=model))
     images = image_set([0] * 5)

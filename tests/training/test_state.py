@@ -7,29 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_models
 
 from dcjax import losses
 from dcjax.losses import mining
-from dcjax.models import masked_embedder
 from dcjax.training import optimizers, state
 
 OPTIMIZER = optimizers.create(decay="coupled", weight_decays=dict.fromkeys(optimizers.GROUPS, 0.1))
 PARENTS = ([0], [0, 0], [0, 0, 1, 1])  # K = 1, 2, 4
 
 
-MODEL = masked_embedder.create(
-    "resnet_small",
-    num_stages=1,
-    width=4,
-    batch_norm="train",
-    convolution="auto",
-    custom={},
-    embedding_dim=8,
-    max_clusters=4,
-    pooling="average",
-    dropout=0.0,
-    test_masks="sum",
-)
+MODEL = small_models.create()
 LOSS = losses.create(
     "margin",
     num_classes=5,

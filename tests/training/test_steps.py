@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small_models
 
 from dcjax import losses
 from dcjax.distributed import devices
 from dcjax.division import masks
 from dcjax.losses import mining
 from dcjax.losses.pairs import References
-from dcjax.models import masked_embedder
 from dcjax.training import optimizers, rates, state, steps
 
 _RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
@@ -23,20 +23,7 @@ _RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
 
 def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainState]:
     """A tiny masked embedder, its loss, and a state after two divisions with different masks."""
-    model = masked_embedder.create(
-        "resnet_small",
-        num_stages=1,
-        width=4,
-        batch_norm="train",
-        convolution="auto",
-        custom={},
-        embedding_dim=8,
-        max_clusters=4,
-        pooling="average",
-        dropout=0.3,
-        test_masks="sum",
-        dtype=dtype,
-    )
+    model = small_models.create(dropout=0.3, dtype=dtype)
     loss = losses.create(
         "margin",
         num_classes=6,

@@ -61,7 +61,7 @@ def num_test_classes(
       saved_test: see `Request`.
     """
     if not 0 < test_classes < 1:
-        raise InputError(f"Require 0 < test_classes < 1, got test_classes={test_classes}.")
+        raise InputError(f"Require 0 < dataset.test_classes < 1, got {test_classes}.")
     if saved_test:
         saved = saved_test["classes"]
         if naming.checksum(names[-saved:]) == saved_test["names"]:

@@ -9,7 +9,7 @@ import numpy as np
 from dcjax.analysis import outcomes
 from dcjax.core.console import Console
 from dcjax.data.datasets import ImageSet, Splits
-from dcjax.experiment import build, cameras, embedding
+from dcjax.experiment import cameras, embedding, scoring
 from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.report import draws
 from dcjax.experiment.report.draws import Part
@@ -111,15 +111,15 @@ def retrieve(run: Embedder, splits: Splits, console: Console) -> Retrieval:
     by_query = evaluation.score_queries(embeddings, labels, ks=settings.ks, cameras=compared)
     is_drawn = settings.protocol == "gallery" and len(sets) == 1
     scores = (
-        build.score(embeddings, labels, settings, with_nmi=False, cameras=compared)
+        scoring.score(embeddings, labels, settings, with_nmi=False, cameras=compared)
         if is_drawn
         else metrics.mean(by_query)
-        | build.score_on_host(embeddings, labels, settings, cameras=compared)
+        | scoring.score_on_host(embeddings, labels, settings, cameras=compared)
     )
     scores |= evaluation.score_dims(
         embeddings,
         labels,
-        dims=build.scored_dims(run.config),
+        dims=scoring.scored_dims(run.config),
         gallery_draws=settings.gallery_draws if is_drawn else 0,
         cameras=compared,
     )

@@ -16,7 +16,6 @@ from dcjax.runs.progress import Scores
 _UNTRAINED = "untrained features"
 _PAPER = "the paper"
 _THRESHOLD = "threshold_at_fmr_"
-_CHOICE = "best epoch ({}), chosen on validation classes"
 # Groups of the curves that the untrained network has, and the names of their rows.
 _BEFORE = {
     "backbone_features": _UNTRAINED,
@@ -44,8 +43,7 @@ def collect(run: Embedder, saved: Saved, scores: Scores) -> content.Summary:
             progress = saved.last
             rows |= _other_epochs(saved)
         if progress.best_scores:
-            name = f"best epoch ({progress.best_epoch}), chosen on these classes"
-            rows[name] = progress.best_scores
+            rows[sentences.name_best(progress.best_epoch)] = progress.best_scores
         rows |= _before_training(saved)
     if config.paper:
         rows[_PAPER] = {name: percent / 100 for name, percent in config.paper.items()}
@@ -59,20 +57,21 @@ def collect(run: Embedder, saved: Saved, scores: Scores) -> content.Summary:
 
 
 def _row_name(saved: Saved) -> str:
-    if saved.progress.epoch_step:
-        return saved.progress.describe()
+    progress = saved.progress
+    if progress.epoch_step:
+        return progress.describe()
     if saved.is_choice:
-        return _CHOICE.format(saved.progress.epoch)
-    return f"{'last epoch' if saved.is_last else 'epoch'} ({saved.progress.epoch})"
+        return sentences.name_chosen(progress.epoch)
+    return sentences.name_last(progress.epoch) if saved.is_last else f"epoch ({progress.epoch})"
 
 
 def _other_epochs(saved: Saved) -> dict[str, Scores]:
     """Returns the recorded scores of the last epoch, or of that which validation chooses."""
     last, rows = saved.last, {}
     if not saved.is_choice:
-        rows[_CHOICE.format(last.chosen_epoch)] = last.chosen_scores
+        rows[sentences.name_chosen(last.chosen_epoch)] = last.chosen_scores
     if not saved.is_last:
-        rows[f"last epoch ({last.epoch})"] = last.scores
+        rows[sentences.name_last(last.epoch)] = last.scores
     return rows
 
 
