@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.division.every_epochs = 5
     config.division.freeze_backbone_epochs = 0
     config.sampling.images_per_class = 4
-    config.optimizer.learning_rate = 1e-4
+    config.optimizer.learning_rate = 1e-5
+    config.optimizer.embedding_multiplier = 10.0
     config.train.num_epochs = 20
     return config
