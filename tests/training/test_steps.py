@@ -140,7 +140,13 @@ def one_device() -> list[state.TrainState]:
         return _three_states(1)
 
 
-@pytest.mark.parametrize(("num_devices", "parallel"), [(2, 2), (4, 1), (8, 2)])
+@pytest.mark.parametrize(
+    ("num_devices", "parallel"),
+    [
+        pytest.param(2, 2, marks=pytest.mark.long),  # (8, 2) has two cluster batches at once too
+        *((4, 1), (8, 2)),
+    ],
+)
 def test_gradients_and_states_equal_those_of_one_device(
     num_devices: int, parallel: int, one_device: list[state.TrainState]
 ) -> None:
