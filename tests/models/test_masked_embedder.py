@@ -254,7 +254,8 @@ def test_vision_transformers_are_pooled_by_class_token_patches_or_both(small_vit
     variables = jax.jit(embedder_of_vit(small_vit).init)(jax.random.key(0), pixels)
     backbone = embedder_of_vit(small_vit).backbone
     x = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    token, patches = backbone.apply({"params": variables["params"]["backbone"]}, x, train=False)
+    forward = jax.jit(functools.partial(backbone.apply, train=False))
+    token, patches = forward({"params": variables["params"]["backbone"]}, x)
     assert patches.shape == (3, 2, 3, 8)
     expected = {
         "class": token,
@@ -286,7 +287,8 @@ def test_pixels_get_the_mean_and_deviation_of_the_setting(small_vit: str) -> Non
     model = embedder_of_vit(small_vit, pixels="half", **without)
     variables = jax.jit(model.init)(jax.random.key(0), pixels)
     params = {"params": variables["params"]["backbone"]}
-    _, patches = model.backbone.apply(params, (pixels / 255 - 0.5) / 0.5, train=False)
+    forward = jax.jit(functools.partial(model.backbone.apply, train=False))
+    _, patches = forward(params, (pixels / 255 - 0.5) / 0.5)
     actual = apply(model, variables, pixels)["backbone"]
     np.testing.assert_allclose(actual, normalized(patches.mean(axis=(1, 2))), 1e-4, 1e-5)
     with pytest.raises(

@@ -197,7 +197,9 @@ def test_bfloat16_activations_leave_parameters_and_gradients_in_float32() -> Non
     exact = network(layout)
     rough, images = exact.clone(dtype=jnp.bfloat16), published_vit.images(42)
     params = random_params(rough, images)
-    token, patches = rough.apply({"params": params}, images, train=False)
+    token, patches = jax.jit(functools.partial(rough.apply, train=False))(
+        {"params": params}, images
+    )
     assert token.dtype == patches.dtype == jnp.bfloat16
     (value, gradients), (expected, _) = (
         jax.jit(jax.value_and_grad(objective_of(net, images)))(params) for net in (rough, exact)

@@ -1,5 +1,6 @@
 """Reports: their numbers are those of an evaluation, and what a run lacks is said."""
 
+import contextlib
 import html
 import json
 import os
@@ -11,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import small_runs
-from conftest import png
 from forks import launch
 from ml_collections import ConfigDict
 
 import dcjax
-from configs import digits, folder
+from configs import digits
 from dcjax.core.console import Console
 from dcjax.core.errors import FileError, InputError, MissingFileError
 from dcjax.division.division import Division
@@ -95,24 +95,21 @@ def reported(run: str) -> content.Report:
     return _collect(run)
 
 
-@pytest.fixture
-def gallery_run(tmp_path: Path) -> tuple[str, Path]:
+@pytest.fixture(scope="module")
+def gallery_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A run on folders with queries and a gallery, and the folder of its images."""
-    generator = np.random.default_rng(0)
-    for split, names in (("train", "abcd"), ("query", "xyz"), ("gallery", "wxyz")):
-        for name in names:
-            (tmp_path / "images" / split / name).mkdir(parents=True)
-            for i in range(8 if split == "train" else 3):
-                image = png(generator.integers(0, 256, (12, 10, 3), np.uint8))
-                (tmp_path / "images" / split / name / f"{i}.png").write_bytes(image)
-    config = folder.get_config()
-    sizes = {"dataset.resize": 8, "dataset.crop": 8, "model.backbone": "resnet_small"}
-    batch = {"sampling.batch_size": 8, "sampling.images_per_class": 2, "model.batch_norm": "train"}
-    weights = {"model.pretrained": "", "dataset.root": str(tmp_path / "images")}
-    config.update_from_flattened_dict(_CHANGES | sizes | batch | weights)
-    config.division.freeze_backbone_epochs = 0
-    train(config, str(tmp_path / "run"))
-    return str(tmp_path / "run"), tmp_path / "images"
+    images, workdir = (tmp_path_factory.mktemp(name) for name in ("images", "run"))
+    return small_runs.train_on_folders(images, workdir, _CHANGES), images
+
+
+@contextlib.contextmanager
+def _moved_away(folder: Path) -> Iterator[None]:
+    """Renames a folder in the block."""
+    away = folder.rename(folder.with_name("away"))
+    try:
+        yield
+    finally:
+        away.rename(folder)
 
 
 def test_the_scores_are_those_of_an_evaluation_and_of_the_files(
@@ -326,18 +323,20 @@ def test_images_that_are_not_at_hand_leave_the_rest(gallery_run: tuple[str, Path
     assert len(neighbors) == 10
     assert all(x.image.name.startswith(f"{images}/gallery/") for x in neighbors)
     assert isinstance(whole.map, content.Map)
-    assert whole.map.num_images == 12
+    assert whole.map.num_images == 20
 
-    (images / "train").rename(images / "away")
-    without = _collect(workdir)
+    with _moved_away(images / "train"):
+        without = _collect(workdir)
     assert isinstance(without.divisions, content.Divisions)
     assert "training images" in without.divisions.notes[0]
     assert [x.num_classes for x in without.divisions.clusters] == [None, None]
     assert isinstance(without.divisions.subspaces, list)
     assert without.summary.scores == whole.summary.scores
 
-    images.rename(images.parent / "gone")
-    nothing = _collect(workdir)
+    with _moved_away(images):
+        nothing = _collect(workdir)
+        report([workdir], None)
+    assert str(images) in html.unescape(Path(workdir, "report", "index.html").read_text())
     assert nothing.failures == nothing.map
     assert str(images) in str(nothing.map)
     assert nothing.summary.scores == whole.summary.scores  # as they were recorded
@@ -348,8 +347,6 @@ def test_images_that_are_not_at_hand_leave_the_rest(gallery_run: tuple[str, Path
     assert isinstance(whole.divisions.masks, content.Masks)
     np.testing.assert_array_equal(nothing.divisions.masks.cosines, whole.divisions.masks.cosines)
     assert nothing.divisions.masks.effective_dimension is None
-    report([workdir], None)
-    assert str(images) in html.unescape(Path(workdir, "report", "index.html").read_text())
 
 
 def test_a_comparison_has_the_differences_of_the_same_queries(run: str, baseline: str) -> None:
@@ -429,8 +426,9 @@ def test_training_ends_with_a_report_or_with_the_reason_why_not(
 
 
 def test_a_report_older_than_the_last_checkpoint_is_not_current(run: str) -> None:
-    report([run], None)
     page = Path(run, "report", "index.html")
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("a report")
     assert reporting._current_page(run) == page
     os.utime(page, (0, 0))
     assert reporting._current_page(run) is None

@@ -131,28 +131,27 @@ def _finds_configs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(_ROOT))
 
 
-def test_command_line_trains_the_runs_and_writes_the_table(tmp_path: Path) -> None:
-    rows = [_BASE, _OURS, _SAME]
+def test_command_line_trains_a_run_and_writes_the_table(tmp_path: Path) -> None:
+    rows = [_OURS | {"paper": {"recall_at_1": 66.9}}, _SAME]  # of equal settings: one run
     (tmp_path / "tiny.py").write_text(_SWEPT.format(settings=_config().to_dict(), rows=rows))
     flags = ["--sweep", f"--config={tmp_path}/tiny.py"]
     flags += ["--config.division.every_epochs=1", "--config.train.num_epochs=1"]
     flags += ["--config.train.report=False"]
     flags += [f"--workdir={tmp_path}/runs"]
     first, again = (launch(*flags).stdout for _ in range(2))
-    assert "3 rows x 1 seeds are 2 runs, of which 0 are finished" in first
-    assert "seed=0 (ours, same), 1 to go, about" in first
-    assert "are 2 runs, of which 2 are finished" in again
+    assert "2 rows x 1 seeds are 1 runs, of which 0 are finished" in first
+    assert "seed=0 (ours, same), 1 to go" in first
+    assert "are 1 runs, of which 1 are finished" in again
     assert "to go" not in again
     text = (tmp_path / "runs" / "tiny.md").read_text()
     assert shlex.join(["python", "launch.py", *flags]) in text
     _, *parts, training, division = text.split("\n## ")
     assert "|  | steps | images seen | seconds |" in training
     assert "|  | separated_pairs | classes_per_cluster | left_out |" in division
-    for name, folder in [("base", "division.max_clusters=1+seed=0"), ("same", "seed=0")]:
-        scores = json.loads((tmp_path / "runs" / folder / "scores.json").read_text())
+    scores = json.loads((tmp_path / "runs" / "seed=0" / "scores.json").read_text())
+    for name, paper in [("ours", "66.90"), ("same", "")]:
         for selection, part in zip(("last", "best_test"), parts, strict=True):
             cells = next(line for line in part.splitlines() if line.startswith(f"| {name} "))
-            paper = "66.90" if name == "base" else ""
             ours = [f"{100 * scores[selection][key]:.2f}" for key in ("map_at_r", "recall_at_1")]
             assert cells == f"| {name} | 1 | {ours[0]} | {ours[1]} | {paper} |"
 
@@ -175,9 +174,12 @@ def test_table_has_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
         assert line["paper_percent"] == ("66.9" if compared else "")
 
 
-def test_rows_with_equal_settings_share_a_run(tmp_path: Path) -> None:
+def test_rows_with_equal_settings_share_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep = _plan(tmp_path)
     assert sweep_runner.run(sweep)
+    assert "seed=0 (ours, same), 4 to go, about 0 min left" in capsys.readouterr().out
     assert [run.folder for run in sweep.rows["ours"]] == [run.folder for run in sweep.rows["same"]]
     assert _num_trainings(sweep) == [1] * 6
 

@@ -1,6 +1,8 @@
 """Runs on real digits are divided, trained, scored, saved, killed and continued."""
 
+import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -8,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ from configs import digits
 from dcjax.core.errors import InputError
 from dcjax.distributed import devices
 from dcjax.experiment import build, epochs, inputs, reporter
-from dcjax.experiment.run import Run
 from dcjax.modes.train import train
 from dcjax.runs import shared_workdirs
 from dcjax.runs.checkpoints import Checkpoints
@@ -64,25 +65,56 @@ def _lines(workdir: Path, group: str = "") -> list[dict[str, float]]:
     return [row for row in rows if any(key.startswith(group) for key in row if key != "step")]
 
 
+class _Compiled(logging.Handler):
+    """Keeps JAX's messages about what it compiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("Compiling"):
+            self.messages.append(record.getMessage())
+
+    def count(self, name: str) -> int:
+        return sum(f"jit({name})" in message for message in self.messages)
+
+
+@contextlib.contextmanager
+def _log_compilations() -> Iterator[_Compiled]:
+    """Logs what is compiled in the block, in which nothing of earlier tests is compiled yet."""
+    compiled, logger = _Compiled(), logging.getLogger("jax")
+    jax.clear_caches()
+    logger.addHandler(compiled)
+    try:
+        with jax.log_compiles(True):
+            yield compiled
+    finally:
+        logger.removeHandler(compiled)
+
+
+_Finished = tuple[ConfigDict, Path, dict[str, float]]
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path, dict[str, float]]:
-    """An uninterrupted run with two divisions, and its scores."""
+def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[_Finished, _Compiled]:
+    """An uninterrupted run with two divisions, its scores, and what it compiled."""
     workdir = tmp_path_factory.mktemp("finished")
     config = _config(division__max_clusters=2, eval__every_epochs=1, eval__nmi="always")
-    scores = train(config, str(workdir))
+    with _log_compilations() as compiled:
+        scores = train(config, str(workdir))
     assert scores is not None
-    return config, workdir, scores
+    return (config, workdir, scores), compiled
 
 
-def test_each_step_is_compiled_once_per_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    jax.clear_caches()  # of earlier tests in the same process
-    with jax.log_compiles(True):
-        train(_config(train__num_epochs=2, eval__every_epochs=1), str(tmp_path))
-    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
+@pytest.fixture(scope="module")
+def finished(logged: tuple[_Finished, _Compiled]) -> _Finished:
+    return logged[0]
+
+
+def test_each_step_is_compiled_once_per_run(logged: tuple[_Finished, _Compiled]) -> None:
     for name in ("train_step", "embed_step", "is_finite", "_rank"):
-        assert sum(f"jit({name})" in message for message in compiled) == 1
+        assert logged[1].count(name) == 1
 
 
 def test_batch_not_yet_on_the_devices_is_an_error(
@@ -365,8 +397,8 @@ def test_continued_run_of_other_groupings_equals_an_uninterrupted_one(
         np.testing.assert_array_equal(run.masks.sum(axis=1), [2, 3, 3])
 
 
-def test_run_with_schedule_clipping_and_average_stopped_in_an_epoch_equals_an_uninterrupted_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_stopped_run_of_steps_with_schedule_and_average_equals_an_uninterrupted_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = _config(
         division__max_clusters=2,
@@ -374,72 +406,35 @@ def test_run_with_schedule_clipping_and_average_stopped_in_an_epoch_equals_an_un
         optimizer__name="adamw",
         optimizer__decay="decoupled",
         optimizer__schedule="cosine",
-        optimizer__warmup_epochs=0.5,
         optimizer__clip_norm=0.5,
-        train__ema_decay=0.9,
-        train__num_epochs=2,
-    )
-    uninterrupted, stopped = tmp_path / "whole", tmp_path / "stopped"
-    jax.clear_caches()
-    with jax.log_compiles(True):
-        scores = train(config, str(uninterrupted))
-    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
-    assert sum("jit(train_step)" in message for message in compiled) == 1
-
-    of_steps = [row["train/learning_rate"] for row in _lines(uninterrupted, "train/")]
-    assert of_steps[0] == 0
-    assert max(of_steps) == pytest.approx(1e-3, rel=0.01)
-    assert of_steps[-1] < 1e-5
-
-    run, division = small_runs.load_checkpoint(config, uninterrupted)
-    in_last_epoch = int(run.step) * 3 // 4
-    again = small_runs.train_with_a_stop(config, stopped, after_steps=in_last_epoch)
-    assert again == scores
-    small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))
-
-    embedder = dcjax.load(str(uninterrupted))
-    np.testing.assert_array_equal(embedder.masks, run.average["masks"])
-    assert np.all(run.average["masks"] != run.masks)
-    assert embedder.evaluate() == scores
-
-
-def test_run_of_steps_ends_within_an_epoch_and_continues_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = _config(
-        division__max_clusters=2,
-        sampling__batch_size=32,
-        optimizer__schedule="cosine",
         checkpoint__every_epochs=0,
+        train__ema_decay=0.9,
         train__num_epochs=40,
         train__num_steps=35,  # of about 28 an epoch
     )
     uninterrupted, stopped = tmp_path / "whole", tmp_path / "stopped"
-    scores = train(config, str(uninterrupted))
+    with _log_compilations() as compiled:
+        scores = train(config, str(uninterrupted))
+    assert compiled.count("train_step") == 1
     run, division = small_runs.load_checkpoint(config, uninterrupted)
     assert run.step == 35
     assert [row["step"] for row in _lines(uninterrupted, "eval/")] == [35]
     assert json.loads((uninterrupted / "scores.json").read_text())["last"]["epoch"] == 2
-    assert dcjax.load(str(uninterrupted)).scores == scores
     of_steps = [row["train/learning_rate"] for row in _lines(uninterrupted, "train/")]
     expected = 1e-3 * (1 + np.cos(np.pi * np.arange(35) / 35)) / 2
     np.testing.assert_allclose(of_steps, expected, rtol=1e-4)
     assert "35 steps, about 28 an epoch, of 32 images" in capsys.readouterr().out
 
-    step = Run.train_step
-
-    def stop_in_the_last_epoch(self: Run, *arguments: Any) -> Any:
-        if self.step == 31:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "train_step", stop_in_the_last_epoch)
-        assert train(config, str(stopped)) is None
-    assert train(config, str(stopped)) == scores
+    again = small_runs.train_with_a_stop(config, stopped, after_steps=32)  # in the last epoch
+    assert again == scores
     small_runs.assert_equal(small_runs.load_checkpoint(config, stopped), (run, division))
     assert train(config, str(stopped)) == scores  # nothing is left to train
     assert "finished  already" in capsys.readouterr().out
+
+    embedder = dcjax.load(str(uninterrupted))
+    np.testing.assert_array_equal(embedder.masks, run.average["masks"])
+    assert np.all(run.average["masks"] != run.masks)
+    assert embedder.evaluate() == embedder.scores == scores
 
 
 def test_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:

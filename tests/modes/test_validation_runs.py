@@ -216,8 +216,23 @@ def test_other_validation_classes_are_another_run(finished: _Finished) -> None:
         train(_config(dataset__validation_list=("0", "3")), str(finished.workdir))
 
 
-def test_refit_trains_on_all_classes_until_the_chosen_epoch(tmp_path: Path) -> None:
-    config = _config(train__num_epochs=2, train__stop_after=0, train__refit=True)
+def test_refit_trains_on_all_classes_until_the_chosen_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"train__stop_after": 0, "eval__nmi": "never"}
+    config = _config(train__num_epochs=2, train__refit=True, **changes)
+    begin = epochs.Planner.begin
+
+    def kill_refit(self: epochs.Planner, *arguments: Any) -> None:
+        if self._experiment.config.train.until_epoch:
+            raise KeyboardInterrupt
+        begin(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs.Planner, "begin", kill_refit)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, str(tmp_path / "run"))
+    assert (tmp_path / "run" / "refit" / "config.json").is_file()
     scores = train(config, str(tmp_path / "run"))
     chosen = json.loads((tmp_path / "run" / "scores.json").read_text())["best"]["epoch"]
     assert dcjax.load(str(tmp_path / "run")).epoch == chosen
@@ -230,12 +245,9 @@ def test_refit_trains_on_all_classes_until_the_chosen_epoch(tmp_path: Path) -> N
     assert embedder.data["train"]["classes"] == 5
     assert "validation" not in embedder.data
 
-    plain = _config(dataset__validation_list=(), train__num_epochs=chosen, train__stop_after=0)
+    plain = _config(dataset__validation_list=(), train__num_epochs=chosen, **changes)
     train(plain, str(tmp_path / "plain"))
     small_runs.assert_equal(
         small_runs.load_checkpoint(plain, again),
         small_runs.load_checkpoint(plain, tmp_path / "plain"),
     )
-    shutil.rmtree(again / "checkpoints")  # as if killed before its first checkpoint
-    (again / "scores.json").unlink()
-    assert train(config, str(tmp_path / "run")) == scores

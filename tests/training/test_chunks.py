@@ -141,15 +141,10 @@ def _pooled(layer: str) -> jax.Array:
     name = f"{__name__}:{_OfOnesOwn.__name__}"
     model = _model(name, custom={"layer": layer}, chunk_size=4)
     images = np.full((1, 8, 4, 4, 3), 200, np.uint8)
-    variables = model.init(jax.random.key(0), images[0])
-    outputs, _ = model.apply(
-        variables,
-        images,
-        np.zeros(1, np.int32),
-        train=True,
-        rngs={"dropout": jax.random.key(1)},
-        mutable=["batch_stats"],
-    )
+    variables = jax.jit(model.init)(jax.random.key(0), images[0])
+    apply = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    rngs = {"dropout": jax.random.key(1)}
+    outputs, _ = apply(variables, images, np.zeros(1, np.int32), rngs=rngs)
     return outputs["backbone"][0]
 
 

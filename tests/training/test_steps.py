@@ -21,7 +21,8 @@ from dcjax.training import optimizers, rates, state, steps
 _RATES = {"backbone": 1e-2, "embedding": 1e-2, "masks": 1e-1, "loss": 1e-2}
 
 
-def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainState]:
+@functools.cache
+def _parts(dtype: Any) -> tuple[Any, losses.Loss, state.TrainState]:
     """A tiny masked embedder, its loss, and a state after two divisions with different masks."""
     model = small_models.create(dropout=0.3, dtype=dtype)
     loss = losses.create(
@@ -40,7 +41,7 @@ def _parts(dtype: Any, optimizer: Any) -> tuple[Any, losses.Loss, state.TrainSta
         run = state.rebuild_masks(run, _adam(), parents=parents, kind="learned")
     noise = jax.random.normal(jax.random.key(1), run.masks.shape, dtype)
     run = run.replace(masks=run.masks + 0.3 * noise)
-    return model, loss, run.replace(opt_state=optimizer.init(run.trainable))
+    return model, loss, run.replace(opt_state=_adam().init(run.trainable))
 
 
 def _adam() -> optax.GradientTransformationExtraArgs:
@@ -89,9 +90,16 @@ def _jitted(
     return jax.jit(step, in_shardings=shardings, out_shardings=replicated)
 
 
+@functools.cache
+def _one_device_step(dtype: Any) -> Callable[..., Any]:
+    """A step that is compiled once for all tests that use it."""
+    model, loss, _ = _parts(dtype)
+    return _jitted(_one_device_mesh(), model, loss, _adam())
+
+
 def _three_states(num_devices: int, parallel: int = 1) -> list[state.TrainState]:
     mesh = devices.create_mesh(jax.devices()[:num_devices], cluster_parallel=parallel)
-    model, loss, run = _parts(jnp.float64, _adam())
+    model, loss, run = _parts(jnp.float64)
     model = model.clone(cluster_parallel=parallel)
     run = jax.device_put(run, devices.replicated(mesh))
     step = _jitted(mesh, model, loss, _adam())
@@ -119,7 +127,13 @@ def one_device() -> list[state.TrainState]:
         return _three_states(1)
 
 
-@pytest.mark.parametrize(("num_devices", "parallel"), [(2, 2), (4, 1), (8, 2)])
+@pytest.mark.parametrize(
+    ("num_devices", "parallel"),
+    [
+        pytest.param(2, 2, marks=pytest.mark.long),  # (8, 2) has two cluster batches at once too
+        *((4, 1), (8, 2)),
+    ],
+)
 def test_gradients_and_states_equal_those_of_one_device(
     num_devices: int, parallel: int, one_device: list[state.TrainState]
 ) -> None:
@@ -148,15 +162,15 @@ def _expected_losses(
     each = zip(
         outputs["embedding"], batch["label"], jax.random.split(loss_key, 2), memories, strict=True
     )
-    return [loss.apply(run.loss_params, *three, memory=kept)[0] for *three, kept in each]
+    apply = jax.jit(lambda *four, kept: loss.apply(*four, memory=kept)[0])
+    return [apply(run.loss_params, *three, kept=kept) for *three, kept in each]
 
 
 def test_loss_is_the_mean_over_cluster_batches_in_their_subspaces() -> None:
     with jax.enable_x64(True):
-        model, loss, run = _parts(jnp.float64, _adam())
+        model, loss, run = _parts(jnp.float64)
         batch, key = _batch(0), jax.random.key(2)
-        step = _jitted(_one_device_mesh(), model, loss, _adam())
-        _, metrics = step(run, batch, _controls(), key)
+        _, metrics = _one_device_step(jnp.float64)(run, batch, _controls(), key)
         empty = References(
             jnp.zeros((48, 8)), jnp.full(48, -1)
         )  # an empty memory, so that draws have the same shape
@@ -169,11 +183,8 @@ def test_loss_is_the_mean_over_cluster_batches_in_their_subspaces() -> None:
 
 def test_memory_gives_each_batch_past_embeddings_of_its_cluster() -> None:
     with jax.enable_x64(True):
-        model, loss, run = _parts(jnp.float64, _adam())
-        step, key = (
-            _jitted(_one_device_mesh(), model, loss, _adam()),
-            jax.random.key(2),
-        )
+        model, loss, run = _parts(jnp.float64)
+        step, key = _one_device_step(jnp.float64), jax.random.key(2)
         together = {"cluster": np.array([1, 3], np.int32)}
         run, _ = step(run, _batch(0) | together, _controls(), key)
         np.testing.assert_array_equal(run.memory["clusters"], [1] * 16 + [3] * 16 + [-1] * 16)
@@ -191,9 +202,9 @@ def test_memory_gives_each_batch_past_embeddings_of_its_cluster() -> None:
 
 @pytest.fixture(scope="module")
 def float32() -> tuple[Callable[..., Any], losses.Loss, state.TrainState]:
-    """A jitted step, compiled once for all tests that use it, and a state."""
-    model, loss, run = _parts(jnp.float32, _adam())
-    return _jitted(_one_device_mesh(), model, loss, _adam()), loss, run
+    """A jitted step, its loss, and a state."""
+    _, loss, run = _parts(jnp.float32)
+    return _one_device_step(jnp.float32), loss, run
 
 
 def test_other_masks_get_only_the_orthogonality_gradient(float32: Any) -> None:
@@ -233,7 +244,7 @@ def test_frozen_backbone_does_not_change_and_needs_no_compilation(float32: Any) 
 
 def test_average_follows_the_network_whose_training_it_does_not_change(float32: Any) -> None:
     step, _, run = float32
-    model, loss, _ = _parts(jnp.float32, _adam())
+    model, loss, _ = _parts(jnp.float32)
     averaging = _jitted(_one_device_mesh(), model, loss, _adam(), average_decay=0.8)
     run = jax.device_put(run, devices.replicated(_one_device_mesh()))
     averaged = run.replace(average=run.network)
@@ -251,7 +262,7 @@ def test_average_follows_the_network_whose_training_it_does_not_change(float32: 
 
 
 def test_rates_follow_a_schedule_from_step_to_step_without_compilation() -> None:
-    model, loss, run = _parts(jnp.float32, _adam())
+    model, loss, run = _parts(jnp.float32)
     schedule = rates.create(num_epochs=3, warmup_epochs=1.5)
     step = _jitted(_one_device_mesh(), model, loss, _adam(), schedule=schedule)
     for number, first_step, num_steps, at, factor in (
@@ -285,17 +296,19 @@ def test_mask_rows_of_unused_clusters_stay_zero(float32: Any) -> None:
 
 def test_direct_division_with_fixed_masks_is_the_2019_method() -> None:
     """P19: learner k gets slice [k D/K, (k + 1) D/K) of the embedding, normalised separately."""
-    model, _, run = _parts(jnp.float32, _adam())
+    model, _, run = _parts(jnp.float32)
     run = run.replace(masks=masks.initial(4, 8), num_clusters=jnp.ones((), jnp.int32))
     run = state.rebuild_masks(run, _adam(), parents=np.zeros(4, int), kind="fixed")
     images = np.repeat(_batch(0)["image"][:1], 4, axis=0)  # the same for every cluster
 
+    @jax.jit
     def embed(variables: Any) -> jax.Array:
         return model.apply(variables, images, jnp.arange(4))["embedding"]
 
-    embedding = model.apply(run.variables, images[0])["embedding"]
+    embedding = jax.jit(model.apply)(run.variables, images[0])["embedding"]
     embeddings = embed(run.variables)
-    gradients = jax.jacobian(lambda v: jnp.sum(embed(v), axis=(1, 2)))(run.variables)
+    of_sums = jax.jit(jax.jacobian(lambda v: jnp.sum(embed(v), axis=(1, 2))))
+    gradients = of_sums(run.variables)
     for k in range(4):
         columns = slice(2 * k, 2 * k + 2)
         norms = np.linalg.norm(embedding[:, columns], axis=1, keepdims=True)
