@@ -15,6 +15,7 @@ from collections.abc import Iterator
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
 # TensorFlow prints a long message if it uses oneDNN, whatever the level of its log.
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+_leaves_devices_to_jax = False
 
 
 def use_utf8() -> None:
@@ -49,6 +50,17 @@ def keep_quiet() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("absl").addFilter(is_not_of_orbax)
+
+
+def leave_devices_to_jax() -> None:
+    """Keeps GPUs from TensorFlow, which may allocate all of their memory, when it is imported."""
+    global _leaves_devices_to_jax
+    _leaves_devices_to_jax = True
+
+
+def leaves_devices_to_jax() -> bool:
+    """Returns whether TensorFlow is to see no GPU."""
+    return _leaves_devices_to_jax
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -16,15 +16,7 @@ from dcjax import losses
 from dcjax.core import plugins, streams
 from dcjax.core.errors import InputError, file_errors
 from dcjax.core.streams import DeviceStream
-from dcjax.data import (
-    crops,
-    datasets,
-    device_cache,
-    feature_cache,
-    feature_reader,
-    host_cache,
-    pipeline,
-)
+from dcjax.data import crops, datasets, feature_reader, pixel_reader, readers
 from dcjax.distributed import devices
 from dcjax.division.division import Division
 from dcjax.experiment import cameras
@@ -33,6 +25,9 @@ from dcjax.losses import mining
 from dcjax.models import backbones, masked_embedder, pretrained
 from dcjax.retrieval import evaluation
 from dcjax.training import optimizers, rates, state, steps
+
+if TYPE_CHECKING:  # these import TensorFlow, which reads images alone
+    from dcjax.data import pipeline
 
 # Settings of the model on which the features of its backbone do not depend.
 _OF_NO_FEATURE = {
@@ -75,26 +70,31 @@ class Network:
         image = masked_embedder.blank_image(self.model, self.config.dataset.crop)
         return jax.eval_shape(self.model.init, self._initialization_key(), image)
 
-    def open_test(self, splits: datasets.Splits) -> list[pipeline.Reader]:
+    def open_test(self, splits: datasets.Splits) -> list[readers.Reader]:
         """Returns readers, from the files, of the query and, if there is one, of the gallery."""
         return [self.open(images) for images in splits.test_sets]
 
     def open(
         self, images: datasets.ImageSet, *, share: devices.Share = devices.WHOLE
-    ) -> pipeline.Reader:
-        """Returns a reader of images, from their files, or of features in their place."""
+    ) -> readers.Reader:
+        """Returns a reader of images, from their files or from memory, or of features."""
         if images.num_features:
             return feature_reader.FeatureReader(images, images.images, share=share)
+        if pixel_reader.can_read(images, self.augmentation):
+            seed = self.config.seed
+            return pixel_reader.PixelReader(images, self.augmentation, seed=seed, share=share)
         return self.stream(images, share=share)
 
     def stream(
         self,
         images: datasets.ImageSet,
-        resized: pipeline.Source | None = None,
+        resized: "pipeline.Source | None" = None,
         *,
         share: devices.Share = devices.WHOLE,
-    ) -> pipeline.Stream:
+    ) -> "pipeline.Stream":
         """Returns a reader of an image set, from its files or from its resized images."""
+        from dcjax.data import pipeline  # which imports TensorFlow
+
         return pipeline.Stream(
             images,
             self.augmentation,
@@ -107,7 +107,7 @@ class Network:
 
     def embed(
         self,
-        reader: pipeline.EvalReader,
+        reader: readers.EvalReader,
         variables: dict[str, Any],
         *,
         output: str = "embedding",
@@ -131,7 +131,7 @@ class Network:
         )
 
     def score(
-        self, readers: Sequence[pipeline.Reader], variables: dict[str, Any], *, is_last: bool
+        self, readers: Sequence[readers.Reader], variables: dict[str, Any], *, is_last: bool
     ) -> dict[str, float]:
         """Returns the scores of the embedding; `is_last`: after the last epoch."""
         wanted = {"never": False, "last": is_last, "always": True}
@@ -140,7 +140,7 @@ class Network:
         return self._score(embeddings, readers, with_nmi=with_nmi, dims=scored_dims(self.config))
 
     def validate(
-        self, reader: pipeline.Reader, variables: dict[str, Any], *, output: str = "embedding"
+        self, reader: readers.Reader, variables: dict[str, Any], *, output: str = "embedding"
     ) -> dict[str, float]:
         """Returns the scores of validation classes: each image searches all others; no NMI."""
         return evaluation.evaluate(
@@ -153,7 +153,7 @@ class Network:
             cameras=cameras.compared([reader.images.cameras], self.config.eval),
         )
 
-    def score_pixels(self, readers: Sequence[pipeline.Reader]) -> dict[str, float]:
+    def score_pixels(self, readers: Sequence[readers.Reader]) -> dict[str, float]:
         """Returns the scores of the images' own pixels."""
         embeddings = [
             evaluation.pixels(
@@ -177,7 +177,7 @@ class Network:
     def _score(
         self,
         embeddings: list[jax.Array],
-        readers: Sequence[pipeline.Reader],
+        readers: Sequence[readers.Reader],
         *,
         with_nmi: bool,
         dims: Sequence[int] = (),
@@ -295,6 +295,8 @@ class Experiment(Network):
         Args:
           variables: of the model.
         """
+        from dcjax.data import feature_cache  # which imports TensorFlow
+
         dataset, rows = self.config.dataset, devices.rows_sharding(self.mesh)
         step = jax.jit(
             functools.partial(steps.pool_step, model=self.model),
@@ -302,7 +304,7 @@ class Experiment(Network):
             out_shardings=rows,
         )
 
-        def compute(reader: pipeline.EvalReader) -> np.ndarray:
+        def compute(reader: readers.EvalReader) -> np.ndarray:
             size = self.config.eval.batch_size
             pooled = evaluation.embed(
                 reader, step, variables, output="backbone", sharding=rows, batch_size=size
@@ -321,7 +323,7 @@ class Experiment(Network):
         )
 
     @property
-    def train_reader(self) -> pipeline.Reader:
+    def train_reader(self) -> readers.Reader:
         """The reader of the training images.
 
         Of a training batch, each process reads the part of its own devices.
@@ -329,12 +331,12 @@ class Experiment(Network):
         return self._readers[0]
 
     @property
-    def test_readers(self) -> list[pipeline.Reader]:
+    def test_readers(self) -> list[readers.Reader]:
         """The readers of the query and, if there is one, of the gallery."""
         return self._readers[1 : 1 + len(self.splits.test_sets)]
 
     @property
-    def validation_reader(self) -> pipeline.Reader | None:
+    def validation_reader(self) -> readers.Reader | None:
         """The reader of the validation images; None without them."""
         return None if self.splits.validation is None else self._readers[-1]
 
@@ -373,14 +375,14 @@ class Experiment(Network):
         return jax.jit(self._draw_state, out_shardings=self._state_shardings())(weights)
 
     @functools.cached_property
-    def _readers(self) -> list[pipeline.Reader]:
+    def _readers(self) -> list[readers.Reader]:
         """Readers of all image sets, through a cache where `dataset.cache` says so."""
         dataset, share = self.config.dataset, self._share
-        if self.num_features:
+        if self.num_features or dataset.cache == "none":
             return [self.open(images, share=share) for images in self._sets]
+        from dcjax.data import device_cache, host_cache  # which import TensorFlow
+
         files = [self.stream(images, share=share) for images in self._sets]
-        if dataset.cache == "none":
-            return list(files)
         if dataset.cache == "device":
             return list(device_cache.create(files, self.mesh))
         folder = dataset.cache_dir if dataset.cache == "disk" else None

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dcjax.analysis import effects
-from dcjax.data import pipeline
+from dcjax.data.readers import Batch
 from dcjax.distributed import processes
 from dcjax.division import division, sampling
 from dcjax.experiment import build
@@ -35,7 +35,7 @@ class Epoch(NamedTuple):
 
     division: division.Division
     plan: sampling.Plan
-    batches: Iterator[pipeline.Batch]
+    batches: Iterator[Batch]
     figures: Figures
 
 

@@ -80,9 +80,7 @@ def main(argv: Sequence[str]) -> None:
         else:
             if command_flags.MODE.value in command_flags.JOINING:
                 _join()
-            from dcjax.data.quiet_tensorflow import hide_devices
-
-            hide_devices()
+            machine.leave_devices_to_jax()
             modes[command_flags.MODE.value](_config(), command_flags.workdirs())
     except KeyboardInterrupt:
         rest = {
