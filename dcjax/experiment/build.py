@@ -16,7 +16,8 @@ from dcjax import losses
 from dcjax.core import plugins, streams
 from dcjax.core.errors import InputError, file_errors
 from dcjax.core.streams import DeviceStream
-from dcjax.data import crops, datasets, feature_reader, pixel_reader, readers
+from dcjax.data import crops, datasets, feature_reader, pixel_reader
+from dcjax.data.readers import EvalReader, Reader
 from dcjax.distributed import devices
 from dcjax.division.division import Division
 from dcjax.experiment import cameras
@@ -70,13 +71,11 @@ class Network:
         image = masked_embedder.blank_image(self.model, self.config.dataset.crop)
         return jax.eval_shape(self.model.init, self._initialization_key(), image)
 
-    def open_test(self, splits: datasets.Splits) -> list[readers.Reader]:
+    def open_test(self, splits: datasets.Splits) -> list[Reader]:
         """Returns readers, from the files, of the query and, if there is one, of the gallery."""
         return [self.open(images) for images in splits.test_sets]
 
-    def open(
-        self, images: datasets.ImageSet, *, share: devices.Share = devices.WHOLE
-    ) -> readers.Reader:
+    def open(self, images: datasets.ImageSet, *, share: devices.Share = devices.WHOLE) -> Reader:
         """Returns a reader of images, from their files or from memory, or of features."""
         if images.num_features:
             return feature_reader.FeatureReader(images, images.images, share=share)
@@ -107,7 +106,7 @@ class Network:
 
     def embed(
         self,
-        reader: readers.EvalReader,
+        reader: EvalReader,
         variables: dict[str, Any],
         *,
         output: str = "embedding",
@@ -131,7 +130,7 @@ class Network:
         )
 
     def score(
-        self, readers: Sequence[readers.Reader], variables: dict[str, Any], *, is_last: bool
+        self, readers: Sequence[Reader], variables: dict[str, Any], *, is_last: bool
     ) -> dict[str, float]:
         """Returns the scores of the embedding; `is_last`: after the last epoch."""
         wanted = {"never": False, "last": is_last, "always": True}
@@ -140,7 +139,7 @@ class Network:
         return self._score(embeddings, readers, with_nmi=with_nmi, dims=scored_dims(self.config))
 
     def validate(
-        self, reader: readers.Reader, variables: dict[str, Any], *, output: str = "embedding"
+        self, reader: Reader, variables: dict[str, Any], *, output: str = "embedding"
     ) -> dict[str, float]:
         """Returns the scores of validation classes: each image searches all others; no NMI."""
         return evaluation.evaluate(
@@ -153,7 +152,7 @@ class Network:
             cameras=cameras.compared([reader.images.cameras], self.config.eval),
         )
 
-    def score_pixels(self, readers: Sequence[readers.Reader]) -> dict[str, float]:
+    def score_pixels(self, readers: Sequence[Reader]) -> dict[str, float]:
         """Returns the scores of the images' own pixels."""
         embeddings = [
             evaluation.pixels(
@@ -177,7 +176,7 @@ class Network:
     def _score(
         self,
         embeddings: list[jax.Array],
-        readers: Sequence[readers.Reader],
+        readers: Sequence[Reader],
         *,
         with_nmi: bool,
         dims: Sequence[int] = (),
@@ -304,7 +303,7 @@ class Experiment(Network):
             out_shardings=rows,
         )
 
-        def compute(reader: readers.EvalReader) -> np.ndarray:
+        def compute(reader: EvalReader) -> np.ndarray:
             size = self.config.eval.batch_size
             pooled = evaluation.embed(
                 reader, step, variables, output="backbone", sharding=rows, batch_size=size
@@ -323,7 +322,7 @@ class Experiment(Network):
         )
 
     @property
-    def train_reader(self) -> readers.Reader:
+    def train_reader(self) -> Reader:
         """The reader of the training images.
 
         Of a training batch, each process reads the part of its own devices.
@@ -331,12 +330,12 @@ class Experiment(Network):
         return self._readers[0]
 
     @property
-    def test_readers(self) -> list[readers.Reader]:
+    def test_readers(self) -> list[Reader]:
         """The readers of the query and, if there is one, of the gallery."""
         return self._readers[1 : 1 + len(self.splits.test_sets)]
 
     @property
-    def validation_reader(self) -> readers.Reader | None:
+    def validation_reader(self) -> Reader | None:
         """The reader of the validation images; None without them."""
         return None if self.splits.validation is None else self._readers[-1]
 
@@ -375,7 +374,7 @@ class Experiment(Network):
         return jax.jit(self._draw_state, out_shardings=self._state_shardings())(weights)
 
     @functools.cached_property
-    def _readers(self) -> list[readers.Reader]:
+    def _readers(self) -> list[Reader]:
         """Readers of all image sets, through a cache where `dataset.cache` says so."""
         dataset, share = self.config.dataset, self._share
         if self.num_features or dataset.cache == "none":

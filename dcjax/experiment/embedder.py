@@ -317,9 +317,9 @@ def load(
     """Restores the model of a run, which may be somebody else's: no code in it is run.
 
     It changes no state of the process: environment, logs, signals, and settings of libraries stay.
-    TensorFlow, which reads images, is imported without oneDNN, whose message it prints, unless the
-    program has set TF_ENABLE_ONEDNN_OPTS or imported TensorFlow before. It sees all devices: a
-    program that needs GPUs for JAX alone hides them with
+    TensorFlow, which reads images, is imported with the first of them, without oneDNN, whose
+    message it prints, unless the program has set TF_ENABLE_ONEDNN_OPTS or imported TensorFlow
+    before. It sees all devices: a program that needs GPUs for JAX alone hides them with
     `tf.config.set_visible_devices([], "GPU")`.
 
     Args:
