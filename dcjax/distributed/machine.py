@@ -93,3 +93,5 @@ def keep_compilations() -> None:
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(caches):  # not so for a user without a home
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "dcjax"))
+        # Small programs too, of which a start has dozens: JAX keeps those that took a second.
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
