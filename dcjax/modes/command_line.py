@@ -13,8 +13,8 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     output.protect(f"{programs.name()}: {ended}" if trains else "")
     logging.set_verbosity(logging.ERROR)
     try:
-        modes = {
+        modes: dict[str, Callable[[Any, list[str]], None]] = {
             "train": functools.partial(_train, start_up),
             "evaluate": _evaluate,
             "check_data": _check_data,

@@ -4,7 +4,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Self
 
 _STAT = pathlib.Path("/proc/self/stat")
 _START_FIELD = 19  # of _STAT, counted behind the name: when the process was started, in clock ticks
@@ -81,11 +81,11 @@ class StartUp:
         ordered = sorted(seconds, key=seconds.__getitem__, reverse=True)
         return {function: seconds[function] for function in ordered[:_SHOWN_FUNCTIONS]}
 
-    def _record(self, event: str, duration: float, **labels: Any) -> None:
+    def _record(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         kind = event.rpartition("/")[2]
         if kind in _TRACING + _COMPILING:
             now = time.time()
-            self._events.append((kind, str(labels.get("fun_name", "")), (now - duration, now)))
+            self._events.append((kind, str(kwargs.get("fun_name", "")), (now - duration_secs, now)))
 
     def _intervals(self, kinds: Iterable[str]) -> list[Interval]:
         return [interval for kind, _, interval in self._events if kind in kinds]
