@@ -10,28 +10,21 @@ the values of all settings:
     python -c "from configs import default; print(default.get_config())"
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from dcjax.core import options
 from dcjax.data.crops import Augmentation
 from dcjax.data.headers import MAX_PIXELS
-from dcjax.division import masks
-from dcjax.division.division import divide
-from dcjax.division.sampling import plan_epoch
-from dcjax.losses import contrasts, pairwise, proxies, ranks, soft_triple, sub_centers, triplets
-from dcjax.losses.mining import MINERS
-from dcjax.models import masked_embedder, vit
-from dcjax.retrieval import reranking
-from dcjax.training import optimizers, rates
 
 
-def _defaults(part: Callable[..., Any], *names: str) -> ConfigDict:
-    """Returns options of a part with the defaults of its signature: those named, or all."""
-    known = options.of(part)
-    return ConfigDict({name: known[name] for name in names or known})
+def _defaults(place: str, *names: str) -> ConfigDict:
+    """Returns options of a part with the defaults of its signature: those named, or all.
+
+    Args:
+      place: of the function, dcjax.PACKAGE.MODULE:FUNCTION without `dcjax`.
+      names: of options.
+    """
+    return ConfigDict(options.read(place, *names))
 
 
 def get_config() -> ConfigDict:
@@ -83,19 +76,18 @@ def get_config() -> ConfigDict:
     dataset.max_pixels = MAX_PIXELS
     dataset.num_threads = 0  # that decode and augment; 0: as many as tf.data finds best
 
-    config.augment = _defaults(
-        Augmentation,
-        "strategy",  # standard, geom, geom_color or color_heavy (P21, Table V)
-        # random_resized; resize_then_random, as the papers say; or resize_then_random_resized,
-        # which cuts random_resized crops from the image at dataset.resize.
-        "crop",
-        "scale",  # of a crop that is resized: share of the image's area
-        "ratio",  # of a crop that is resized: width / height
-        "flip",  # left to right, with probability 0.5
-    )
+    config.augment = augment = ConfigDict()
+    # standard, geom, geom_color or color_heavy (P21, Table V)
+    augment.strategy = augmentation["strategy"]
+    # random_resized; resize_then_random, as the papers say; or resize_then_random_resized, which
+    # cuts random_resized crops from the image at dataset.resize.
+    augment.crop = augmentation["crop"]
+    augment.scale = augmentation["scale"]  # of a crop that is resized: share of the image's area
+    augment.ratio = augmentation["ratio"]  # of a crop that is resized: width / height
+    augment.flip = augmentation["flip"]  # left to right, with probability 0.5
 
     config.model = model = _defaults(
-        masked_embedder.create,
+        "models.masked_embedder:create",
         "num_stages",  # of a ResNet: stages kept; the rest is cut off
         "width",  # of a ResNet: channels of the first stage; 64 is the published one
         "batch_norm",  # of a ResNet: frozen running statistics, or train (from random weights)
@@ -124,7 +116,7 @@ def get_config() -> ConfigDict:
     # Of a ViT, as its weights have it. The defaults are DINOv2's; DINO's and augreg's have
     # patch_size 16 and no layer_scale.
     model.vit = _defaults(
-        vit.create,
+        "models.vit:create",
         "patch_size",  # pixels; it must divide dataset.crop
         "registers",  # tokens beside class and patches; 4 in DINOv2 with registers
         "layer_scale",  # a factor per feature after each branch
@@ -145,7 +137,7 @@ def get_config() -> ConfigDict:
     model.embedding_dim = 512  # D
     model.masks = "learned"  # learned, fixed (0/1 blocks) or none (no subspaces)
     # How masks are combined: sum (P21 eq. 8), sum_l1, none.
-    model.test_masks = options.of(masks.combine)["kind"]
+    model.test_masks = options.read("division.masks:combine")["kind"]
     model.orthogonality_weight = 0.01  # lambda of P21 eq. 7, for learned masks
 
     config.loss = loss = ConfigDict()
@@ -163,41 +155,44 @@ def get_config() -> ConfigDict:
     loss.memory_from_epoch = 1  # counted from 0: embeddings move too fast at first
     loss.custom = ConfigDict()  # options of a loss of your own
     # Options of each loss: the keyword arguments of its function. A miner is given by its name.
-    loss.margin = _defaults(pairwise.margin)  # Wu et al. 2017
-    loss.triplet = _defaults(triplets.triplet)  # Schroff et al. 2015
-    loss.soft_triplet = _defaults(triplets.soft_triplet)  # Hermans et al. 2017
-    loss.n_pairs = _defaults(contrasts.n_pairs)  # Sohn 2016, as P21's code has it
-    loss.contrastive = _defaults(pairwise.contrastive)  # Hadsell et al. 2006
-    loss.multi_similarity = _defaults(pairwise.multi_similarity)  # Wang et al. 2019
-    loss.circle = _defaults(pairwise.circle)  # Sun et al. 2020
-    loss.supervised_contrastive = _defaults(contrasts.supervised_contrastive)  # Khosla et al. 2020
-    loss.smooth_ap = _defaults(ranks.smooth_ap)  # Brown et al. 2020
-    loss.recall_at_k = _defaults(ranks.recall_at_k)  # Patel et al. 2022
+    loss.margin = _defaults("losses.pairwise:margin")  # Wu et al. 2017
+    loss.triplet = _defaults("losses.triplets:triplet")  # Schroff et al. 2015
+    loss.soft_triplet = _defaults("losses.triplets:soft_triplet")  # Hermans et al. 2017
+    loss.n_pairs = _defaults("losses.contrasts:n_pairs")  # Sohn 2016, as P21's code has it
+    loss.contrastive = _defaults("losses.pairwise:contrastive")  # Hadsell et al. 2006
+    loss.multi_similarity = _defaults("losses.pairwise:multi_similarity")  # Wang et al. 2019
+    loss.circle = _defaults("losses.pairwise:circle")  # Sun et al. 2020
+    # Khosla et al. 2020
+    loss.supervised_contrastive = _defaults("losses.contrasts:supervised_contrastive")
+    loss.smooth_ap = _defaults("losses.ranks:smooth_ap")  # Brown et al. 2020
+    loss.recall_at_k = _defaults("losses.ranks:recall_at_k")  # Patel et al. 2022
     # Proxies are trained at optimizer.loss_learning_rate.
-    loss.proxy_nca = _defaults(proxies.proxy_nca)  # Movshovitz-Attias et al. 2017
-    loss.proxy_anchor = _defaults(proxies.proxy_anchor)  # Kim et al. 2020
+    loss.proxy_nca = _defaults("losses.proxies:proxy_nca")  # Movshovitz-Attias et al. 2017
+    loss.proxy_anchor = _defaults("losses.proxies:proxy_anchor")  # Kim et al. 2020
     # Wang et al. 2017 (NormFace), Zhai & Wu 2019
-    loss.normalized_softmax = _defaults(proxies.normalized_softmax)
-    loss.cosface = _defaults(proxies.cosface)  # Wang et al. 2018
-    loss.arcface = _defaults(proxies.arcface)  # Deng et al. 2019
-    loss.sub_center_arcface = _defaults(sub_centers.sub_center_arcface)  # Deng et al. 2020
-    loss.soft_triple = _defaults(soft_triple.soft_triple)  # Qian et al. 2019
+    loss.normalized_softmax = _defaults("losses.proxies:normalized_softmax")
+    loss.cosface = _defaults("losses.proxies:cosface")  # Wang et al. 2018
+    loss.arcface = _defaults("losses.proxies:arcface")  # Deng et al. 2019
+    loss.sub_center_arcface = _defaults("losses.sub_centers:sub_center_arcface")  # Deng et al. 2020
+    loss.soft_triple = _defaults("losses.soft_triple:soft_triple")  # Qian et al. 2019
 
     # Options of miners, which loss.NAME.miner names: all, distance_weighted, easy_positive, hard,
     # multi_similarity, nearest or semi_hard; or package.module:function, one of your own. They are
     # the keyword arguments of the functions in dcjax/losses/mining.py.
     config.mining = mining = ConfigDict()
     mining.custom = ConfigDict()  # options of a miner of your own
-    for miner in MINERS.values():  # which share the options that they have in common
-        mining.update(_defaults(miner))
+    for miner in ("distance_weighted", "easy_positive", "multi_similarity", "nearest", "semi_hard"):
+        mining.update(_defaults(f"losses.mining:{miner}"))  # with equal defaults of shared options
 
     config.division = division = _defaults(
-        divide,
+        "division.division:divide",
         "matching",  # score of two clusters in the assignment: iou or overlap
         # Draws of kmeans or random until every cluster has two classes of two images.
         "num_trials",
-        "num_iterations",  # of K-means
+        # Of a K-means of all images: random images, or the centers of the previous clusters.
+        "start",
     )
+    division.update(_defaults("division.host_kmeans:kmeans", "num_iterations"))  # at most
     # K_max: a power of two, or any number with hierarchy direct; 1: the baseline, not divided.
     division.max_clusters = 4
     division.every_epochs = 2  # T
@@ -211,7 +206,7 @@ def get_config() -> ConfigDict:
     division.freeze_backbone_epochs = 1  # of each period, the first too; not with max_clusters 1
 
     config.sampling = _defaults(
-        plan_epoch,
+        "division.sampling:plan_epoch",
         "sampler",  # uniform over images, or balanced over classes
         "batch_size",  # B, images of one cluster
         "images_per_class",  # m, balanced only
@@ -227,17 +222,17 @@ def get_config() -> ConfigDict:
     config.devices.cluster_parallel = 1
 
     config.optimizer = optimizer = _defaults(
-        optimizers.create,
+        "training.optimizers:create",
         "name",  # adam, adamw, lion or sgd
         # Of weights: coupled, added to the gradient before the optimizer; or decoupled, added to
         # its update. adamw and lion require decoupled.
         "decay",
         "clip_norm",  # largest norm of the gradient of backbone and embedding together; 0: any
     )
-    optimizer.adam = _defaults(optimizers.adam)  # Kingma & Ba 2015
-    optimizer.adamw = _defaults(optimizers.adamw)  # Loshchilov & Hutter 2019
-    optimizer.lion = _defaults(optimizers.lion)  # Chen et al. 2023
-    optimizer.sgd = _defaults(optimizers.sgd)
+    optimizer.adam = _defaults("training.optimizers:adam")  # Kingma & Ba 2015
+    optimizer.adamw = _defaults("training.optimizers:adamw")  # Loshchilov & Hutter 2019
+    optimizer.lion = _defaults("training.optimizers:lion")  # Chen et al. 2023
+    optimizer.sgd = _defaults("training.optimizers:sgd")
     optimizer.learning_rate = 1e-5  # of backbone and embedding; in both papers' code
     optimizer.embedding_multiplier = 1.0  # times learning_rate
     optimizer.masks_multiplier = 100.0  # times learning_rate
@@ -249,7 +244,7 @@ def get_config() -> ConfigDict:
     optimizer.masks_decay_multiplier = 1.0  # times weight_decay
     optimizer.update(  # how all learning rates change from step to step
         _defaults(
-            rates.create,
+            "training.rates:create",
             "schedule",  # after the warm-up: constant; cosine, to the end of the run; or step
             "warmup_epochs",  # of a linear rise from 0; 0.5 is half an epoch
             "final_share",  # of the rates at the end of a cosine
@@ -294,7 +289,7 @@ def get_config() -> ConfigDict:
     # Also score the ranking of a gallery by k-reciprocal neighbours (Zhong et al. 2017).
     evaluation.rerank = False
     evaluation.reranking = _defaults(
-        reranking.score_queries,
+        "retrieval.reranking:score_queries",
         "k1",  # nearest images that may be reciprocal neighbours
         "k2",  # nearest images whose encodings are averaged
         "original_weight",  # lambda, of the distance that there was before

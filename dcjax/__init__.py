@@ -4,7 +4,7 @@ from dcjax.core import lazy
 
 __version__ = "0.1.0"
 
-# To restore a model needs TensorFlow, whose import takes seconds that a use of losses saves.
+# To restore a model needs Flax and Orbax, whose import takes seconds that a use of losses saves.
 __getattr__ = lazy.exports(
     __name__,
     {

@@ -6,14 +6,16 @@ key into which they are folded. All generators and keys are made here.
 """
 
 import enum
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
 
 from dcjax.core.errors import InputError
 from dcjax.core.ranges import require_whole
+
+if TYPE_CHECKING:
+    from jax import Array
+    from jax.typing import ArrayLike
 
 # (seed, stream, the numbers of that stream): what a draw on the host depends on.
 Key = tuple[int, ...]
@@ -101,6 +103,8 @@ def kmeans_key(seed: int | Key) -> Key:
     return seed if isinstance(seed, tuple) else (seed, Stream.KMEANS)
 
 
-def device_key(seed: ArrayLike, stream: DeviceStream) -> Array:
+def device_key(seed: "ArrayLike", stream: DeviceStream) -> "Array":
     """Returns the key of draws on devices; the seed may be traced."""
+    import jax  # slow to import, and what draws on the host alone, as for crops, needs no JAX
+
     return jax.random.fold_in(jax.random.key(seed), int(stream))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from jax.sharding import Mesh, NamedSharding
 
 from dcjax.core.errors import InputError
-from dcjax.data import crops, pipeline
+from dcjax.data import crops, pipeline, readers
 from dcjax.distributed import devices
 from dcjax.division.sampling import Block
 
@@ -26,7 +26,7 @@ _LINES_AT_ONCE = 8192  # lines of a transfer while the cache is filled: 6 MiB at
 
 
 class Cache:
-    """Reads an image set from the devices' memory; implements `pipeline.Reader`.
+    """Reads an image set from the devices' memory; implements `readers.Reader`.
 
     The crops are those of `pipeline.Stream` from the resized images: equal if they are not resized
     again, and within one grey level if they are.
@@ -53,7 +53,7 @@ class Cache:
         self._rows_sharding = devices.rows_sharding(mesh)
         self._crop_eval = _jit(copy, mesh, self._rows_sharding)
 
-    def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[pipeline.Batch]:
+    def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[readers.Batch]:
         """Returns the batches of these steps: images on the devices, the rest on the host."""
         share = self._stream.share
         return (

@@ -17,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from dcjax.core.errors import InputError, file_errors
-from dcjax.data import cache_folders, host_cache, pipeline
+from dcjax.data import cache_folders, host_cache, pipeline, readers
 from dcjax.data.feature_reader import FeatureReader, Features
 from dcjax.distributed import devices, processes
 
-Compute = Callable[[pipeline.EvalReader], Features]
+Compute = Callable[[readers.EvalReader], Features]
 
 _FORMAT = 1  # of the file; to be increased when crops or features change
 _FILE = "features.npy"
 
 
 class _Crops:
-    """Centre crops of a stream, or those of a view; implements `pipeline.EvalReader`."""
+    """Centre crops of a stream, or those of a view; implements `readers.EvalReader`."""
 
     def __init__(
         self, stream: pipeline.Stream, view: int | None, advance: Callable[[str, int], None]

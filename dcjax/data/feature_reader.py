@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from dcjax.core import streams
 from dcjax.core.streams import Stream
-from dcjax.data import pipeline
 from dcjax.data.datasets import ImageSet
+from dcjax.data.readers import Batch
 from dcjax.distributed import devices
 from dcjax.division.sampling import Block
 
@@ -16,7 +16,7 @@ Features = npt.NDArray[np.float32]
 
 
 class FeatureReader:
-    """Reads the features of an image set; implements `pipeline.Reader`.
+    """Reads the features of an image set; implements `readers.Reader`.
 
     A batch has the key "image" as one of images has, with features float32 [C, B, F].
 
@@ -49,7 +49,7 @@ class FeatureReader:
         self._seed = seed
         self._share = share
 
-    def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[pipeline.Batch]:
+    def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[Batch]:
         """Returns the batches of these steps of an epoch, on the host."""
         return (
             {

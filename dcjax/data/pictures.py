@@ -151,14 +151,6 @@ class CropReader:
             raise
 
 
-def batch_size(num_pictures: int, most: int) -> int:
-    """Returns the size of the batch for so many pictures: a power of two, at most `most`.
-
-    Small batches for few pictures; powers of two, so that few sizes are compiled.
-    """
-    return min(1 << (num_pictures - 1).bit_length(), most)
-
-
 def _compile(function: Callable[..., tf.Tensor], *arguments: tuple[Any, Any]) -> Any:
     signature = [tf.TensorSpec(shape, dtype) for shape, dtype in arguments]
     return tf.function(function, input_signature=signature, autograph=False)

@@ -6,7 +6,6 @@ not on the number of threads or processes, nor on the step from which a run was 
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,66 +15,18 @@ from dcjax.core.errors import InputError
 from dcjax.data import augment, crops, decoding
 from dcjax.data.datasets import ImageSet
 from dcjax.data.quiet_tensorflow import tf
+from dcjax.data.readers import Batch
 from dcjax.distributed import devices
 from dcjax.division.sampling import Block
 
-Batch = dict[str, Any]
 Source = Callable[[tf.Tensor], tf.Tensor]  # from a row int32[] to its image, uint8[h, w, 3]
 
 _BATCHES_AHEAD = 2
 _SIZES_AT_ONCE = 256
 
 
-class EvalReader(Protocol):
-    """Reads the centre crops of one image set; returns arrays on the host or on the devices.
-
-    Attributes:
-      images: the image set.
-    """
-
-    images: ImageSet
-
-    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[Any]:
-        """Returns the centre crops of these rows, after the shorter side is resized.
-
-        Args:
-          rows: int32[S, B], this process's part of S batches, as of `rows_to_embed`.
-
-        Returns:
-          uint8[B, crop, crop, 3] on the host, or the global batches, sharded over the devices.
-        """
-
-
-class Reader(EvalReader, Protocol):
-    """Reads one image set, for training too."""
-
-    def train_batches(self, blocks: Iterable[Block], *, epoch: int) -> Iterator[Batch]:
-        """Returns the batches of these steps of an epoch, in order; reading begins at once.
-
-        Args:
-          blocks: the steps, as of `Plan.blocks`.
-          epoch: Number of the epoch.
-
-        Returns:
-          image uint8[C, B, H, W, 3], label int32[C, B], cluster int32[C]; read-only arrays. On the
-          host, each process gets its share of them.
-        """
-
-
-class Crops:
-    """Centre crops in memory, or features in their place; implements `EvalReader`."""
-
-    def __init__(self, crops: npt.NDArray[Any]) -> None:
-        """Takes the crops, uint8[N, crop, crop, 3], or features, float32[N, F]."""
-        self.images = ImageSet(crops, np.zeros(len(crops), np.int32), ("",))
-
-    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[npt.NDArray]:
-        """Returns the crops of these rows, on the host."""
-        return (self.images.images[batch] for batch in rows)
-
-
 class Stream:
-    """Reads an image set through tf.data, from its source each time; implements `Reader`.
+    """Reads an image set through tf.data, from its source each time; implements `readers.Reader`.
 
     The function of an image is traced once, when it is first needed.
     """
@@ -239,26 +190,6 @@ def _chain(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Iterato
         upcoming = next(others, None)  # its reading begins before its turn
         yield from batches
         batches = upcoming
-
-
-def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt.NDArray[np.int32]:
-    """Returns the rows of batches that are sharded over devices.
-
-    Each device has an equal, contiguous part of all rows, and an equal part of every batch. The
-    last row is repeated until the last batch is full.
-
-    Args:
-      num_images: N.
-      batch_size: B, a multiple of num_devices.
-      num_devices: number of devices that share a batch.
-
-    Returns:
-      int32[ceil(N / B), B].
-    """
-    num_batches = -(-num_images // batch_size)
-    rows = np.minimum(np.arange(num_batches * batch_size, dtype=np.int32), num_images - 1)
-    by_device = rows.reshape(num_devices, num_batches, -1)
-    return by_device.swapaxes(0, 1).reshape(num_batches, batch_size)
 
 
 def _create_source(images: ImageSet, max_pixels: int) -> Source:

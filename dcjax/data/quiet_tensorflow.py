@@ -7,13 +7,8 @@ from dcjax.distributed import machine
 with machine.quiet_import():
     import tensorflow as tf
 
-__all__ = ["hide_devices", "tf"]
+__all__ = ["tf"]
 
-
-def hide_devices() -> None:
-    """Hides GPUs from TensorFlow in this process, if it has not used them yet.
-
-    For programs that use them in JAX only: TensorFlow may allocate all of their memory.
-    """
-    with contextlib.suppress(RuntimeError):
+if machine.leaves_devices_to_jax():
+    with contextlib.suppress(RuntimeError):  # it has used them already
         tf.config.set_visible_devices([], "GPU")

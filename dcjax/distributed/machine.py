@@ -15,6 +15,10 @@ from collections.abc import Iterator
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
 # TensorFlow prints a long message if it uses oneDNN, whatever the level of its log.
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+# TensorFlow imports Keras, which takes a third of the time and is not used here, unless it is told
+# to take an older Keras, which is not there. It looks again if a program uses tf.keras.
+_WITHOUT_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
+_leaves_devices_to_jax = False
 
 
 def use_utf8() -> None:
@@ -51,14 +55,26 @@ def keep_quiet() -> None:
     logging.getLogger("absl").addFilter(is_not_of_orbax)
 
 
+def leave_devices_to_jax() -> None:
+    """Keeps GPUs from TensorFlow, which may allocate all of their memory, when it is imported."""
+    global _leaves_devices_to_jax
+    _leaves_devices_to_jax = True
+
+
+def leaves_devices_to_jax() -> bool:
+    """Returns whether TensorFlow is to see no GPU."""
+    return _leaves_devices_to_jax
+
+
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Silences TensorFlow's start-up messages in the block; the environment is as before after it.
+    """Imports TensorFlow in the block quickly and silently; the environment is as before after it.
 
     TensorFlow reads these variables once, so it stays without oneDNN, as in `launch.py`, unless the
     program has imported it before or has set them.
     """
-    added = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    wanted = _QUIET | _WITHOUT_KERAS
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield
@@ -77,3 +93,5 @@ def keep_compilations() -> None:
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if os.path.isabs(caches):  # not so for a user without a home
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(caches, "dcjax"))
+        # Small programs too, of which a start has dozens: JAX keeps those that took a second.
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

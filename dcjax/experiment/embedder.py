@@ -1,8 +1,9 @@
 """A trained model: restores a checkpoint, embeds images, evaluates."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from dcjax.core import naming, plugins
 from dcjax.core.console import Console
 from dcjax.core.errors import InputError
-from dcjax.data import pictures, pipeline
+from dcjax.data import readers
 from dcjax.data.datasets import ImageSet, Splits, duplicates
 from dcjax.distributed import devices, processes
 from dcjax.experiment import (
@@ -33,6 +34,9 @@ from dcjax.runs import workdirs
 from dcjax.runs.checkpoints import Checkpoints
 from dcjax.runs.preemption import StopRequest
 from dcjax.runs.progress import Progress
+
+if TYPE_CHECKING:
+    from dcjax.data import pictures
 
 
 class Embedder:
@@ -89,12 +93,6 @@ class Embedder:
         self.scores = scores or {}
         self.validation_scores = validation_scores or {}
         self.nmi = nmi
-        self._reader = pictures.CropReader(
-            resize=network.augmentation.resize,
-            size=network.augmentation.size,
-            max_pixels=self.config.dataset.max_pixels,
-            num_threads=self.config.dataset.num_threads or None,
-        )
 
     def __call__(self, images: Iterable[Any]) -> np.ndarray:
         """Embeds pictures of any sizes by the test transform of the run.
@@ -122,6 +120,17 @@ class Embedder:
         """F of the features that it takes in the place of images; 0: it takes images."""
         return self._network.num_features
 
+    @functools.cached_property
+    def _reader(self) -> "pictures.CropReader":
+        from dcjax.data import pictures  # which imports TensorFlow: features do without it
+
+        return pictures.CropReader(
+            resize=self._network.augmentation.resize,
+            size=self._network.augmentation.size,
+            max_pixels=self.config.dataset.max_pixels,
+            num_threads=self.config.dataset.num_threads or None,
+        )
+
     def _batches(self, images: Any, size: int) -> Iterator[npt.NDArray[Any]]:
         """Returns the crops of pictures, or features in their place, in batches."""
         if not self.num_features:
@@ -143,9 +152,9 @@ class Embedder:
 
     def _embed(self, crops: npt.NDArray[Any], most: int) -> np.ndarray:
         embeddings = self._network.embed(
-            pipeline.Crops(crops),
+            readers.Crops(crops),
             self._variables,
-            batch_size=pictures.batch_size(len(crops), most),
+            batch_size=readers.batch_size(len(crops), most),
         )
         return evaluation.fetch(embeddings, len(crops))
 
@@ -286,9 +295,9 @@ class Embedder:
 
 
 class _CountingReader:
-    """A reader of centre crops that reports each batch; implements `pipeline.Reader`."""
+    """A reader of centre crops that reports each batch; implements `readers.Reader`."""
 
-    def __init__(self, reader: pipeline.Reader, advance: Callable[[int], None]) -> None:
+    def __init__(self, reader: readers.Reader, advance: Callable[[int], None]) -> None:
         self.images = reader.images
         self.train_batches = reader.train_batches
         self._reader = reader
@@ -308,9 +317,9 @@ def load(
     """Restores the model of a run, which may be somebody else's: no code in it is run.
 
     It changes no state of the process: environment, logs, signals, and settings of libraries stay.
-    TensorFlow, which reads images, is imported without oneDNN, whose message it prints, unless the
-    program has set TF_ENABLE_ONEDNN_OPTS or imported TensorFlow before. It sees all devices: a
-    program that needs GPUs for JAX alone hides them with
+    TensorFlow, which reads images, is imported with the first of them, without oneDNN, whose
+    message it prints, unless the program has set TF_ENABLE_ONEDNN_OPTS or imported TensorFlow
+    before. It sees all devices: a program that needs GPUs for JAX alone hides them with
     `tf.config.set_visible_devices([], "GPU")`.
 
     Args:

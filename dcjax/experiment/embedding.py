@@ -17,7 +17,6 @@ import dcjax
 from dcjax.core import naming
 from dcjax.core.console import Console
 from dcjax.core.errors import FileError, InputError, file_errors
-from dcjax.data import decoding
 from dcjax.data.datasets import ImageSet, Splits, embedding_files, listing
 from dcjax.distributed import devices
 from dcjax.experiment import same_run
@@ -114,6 +113,8 @@ def load(run: Run, images: str | None, *, flag: str = "--images") -> Source:
     listed = listing.load(images, flag=flag)
     are_checked = not dataset.skip_unreadable
     if are_checked:
+        from dcjax.data import decoding  # which imports TensorFlow
+
         decoding.select_readable(
             listed.images, skip_unreadable=False, max_pixels=dataset.max_pixels
         )
@@ -245,6 +246,8 @@ def _readable_rows(run: Run, images: ImageSet, source: Source) -> np.ndarray:
     rows = np.arange(len(images))
     if source.are_checked:
         return rows
+    from dcjax.data import decoding  # which imports TensorFlow
+
     max_pixels = run.config.dataset.max_pixels
     return np.delete(rows, decoding.find_unreadable(images, thorough=True, max_pixels=max_pixels))
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dcjax.analysis import effects
-from dcjax.data import pipeline
+from dcjax.data.readers import Batch
 from dcjax.distributed import processes
 from dcjax.division import division, sampling
 from dcjax.experiment.build import Experiment
@@ -34,7 +34,7 @@ class Epoch(NamedTuple):
 
     division: division.Division
     plan: sampling.Plan
-    batches: Iterator[pipeline.Batch]
+    batches: Iterator[Batch]
     figures: Figures
 
 
@@ -206,6 +206,7 @@ def divide(
         matching=dividing.matching,
         num_trials=dividing.num_trials,
         num_iterations=dividing.num_iterations,
+        start=dividing.start,
         mesh=experiment.mesh if dividing.kmeans == "devices" else None,
     )
 

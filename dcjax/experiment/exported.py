@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import export
 
 from dcjax.core import regular_files
 from dcjax.core.errors import InputError, file_errors
-from dcjax.data import device_resize, pictures
+from dcjax.data import device_resize, readers
 from dcjax.experiment import parts
 from dcjax.experiment.network import Network
 
@@ -37,6 +38,8 @@ class ExportedEmbedder:
         """
         self.embedding_dim = exported.out_avals[0].shape[1]
         self._embed = jax.jit(exported.call)
+        from dcjax.data import pictures  # which imports TensorFlow
+
         self._reader = pictures.CropReader(resize=resize, size=size)
 
     def __call__(self, images: Iterable[Any]) -> np.ndarray:
@@ -45,8 +48,8 @@ class ExportedEmbedder:
         none = np.zeros((0, self.embedding_dim), np.float32)
         return np.concatenate([none, *map(self._embed_batch, batches)])
 
-    def _embed_batch(self, crops: pictures.Crops) -> np.ndarray:
-        size = pictures.batch_size(len(crops), _BATCH_SIZE)
+    def _embed_batch(self, crops: npt.NDArray[np.uint8]) -> np.ndarray:
+        size = readers.batch_size(len(crops), _BATCH_SIZE)
         padded = np.pad(crops, [(0, size - len(crops)), (0, 0), (0, 0), (0, 0)])
         return np.asarray(self._embed(padded))[: len(crops)]
 

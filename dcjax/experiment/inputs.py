@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dcjax.data import datasets, decoding
+from dcjax.data import datasets
 from dcjax.experiment import same_run
 
 
@@ -29,9 +29,7 @@ def load_splits(
     """
     splits = datasets.load(**_options(dataset), with_train=with_train, saved_test=saved_test)
     read = {
-        name: decoding.select_readable(
-            images, skip_unreadable=dataset.skip_unreadable, max_pixels=dataset.max_pixels
-        )
+        name: _select_readable(images, dataset)
         for name, images in vars(splits).items()
         if images is not None
     }
@@ -71,6 +69,19 @@ def hold_out(dataset: ConfigDict) -> datasets.HoldOut:
         names=tuple(dataset.validation_list),
         unit=dataset.validation_unit,
         fold=dataset.validation_fold,
+    )
+
+
+def _select_readable(
+    images: datasets.ImageSet, dataset: ConfigDict
+) -> tuple[datasets.ImageSet, int]:
+    """Returns the images that can be read, and how many cannot, see `decoding.select_readable`."""
+    if images.in_memory:
+        return images, 0
+    from dcjax.data import decoding  # which imports TensorFlow
+
+    return decoding.select_readable(
+        images, skip_unreadable=dataset.skip_unreadable, max_pixels=dataset.max_pixels
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -12,12 +12,16 @@ from ml_collections import ConfigDict
 
 from dcjax.core import streams
 from dcjax.core.streams import DeviceStream
-from dcjax.data import crops, datasets, feature_reader, pipeline
+from dcjax.data import crops, datasets, feature_reader, pixel_reader
+from dcjax.data.readers import EvalReader, Reader
 from dcjax.distributed import devices
 from dcjax.experiment import cameras, parts, scoring
 from dcjax.models import masked_embedder
 from dcjax.retrieval import evaluation
 from dcjax.training import steps
+
+if TYPE_CHECKING:  # these import TensorFlow, which reads images alone
+    from dcjax.data import pipeline
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,26 +60,29 @@ class Network:
         """Returns the key from which all parameters are drawn."""
         return streams.device_key(self.config.seed, DeviceStream.INITIALIZATION)
 
-    def open_test(self, splits: datasets.Splits) -> list[pipeline.Reader]:
+    def open_test(self, splits: datasets.Splits) -> list[Reader]:
         """Returns readers, from the files, of the query and, if there is one, of the gallery."""
         return [self.open(images) for images in splits.test_sets]
 
-    def open(
-        self, images: datasets.ImageSet, *, share: devices.Share = devices.WHOLE
-    ) -> pipeline.Reader:
-        """Returns a reader of images, from their files, or of features in their place."""
+    def open(self, images: datasets.ImageSet, *, share: devices.Share = devices.WHOLE) -> Reader:
+        """Returns a reader of images, from their files or from memory, or of features."""
         if images.num_features:
             return feature_reader.FeatureReader(images, images.images, share=share)
+        if pixel_reader.can_read(images, self.augmentation):
+            seed = self.config.seed
+            return pixel_reader.PixelReader(images, self.augmentation, seed=seed, share=share)
         return self.stream(images, share=share)
 
     def stream(
         self,
         images: datasets.ImageSet,
-        resized: pipeline.Source | None = None,
+        resized: "pipeline.Source | None" = None,
         *,
         share: devices.Share = devices.WHOLE,
-    ) -> pipeline.Stream:
+    ) -> "pipeline.Stream":
         """Returns a reader of an image set, from its files or from its resized images."""
+        from dcjax.data import pipeline  # which imports TensorFlow
+
         return pipeline.Stream(
             images,
             self.augmentation,
@@ -88,7 +95,7 @@ class Network:
 
     def embed(
         self,
-        reader: pipeline.EvalReader,
+        reader: EvalReader,
         variables: dict[str, Any],
         *,
         output: str = "embedding",
@@ -111,7 +118,7 @@ class Network:
             batch_size=batch_size or self.config.eval.batch_size,
         )
 
-    def pool(self, reader: pipeline.EvalReader, variables: dict[str, Any]) -> np.ndarray:
+    def pool(self, reader: EvalReader, variables: dict[str, Any]) -> np.ndarray:
         """Returns the pooled features of all images of a reader, not normalised, float32 [N, F].
 
         On the host; all processes call it together, and each computes a share.
@@ -127,7 +134,7 @@ class Network:
         return evaluation.fetch(pooled, len(reader.images))
 
     def score(
-        self, readers: Sequence[pipeline.Reader], variables: dict[str, Any], *, is_last: bool
+        self, readers: Sequence[Reader], variables: dict[str, Any], *, is_last: bool
     ) -> dict[str, float]:
         """Returns the scores of the embedding; `is_last`: after the last epoch."""
         wanted = {"never": False, "last": is_last, "always": True}
@@ -137,13 +144,13 @@ class Network:
         return self._score(embeddings, readers, with_nmi=with_nmi, dims=dims)
 
     def score_backbone(
-        self, readers: Sequence[pipeline.Reader], variables: dict[str, Any]
+        self, readers: Sequence[Reader], variables: dict[str, Any]
     ) -> dict[str, float]:
         """Returns the scores of the pooled features of the backbone."""
         features = [self.embed(reader, variables, output="backbone") for reader in readers]
         return self._score(features, readers, with_nmi=self.config.eval.nmi == "always")
 
-    def score_pixels(self, readers: Sequence[pipeline.Reader]) -> dict[str, float]:
+    def score_pixels(self, readers: Sequence[Reader]) -> dict[str, float]:
         """Returns the scores of the images' own pixels."""
         embeddings = [
             evaluation.pixels(
@@ -156,7 +163,7 @@ class Network:
         return self._score(embeddings, readers, with_nmi=self.config.eval.nmi != "never")
 
     def validate(
-        self, reader: pipeline.Reader, variables: dict[str, Any], *, output: str = "embedding"
+        self, reader: Reader, variables: dict[str, Any], *, output: str = "embedding"
     ) -> dict[str, float]:
         """Returns the scores of validation classes: each image searches all others; no NMI."""
         return evaluation.evaluate(
@@ -191,7 +198,7 @@ class Network:
     def _score(
         self,
         embeddings: list[jax.Array],
-        readers: Sequence[pipeline.Reader],
+        readers: Sequence[Reader],
         *,
         with_nmi: bool,
         dims: Sequence[int] = (),

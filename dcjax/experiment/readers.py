@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dcjax.data import datasets, device_cache, feature_cache, host_cache, pipeline
+from dcjax.data import datasets
+from dcjax.data.readers import Reader
 from dcjax.distributed import devices
 from dcjax.experiment.network import Network
 
@@ -33,7 +34,7 @@ class Readers:
         self._splits = splits
 
     @property
-    def train(self) -> pipeline.Reader:
+    def train(self) -> Reader:
         """The reader of the training images.
 
         Of a training batch, each process reads the part of its own devices.
@@ -41,12 +42,12 @@ class Readers:
         return self._all[0]
 
     @property
-    def test(self) -> list[pipeline.Reader]:
+    def test(self) -> list[Reader]:
         """The readers of the query and, if there is one, of the gallery."""
         return self._all[1 : 1 + len(self._splits.test_sets)]
 
     @property
-    def validation(self) -> pipeline.Reader | None:
+    def validation(self) -> Reader | None:
         """The reader of the validation images; None without them."""
         return None if self._splits.validation is None else self._all[-1]
 
@@ -59,6 +60,8 @@ class Readers:
         Args:
           variables: of the model.
         """
+        from dcjax.data import feature_cache  # which imports TensorFlow
+
         network = self._network
         dataset = network.config.dataset
         self._all = [
@@ -74,15 +77,15 @@ class Readers:
         ]
 
     @functools.cached_property
-    def _all(self) -> list[pipeline.Reader]:
+    def _all(self) -> list[Reader]:
         """Readers of `_sets`, through a cache where `dataset.cache` says so."""
         network, share = self._network, self._share
         dataset = network.config.dataset
-        if network.num_features:
+        if network.num_features or dataset.cache == "none":
             return [network.open(images, share=share) for images in self._sets]
+        from dcjax.data import device_cache, host_cache  # which import TensorFlow
+
         files = [network.stream(images, share=share) for images in self._sets]
-        if dataset.cache == "none":
-            return [*files]
         if dataset.cache == "device":
             return [*device_cache.create(files, network.mesh)]
         folder = dataset.cache_dir if dataset.cache == "disk" else None

@@ -28,10 +28,11 @@ from dcjax.division.sampling import Plan
 from dcjax.experiment import cameras, parts, same_run, sentences, versions
 from dcjax.experiment.schedule import Schedule
 from dcjax.retrieval.evaluation import RERANKED
-from dcjax.runs import curves, times, workdirs
+from dcjax.runs import curves, startup, times, workdirs
 from dcjax.runs.curves import Scalars
 from dcjax.runs.profiling import Profile
 from dcjax.runs.progress import Progress, Scores, StepLog
+from dcjax.runs.startup import StartUp
 from dcjax.runs.times import Times
 from dcjax.training.state import TrainState
 
@@ -331,6 +332,29 @@ class Reporter:
             seconds = time.monotonic() - start_time
             self._seconds[activity] = self._seconds.get(activity, 0.0) + seconds
             self._times.write("activity", activity=activity, seconds=round(seconds, 3))
+
+    def show_start_up(self, start_up: StartUp, *, detailed: bool) -> None:
+        """Prints and records where the seconds until the first step went.
+
+        Args:
+          start_up: which is over.
+          detailed: whether to print a line for each stage, and the functions that took longest.
+        """
+        seconds, line = start_up.seconds(), self._console.print_line
+        line(f"start     {startup.describe(seconds)}")
+        rounded = {
+            stage: {part: round(value, 3) for part, value in parts.items()}
+            for stage, parts in seconds.items()
+        }
+        self._times.write("start_up", seconds=rounded)
+        if not detailed:
+            return
+        for stage, spent in seconds.items():
+            listed = ", ".join(f"{part} {value:.2f}" for part, value in spent.items())
+            line(f"          {stage} {sum(spent.values()):.2f}: {listed}")
+        slowest = start_up.slowest_functions().items()
+        listed = ", ".join(f"{function} {value:.2f}" for function, value in slowest)
+        line(f"          slowest to trace and compile, with what they call: {listed}")
 
     @contextlib.contextmanager
     def show_epoch(self, progress: Progress, plan: Plan) -> Iterator[StepLog]:

@@ -279,6 +279,7 @@ RULES: Mapping[str, Rule] = {
     "division.grouping": OneOf(grouping.GROUPINGS),
     "division.features": OneOf(("backbone", "embedding")),
     "division.matching": OneOf(division.MATCHINGS),
+    "division.start": OneOf(division.STARTS),
     "division.num_trials": Whole(1, 10_000),
     "division.num_iterations": Whole(1, 100_000),
     "division.kmeans": OneOf(grouping.KMEANS),

@@ -41,6 +41,7 @@ CHANGES: tuple[Change, ...] = (
             "dataset.feature_views": 0,
             "dataset.features": "",
             "dataset.max_pixels": 0,
+            "division.start": "random",
             "eval.dims": (),
             "loss.arcface.least_margin": 0.0,
             "loss.arcface.size_exponent": 0.0,

@@ -4,6 +4,7 @@
 the flags are checked, so that --help and errors in flags do not wait for them.
 """
 
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -12,8 +13,8 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -25,6 +26,7 @@ from dcjax.distributed import machine
 from dcjax.experiment import config_files
 from dcjax.modes import command_flags
 from dcjax.runs import error_log, output, workdirs
+from dcjax.runs.startup import StartUp
 
 # Settings that --mode=score uses, besides those that are flags.
 _SCORE_SETTINGS = {
@@ -54,13 +56,15 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs a mode or a sweep; if it fails, prints why."""
+    start_up = StartUp.of_process("settings")
+    start_up.enter("imports")
     trains = command_flags.MODE.value == "train" and not command_flags.DRY_RUN.value
     ended = "the output cannot be written any more ({reason}); the run goes on without it."
     output.protect(f"{programs.name()}: {ended}" if trains else "")
     logging.set_verbosity(logging.ERROR)
     try:
-        modes = {
-            "train": _train,
+        modes: dict[str, Callable[[Any, list[str]], None]] = {
+            "train": functools.partial(_train, start_up),
             "evaluate": _evaluate,
             "check_data": _check_data,
             "forecast": _forecast,
@@ -80,9 +84,7 @@ def main(argv: Sequence[str]) -> None:
         else:
             if command_flags.MODE.value in command_flags.JOINING:
                 _join()
-            from dcjax.data.quiet_tensorflow import hide_devices
-
-            hide_devices()
+            machine.leave_devices_to_jax()
             modes[command_flags.MODE.value](_config(), command_flags.workdirs())
     except KeyboardInterrupt:
         rest = {
@@ -145,13 +147,14 @@ def _end(code: int, error: str = "") -> NoReturn:
     os._exit(code)
 
 
-def _train(config: ConfigDict, workdirs: list[str]) -> None:
+def _train(start_up: StartUp, config: ConfigDict, workdirs: list[str]) -> None:
     import jax
 
     from dcjax.modes.train import refit_workdir, train
 
     workdir = command_flags.require_one(workdirs)
-    if train(config, workdir, profiled=command_flags.PROFILE.value) is None:  # stopped
+    profiled = command_flags.PROFILE.value
+    if train(config, workdir, profiled=profiled, start_up=start_up) is None:  # stopped
         if jax.distributed.is_initialized():
             jax.distributed.shutdown()
         _end(0)

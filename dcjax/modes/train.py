@@ -18,9 +18,13 @@ from dcjax.runs.checkpoints import is_there
 from dcjax.runs.preemption import Stopped, StopRequest
 from dcjax.runs.profiling import Profile
 from dcjax.runs.progress import Progress, Scores
+from dcjax.runs.startup import StartUp
+from dcjax.training.steps import Metrics
 
 
-def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores | None:
+def train(
+    config: ConfigDict, workdir: str, *, profiled: bool = False, start_up: StartUp | None = None
+) -> Scores | None:
     """Trains, or continues a run that was stopped, and evaluates.
 
     With `train.refit`, a second run follows in a folder of its own, `refit_workdir`: the first one
@@ -29,7 +33,9 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
     Args:
       config: the experiment, see configs/default.py.
       workdir: folder for checkpoints, curves and scores; a run in it is continued.
-      profiled: whether to trace some steps into `workdir`, see `profiling.Profile`.
+      profiled: whether to trace some steps into `workdir`, see `profiling.Profile`, and to detail
+        the start-up.
+      start_up: of the program; None: it begins now.
 
     Returns:
       The scores after the last epoch, of the second run if there is one; None if the run was
@@ -40,10 +46,12 @@ def train(config: ConfigDict, workdir: str, *, profiled: bool = False) -> Scores
       FileError: if another run is under way in `workdir`, or something cannot be written.
       DivergedError: if the loss is not finite.
     """
-    progress = _train_once(config, workdir, profiled=profiled)
+    start_up = start_up or StartUp("imports")
+    progress = _train_once(config, workdir, start_up, profiled=profiled)
     if progress is not None and config.train.refit:
         again = refit_settings(config, progress.chosen_epoch)
-        progress = _train_once(again, refit_workdir(workdir), profiled=False)
+        start_up = StartUp("checks")
+        progress = _train_once(again, refit_workdir(workdir), start_up, profiled=False)
     return None if progress is None else progress.scores
 
 
@@ -64,9 +72,13 @@ def refit_settings(config: ConfigDict, epoch: int) -> ConfigDict:
     return again
 
 
-def _train_once(config: ConfigDict, workdir: str, *, profiled: bool) -> Progress | None:
+def _train_once(
+    config: ConfigDict, workdir: str, start_up: StartUp, *, profiled: bool
+) -> Progress | None:
     """Trains one run; returns where it ended, None if it was stopped before."""
-    with StopRequest() as stop:
+    with StopRequest() as stop, closing(start_up):
+        start_up.listen()
+        start_up.enter("checks")
         try:
             stop.allow()
             # All checks that are possible before anything is written.
@@ -74,18 +86,21 @@ def _train_once(config: ConfigDict, workdir: str, *, profiled: bool) -> Progress
             workdirs.check(workdir, saving=True)
             if not is_there(workdir):
                 checks.check_present(config.model, config.dataset)
+            start_up.enter("listing")
             splits, num_skipped = inputs.load_splits(config.dataset)
             checks.check_data(config, splits)
             experiment = Experiment(config, mesh, splits)
             with shared_workdirs.lock(workdir), ExitStack() as stack:
+                start_up.enter("weights")
                 run = Run(experiment, workdir)
                 stack.callback(run.close)
+                start_up.enter("reporting")
                 report = Reporter(config, workdir, run.step, run.progress)
                 stack.callback(report.close)
                 report.show_start(splits, num_skipped, run.state, run.progress)
                 profile = Profile.of_run(workdir, is_wanted=profiled)
                 stack.callback(profile.close)
-                return _train(experiment, run, report, profile, stop)
+                return _train(experiment, run, report, profile, start_up, stop)
         except Stopped:
             stop.defer()
             reporter.show_early_stop(stop.requested)
@@ -93,16 +108,22 @@ def _train_once(config: ConfigDict, workdir: str, *, profiled: bool) -> Progress
 
 
 def _train(
-    experiment: Experiment, run: Run, report: Reporter, profile: Profile, stop: StopRequest
+    experiment: Experiment,
+    run: Run,
+    report: Reporter,
+    profile: Profile,
+    start_up: StartUp,
+    stop: StopRequest,
 ) -> Progress | None:
     """Trains in a locked folder; raises `Stopped` if there is nothing to save yet."""
     schedule = experiment.schedule
     with closing(Planner(experiment)) as planner:
         try:
             if not run.is_finished:
-                _prepare(experiment, run, report, planner)
+                _prepare(experiment, run, report, planner, start_up)
             while not run.is_finished:
                 epoch = run.progress.epoch
+                start_up.enter("division")
                 with report.measure("division"):
                     division, plan, batches, figures = planner.finish()
                 stop.defer()  # from here on a stop waits until a step is complete
@@ -117,6 +138,7 @@ def _train(
                     num_steps=plan.num_steps,
                 )
                 controls = devices.place(controls, experiment.replicated)
+                start_up.enter("first batch")
                 # Implicit transfers would make a step wait.
                 no_transfers = jax.transfer_guard("disallow")
                 with (
@@ -124,7 +146,10 @@ def _train(
                     no_transfers,
                 ):
                     for batch in devices.prefetch(batches, experiment.batch_shardings):
+                        start_up.enter("first step")
                         metrics = run.train_step(batch, controls)
+                        if not start_up.is_over:
+                            _end_start_up(start_up, metrics, report, profile)
                         log.add(run.step, metrics)
                         profile.step(metrics)
                         if stop.asks_to_stop():
@@ -175,20 +200,32 @@ def _train(
     return run.progress
 
 
-def _prepare(experiment: Experiment, run: Run, report: Reporter, planner: Planner) -> None:
+def _prepare(
+    experiment: Experiment, run: Run, report: Reporter, planner: Planner, start_up: StartUp
+) -> None:
     """Begins to prepare the first epoch, and scores the untrained network if that is wanted.
 
     Features of a backbone that is not trained come first.
     """
     if parts.keeps_features(experiment.config.model):
+        start_up.enter("features")
         with report.measure("features"):
             experiment.readers.make_features(run.state.variables)
+    start_up.enter("division")
     with report.measure("division"):
         planner.begin(run.progress, run.division, run.state)
+    start_up.enter("evaluation")
     if run.step == 0 and experiment.config.eval.at_start:
         with report.measure("evaluation"):
             untrained = experiment.score_untrained(run.state.variables)
         report.show_untrained(untrained)
+
+
+def _end_start_up(start_up: StartUp, metrics: Metrics, report: Reporter, profile: Profile) -> None:
+    """Waits for the first step, and reports where the seconds until then went."""
+    jax.block_until_ready(metrics)
+    start_up.close()
+    report.show_start_up(start_up, detailed=profile.folder is not None)
 
 
 def _save(run: Run, report: Reporter) -> None:

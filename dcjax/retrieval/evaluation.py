@@ -13,7 +13,7 @@ import numpy.typing as npt
 from jax.sharding import NamedSharding
 
 from dcjax.core.errors import DivergedError, InputError
-from dcjax.data import pipeline
+from dcjax.data import readers
 from dcjax.distributed import devices, processes, sharded_rows
 from dcjax.division import device_kmeans, host_kmeans, masks
 from dcjax.retrieval import metrics, reranking, thresholds
@@ -22,7 +22,7 @@ RERANKED = "reranked_"  # begins the names of scores after re-ranking
 
 
 def embed(
-    reader: pipeline.EvalReader,
+    reader: readers.EvalReader,
     step: Callable[[Any, jax.Array], dict[str, jax.Array]],
     variables: Any,
     *,
@@ -49,7 +49,7 @@ def embed(
     """
     batch_size = devices.round_up(batch_size, sharding.num_devices)
     num_images = len(reader.images)
-    rows = pipeline.rows_to_embed(num_images, batch_size, sharding.num_devices)
+    rows = readers.rows_to_embed(num_images, batch_size, sharding.num_devices)
     batches = reader.eval_batches(rows[:, _local_places(sharding, batch_size)])
     outputs = (step(variables, batch)[output] for batch in devices.prefetch(batches, sharding))
     embeddings = _concatenate(outputs, sharding, num_rows=num_images, num_batches=len(rows))
@@ -72,7 +72,7 @@ def fetch(embeddings: jax.Array, num_rows: int, *, is_receiver: bool = True) -> 
     return sharded_rows.fetch(sharded_rows.Rows(embeddings, num_rows), is_receiver=is_receiver)
 
 
-def pixels(reader: pipeline.Reader, *, sharding: NamedSharding, batch_size: int) -> jax.Array:
+def pixels(reader: readers.Reader, *, sharding: NamedSharding, batch_size: int) -> jax.Array:
     """Returns the pixels of the images as `embed` does, [N', crop * crop * 3]: a baseline."""
     return embed(
         reader,

@@ -9,7 +9,7 @@ from pictures import noise
 
 from dcjax.core import regular_files
 from dcjax.core.errors import FileError
-from dcjax.data import decoding, inspection, pipeline
+from dcjax.data import decoding, inspection, pipeline, readers
 from dcjax.data.crops import Augmentation
 from dcjax.data.datasets import files, grocery, manifest, prepared
 from dcjax.data.datasets.image_set import file_parts, from_classes
@@ -75,7 +75,7 @@ def test_reading_a_special_file_names_it(others):
         images = from_classes([others["good"], others[name]], [0, 1])
         stream = pipeline.Stream(images, recipe, seed=0, num_threads=1)
         with pytest.raises(ValueError, match=rf"Cannot read image {others[name]}: .*{kind}"):
-            list(stream.eval_batches(pipeline.rows_to_embed(2, 2)))
+            list(stream.eval_batches(readers.rows_to_embed(2, 2)))
 
 
 def test_records_in_special_files_are_refused(others):

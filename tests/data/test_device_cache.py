@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dcjax.data import crops, device_cache, pipeline
+from dcjax.data import crops, device_cache, pipeline, readers
 from dcjax.data.datasets import ImageSet
 from dcjax.data.datasets.image_set import from_classes
 from dcjax.data.quiet_tensorflow import tf
@@ -115,7 +115,7 @@ def test_pixels_that_are_not_resized_again_are_exact(images, size, request):
     files, held = stream(images, augmentation), cache(images, augmentation)
     batches = files.train_batches([steps], epoch=1)
     assert largest_difference(held.train_batches([steps], epoch=1), batches) == 0
-    rows = pipeline.rows_to_embed(len(images), 4)
+    rows = readers.rows_to_embed(len(images), 4)
     for batch, other in itertools.zip_longest(held.eval_batches(rows), files.eval_batches(rows)):
         np.testing.assert_array_equal(batch, other)
 
@@ -137,7 +137,7 @@ def test_images_in_memory_are_cached_too(channels):
 
 
 def test_cache_does_not_depend_on_the_block_size_used_to_fill_it(resized, monkeypatch):
-    rows = pipeline.rows_to_embed(len(resized), 6)
+    rows = readers.rows_to_embed(len(resized), 6)
     expected = list(cache(resized, AS_IT_IS).eval_batches(rows))
     for lines in (1, 50, 333):
         monkeypatch.setattr(device_cache, "_LINES_AT_ONCE", lines)
@@ -171,13 +171,13 @@ def test_each_device_crops_its_own_shard(resized):
     places = held._places(*(np.zeros(shape, int) for shape in ((1, 8), (1, 8, 4), (1, 8))))
     compiled = jax.jit(held._crop_train).lower(held.lines, places).compile().as_text()
     assert not [word for word in ("all-", "collective", "permute") if f" {word}" in compiled]
-    (batch, *_) = held.eval_batches(pipeline.rows_to_embed(len(resized), 4, 4))
+    (batch, *_) = held.eval_batches(readers.rows_to_embed(len(resized), 4, 4))
     assert batch.sharding.is_equivalent_to(devices.rows_sharding(mesh(4)), ndim=4)
 
 
 def test_nothing_is_compiled_after_the_first_batches(resized, caplog):
     held = cache(resized)
-    rows, compiled = pipeline.rows_to_embed(len(resized), 4), []
+    rows, compiled = readers.rows_to_embed(len(resized), 4), []
     with jax.log_compiles(True):
         for epoch, num_steps in enumerate([3, 5, 2]):
             assert (

@@ -13,7 +13,7 @@ from forks import Fork
 from pictures import noise, twelve_files
 
 from dcjax.core.errors import FileError
-from dcjax.data import cache_folders, crops, host_cache, pipeline
+from dcjax.data import cache_folders, crops, host_cache, pipeline, readers
 from dcjax.data.datasets.image_set import ImageSet, file_parts, from_classes
 from dcjax.division.sampling import Block
 
@@ -55,7 +55,7 @@ def assert_same(reader: pipeline.Stream, other: pipeline.Stream) -> None:
     for batch, expected in pairs:
         for key in expected:
             np.testing.assert_array_equal(batch[key], expected[key])
-    rows = pipeline.rows_to_embed(len(reader.images), 5)
+    rows = readers.rows_to_embed(len(reader.images), 5)
     np.testing.assert_array_equal(
         np.concatenate(list(reader.eval_batches(rows))),
         np.concatenate(list(other.eval_batches(rows))),
@@ -89,7 +89,7 @@ def test_pixels_in_memory_are_cached_too(tmp_path):
 
 def test_cache_file_is_written_once(pictures, tmp_path, monkeypatch):
     first = cached(pictures, tmp_path / "cache")
-    rows = pipeline.rows_to_embed(12, 12)
+    rows = readers.rows_to_embed(12, 12)
     batches = np.concatenate(list(first.eval_batches(rows)))
     monkeypatch.setattr(pipeline.Stream, "resized_images", None)
     again = cached(pictures, tmp_path / "cache")

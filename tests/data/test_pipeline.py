@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pictures import decoded, noise, twelve_files
 
-from dcjax.data import augment, crops, datasets, pipeline
+from dcjax.data import augment, crops, datasets, pipeline, readers
 from dcjax.data.datasets.image_set import ImageSet, from_classes
 from dcjax.data.quiet_tensorflow import tf
 from dcjax.data.strategies import STRATEGIES
@@ -197,7 +197,7 @@ def test_images_in_memory_give_the_pixels_of_files(write_tree, steps, tmp_path):
 
 def test_evaluation_keeps_order_and_exact_pixels_and_fills_the_last_batch():
     digits = datasets.load("digits", root="").query.select(range(10))
-    rows = pipeline.rows_to_embed(len(digits), 4)
+    rows = readers.rows_to_embed(len(digits), 4)
     batches = list(stream(digits, resize=8, size=8).eval_batches(rows))
     assert [batch.shape for batch in batches] == [(4, 8, 8, 3)] * 3
     images = np.concatenate(batches)
@@ -207,8 +207,8 @@ def test_evaluation_keeps_order_and_exact_pixels_and_fills_the_last_batch():
 
 
 def test_rows_to_embed_are_in_order_on_each_device():
-    assert pipeline.rows_to_embed(5, 2).tolist() == [[0, 1], [2, 3], [4, 4]]
-    shared = pipeline.rows_to_embed(14, 8, num_devices=4)
+    assert readers.rows_to_embed(5, 2).tolist() == [[0, 1], [2, 3], [4, 4]]
+    shared = readers.rows_to_embed(14, 8, num_devices=4)
     assert shared.tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 13, 13]]
 
 
@@ -217,7 +217,7 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(tmp_path, heig
     path = str(tmp_path / "x.png")
     tf.io.write_file(path, tf.io.encode_png(noise(height, width)))
     images = from_classes([path], [0])
-    (batch,) = stream(images, resize=16, size=11).eval_batches(pipeline.rows_to_embed(1, 1))
+    (batch,) = stream(images, resize=16, size=11).eval_batches(readers.rows_to_embed(1, 1))
     short, long = min(height, width), max(height, width)
     new = (16, int(16 * long / short)) if height <= width else (int(16 * long / short), 16)
     resized = tf.image.resize(noise(height, width), new, antialias=True).numpy().round()
@@ -247,7 +247,7 @@ def test_only_the_centre_of_a_sliver_is_enlarged(tmp_path, monkeypatch, height, 
     pixels = noise(height, width)
     tf.io.write_file(path := str(tmp_path / "x.png"), tf.io.encode_png(pixels))
     images = from_classes([path], [0])
-    (batch,) = stream(images, resize=16, size=11).eval_batches(pipeline.rows_to_embed(1, 1))
+    (batch,) = stream(images, resize=16, size=11).eval_batches(readers.rows_to_embed(1, 1))
     short, long = min(height, width), max(height, width)
     new = (16, 16 * long // short) if height < width else (16 * long // short, 16)
     resized = tf.image.resize(pixels, new, antialias=True).numpy().round()
@@ -279,7 +279,7 @@ def test_file_damaged_during_a_run_is_named_without_a_traceback(pictures, steps)
     assert pictures.images[steps.rows[2, 1, 0]] in str(caught.value)
     assert not any(word in str(caught.value) for word in ("{{", "[Op:", "Iterator", "\n"))
     with pytest.raises(ValueError, match="Cannot read image"):
-        list(stream(pictures).eval_batches(pipeline.rows_to_embed(len(pictures), 5)))
+        list(stream(pictures).eval_batches(readers.rows_to_embed(len(pictures), 5)))
 
 
 def test_plan_for_other_images_is_an_error(steps):

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import dcjax
 from configs import digits
 from dcjax.core.errors import DcjaxError
-from dcjax.data import feature_cache, pipeline
+from dcjax.data import feature_cache, readers
 from dcjax.data.feature_reader import FeatureReader
 from dcjax.distributed import devices
 from dcjax.division.division import single_cluster
@@ -53,7 +53,7 @@ def _experiment(config: ConfigDict, num_images: int | None = None) -> build.Expe
 
 
 def _train(
-    experiment: build.Experiment, run: TrainState, reader: pipeline.Reader
+    experiment: build.Experiment, run: TrainState, reader: readers.Reader
 ) -> tuple[TrainState, list[float]]:
     """Trains on two batches of one cluster; returns the state and the losses."""
     division = single_cluster(experiment.splits.train.labels, period=0)
@@ -151,7 +151,7 @@ import numpy as np
 from configs import digits
 from dcjax.distributed import devices
 from dcjax.experiment import build, inputs
-from dcjax.data import pipeline
+from dcjax.data import readers
 config = digits.get_config()
 config.update_from_flattened_dict(CHANGES)
 splits, _ = inputs.load_splits(config.dataset)
@@ -163,7 +163,7 @@ def counted(self, rows):
     return batches(self, rows)
 pipeline.Stream.eval_batches = counted
 experiment.readers.make_features(experiment.create_state(None).variables)
-(features,) = experiment.readers.train.eval_batches(pipeline.rows_to_embed(50, 50))
+(features,) = experiment.readers.train.eval_batches(readers.rows_to_embed(50, 50))
 print([sorted(x) for x in read])
 print(features.astype(np.float64).sum(axis=1).round(4).tolist())
 """
@@ -182,7 +182,7 @@ def test_each_process_makes_a_share_of_the_features_and_has_all(tmp_path: Path) 
     assert sums == others
     experiment = _experiment(_config(), 50)
     experiment.readers.make_features(experiment.create_state(None).variables)
-    (alone,) = experiment.readers.train.eval_batches(pipeline.rows_to_embed(50, 50))
+    (alone,) = experiment.readers.train.eval_batches(readers.rows_to_embed(50, 50))
     np.testing.assert_allclose(sums, alone.astype(np.float64).sum(axis=1), atol=1e-3)
 
 
@@ -232,7 +232,7 @@ def _folders(folder: Path) -> set[str]:
 def test_features_on_disk_are_reused_and_renewed_when_weights_or_images_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = pipeline.rows_to_embed(48, 48)
+    rows = readers.rows_to_embed(48, 48)
     first = _kept_features(tmp_path)
     known = _folders(tmp_path)
     assert len(known) == 1  # here, training and test images are the same
@@ -263,7 +263,7 @@ def test_views_of_an_image_are_augmented_differently_and_each_is_drawn() -> None
         later = list(reader.train_batches([_BLOCK.skip(1)], epoch=epoch))
         np.testing.assert_array_equal(later[0]["image"], batches[1]["image"])
         seen.append(np.concatenate([batch["image"][0] for batch in batches]))
-    (centre,) = reader.eval_batches(pipeline.rows_to_embed(64, 64))
+    (centre,) = reader.eval_batches(readers.rows_to_embed(64, 64))
     views = {row: {x[row].tobytes() for x in seen} for row in range(64)}
     assert {len(found) for found in views.values()} == {1, 2}
     same = [row for row, found in views.items() if centre[row].tobytes() in found]
