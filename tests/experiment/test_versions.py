@@ -200,8 +200,8 @@ def test_content_that_no_version_saves_is_refused() -> None:
     for content in ([], "x", None, 3):
         with pytest.raises(InputError, match="a run must hold settings"):
             versions.parse(content, "a run")
-    del saved["train"]["num_epochs"], saved["division"]
-    with pytest.raises(InputError, match=r"a run lacks settings .*: division, train.num_epochs;"):
+    del saved["train"]["num_epochs"], saved["checkpoint"]
+    with pytest.raises(InputError, match=r"a run lacks settings .*: checkpoint, train.num_epochs;"):
         versions.upgrade(saved, 1, "a run")
 
 
