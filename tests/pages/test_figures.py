@@ -9,7 +9,7 @@ import pytest
 
 from dcjax.pages import figures
 from dcjax.pages.content import Curve
-from dcjax.pages.figures import Plot
+from dcjax.pages.drawing import Plot
 
 
 def _curve(*values: float) -> Curve:
