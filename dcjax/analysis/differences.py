@@ -41,7 +41,7 @@ def interval(
     return float(differences.mean()), float(low), float(high)
 
 
-def t_interval(differences: Sequence[float]) -> tuple[float, float, float]:
+def t_interval(differences: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     """Returns the mean of paired differences, and its 95 % interval by Student's t.
 
     With deviation s of n differences it is the mean ± t s / sqrt(n), t the 97.5 % quantile with

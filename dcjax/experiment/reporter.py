@@ -438,6 +438,7 @@ class Reporter:
         if progress.chosen_scores:
             best_epoch = {"epoch": progress.chosen_epoch}
             result["ended_early"] = ended_early
+            result["stop_after"] = self._config.train.stop_after  # which may be raised later
             result["best"] = best_epoch | progress.chosen_scores
             result["last_validation"] = {"epoch": progress.epoch, **progress.validation_scores}
             result["best_validation"] = best_epoch | progress.chosen_validation_scores

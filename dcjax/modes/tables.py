@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -24,12 +25,15 @@ DIVISION_FIGURES = (
 )
 # What a run took to train, with the heading of its column.
 COSTS = {"steps": "steps", "images": "images seen", "seconds": "seconds"}
+# An evaluation of a run: scores by name, "epoch", and "step", "images" and "seconds" before it.
+Evaluation = Mapping[str, float]
 _METHODS = ("Student's t", "always-valid t, for seeds that are added until it decides")
 _SELECTED = {
     "best": "best epoch by the validation classes, on the test classes",
     "last": "last epoch",
 }
-_PAIRED_BY = {"seeds": "seed", "folds": "fold", "seeds x folds": "seed and fold"}
+# What runs of two rows have in common, by what means are over.
+PAIRED_BY = {"seeds": "seed", "folds": "fold", "seeds x folds": "seed and fold"}
 # What scores.json holds, and how a table is headed; of runs with validation classes alone:
 _VALIDATED = {
     "best": "Best epoch by the validation classes, on the test classes",
@@ -54,6 +58,7 @@ class Row:
       divisions: figures of the last division of these runs, by name.
       pairs: seed and fold of each of these runs, by which rows are paired.
       costs: what each of these runs took, by the names of `COSTS`.
+      evaluations: of each of these runs, in order, by the classes "test" and "validation".
     """
 
     name: str
@@ -62,6 +67,7 @@ class Row:
     divisions: Sequence[Mapping[str, float]] = ()
     pairs: Sequence[tuple[int, int]] = ()
     costs: Sequence[Mapping[str, float]] = ()
+    evaluations: Sequence[Mapping[str, Sequence[Evaluation]]] = ()
 
     def scores(self, selection: str, name: str) -> list[float]:
         """Returns a score in every finished run; none where one of them lacks it."""
@@ -110,10 +116,20 @@ class Comparison:
         """Returns mean and ends of the interval of differences, "" in place of what is unknown."""
         if not paired:
             return ["", "", ""]
-        mean, *ends = differences.t_interval(paired)
-        if self.margin:
-            ends = [float(end[-1]) for end in sequences.confidence_sequence(np.array(paired))]
+        mean, *ends = self.mean_and_ends(paired)
         return [mean, *(end if math.isfinite(end) else "" for end in ends)]
+
+    def mean_and_ends(self, paired: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+        """Returns mean and ends of the interval of differences, which may be infinite."""
+        mean, low, high = differences.t_interval(paired)
+        if self.margin:
+            low, high = (float(x[-1]) for x in sequences.confidence_sequence(np.array(paired)))
+        return mean, low, high
+
+    @property
+    def method(self) -> str:
+        """How the interval is computed, in words."""
+        return _METHODS[self.margin > 0]
 
     def decisions(self, rows: Sequence[Row], best_by: str) -> dict[str, sequences.Decision]:
         """Returns what is known of each other row, by a score; nothing if seeds are not added."""
@@ -131,6 +147,7 @@ class Comparison:
 
 
 _NONE = Comparison()
+_NO_PLOTS: Mapping[str, str] = {}
 
 
 def choose(rows: Sequence[Row], best_by: str) -> Row | None:
@@ -209,6 +226,7 @@ def format_markdown(
     best_by: str = "",
     comparison: Comparison = _NONE,
     over: str = "seeds",
+    plots: Mapping[str, str] = _NO_PLOTS,
 ) -> str:
     """Returns a table of percents, one part for the last and one for the best epochs.
 
@@ -220,6 +238,7 @@ def format_markdown(
       best_by: name of the score by which a row is chosen, if there are validation classes.
       comparison: of its rows.
       over: what its means are over.
+      plots: file of each plot beside the table, by what it shows.
     """
     lines = [
         f"# {title}",
@@ -256,6 +275,9 @@ def format_markdown(
                     cells.append(f"{row.paper[name]:.2f}" if name in row.paper else "")
             lines.append(_line(cells))
         lines += _compare(rows, selection, list(columns), comparison, over)
+    if plots:
+        lines += ["", "## Learning curves"]
+        lines += [x for name, file in plots.items() for x in ("", f"![{name}]({quote(file)})")]
     if costs := [name for name in COSTS if any(row.cost(name) for row in rows)]:
         lines += ["", "## Training", "", "Of a run; seconds without those of evaluations.", ""]
         lines += [_line(["", *map(COSTS.__getitem__, costs)]), _line(["---"] * (1 + len(costs)))]
@@ -329,8 +351,8 @@ def _compare(
     pairs = {row: len(set(row.pairs) & set(compared.pairs)) for row in others}
     return [
         "",
-        f"Difference to {compared.name}, between runs of the same {_PAIRED_BY.get(over, over)}: "
-        f"mean and 95 % interval ({_METHODS[comparison.margin > 0]}).",
+        f"Difference to {compared.name}, between runs of the same {PAIRED_BY[over]}: "
+        f"mean and 95 % interval ({comparison.method}).",
         "",
         _line(["", "pairs", *names]),
         _line(["---"] * (2 + len(names))),

@@ -9,7 +9,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -36,7 +36,7 @@ _MARKERS = ((16, 0), (4, 45), (3, 0), (4, 0), (3, 180), (5, 0), (6, 0))
 _MAX_MARKED_POINTS = 40
 # Of the legend in a file, in points: height of a line, length of a stroke, margin.
 _LEGEND_LINE, _LEGEND_STROKE, _LEGEND_MARGIN = 16, 30, 10
-_LEGEND_CHARACTERS = 54  # of a line, at which it is broken
+_LEGEND_CHARACTERS, _NOTE_CHARACTERS = 54, 62  # of a line, at which it is broken
 _NO_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
 
 _STYLE: dict[Any, Any] = {
@@ -138,19 +138,13 @@ def to_file(plot: Plot, notes: Sequence[str] = ()) -> str:
     root = ElementTree.fromstring(plot.svg)
     width, height = map(float, root.attrib["viewBox"].split()[2:])
     legend = ElementTree.Element("g", {"font-size": str(_FONT_SIZE)})
-    lines = [(entry, entry.name) for entry in plot.keys] + [(None, note) for note in notes]
-    for entry, text in lines:
-        left = _LEGEND_MARGIN + (0 if entry is None else _LEGEND_STROKE + 6)
-        fill = "var(--muted)" if entry is None else "var(--text)"
-        middle = height + _LEGEND_LINE / 2
-        if entry is not None:
-            legend.append(_legend_stroke(entry, middle))
-        for part in textwrap.wrap(
-            _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text), _LEGEND_CHARACTERS
-        ):
-            place = {"x": f"{left}", "y": f"{height + 0.75 * _LEGEND_LINE:g}", "fill": fill}
-            ElementTree.SubElement(legend, "text", place).text = part
-            height += _LEGEND_LINE
+    for entry in plot.keys:
+        legend.append(_legend_stroke(entry, height + _LEGEND_LINE / 2))
+        place = {"x": f"{_LEGEND_MARGIN + _LEGEND_STROKE + 6}", "fill": "var(--text)"}
+        height = _add_text(legend, entry.name, place, height, _LEGEND_CHARACTERS)
+    for note in notes:
+        place = {"x": f"{_LEGEND_MARGIN}", "fill": "var(--muted)"}
+        height = _add_text(legend, note, place, height + 4, _NOTE_CHARACTERS)
     height += _LEGEND_MARGIN
     root.append(legend)
     style = ElementTree.Element("style")
@@ -164,6 +158,17 @@ def to_file(plot: Plot, notes: Sequence[str] = ()) -> str:
     root.attrib |= {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width:g} {height:g}"}
     root.attrib |= pixels
     return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _add_text(
+    legend: ElementTree.Element, text: str, place: Mapping[str, str], top: float, length: int
+) -> float:
+    """Adds a text below a height of the drawing, in lines of a length; returns where it ends."""
+    for line in textwrap.wrap(_replace_control(text), length) or [""]:
+        at = {**place, "y": f"{top + 0.75 * _LEGEND_LINE:g}"}
+        ElementTree.SubElement(legend, "text", at).text = line
+        top += _LEGEND_LINE
+    return top
 
 
 def _legend_stroke(entry: Key, middle: float) -> ElementTree.Element:
@@ -211,7 +216,7 @@ def _inline(svg: str, name: str, description: str) -> markupsafe.Markup:
         element.tail = None
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute)
-    root.attrib |= {"class": "plot", "role": "img", "aria-label": description}
+    root.attrib |= {"class": "plot", "role": "img", "aria-label": _replace_control(description)}
     return markupsafe.Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
@@ -230,9 +235,19 @@ def _in_page(key: str, value: str, name: str) -> str:
     return value
 
 
+def _replace_control(text: str) -> str:
+    """Returns a text without the characters that XML does not allow, as those of control."""
+    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def _local(tag: str) -> str:
     """Returns a name without its namespace, which parsers of HTML know by themselves."""
     return tag.rpartition("}")[2]
+
+
+def series(number: int) -> str:
+    """Returns the colour of what is drawn for the line of this number."""
+    return SERIES[number % NUM_COLORS]
 
 
 def draw_line(axes: Any, number: int, x: np.ndarray, y: np.ndarray) -> None:
@@ -240,7 +255,7 @@ def draw_line(axes: Any, number: int, x: np.ndarray, y: np.ndarray) -> None:
     dashes, (sides, angle) = _line_style(number)
     axes.plot(
         x, y,
-        color=SERIES[number % NUM_COLORS],
+        color=series(number),
         linestyle=(0, dashes) if dashes else "solid",
         marker=(sides, 0, angle) if len(x) <= _MAX_MARKED_POINTS else "",
     )  # fmt: skip
