@@ -131,13 +131,26 @@ class Network:
         )
 
     def score(
-        self, readers: Sequence[pipeline.Reader], variables: dict[str, Any], *, is_last: bool
+        self,
+        readers: Sequence[pipeline.Reader],
+        variables: dict[str, Any],
+        *,
+        is_last: bool,
+        receive: evaluation.ScoresReceiver | None = None,
     ) -> dict[str, float]:
-        """Returns the scores of the embedding; `is_last`: after the last epoch."""
+        """Returns the scores of the embedding.
+
+        Args:
+          readers: of the queries and, if there is one, the gallery.
+          variables: of the model.
+          is_last: whether the last epoch is trained.
+          receive: see `evaluation.evaluate`.
+        """
         wanted = {"never": False, "last": is_last, "always": True}
         embeddings = [self.embed(reader, variables) for reader in readers]
         with_nmi = wanted[self.config.eval.nmi]
-        return self._score(embeddings, readers, with_nmi=with_nmi, dims=scored_dims(self.config))
+        dims = scored_dims(self.config)
+        return self._score(embeddings, readers, with_nmi=with_nmi, dims=dims, receive=receive)
 
     def validate(
         self, reader: pipeline.Reader, variables: dict[str, Any], *, output: str = "embedding"
@@ -181,6 +194,7 @@ class Network:
         *,
         with_nmi: bool,
         dims: Sequence[int] = (),
+        receive: evaluation.ScoresReceiver | None = None,
     ) -> dict[str, float]:
         sets = [reader.images for reader in readers]
         return score(
@@ -190,6 +204,7 @@ class Network:
             with_nmi=with_nmi,
             dims=dims,
             cameras=cameras.compared([images.cameras for images in sets], self.config.eval),
+            receive=receive,
         )
 
     def _initialization_key(self) -> jax.Array:
@@ -431,6 +446,7 @@ def score(
     with_nmi: bool,
     dims: Sequence[int] = (),
     cameras: Sequence[np.ndarray] | None,
+    receive: evaluation.ScoresReceiver | None = None,
 ) -> dict[str, float]:
     """Returns the scores of embeddings by the settings `eval`, see `evaluation.evaluate`.
 
@@ -441,6 +457,7 @@ def score(
       with_nmi: whether to cluster them.
       dims: numbers of first coordinates, see `evaluation.score_dims`.
       cameras: of each, see `cameras.compared`.
+      receive: see `evaluation.evaluate`.
     """
     scores = evaluation.evaluate(
         embeddings,
@@ -451,6 +468,7 @@ def score(
         kmeans=settings.kmeans,
         dims=dims,
         cameras=cameras,
+        receive=receive,
     )
     return scores | score_on_host(embeddings, labels, settings, cameras=cameras)
 

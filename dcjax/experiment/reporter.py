@@ -223,10 +223,11 @@ class Reporter:
         )
         sampled = config.sampling
         per_step = sampled.batch_size * sampled.clusters_per_step
-        num_steps = max(1, len(splits.train) // per_step)
-        length = f"{Schedule(config).end} epochs of about {num_steps:,} steps"
+        about = "" if sampled.epoch_steps else "about "
+        num_steps = sampled.epoch_steps or max(1, len(splits.train) // per_step)
+        length = f"{Schedule(config).end} epochs of {about}{num_steps:,} steps"
         if config.train.num_steps:
-            length = f"{config.train.num_steps:,} steps, about {num_steps:,} an epoch,"
+            length = f"{config.train.num_steps:,} steps, {about}{num_steps:,} an epoch,"
         line(f"schedule  {length} of {per_step} images; {self._division_schedule()}")
         if splits.validation is not None:
             early = config.train.stop_after

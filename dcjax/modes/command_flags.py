@@ -74,6 +74,13 @@ MARGIN = flags.DEFINE_float(
 BUDGET = flags.DEFINE_integer(
     "budget", None, "With --until: how many seeds a row has at most.", lower_bound=1
 )
+INTERVAL = flags.DEFINE_enum(
+    "interval",
+    None,
+    ["t", "bootstrap"],
+    "Of a sweep: intervals of the differences between rows by Student's t over seeds, the default, "
+    "or by a bootstrap over seeds and classes of the queries.",
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
 RUNS = flags.DEFINE_string(
     "runs",
@@ -224,7 +231,7 @@ def check() -> None:
 
 def of_sweeps() -> list[str]:
     """Returns the flags given that only a sweep takes."""
-    flags_of_sweeps = [SEEDS, UNTIL, MARGIN, BUDGET, DRY_RUN]
+    flags_of_sweeps = [SEEDS, UNTIL, MARGIN, BUDGET, INTERVAL, DRY_RUN]
     flags_of_sweeps += [] if MODE.value == "table" else [BASELINE]
     return [f"--{flag.name}" for flag in flags_of_sweeps if flag.value]
 

@@ -281,6 +281,7 @@ def _sweep(config: ConfigDict, path: str) -> None:
         baseline=command_flags.BASELINE.value,
         margin=command_flags.MARGIN.value or 0.0,
         budget=command_flags.BUDGET.value or 0,
+        bootstraps=command_flags.INTERVAL.value == "bootstrap",
     )
     if command_flags.DRY_RUN.value:
         sys.stdout.writelines(f"{command}\n" for command in sweep_runner.commands(sweep))

@@ -4,11 +4,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dcjax.modes import tables
-from dcjax.runs import times
+from dcjax.runs import query_scores, times
 
 # Groups of the curves that are evaluations, each with the classes that are scored.
 _EVALUATIONS = {"eval": "test", "validation": "validation"}
+_OF_TEST = ("last", "best", "best_test")  # selections of evaluations of the test classes
 
 
 def evaluations(folder: pathlib.Path, images_per_step: int) -> dict[str, list[tables.Evaluation]]:
@@ -65,6 +68,19 @@ def cost(folder: pathlib.Path, images_per_step: int) -> dict[str, float]:
         found |= {"steps": steps, "images": steps * images_per_step}
     seconds = [record["seconds"] for record in times.read(folder / times.FILE) if _trains(record)]
     return found | ({"seconds": sum(seconds)} if seconds else {})
+
+
+def of_queries(
+    folder: pathlib.Path, result: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the scores of each query, by selection; none that were not kept.
+
+    Args:
+      folder: of the run.
+      result: the content of its scores.json.
+    """
+    epochs = {name: result[name]["epoch"] for name in _OF_TEST if name in result}
+    return {name: query_scores.read(folder, int(epoch)) for name, epoch in epochs.items()}
 
 
 def _trains(record: Mapping[str, Any]) -> bool:

@@ -68,7 +68,7 @@ def _draw(
     if compared:
         notes.append(
             f"Below: difference to {comparison.baseline}, between runs of the same "
-            f"{tables.PAIRED_BY[over]}, by {comparison.method}."
+            f"{tables.PAIRED_BY[over]}, by {comparison.method_over_seeds}."
         )
     svg = bands.plot(
         *({row: bands.Band(*x) for row, x in panel.items()} for panel in (scores, compared)),

@@ -151,6 +151,11 @@ class Sweep:
                     ],
                     costs=[run_records.cost(*each) for each in images],
                     evaluations=[run_records.evaluations(*each) for each in images],
+                    queries=[
+                        run_records.of_queries(run.folder, result)
+                        for run, result in finished.items()
+                        if self.comparison.bootstraps
+                    ],
                 )
             )
         return rows
@@ -185,6 +190,7 @@ def plan(
     baseline: str = "",
     margin: float = 0.0,
     budget: int = 0,
+    bootstraps: bool = False,
 ) -> Sweep:
     """Plans a sweep, and checks that its runs can be trained.
 
@@ -202,6 +208,7 @@ def plan(
       margin: difference in percent up to which rows count as equal, if seeds are added until that
         is decided.
       budget: how many seeds a row may then have; 0: none are added.
+      bootstraps: whether intervals of differences are over seeds and classes of the queries.
 
     Raises:
       SettingError: if a row or a seed cannot be run.
@@ -221,6 +228,11 @@ def plan(
         raise SettingError(
             f"Require --baseline to be a row of the table, got {baseline!r}; rows are "
             f"{', '.join(names)}."
+        )
+    if budget and bootstraps:
+        raise SettingError(
+            "--until=decided adds seeds by always-valid intervals, which are over seeds alone: "
+            "leave out --interval=bootstrap."
         )
     if budget:
         _check_sequence(margin, budget, seeds, folds, table_rows, changes)
@@ -251,6 +263,7 @@ def plan(
     flags += [f"--folds={folds}"] if folds else []
     flags += [f"--baseline={baseline}"] if baseline else []
     flags += ["--until=decided", f"--margin={margin:g}", f"--budget={budget}"] if budget else []
+    flags += ["--interval=bootstrap"] if bootstraps else []
     flags += [f"--workdir={workdir}"] if workdir else []
     return Sweep(
         table=folder / name,
@@ -260,7 +273,9 @@ def plan(
         paper={row["name"]: row.get("paper", {}) for row in table_rows},
         best_by=config.eval.best_by,
         over=("seeds x folds" if seeds else "folds") if folds else "seeds",
-        comparison=tables.Comparison(baseline or names[0], margin / 100 if budget else 0.0),
+        comparison=tables.Comparison(
+            baseline or names[0], margin / 100 if budget else 0.0, bootstraps
+        ),
     )
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from forks import launch
 
+from dcjax.analysis import differences
 from dcjax.core.errors import InputError, SettingError
-from dcjax.modes import raw_scores, run_records, sweep_files, sweep_plots
+from dcjax.modes import raw_scores, run_records, sweep_files, sweep_plots, tables
 from dcjax.modes.raw_scores import Study
 from dcjax.modes.tables import Comparison, Row
+from dcjax.runs import query_scores
 
 _T = {2: 12.706205, 3: 4.302653}  # 97.5 % quantiles of Student's t for two and three values
 
@@ -263,3 +265,72 @@ def test_scores_that_lack_an_epoch_or_curves_are_lines_too(tmp_path: Path) -> No
     ]
     assert row.evaluations[1] == {}
     assert row.costs == [{"steps": 30, "images": 480, "seconds": 8.0}, {}]
+
+
+def _queries(seed: int, gain: float) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the scores of 40 queries of ten classes, of the last epoch of a run."""
+    generator = np.random.default_rng(seed)
+    noise = generator.normal(0, 0.02, 40).astype(np.float32)
+    labels = np.repeat(np.arange(10, dtype=np.int32), 4)
+    return {"last": {"recall_at_1": 0.5 + gain + noise + 0.01 * labels * gain, "labels": labels}}
+
+
+def test_intervals_by_bootstrap_are_over_seeds_and_classes() -> None:
+    gains = {"base": (0.0, 0.0, 0.0, 0.0), "ours": (0.03, 0.05, 0.04, 0.06)}
+    rows = [
+        Row(
+            name,
+            [
+                {"last": {"recall_at_1": 0.5 + x, "nmi": x}, "best": {"recall_at_1": x}}
+                for x in each
+            ],
+            {},
+            pairs=[(seed, 0) for seed in range(4)],
+            queries=[_queries(10 * seed + len(name), x) for seed, x in enumerate(each)],
+        )
+        for name, each in gains.items()
+    ]
+    base, ours = rows
+    less = np.stack(
+        [
+            x["last"]["recall_at_1"] - y["last"]["recall_at_1"]
+            for x, y in zip(ours.queries, base.queries, strict=True)
+        ]
+    )
+    labels = base.queries[0]["last"]["labels"]
+    _, low, high = differences.two_level_interval(less, labels, np.random.default_rng(0))
+    by_bootstrap = Comparison("base", bootstraps=True)
+    found = by_bootstrap.difference(ours, rows, "last", "recall_at_1")
+    assert found == pytest.approx([0.045, low, high])
+    assert found[1:] != pytest.approx(
+        Comparison("base").difference(ours, rows, "last", "recall_at_1")[1:], abs=1e-4
+    )
+    assert by_bootstrap.difference(ours, rows, "last", "nmi") == pytest.approx([0.045, "", ""])
+    assert by_bootstrap.difference(ours, rows, "best", "recall_at_1")[1:] == ["", ""]
+    text = tables.format_markdown("t", "c", rows, [], comparison=by_bootstrap)
+    assert f"| ours | 4 | +4.50 [{100 * low:+.2f}, {100 * high:+.2f}] | +4.50 |" in text
+    assert "95 % interval (bootstrap over seeds and classes, of scores that are means" in text
+    assert (
+        tables.format_csv(rows, [], by_bootstrap)
+        .split("\n")[0]
+        .endswith("difference,bootstrap_low,bootstrap_high")
+    )
+    ours.queries[0]["last"]["labels"][0] = 3
+    assert by_bootstrap.difference(ours, rows, "last", "recall_at_1")[1:] == ["", ""]
+
+
+def test_scores_of_queries_are_kept_for_the_epochs_that_are_wanted(tmp_path: Path) -> None:
+    labels = np.array([7, 7, 9])
+    for epoch in (1, 2, 3):
+        scores = {"map_at_r": np.array([0.25, np.nan, epoch])}
+        query_scores.write(tmp_path, epoch, scores, labels)
+        query_scores.keep(tmp_path, {epoch, 1})
+    assert query_scores.read(tmp_path, 2) == {}
+    result = {"last": {"epoch": 3}, "best_test": {"epoch": 1}, "last_validation": {"epoch": 3}}
+    found = run_records.of_queries(tmp_path, result)
+    assert found.keys() == {"last", "best_test"}
+    np.testing.assert_array_equal(found["last"]["map_at_r"], [0.25, np.nan, 3])
+    np.testing.assert_array_equal(found["best_test"]["labels"], labels)
+    (tmp_path / "query_scores" / "3.npz").write_bytes(b"PK of a copy that broke off")
+    assert query_scores.read(tmp_path, 3) == {}
+    query_scores.write(tmp_path / "query_scores" / "1.npz", 1, {}, labels)  # a file is in the way

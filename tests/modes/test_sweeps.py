@@ -738,7 +738,7 @@ def test_each_fold_is_held_out_once_and_the_table_is_over_folds(tmp_path: Path) 
     held_out = [run.config.dataset for run in plan(4).rows["tiny"]]
     assert [x.validation_classes for x in held_out] == [0.25] * 4
     assert [x.validation_fold for x in held_out] == [0, 1, 2, 3]
-    sweep = plan(2)
+    sweep = plan(2, **{"division.max_clusters": 1})
     assert "--sweep" not in sweep.command
     assert "--folds=2" in sweep.command
     assert sweep_runner.run(sweep)
@@ -757,25 +757,24 @@ def test_each_fold_is_held_out_once_and_the_table_is_over_folds(tmp_path: Path) 
         plan(4, **{"dataset.validation_unit": "none"})
 
 
-@pytest.mark.parametrize(
-    ("folds", "fold", "reason"),
-    [(9, 2, "0.11.* of 5 training classes is none"), (3, 2, "two classes or more, .*got 1 valid")],
-)
+@pytest.mark.parametrize(("folds", "fold"), [(9, 1), (3, 2)])
 def test_fold_that_cannot_be_trained_is_an_error_before_the_first_run(
-    tmp_path: Path, folds: int, fold: int, reason: str
+    tmp_path: Path, folds: int, fold: int
 ) -> None:
     (tmp_path / "trainer.py").write_text(_TRAINER)
     (tmp_path / "tiny.py").write_text(_SWEPT.format(settings=_config().to_dict(), rows=[_OURS]))
+    changes = {"division.max_clusters": 1}
     sweep = sweeps.plan(
-        _config(),
+        _config(**changes),
         program=str(tmp_path / "trainer.py"),
         path=str(tmp_path / "tiny.py"),
-        changes={},
+        changes=changes,
         seeds=["0", "1"],
         workdir=str(tmp_path / "runs"),
         folds=folds,
     )
-    with pytest.raises(InputError, match=f"Fold {fold} of --folds={folds} cannot be .*{reason}"):
+    message = f"Fold {fold} of --folds={folds} .*got 1 validation classes.* Take fewer folds"
+    with pytest.raises(InputError, match=message):
         sweep_runner.run(sweep)
     assert not (tmp_path / "runs").exists()
 
