@@ -30,9 +30,9 @@ def evaluations(folder: pathlib.Path, images_per_step: int) -> dict[str, list[ta
                 for name, value in point.items()
                 if name.startswith(f"{group}/") and value is not None
             }
-            if not scores:
+            step = point.get("step")
+            if not scores or step is None:
                 continue
-            step = point["step"]
             place = {"step": step, "images": step * images_per_step}
             if (epoch := scores.get("epoch")) in seconds:
                 place["seconds"] = seconds[epoch]

@@ -103,7 +103,7 @@ def write_again(
         there = ", ".join(name for name in known if name != "epoch")
         raise SettingError(f"Require --scores that {runs} has: {there}; got {unknown[0]!r}.")
     seeds, folds = (len({pair[i] for row in study.rows for pair in row.pairs}) for i in (0, 1))
-    over = "seeds" if folds == 1 else "folds" if seeds == 1 else "seeds x folds"
+    over = "seeds" if folds < 2 else "folds" if seeds == 1 else "seeds x folds"
     return write(
         prefix,
         study,

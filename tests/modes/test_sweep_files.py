@@ -130,6 +130,18 @@ def test_command_line_makes_the_table_from_the_scores_of_runs(tmp_path: Path) ->
     assert "Difference to learned, between runs of the same seed" in text
 
 
+def test_table_without_a_file_or_with_flags_of_a_sweep_is_an_error() -> None:
+    for flags, code, message in (
+        ([], 2, "--mode=table takes --runs=NAME.runs.csv, got none."),
+        (["--runs=/nowhere.csv", "--interval=bootstrap"], 2, "Only a sweep takes --interval"),
+        (["--runs=/nowhere.csv"], 1, "Cannot read /nowhere.csv"),
+    ):
+        ended = launch("--mode=table", *flags)
+        assert ended.returncode == code
+        (line,) = ended.stderr.strip().splitlines()
+        assert message in line
+
+
 def test_what_is_no_file_of_scores_or_is_not_in_it_is_an_error(tmp_path: Path) -> None:
     _write(tmp_path)
     runs = tmp_path / "study.runs.csv"
@@ -263,6 +275,7 @@ def test_scores_that_lack_an_epoch_or_curves_are_lines_too(tmp_path: Path) -> No
         {x: y for x, y in run["results"].items() if x in ("last", "best_test")}
         for run in (old, bare)
     ]
+    assert {x["step"] for x in row.evaluations[0]["test"]} == {10, 20, 30}
     assert row.evaluations[1] == {}
     assert row.costs == [{"steps": 30, "images": 480, "seconds": 8.0}, {}]
 
