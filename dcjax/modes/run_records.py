@@ -67,7 +67,7 @@ def cost(folder: pathlib.Path, images_per_step: int) -> dict[str, float]:
     if steps := max((point.get("step", 0) for point in points), default=0):
         found |= {"steps": steps, "images": steps * images_per_step}
     seconds = [record["seconds"] for record in times.read(folder / times.FILE) if _trains(record)]
-    return found | ({"seconds": sum(seconds)} if seconds else {})
+    return found | ({"seconds": round(sum(seconds), 3)} if seconds else {})
 
 
 def of_queries(
@@ -95,5 +95,5 @@ def _seconds_by_epoch(records: Sequence[Mapping[str, Any]]) -> dict[int, float]:
         if _trains(record):
             spent += record["seconds"]
         elif record.get("kind") == "epoch":  # of one that was stopped, the last record
-            by_epoch[record["epoch"] + 1] = spent
+            by_epoch[record["epoch"] + 1] = round(spent, 3)
     return by_epoch

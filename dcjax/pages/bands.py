@@ -1,7 +1,7 @@
 """Plots of learning curves of several settings: means over runs, with the intervals around them."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,9 @@ def plot(
       notes: what lines and bands are, for the legend.
     """
     numbers = {name: number for number, name in enumerate(scores)}
+    limits, is_cut = _limits([*scores.values()])
+    if is_cut:
+        notes = [*notes, "Bands reach beyond the frame where they end at it."]
 
     def draw_bands(axes: Any, bands: Mapping[str, Band], y_label: str) -> None:
         for name, band in bands.items():
@@ -60,8 +63,7 @@ def plot(
 
     def draw_scores(axes: Any) -> None:
         draw_bands(axes, scores, f"{score}, percent")
-        if limits := _limits(scores.values(), axes.get_ylim()):
-            axes.set_ylim(*limits)
+        axes.set_ylim(*limits)
 
     def draw_differences(axes: Any) -> None:
         axes.axhline(0, color=drawing.MUTED, linewidth=1)
@@ -80,13 +82,22 @@ def plot(
     return drawing.to_file(drawing.Plot(svg, keys), notes)
 
 
-def _limits(bands: Iterable[Band], limits: tuple[float, float]) -> tuple[float, float] | None:
-    """Returns limits within which lines are seen: bands of two or three runs may be far wider."""
+def _limits(bands: Sequence[Band]) -> tuple[tuple[float | None, float | None], bool]:
+    """Returns limits within which lines are seen, and whether they cut a band.
+
+    Bands of two or three runs may be far wider than what their lines do. Without a difference
+    between lines, limits are those of the data, None.
+    """
     means = np.concatenate([band.mean for band in bands])
+    ends = np.concatenate([x for band in bands for x in (band.low, band.high)])
     low, high = float(means.min()), float(means.max())
-    if low == high:
-        return None
-    return max(limits[0], low - (high - low)), min(limits[1], high + (high - low))
+    room = high - low
+    if not room:
+        return (None, None), False
+    drawn = np.append(ends[np.isfinite(ends)], [low, high])
+    lowest, highest = float(drawn.min()) - 0.05 * room, float(drawn.max()) + 0.05 * room
+    limits = max(lowest, low - room), min(highest, high + room)
+    return limits, limits != (lowest, highest)
 
 
 def _describe(name: str, band: Band, x_label: str) -> str:

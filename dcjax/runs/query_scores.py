@@ -8,6 +8,7 @@ import contextlib
 import pathlib
 import zipfile
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +29,12 @@ def write(
     """
     path = _path(folder, epoch)
     part = path.with_suffix(".part")
-    arrays = {name: values.astype(np.float32) for name, values in scores.items()}
+    arrays: dict[str, Any] = {name: values.astype(np.float32) for name, values in scores.items()}
+    arrays[LABELS] = labels.astype(np.int32)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            np.savez_compressed(file, **arrays, **{LABELS: labels.astype(np.int32)})
+            np.savez_compressed(file, **arrays)
         part.replace(path)
 
 

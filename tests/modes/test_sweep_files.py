@@ -232,8 +232,12 @@ def test_plot_has_means_and_paired_differences_with_their_intervals() -> None:
     assert "base, difference" not in label
     assert {"base", "ours", "steps", "difference, points", "Recall@1, percent"} <= set(texts)
     assert "Below: difference to base, between runs of the same seed, by" in " ".join(texts)
+    cut = "Bands reach beyond the frame where they end at it."
+    assert cut not in texts
     alone, _ = _drawn(rows[:1], Comparison("base"))
     assert "difference" not in alone
+    far = [_row("far", [_run(0, 0.0, validates=False), _run(1, 0.3, validates=False)])]
+    assert cut in _drawn(far, Comparison())[1]  # a band of 15 ± 191 percent, a line of 20
 
 
 def test_rows_of_other_numbers_of_steps_are_compared_at_equal_steps() -> None:
