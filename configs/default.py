@@ -213,6 +213,9 @@ def get_config() -> ConfigDict:
         "small_class",  # fewer than m images: fill with other classes, or repeat
         "cluster_order",  # shuffled, round_robin or uniform
         "rounds",  # batches of each cluster in an epoch: max, min or mean of N_k / B
+        # Steps of every epoch in place of rounds, so that all that is counted in epochs is counted
+        # in so many steps, whatever K is; 0: as rounds says.
+        "epoch_steps",
         "clusters_per_step",  # C, cluster batches that one step learns from
     )
 

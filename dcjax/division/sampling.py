@@ -130,6 +130,7 @@ def check_options(
     small_class: str,
     cluster_order: str,
     rounds: str,
+    epoch_steps: int,
     clusters_per_step: int,
 ) -> None:
     """Raises InputError unless an epoch can be planned with these options for some images."""
@@ -143,6 +144,7 @@ def check_options(
     for setting, number in (
         ("batch_size", batch_size),
         ("images_per_class", images_per_class),
+        ("epoch_steps", epoch_steps),
         ("clusters_per_step", clusters_per_step),
     ):
         require_whole(setting, number, 0)
@@ -190,6 +192,7 @@ def plan_epoch(
     small_class: str = "other",
     cluster_order: str = "shuffled",
     rounds: str = "max",
+    epoch_steps: int = 0,
     clusters_per_step: int = 1,
     images_at_once: int = 2**20,
 ) -> Plan:
@@ -216,6 +219,8 @@ def plan_epoch(
       rounds: the number of rounds is the "max" (as in P21's code), "min" or "mean" over clusters
         of full batches in the cluster, but at least 1. Further images of a cluster are left out,
         others in each epoch.
+      epoch_steps: steps of the epoch in place of so many rounds, the last of which may be cut;
+        0: none.
       clusters_per_step: cluster batches in a step, C. Batches that do not fill a last step are left
         out; if there are fewer than C in all, the first are repeated.
       images_at_once: about how many images a block has. It changes no image, but the crops, which
@@ -235,6 +240,7 @@ def plan_epoch(
         small_class=small_class,
         cluster_order=cluster_order,
         rounds=rounds,
+        epoch_steps=epoch_steps,
         clusters_per_step=clusters_per_step,
     )
     sizes = division.sizes
@@ -243,8 +249,10 @@ def plan_epoch(
         raise InputError("The division must hold images to train on, got only empty clusters.")
     num_rounds = _num_rounds(sizes[filled], batch_size, rounds)
     rng = streams.generator(seed, Stream.CLUSTER_ORDER, division.period, epoch)
-    num_steps = max(1, num_rounds * len(filled) // clusters_per_step)
+    num_steps = epoch_steps or max(1, num_rounds * len(filled) // clusters_per_step)
     num_batches = num_steps * clusters_per_step
+    if epoch_steps:
+        num_rounds = -(-num_batches // len(filled))
     if cluster_order == "round_robin":
         # Starts where the epoch before ended; else every epoch would leave out the same clusters.
         order = filled[(epoch * num_batches + np.arange(num_batches)) % len(filled)]

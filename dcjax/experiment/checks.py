@@ -358,6 +358,19 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
     Raises:
       InputError: naming the setting, its value and what is allowed.
     """
+    check_classes(config, splits)
+    parts.create_loss(config, splits.train.class_sizes)
+    check_query(config, splits)
+    if splits.validation is None:
+        _check_no_choice(config)
+
+
+def check_classes(config: ConfigDict, splits: datasets.Splits) -> None:
+    """Checks that training classes allow division and batches, validation classes an evaluation.
+
+    Raises:
+      InputError: naming the setting, its value and what is allowed.
+    """
     try:
         _check_training_images(config, splits.train)
     except InputError as error:
@@ -367,11 +380,7 @@ def check_data(config: ConfigDict, splits: datasets.Splits) -> None:
             f"{splits.validation.num_classes} classes are held out for validation, and "
             f"{splits.train.num_classes} are left to train on: {error} Or hold out fewer."
         ) from error
-    parts.create_loss(config, splits.train.class_sizes)
-    check_query(config, splits)
-    if splits.validation is None:
-        _check_no_choice(config)
-    else:
+    if splits.validation is not None:
         check_retrieval(
             splits.validation.labels,
             ks=config.eval.ks,

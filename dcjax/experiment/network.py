@@ -134,14 +134,26 @@ class Network:
         return evaluation.fetch(pooled, len(reader.images))
 
     def score(
-        self, readers: Sequence[Reader], variables: dict[str, Any], *, is_last: bool
+        self,
+        readers: Sequence[Reader],
+        variables: dict[str, Any],
+        *,
+        is_last: bool,
+        receive: evaluation.ScoresReceiver | None = None,
     ) -> dict[str, float]:
-        """Returns the scores of the embedding; `is_last`: after the last epoch."""
+        """Returns the scores of the embedding.
+
+        Args:
+          readers: of the queries and, if there is one, the gallery.
+          variables: of the model.
+          is_last: whether the last epoch is trained.
+          receive: see `evaluation.evaluate`.
+        """
         wanted = {"never": False, "last": is_last, "always": True}
         embeddings = [self.embed(reader, variables) for reader in readers]
         with_nmi = wanted[self.config.eval.nmi]
         dims = scoring.scored_dims(self.config)
-        return self._score(embeddings, readers, with_nmi=with_nmi, dims=dims)
+        return self._score(embeddings, readers, with_nmi=with_nmi, dims=dims, receive=receive)
 
     def score_backbone(
         self, readers: Sequence[Reader], variables: dict[str, Any]
@@ -202,6 +214,7 @@ class Network:
         *,
         with_nmi: bool,
         dims: Sequence[int] = (),
+        receive: evaluation.ScoresReceiver | None = None,
     ) -> dict[str, float]:
         sets = [reader.images for reader in readers]
         return scoring.score(
@@ -211,4 +224,5 @@ class Network:
             with_nmi=with_nmi,
             dims=dims,
             cameras=cameras.compared([images.cameras for images in sets], self.config.eval),
+            receive=receive,
         )

@@ -224,10 +224,11 @@ class Reporter:
         )
         sampled = config.sampling
         per_step = sampled.batch_size * sampled.clusters_per_step
-        num_steps = max(1, len(splits.train) // per_step)
-        length = f"{Schedule(config).end} epochs of about {num_steps:,} steps"
+        about = "" if sampled.epoch_steps else "about "
+        num_steps = sampled.epoch_steps or max(1, len(splits.train) // per_step)
+        length = f"{Schedule(config).end} epochs of {about}{num_steps:,} steps"
         if config.train.num_steps:
-            length = f"{config.train.num_steps:,} steps, about {num_steps:,} an epoch,"
+            length = f"{config.train.num_steps:,} steps, {about}{num_steps:,} an epoch,"
         line(f"schedule  {length} of {per_step} images; {self._division_schedule()}")
         if splits.validation is not None:
             early = config.train.stop_after
@@ -460,6 +461,7 @@ class Reporter:
         if progress.chosen_scores:
             best_epoch = {"epoch": progress.chosen_epoch}
             result["ended_early"] = ended_early
+            result["stop_after"] = self._config.train.stop_after  # which may be raised later
             result["best"] = best_epoch | progress.chosen_scores
             result["last_validation"] = {"epoch": progress.epoch, **progress.validation_scores}
             result["best_validation"] = best_epoch | progress.chosen_validation_scores

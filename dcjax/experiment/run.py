@@ -1,9 +1,11 @@
 """A run of an experiment in its folder: new or continued, trained step by step, and saved."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from dcjax.core.console import Console
 from dcjax.core.errors import DivergedError, InputError
@@ -11,7 +13,7 @@ from dcjax.distributed import processes
 from dcjax.division.division import Division
 from dcjax.experiment import agreement, reporter, same_run, versions
 from dcjax.experiment.build import Experiment
-from dcjax.runs import shared_workdirs
+from dcjax.runs import query_scores, shared_workdirs, workdirs
 from dcjax.runs.checkpoints import VALIDATION, Checkpoints
 from dcjax.runs.progress import Progress, Scores, divergence_message
 from dcjax.training import steps
@@ -40,6 +42,7 @@ class Run:
         shared_workdirs.check_shared(workdir)
         agreement.check_settings(config.to_dict())
         self._data = agreement.check_images(experiment.splits)
+        self._folder = workdirs.on_disk(workdir)  # as of the curves
         self._checkpoints = Checkpoints(
             workdir,
             keep_latest=config.checkpoint.keep_latest,
@@ -124,9 +127,16 @@ class Run:
 
     def evaluate(self, *, is_last: bool) -> Scores:
         """Returns the scores of the current network, after an epoch."""
-        experiment = self._experiment
+        experiment, epoch = self._experiment, self.progress.epoch + 1
+
+        def write(scores: Mapping[str, np.ndarray]) -> None:
+            if processes.is_first():
+                labels = experiment.splits.query.labels
+                query_scores.write(self._folder, epoch, scores, labels)
+
         variables = self.state.evaluated_variables
-        return experiment.network.score(experiment.readers.test, variables, is_last=is_last)
+        network, readers = experiment.network, experiment.readers.test
+        return network.score(readers, variables, is_last=is_last, receive=write)
 
     def finish_epoch(self, scores: Scores | None, validation: Scores | None) -> None:
         """Ends an epoch, with its scores if it was evaluated."""
@@ -134,7 +144,10 @@ class Run:
         self.validation = validation
         if scores is not None:
             best_by = self._experiment.config.eval.best_by
-            self.progress = self.progress.with_scores(scores, best_by)
+            progress = self.progress = self.progress.with_scores(scores, best_by)
+            if processes.is_first():
+                chosen = progress.epoch, progress.best_epoch, progress.chosen_epoch
+                query_scores.keep(self._folder, chosen)
 
     def _after_epoch(self, validation: Scores | None) -> Progress:
         progress = self.progress.after_epoch()

@@ -17,6 +17,7 @@ def score(
     with_nmi: bool,
     dims: Sequence[int] = (),
     cameras: Sequence[np.ndarray] | None,
+    receive: evaluation.ScoresReceiver | None = None,
 ) -> dict[str, float]:
     """Returns the scores of embeddings by the settings `eval`, see `evaluation.evaluate`.
 
@@ -27,6 +28,7 @@ def score(
       with_nmi: whether to cluster them.
       dims: numbers of first coordinates, see `evaluation.score_dims`.
       cameras: of each, see `cameras.compared`.
+      receive: see `evaluation.evaluate`.
     """
     scores = evaluation.evaluate(
         embeddings,
@@ -37,6 +39,7 @@ def score(
         kmeans=settings.kmeans,
         dims=dims,
         cameras=cameras,
+        receive=receive,
     )
     return scores | score_on_host(embeddings, labels, settings, cameras=cameras)
 

@@ -290,6 +290,7 @@ RULES: Mapping[str, Rule] = {
     "sampling.small_class": OneOf(sampling.SMALL_CLASSES),
     "sampling.cluster_order": OneOf(sampling.CLUSTER_ORDERS),
     "sampling.rounds": OneOf(sampling.ROUNDS),
+    "sampling.epoch_steps": _FROM_0,
     "sampling.clusters_per_step": Whole(1, 65_536),
     "devices.cluster_parallel": Whole(1, 65_536),
     "optimizer.learning_rate": _RATE,

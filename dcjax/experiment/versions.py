@@ -74,6 +74,7 @@ CHANGES: tuple[Change, ...] = (
             "model.vit.mlp": "gelu",
             "model.vit.patch_size": 14,
             "model.vit.registers": 0,
+            "sampling.epoch_steps": 0,
             "optimizer.adam.beta1": 0.9,
             "optimizer.adam.beta2": 0.999,
             "optimizer.adam.epsilon": 1e-8,

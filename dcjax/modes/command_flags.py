@@ -22,9 +22,10 @@ MODE = flags.DEFINE_enum(
         "export",
         "report",
         "search",
+        "table",
     ],
-    "What to do; evaluate, embed, export, report and search need no --config, score neither a run "
-    "nor --config.",
+    "What to do; evaluate, embed, export, report and search need no --config, score and table "
+    "neither a run nor --config.",
 )
 CONFIG = flags.DEFINE_string(
     "config",
@@ -55,7 +56,7 @@ SEEDS = flags.DEFINE_list("seeds", [], "Of a sweep: train each row with each of 
 BASELINE = flags.DEFINE_string(
     "baseline",
     "",
-    "Of a sweep: the row that the others are compared with, by default the first one.",
+    "Of a sweep or table: the row that the others are compared with, by default the first one.",
 )
 UNTIL = flags.DEFINE_enum(
     "until",
@@ -73,7 +74,20 @@ MARGIN = flags.DEFINE_float(
 BUDGET = flags.DEFINE_integer(
     "budget", None, "With --until: how many seeds a row has at most.", lower_bound=1
 )
+INTERVAL = flags.DEFINE_enum(
+    "interval",
+    None,
+    ["t", "bootstrap"],
+    "Of a sweep: intervals of the differences between rows by Student's t over seeds, the default, "
+    "or by a bootstrap over seeds and classes of the queries.",
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Of a sweep: print its commands and end.")
+RUNS = flags.DEFINE_string(
+    "runs",
+    None,
+    "Of table: the scores of each run of a sweep, which this wrote as NAME.runs.csv.",
+)
+SCORES = flags.DEFINE_list("scores", [], "Of table: its scores in order, by default all.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
@@ -117,7 +131,7 @@ OUTPUT = flags.DEFINE_string(
     "of scores.json, by default that of the embeddings. Of export and report: the file to write, "
     "by default WORKDIR/export/embedder.jax, WORKDIR/report/index.html and, for several runs, "
     "report/comparison.html in the first WORKDIR. Of forecast: the JSON file to write, by default "
-    "none.",
+    "none. Of table: PREFIX of the files, by default that of --runs.",
 )
 EMBEDDINGS = flags.DEFINE_string(
     "embeddings",
@@ -154,8 +168,6 @@ VERSION = flags.DEFINE_bool("version", False, "Print the versions of what runs, 
 SAVED = ["evaluate", "embed", "export", "report", "search"]
 # Modes that take several runs.
 _SEVERAL = ["evaluate", "report"]
-# Flags that only a sweep takes.
-OF_SWEEPS = (SEEDS, BASELINE, UNTIL, MARGIN, BUDGET, DRY_RUN)
 # Modes that join other processes.
 JOINING = ["train", "evaluate", "embed"]
 
@@ -170,8 +182,10 @@ def check() -> None:
         (PROFILE, ["train"]),
         (TRUST_CUSTOM_CODE, SAVED),
         (IMAGES, ["embed"]),
-        (OUTPUT, ["embed", "score", "export", "report", "forecast"]),
+        (OUTPUT, ["embed", "score", "export", "report", "forecast", "table"]),
         (EMBEDDINGS, ["score"]),
+        (RUNS, ["table"]),
+        (SCORES, ["table"]),
         (KS, ["score"]),
         (NMI, ["score"]),
         (NORMALIZE, ["score"]),
@@ -197,6 +211,11 @@ def check() -> None:
             f"--mode={MODE.value} runs in one process, got {joined}; start it on one host without "
             "that flag."
         )
+    if MODE.value == "table":
+        if RUNS.value is None:
+            raise SettingError("--mode=table takes --runs=NAME.runs.csv, got none.")
+        if CONFIG.value is not None:
+            raise SettingError("--mode=table needs no --config; leave it out.")
     if MODE.value == "score":
         if not 1 <= len(embeddings()) <= 2:
             raise SettingError(
@@ -208,6 +227,13 @@ def check() -> None:
                 f"Require --ks of whole numbers from 1 on, got {','.join(KS.value)}; such as "
                 "--ks=1,10,100."
             )
+
+
+def of_sweeps() -> list[str]:
+    """Returns the flags given that only a sweep takes."""
+    flags_of_sweeps = [SEEDS, UNTIL, MARGIN, BUDGET, INTERVAL, DRY_RUN]
+    flags_of_sweeps += [] if MODE.value == "table" else [BASELINE]
+    return [f"--{flag.name}" for flag in flags_of_sweeps if flag.value]
 
 
 def _joining_flag() -> str:

@@ -76,11 +76,12 @@ def main(argv: Sequence[str]) -> None:
         }
         if command_flags.SWEEP.value or command_flags.FOLDS.value:
             _sweep(_config(), argv[0])
-        elif any(flag.value for flag in command_flags.OF_SWEEPS):
-            given = [f"--{flag.name}" for flag in command_flags.OF_SWEEPS if flag.value]
+        elif given := command_flags.of_sweeps():
             raise SettingError(
                 f"Only a sweep takes {', '.join(given)}: give --sweep or --folds too."
             )
+        elif command_flags.MODE.value == "table":
+            _table()
         else:
             if command_flags.MODE.value in command_flags.JOINING:
                 _join()
@@ -283,11 +284,27 @@ def _sweep(config: ConfigDict, path: str) -> None:
         baseline=command_flags.BASELINE.value,
         margin=command_flags.MARGIN.value or 0.0,
         budget=command_flags.BUDGET.value or 0,
+        bootstraps=command_flags.INTERVAL.value == "bootstrap",
     )
     if command_flags.DRY_RUN.value:
         sys.stdout.writelines(f"{command}\n" for command in sweep_runner.commands(sweep))
     elif not sweep_runner.run(sweep):
         sys.exit(1)
+
+
+def _table() -> None:
+    from dcjax.core.console import Console
+    from dcjax.modes import sweep_files
+
+    files = sweep_files.write_again(
+        pathlib.Path(command_flags.RUNS.value or ""),
+        command=shlex.join(programs.command(sys.argv)),
+        names=command_flags.SCORES.value,
+        baseline=command_flags.BASELINE.value,
+        output=command_flags.OUTPUT.value or "",
+    )
+    for file in files:
+        Console().print_line(f"wrote     {file}")
 
 
 def _join() -> None:
@@ -320,6 +337,8 @@ def _load_settings() -> ConfigDict | None:
         return config_files.load(command_flags.CONFIG.value)
     if command_flags.MODE.value == "score":
         return config_files.load("configs/default.py")
+    if command_flags.MODE.value == "table":
+        return None
     if command_flags.MODE.value not in command_flags.SAVED or not command_flags.WORKDIR.value:
         raise flags.Error(
             "Give --config=configs/NAME.py, or --workdir=DIR to evaluate, embed with, export, "

@@ -162,7 +162,7 @@ def describe(
             labels,
             seed=experiment.config.seed,
             epoch=0,
-            **{**sampled, "rounds": rounds},
+            **{**sampled, "rounds": rounds, "epoch_steps": 0},
         ).num_steps
         for rounds in _ROUNDS
     }

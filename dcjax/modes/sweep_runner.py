@@ -31,6 +31,9 @@ def run(sweep: Sweep) -> bool:
 
     Returns:
       Whether no run failed.
+
+    Raises:
+      InputError: before the first run, if the data do not allow one of several folds.
     """
     with file_errors("Cannot write into the folder of a run"):
         return _Runner(sweep).run()
@@ -55,6 +58,7 @@ class _Runner:
         self._failed: list[pathlib.Path] = []
         self._stopped = ""
         self._is_waiting = False
+        self._files: list[pathlib.Path] = []
 
     def run(self) -> bool:
         sweep, runs = self._sweep, list(self._sweep.runs)
@@ -65,7 +69,11 @@ class _Runner:
             f"sweep     {len(sweep.rows)} rows x {at_most}{number} {sweep.over} are {at_most}"
             f"{len(runs)} runs, of which {len(runs) - len(waiting)} are finished"
         )
-        sweep.write_table()
+        if waiting and "folds" in sweep.over:
+            from dcjax.modes import fold_checks  # which imports JAX
+
+            fold_checks.check(run.config for run in runs)
+        self._files = sweep.write()
         with StopRequest() as stop:
             for wanted in sweep.rounds():
                 self._finish([run for run in wanted if not run.result()], stop)
@@ -80,8 +88,8 @@ class _Runner:
             self._line(f"steps     {unequal}")
         if len(rows) > 1 and (chosen := tables.choose(rows, sweep.best_by)):
             self._line(f"chosen    {tables.describe_choice(chosen, sweep.best_by)}")
-        for suffix in ("md", "csv"):
-            self._line(f"wrote     {sweep.table}.{suffix}")
+        for file in self._files:
+            self._line(f"wrote     {file}")
         if self._stopped:
             self._line(f"Stopped by {self._stopped}; the same command continues from there.")
         if self._failed:
@@ -114,7 +122,7 @@ class _Runner:
                     continue
                 if not run.result():  # another process may have trained it meanwhile
                     self._train(run, lock, stop, len(waiting) - number + len(held))
-                self._sweep.write_table()
+                self._files = self._sweep.write()
         return held
 
     def _train(self, run: Run, lock: int, stop: StopRequest, left: int) -> None:

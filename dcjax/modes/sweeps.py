@@ -24,8 +24,8 @@ from dcjax.analysis import sequences
 from dcjax.core import programs, regular_files
 from dcjax.core.errors import InputError, SettingError, file_errors
 from dcjax.experiment import config_files, same_run, versions
-from dcjax.modes import tables
-from dcjax.runs import times, workdirs
+from dcjax.modes import raw_scores, run_records, sweep_files, tables
+from dcjax.runs import workdirs
 
 _ROW = {"name": str, "settings": dict, "paper": dict}
 _MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
@@ -66,42 +66,18 @@ class Run:
                 f"{self.folder} holds a run of {epochs} epochs already, got "
                 f"train.num_epochs={wanted}; take another --workdir, or ask for as many."
             )
-        if scores is None or not (epochs == wanted or scores.get("ended_early")):
+        if scores is None or not (epochs == wanted or _ended_early(scores, train.stop_after)):
             return None
         if not train.refit:
             return scores
         again = _read(self.folder / "refit" / "scores.json")
         return scores | {"refit": again["last"]} if again else None
 
-    def division(self) -> dict[str, float]:
-        """Returns the figures of the last division, by name; none that were not recorded."""
-        figures: dict[str, float] = {}
-        for point in times.read(self.folder / "metrics.jsonl"):
-            if "division/num_clusters" in point:
-                figures = {
-                    name: value
-                    for name in tables.DIVISION_FIGURES
-                    if (value := point.get(f"division/{name}")) is not None
-                }
-        return figures
-
-    def cost(self) -> dict[str, float]:
-        """Returns what training took, by the names of `tables.COSTS`; none that is not recorded.
-
-        The seconds are those of all starts, with what was trained again after a kill.
-        """
-        cost: dict[str, float] = {}
+    @property
+    def images_per_step(self) -> int:
+        """Images of a step."""
         sampled = self.config.sampling
-        points = times.read(self.folder / "metrics.jsonl")
-        if steps := max((point.get("step", 0) for point in points), default=0):
-            cost["steps"] = steps
-            cost["images"] = steps * sampled.batch_size * sampled.clusters_per_step
-        seconds = [
-            record["seconds"]
-            for record in times.read(self.folder / times.FILE)
-            if record.get("kind") == "activity" and record.get("activity") != "evaluation"
-        ]
-        return cost | ({"seconds": sum(seconds)} if seconds else {})
+        return sampled.batch_size * sampled.clusters_per_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,38 +139,42 @@ class Sweep:
         rows = []
         for name, runs in self.rows.items():
             finished = {run: result for run in runs if (result := run.result())}
+            images = [(run.folder, run.images_per_step) for run in finished]
             rows.append(
                 tables.Row(
                     name,
                     list(finished.values()),
                     self.paper[name],
-                    divisions=[run.division() for run in finished],
+                    divisions=[run_records.last_division(run.folder) for run in finished],
                     pairs=[
                         (run.config.seed, run.config.dataset.validation_fold) for run in finished
                     ],
-                    costs=[run.cost() for run in finished],
+                    costs=[run_records.cost(*each) for each in images],
+                    evaluations=[run_records.evaluations(*each) for each in images],
+                    queries=[
+                        run_records.of_queries(run.folder, result)
+                        for run, result in finished.items()
+                        if self.comparison.bootstraps
+                    ],
                 )
             )
         return rows
 
-    def write_table(self) -> None:
-        """Writes the table of what is finished, as Markdown and as CSV."""
-        rows = self.table_rows()
-        text = tables.format_markdown(
-            self.table.name,
-            self.command,
-            rows,
-            self.scores,
-            best_by=self.best_by,
+    def write(self) -> list[pathlib.Path]:
+        """Writes the table of what is finished, its plots and the scores of each run.
+
+        Returns:
+          The files.
+        """
+        study = raw_scores.Study(self.table_rows(), self.best_by, 100 * self.comparison.margin)
+        return sweep_files.write(
+            self.table,
+            study,
+            command=self.command,
+            names=self.scores,
             comparison=self.comparison,
             over=self.over,
         )
-        with file_errors("Cannot write the table of the sweep"):
-            self.table.parent.mkdir(parents=True, exist_ok=True)
-            pathlib.Path(f"{self.table}.md").write_text(text, encoding="utf-8")
-            pathlib.Path(f"{self.table}.csv").write_text(
-                tables.format_csv(rows, self.scores, self.comparison), encoding="utf-8"
-            )
 
 
 def plan(
@@ -210,6 +190,7 @@ def plan(
     baseline: str = "",
     margin: float = 0.0,
     budget: int = 0,
+    bootstraps: bool = False,
 ) -> Sweep:
     """Plans a sweep, and checks that its runs can be trained.
 
@@ -227,6 +208,7 @@ def plan(
       margin: difference in percent up to which rows count as equal, if seeds are added until that
         is decided.
       budget: how many seeds a row may then have; 0: none are added.
+      bootstraps: whether intervals of differences are over seeds and classes of the queries.
 
     Raises:
       SettingError: if a row or a seed cannot be run.
@@ -246,6 +228,11 @@ def plan(
         raise SettingError(
             f"Require --baseline to be a row of the table, got {baseline!r}; rows are "
             f"{', '.join(names)}."
+        )
+    if budget and bootstraps:
+        raise SettingError(
+            "--until=decided adds seeds by always-valid intervals, which are over seeds alone: "
+            "leave out --interval=bootstrap."
         )
     if budget:
         _check_sequence(margin, budget, seeds, folds, table_rows, changes)
@@ -276,6 +263,7 @@ def plan(
     flags += [f"--folds={folds}"] if folds else []
     flags += [f"--baseline={baseline}"] if baseline else []
     flags += ["--until=decided", f"--margin={margin:g}", f"--budget={budget}"] if budget else []
+    flags += ["--interval=bootstrap"] if bootstraps else []
     flags += [f"--workdir={workdir}"] if workdir else []
     return Sweep(
         table=folder / name,
@@ -285,7 +273,9 @@ def plan(
         paper={row["name"]: row.get("paper", {}) for row in table_rows},
         best_by=config.eval.best_by,
         over=("seeds x folds" if seeds else "folds") if folds else "seeds",
-        comparison=tables.Comparison(baseline or names[0], margin / 100 if budget else 0.0),
+        comparison=tables.Comparison(
+            baseline or names[0], margin / 100 if budget else 0.0, bootstraps
+        ),
     )
 
 
@@ -452,6 +442,14 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise InputError(f"{path} is not of a run; move it away, and the run is made again.")
     return value
+
+
+def _ended_early(scores: dict[str, Any], stop_after: int) -> bool:
+    """Returns whether a run ended early by the setting that it has now.
+
+    A run that is continued with a higher one keeps its scores until it ends again.
+    """
+    return bool(scores.get("ended_early")) and scores.get("stop_after", stop_after) == stop_after
 
 
 def _epochs(scores: dict[str, Any] | None, folder: pathlib.Path) -> int:

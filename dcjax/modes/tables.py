@@ -7,10 +7,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from dcjax.analysis import differences, sequences
+from dcjax.runs.query_scores import LABELS
 
 # Figures of a division that a table has; `analysis.effects` says what they are.
 DIVISION_FIGURES = (
@@ -24,12 +26,16 @@ DIVISION_FIGURES = (
 )
 # What a run took to train, with the heading of its column.
 COSTS = {"steps": "steps", "images": "images seen", "seconds": "seconds"}
+# An evaluation of a run: scores by name, "epoch", and "step", "images" and "seconds" before it.
+Evaluation = Mapping[str, float]
 _METHODS = ("Student's t", "always-valid t, for seeds that are added until it decides")
+_BOOTSTRAP = "bootstrap over seeds and classes, of scores that are means over queries"
 _SELECTED = {
     "best": "best epoch by the validation classes, on the test classes",
     "last": "last epoch",
 }
-_PAIRED_BY = {"seeds": "seed", "folds": "fold", "seeds x folds": "seed and fold"}
+# What runs of two rows have in common, by what means are over.
+PAIRED_BY = {"seeds": "seed", "folds": "fold", "seeds x folds": "seed and fold"}
 # What scores.json holds, and how a table is headed; of runs with validation classes alone:
 _VALIDATED = {
     "best": "Best epoch by the validation classes, on the test classes",
@@ -54,6 +60,8 @@ class Row:
       divisions: figures of the last division of these runs, by name.
       pairs: seed and fold of each of these runs, by which rows are paired.
       costs: what each of these runs took, by the names of `COSTS`.
+      evaluations: of each of these runs, in order, by the classes "test" and "validation".
+      queries: the scores of each query of these runs, by selection, and their "labels".
     """
 
     name: str
@@ -62,6 +70,8 @@ class Row:
     divisions: Sequence[Mapping[str, float]] = ()
     pairs: Sequence[tuple[int, int]] = ()
     costs: Sequence[Mapping[str, float]] = ()
+    evaluations: Sequence[Mapping[str, Sequence[Evaluation]]] = ()
+    queries: Sequence[Mapping[str, Mapping[str, np.ndarray]]] = ()
 
     def scores(self, selection: str, name: str) -> list[float]:
         """Returns a score in every finished run; none where one of them lacks it."""
@@ -84,6 +94,27 @@ class Row:
         )
         return [score - others[pair] for pair, score in scores.items() if pair in others]
 
+    def query_differences_to(
+        self, other: "Row", selection: str, name: str
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns how much higher a score of each query is than another row's.
+
+        Returns:
+          The differences, one row for each seed and fold of both [S, Q], and the labels of the
+          queries [Q]; None if a run of both lacks the score of its queries.
+        """
+        of_row, of_other = (
+            {pair: x.get(selection, {}) for pair, x in zip(row.pairs, row.queries, strict=False)}
+            for row in (self, other)
+        )
+        both = [(of_row[pair], of_other[pair]) for pair in of_row if pair in of_other]
+        if not both or any(name not in scores for pair in both for scores in pair):
+            return None
+        labels = both[0][0][LABELS]
+        if any(not np.array_equal(scores[LABELS], labels) for pair in both for scores in pair):
+            return None  # other test images, of which no pair can be made
+        return np.stack([scores[name] - others[name] for scores, others in both]), labels
+
     def _of_all(self, figures: Sequence[Mapping[str, float]], name: str) -> list[float]:
         values = [of_run[name] for of_run in figures if name in of_run]
         return values if len(values) == len(self.results) else []
@@ -97,23 +128,52 @@ class Comparison:
       baseline: name of the row that the others are compared with; "": they are not.
       margin: difference up to which rows count as equal, as a share of 1, where seeds are added
         until that is decided; 0: the seeds were chosen beforehand.
+      bootstraps: whether intervals are over seeds and classes of the queries, not seeds alone.
     """
 
     baseline: str = ""
     margin: float = 0.0
+    bootstraps: bool = False
 
     def row(self, rows: Sequence[Row]) -> Row | None:
         """Returns the baseline among rows."""
         return next((row for row in rows if row.name == self.baseline), None)
 
-    def interval(self, paired: Sequence[float]) -> list[Any]:
-        """Returns mean and ends of the interval of differences, "" in place of what is unknown."""
-        if not paired:
+    def difference(self, row: Row, rows: Sequence[Row], selection: str, name: str) -> list[Any]:
+        """Returns how much higher a row's score is than the baseline's, and its interval.
+
+        Returns:
+          The mean over pairs and both ends, "" in place of what is unknown.
+        """
+        compared = self.row(rows)
+        paired = [] if compared is None else row.differences_to(compared, selection, name)
+        if compared is None or not paired:
             return ["", "", ""]
-        mean, *ends = differences.t_interval(paired)
-        if self.margin:
-            ends = [float(end[-1]) for end in sequences.confidence_sequence(np.array(paired))]
+        mean, *ends = self.mean_and_ends(paired)
+        if self.bootstraps:
+            of_queries = row.query_differences_to(compared, selection, name)
+            ends = [math.inf, math.inf]
+            if of_queries is not None:
+                generator = np.random.default_rng(0)  # so that tables are alike
+                _, *ends = differences.two_level_interval(*of_queries, generator)
         return [mean, *(end if math.isfinite(end) else "" for end in ends)]
+
+    def mean_and_ends(self, paired: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+        """Returns mean and ends of the interval over seeds alone, which may be infinite."""
+        mean, low, high = differences.t_interval(paired)
+        if self.margin:
+            low, high = (float(x[-1]) for x in sequences.confidence_sequence(np.array(paired)))
+        return mean, low, high
+
+    @property
+    def method(self) -> str:
+        """How the intervals of `difference` are computed, in words."""
+        return _BOOTSTRAP if self.bootstraps else self.method_over_seeds
+
+    @property
+    def method_over_seeds(self) -> str:
+        """How those of `mean_and_ends` are computed."""
+        return _METHODS[self.margin > 0]
 
     def decisions(self, rows: Sequence[Row], best_by: str) -> dict[str, sequences.Decision]:
         """Returns what is known of each other row, by a score; nothing if seeds are not added."""
@@ -131,6 +191,7 @@ class Comparison:
 
 
 _NONE = Comparison()
+_NO_PLOTS: Mapping[str, str] = {}
 
 
 def choose(rows: Sequence[Row], best_by: str) -> Row | None:
@@ -209,6 +270,7 @@ def format_markdown(
     best_by: str = "",
     comparison: Comparison = _NONE,
     over: str = "seeds",
+    plots: Mapping[str, str] = _NO_PLOTS,
 ) -> str:
     """Returns a table of percents, one part for the last and one for the best epochs.
 
@@ -220,6 +282,7 @@ def format_markdown(
       best_by: name of the score by which a row is chosen, if there are validation classes.
       comparison: of its rows.
       over: what its means are over.
+      plots: file of each plot beside the table, by what it shows.
     """
     lines = [
         f"# {title}",
@@ -256,6 +319,9 @@ def format_markdown(
                     cells.append(f"{row.paper[name]:.2f}" if name in row.paper else "")
             lines.append(_line(cells))
         lines += _compare(rows, selection, list(columns), comparison, over)
+    if plots:
+        lines += ["", "## Learning curves"]
+        lines += [x for name, file in plots.items() for x in ("", f"![{name}]({quote(file)})")]
     if costs := [name for name in COSTS if any(row.cost(name) for row in rows)]:
         lines += ["", "## Training", "", "Of a run; seconds without those of evaluations.", ""]
         lines += [_line(["", *map(COSTS.__getitem__, costs)]), _line(["---"] * (1 + len(costs)))]
@@ -274,14 +340,14 @@ def format_csv(rows: Sequence[Row], names: Sequence[str], comparison: Comparison
 
     Mean and deviation are shares of 1, as are the difference to the baseline, over so many pairs,
     and the ends of its 95 % interval ("always_low" and "always_high" where seeds are added until
-    it decides); the paper's figure is in percent. Costs have the selection "training", figures of
-    the last division "division".
+    it decides, "bootstrap_low" and "bootstrap_high" over seeds and classes); the paper's figure is
+    in percent. Costs have the selection "training", figures of the last division "division".
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     headings = ["row", "score", "selection", "seeds", "mean", "deviation", "paper_percent"]
-    ends = ["always_low", "always_high"] if comparison.margin else ["low", "high"]
-    writer.writerow([*headings, "pairs", "difference", *ends])
+    kind = "always_" if comparison.margin else "bootstrap_" if comparison.bootstraps else ""
+    writer.writerow([*headings, "pairs", "difference", f"{kind}low", f"{kind}high"])
     compared = comparison.row(rows)
     for row in rows:
         cells = [
@@ -298,7 +364,7 @@ def format_csv(rows: Sequence[Row], names: Sequence[str], comparison: Comparison
             deviation: Any = statistics.stdev(values) if len(values) > 1 else ""
             paired = row.differences_to(compared, selection, name) if compared else []
             found = [len(values), mean, deviation, paper, len(paired)]
-            found += comparison.interval(paired)
+            found += comparison.difference(row, rows, selection, name)
             writer.writerow([row.name, name, selection, *found])
     return text.getvalue()
 
@@ -329,8 +395,8 @@ def _compare(
     pairs = {row: len(set(row.pairs) & set(compared.pairs)) for row in others}
     return [
         "",
-        f"Difference to {compared.name}, between runs of the same {_PAIRED_BY.get(over, over)}: "
-        f"mean and 95 % interval ({_METHODS[comparison.margin > 0]}).",
+        f"Difference to {compared.name}, between runs of the same {PAIRED_BY[over]}: "
+        f"mean and 95 % interval ({comparison.method}).",
         "",
         _line(["", "pairs", *names]),
         _line(["---"] * (2 + len(names))),
@@ -371,12 +437,11 @@ def _difference(
     row: Row, comparison: Comparison, rows: Sequence[Row], selection: str, name: str
 ) -> str:
     """Returns the mean difference in percent and its interval, "" without pairs."""
-    compared = comparison.row(rows)
-    if compared is None or row is compared:
+    if row.name == comparison.baseline:
         return ""
-    if not (paired := row.differences_to(compared, selection, name)):
+    found = comparison.difference(row, rows, selection, name)
+    if not (known := [value for value in found if value != ""]):
         return ""
-    known = [value for value in comparison.interval(paired) if value != ""]
     mean, *ends = (f"{100 * value:+.2f}" for value in known)
     return f"{mean} [{', '.join(ends)}]" if ends else mean
 

@@ -1,99 +1,18 @@
-"""Plots as SVG inside a page, which follow its colours and fonts in light and dark.
-
-Matplotlib draws with reserved colours, each of which stands for a colour of `static/style.css`. No
-text of a user is drawn: names are in the legend, which the page shows beside the plot.
-"""
+"""Plots of a report: curves, sizes of clusters, matrices, bars and densities."""
 
 import dataclasses
-import io
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
-import markupsafe
 import numpy as np
 
+from dcjax.pages import drawing
 from dcjax.pages.content import Curve
+from dcjax.pages.drawing import Key, Plot
 
-_SIZE = (4.8, 2.9)  # inches, so that the texts are legible on a phone too
-_FONT_SIZE = 10.5
 DIVIDED_EPOCH = "divided at the start of epoch"  # a label
-NUM_COLORS = 8  # --series-1 to --series-8
-_TEXT, _MUTED, _LINE = "#010101", "#010102", "#010103"
-_SERIES = [f"#0102{number:02x}" for number in range(1, NUM_COLORS + 1)]
-_PAGE_COLORS = {
-    _TEXT: "currentColor",
-    _MUTED: "var(--muted)",
-    _LINE: "var(--line)",
-    **{color: f"var(--series-{number})" for number, color in enumerate(_SERIES, 1)},
-}
-# Dashes (in widths of the line) and markers (sides, angle). Each list has another length than that
-# of the colours, so that lines of one colour differ in these.
-_DASHES: Sequence[tuple[float, ...]] = ((), (6, 2), (2, 1.5), (7, 2, 2, 2), (10, 3))
-_MARKERS = ((16, 0), (4, 45), (3, 0), (4, 0), (3, 180), (5, 0), (6, 0))
-_MAX_MARKED_POINTS = 40
 _MAX_LINES_OF_DIVISIONS = 40
 _MAX_NOTED_CELLS = 64  # of a heat map, whose values are written into it
-
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # texts are texts, in the font of the page
-    "svg.hashsalt": "dcjax",  # the same plot has the same names of its parts
-    "text.parse_math": False,
-    "font.size": _FONT_SIZE,
-    "axes.labelsize": _FONT_SIZE,
-    "xtick.labelsize": _FONT_SIZE,
-    "ytick.labelsize": _FONT_SIZE,
-    "text.color": _TEXT,
-    "axes.labelcolor": _MUTED,
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
-    "axes.edgecolor": _LINE,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.8,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4.5,
-    "figure.facecolor": "none",
-    "image.interpolation": "none",  # cells stay as they are, however large they are shown
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """An entry of a legend.
-
-    Attributes:
-      name: what the line shows.
-      color: a CSS colour.
-      dashes: of the line, in the form of SVG's stroke-dasharray; "" if unbroken, None for no line.
-      marker: corners of the marker, in the form of SVG's points, around 0; "" for none.
-    """
-
-    name: str
-    color: str
-    dashes: str | None
-    marker: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """A plot.
-
-    Attributes:
-      svg: the drawing, whose text alternative is part of it.
-      keys: its legend.
-    """
-
-    svg: markupsafe.Markup
-    keys: Sequence[Key] = ()
 
 
 def plot_curves(
@@ -118,24 +37,26 @@ def plot_curves(
 
     def draw(axes: Any) -> None:
         for number, curve in enumerate(curves.values()):
-            _draw_line(axes, number, curve.epochs, curve.values)
+            drawing.draw_line(axes, number, curve.epochs, curve.values)
         if len(division_epochs) <= _MAX_LINES_OF_DIVISIONS:
             for epoch in division_epochs:
-                axes.axvline(epoch, color=_MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
+                axes.axvline(
+                    epoch, color=drawing.MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0
+                )
         else:  # short marks at the bottom, since lines would cover the plot
             axes.vlines(
-                division_epochs, 0, 0.04, color=_MUTED, linewidth=0.8,
+                division_epochs, 0, 0.04, color=drawing.MUTED, linewidth=0.8,
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.set_ylim(*limits)
         _use_whole_epochs(axes)
 
-    keys = [_key(number, text) for number, text in enumerate(curves)]
+    keys = [drawing.key(number, text) for number, text in enumerate(curves)]
     if len(division_epochs):
         keys.append(Key("a division, before the next epoch", "var(--muted)", "1 2", ""))
     texts = [f"{label}: {_describe(curve)}" for label, curve in curves.items()]
-    return Plot(_draw(name, draw, f"{y_label} over epochs. {'; '.join(texts)}."), keys)
+    return Plot(drawing.draw(name, [draw], f"{y_label} over epochs. {'; '.join(texts)}."), keys)
 
 
 def plot_sizes(name: str, epochs: np.ndarray, sizes: Sequence[np.ndarray]) -> Plot | None:
@@ -156,9 +77,9 @@ def plot_sizes(name: str, epochs: np.ndarray, sizes: Sequence[np.ndarray]) -> Pl
         axes.scatter(
             np.repeat(at, [len(size) for _, size in known]),
             np.concatenate([size for _, size in known]),
-            s=16, color=_SERIES[0], alpha=0.55, linewidths=0,
+            s=16, color=drawing.SERIES[0], alpha=0.55, linewidths=0,
         )  # fmt: skip
-        _draw_line(axes, 1, at, medians)
+        drawing.draw_line(axes, 1, at, medians)
         axes.set(xlabel=DIVIDED_EPOCH, ylabel="images in a cluster")
         axes.set_ylim(bottom=0)
         _use_whole_epochs(axes)
@@ -168,8 +89,8 @@ def plot_sizes(name: str, epochs: np.ndarray, sizes: Sequence[np.ndarray]) -> Pl
         f"Sizes of clusters at each division: at first {_describe_sizes(first)}, "
         f"at last {_describe_sizes(last)}."
     )
-    keys = [dataclasses.replace(_key(0, "a cluster"), dashes=None), _key(1, "median")]
-    return Plot(_draw(name, draw, text), keys)
+    keys = [dataclasses.replace(drawing.key(0, "a cluster"), dashes=None), drawing.key(1, "median")]
+    return Plot(drawing.draw(name, [draw], text), keys)
 
 
 def plot_heat_map(
@@ -199,8 +120,8 @@ def plot_heat_map(
         )
         axes.grid(False)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _use_whole_numbers(axes.xaxis)
-        _use_whole_numbers(axes.yaxis)
+        drawing.use_whole_numbers(axes.xaxis)
+        drawing.use_whole_numbers(axes.yaxis)
         bar = axes.figure.colorbar(image, ax=axes, pad=0.03, fraction=0.06)
         bar.outline.set_visible(False)
         if noted:
@@ -216,7 +137,7 @@ def plot_heat_map(
         f"{description} Values from {np.min(values):.2f} to {np.max(values):.2f}, "
         f"{np.mean(values):.2f} on average."
     )
-    return Plot(_draw(name, draw, text))
+    return Plot(drawing.draw(name, [draw], text))
 
 
 def plot_bars(
@@ -233,15 +154,17 @@ def plot_bars(
     """
 
     def draw(axes: Any) -> None:
-        axes.bar(np.arange(len(values)), np.nan_to_num(values), color=_SERIES[0], width=0.7)
-        axes.axhline(level[1], color=_SERIES[1], linestyle=(0, _DASHES[1]))
+        axes.bar(np.arange(len(values)), np.nan_to_num(values), color=drawing.SERIES[0], width=0.7)
+        axes.axhline(level[1], color=drawing.SERIES[1], linestyle=(0, drawing.DASHES[1]))
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(False, axis="x")
-        _use_whole_numbers(axes.xaxis)
+        drawing.use_whole_numbers(axes.xaxis)
 
     each = ", ".join(f"{value:.1f}" if np.isfinite(value) else "not known" for value in values)
     text = f"{y_label} by {x_label}: {each}. {level[0]}: {level[1]:.1f}."
-    return Plot(_draw(name, draw, text), [dataclasses.replace(_key(1, level[0]), marker="")])
+    return Plot(
+        drawing.draw(name, [draw], text), [dataclasses.replace(drawing.key(1, level[0]), marker="")]
+    )
 
 
 def plot_histograms(name: str, samples: Mapping[str, np.ndarray], *, x_label: str) -> Plot:
@@ -261,10 +184,10 @@ def plot_histograms(name: str, samples: Mapping[str, np.ndarray], *, x_label: st
             edges = np.linspace(low, max(high, low + 1e-6), 50)
         for number, values in enumerate(filled.values()):
             density, _ = np.histogram(values, edges, density=True)
-            axes.stairs(density, edges, fill=True, color=_SERIES[number], alpha=0.25)
+            axes.stairs(density, edges, fill=True, color=drawing.SERIES[number], alpha=0.25)
             axes.stairs(
-                density, edges, color=_SERIES[number], linewidth=1.6,
-                linestyle=(0, _DASHES[number]) if _DASHES[number] else "solid",
+                density, edges, color=drawing.SERIES[number], linewidth=1.6,
+                linestyle=(0, drawing.DASHES[number]) if drawing.DASHES[number] else "solid",
             )  # fmt: skip
         axes.set(xlabel=x_label, ylabel="density")
         axes.set_yticks([])
@@ -275,114 +198,8 @@ def plot_histograms(name: str, samples: Mapping[str, np.ndarray], *, x_label: st
         f"{np.max(values):.2f}"
         for label, values in filled.items()
     ]
-    keys = [dataclasses.replace(_key(i, text), marker="") for i, text in enumerate(filled)]
-    return Plot(_draw(name, draw, f"{x_label}. {'; '.join(texts)}."), keys)
-
-
-def _draw(name: str, draw: Callable[[Any], None], description: str) -> markupsafe.Markup:
-    """Returns a plot of one pair of axes as an <svg> element with a text alternative."""
-    import matplotlib  # slow to import, and only the modes that make pages need it
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
-        matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        axes = figure.add_subplot()
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: _format_tick(value))
-        draw(axes)
-        text = io.StringIO()
-        metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
-        FigureCanvasSVG(figure).print_svg(text, metadata=metadata)
-    return _inline(text.getvalue(), name, description)
-
-
-def _format_tick(value: float) -> str:
-    """Returns the label of a tick, written as all numbers of the page are, "1,500"."""
-    return f"{value:,.9g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _inline(svg: str, name: str, description: str) -> markupsafe.Markup:
-    """Returns an SVG file of matplotlib as an element of a page.
-
-    Names of its parts get the plot's name as prefix, since pages have many plots; its size, fonts
-    and colours become those of the page.
-    """
-    root = ElementTree.fromstring(svg)
-    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag.endswith("}style"):  # would apply to the whole page
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = _local(element.tag)
-        attributes = {_local(key): value for key, value in element.attrib.items()}
-        if attributes.get("id") not in used:
-            attributes.pop("id", None)
-        for key, value in attributes.items():
-            attributes[key] = _in_page(key, value, name)
-        element.attrib.clear()
-        element.attrib.update(attributes)
-        element.tail = None
-    for attribute in ("width", "height", "version"):
-        root.attrib.pop(attribute)
-    root.attrib |= {"class": "plot", "role": "img", "aria-label": description}
-    return markupsafe.Markup(ElementTree.tostring(root, encoding="unicode"))
-
-
-def _in_page(key: str, value: str, name: str) -> str:
-    """Returns an attribute of a plot as it is in a page."""
-    if key == "id":
-        return f"{name}-{value}"
-    if key == "d":
-        return value.replace("\n", "").strip()
-    if key == "href":
-        return re.sub("^#", f"#{name}-", value)
-    value = value.replace("url(#", f"url(#{name}-")
-    if key == "style":
-        value = re.sub(r"font-family: [^;]*;? ?", "", value)
-        value = re.sub(r"#01\w{4}", lambda match: _PAGE_COLORS.get(match[0], match[0]), value)
-    return value
-
-
-def _local(tag: str) -> str:
-    """Returns a name without its namespace, which parsers of HTML know by themselves."""
-    return tag.rpartition("}")[2]
-
-
-def _draw_line(axes: Any, number: int, x: np.ndarray, y: np.ndarray) -> None:
-    dashes, (sides, angle) = _line_style(number)
-    axes.plot(
-        x, y,
-        color=_SERIES[number % NUM_COLORS],
-        linestyle=(0, dashes) if dashes else "solid",
-        marker=(sides, 0, angle) if len(x) <= _MAX_MARKED_POINTS else "",
-    )  # fmt: skip
-
-
-def _line_style(number: int) -> tuple[tuple[float, ...], tuple[int, float]]:
-    """Returns dashes and marker (sides, angle) of a line."""
-    return _DASHES[number % len(_DASHES)], _MARKERS[number % len(_MARKERS)]
-
-
-def _key(number: int, name: str) -> Key:
-    dashes, (sides, angle) = _line_style(number)
-    turns = (2 * math.pi * (side / sides) - math.radians(angle) for side in range(sides))
-    corners = [f"{-4 * math.sin(turn):.1f},{-4 * math.cos(turn):.1f}" for turn in turns]
-    return Key(
-        name,
-        f"var(--series-{number % NUM_COLORS + 1})",
-        " ".join(f"{length:g}" for length in dashes),
-        " ".join(corners),
-    )
-
-
-def _use_whole_numbers(axis: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    keys = [dataclasses.replace(drawing.key(i, text), marker="") for i, text in enumerate(filled)]
+    return Plot(drawing.draw(name, [draw], f"{x_label}. {'; '.join(texts)}."), keys)
 
 
 def _use_whole_epochs(axes: Any) -> None:
@@ -390,7 +207,7 @@ def _use_whole_epochs(axes: Any) -> None:
     low, high = axes.get_xlim()
     if high - low < 1:
         axes.set_xlim((low + high - 1) / 2, (low + high + 1) / 2)
-    _use_whole_numbers(axes.xaxis)
+    drawing.use_whole_numbers(axes.xaxis)
 
 
 def _describe(curve: Curve) -> str:

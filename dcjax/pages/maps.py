@@ -9,7 +9,7 @@ import numpy as np
 
 from dcjax.pages import templating
 from dcjax.pages.content import Image, Map
-from dcjax.pages.figures import NUM_COLORS
+from dcjax.pages.drawing import NUM_COLORS
 
 _WIDTH, _HEIGHT, _MARGIN = 1000, 640, 16
 _SHAPES = ("round", "square")

@@ -15,7 +15,7 @@ from dcjax.pages.content import (
     Setting,
     Training,
 )
-from dcjax.pages.figures import Plot
+from dcjax.pages.drawing import Plot
 
 _SECTIONS = (
     ("good", "Is it good?"),

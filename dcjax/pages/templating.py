@@ -32,6 +32,14 @@ def static_text(name: str) -> str:
     return importlib.resources.files("dcjax.pages").joinpath("static", name).read_text("utf-8")
 
 
+def palette() -> str:
+    """Returns the rules of `static/style.css` that name the colours, for light and for dark."""
+    rules = re.findall(
+        r"^(?:@media [^{]*dark[^{]*\{\s*)?:root \{.*?^\}", static_text("style.css"), re.M | re.S
+    )
+    return "\n".join([*rules, ""])
+
+
 def self_contained_policy(scripts: Sequence[str]) -> str:
     """Returns the Content-Security-Policy of a page that asks no host for anything.
 

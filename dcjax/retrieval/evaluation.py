@@ -19,6 +19,7 @@ from dcjax.division import device_kmeans, host_kmeans, masks
 from dcjax.retrieval import metrics, reranking, thresholds
 
 RERANKED = "reranked_"  # begins the names of scores after re-ranking
+ScoresReceiver = Callable[[Mapping[str, npt.NDArray]], None]  # of each query [Q], by name
 
 
 def embed(
@@ -94,6 +95,7 @@ def evaluate(
     kmeans: str = "host",
     dims: Sequence[int] = (),
     cameras: Sequence[npt.NDArray] | None = None,
+    receive: ScoresReceiver | None = None,
 ) -> dict[str, float]:
     """Scores the retrieval of classes that were not trained on (method: `retrieval.score`).
 
@@ -111,12 +113,13 @@ def evaluate(
       dims: numbers of first coordinates, see `score_dims`.
       cameras: of each, [N]: a query finds no image of its class that its camera took, see
         `metrics.score`; None: no matter.
+      receive: gets the scores of each query, unless galleries are drawn.
 
     Returns:
       Score by name.
     """
     protocol: Any = {"gallery_draws": gallery_draws, "cameras": cameras}
-    scores = _mean_scores(embeddings, labels, ks=ks, **protocol)
+    scores = _mean_scores(embeddings, labels, ks=ks, **protocol, receive=receive)
     if nmi_runs:
         scores["nmi"] = nmi(embeddings, labels, num_runs=nmi_runs, kmeans=kmeans)
     return scores | score_dims(embeddings, labels, dims=dims, **protocol)
@@ -167,9 +170,13 @@ def _mean_scores(
     ks: Sequence[int],
     gallery_draws: int,
     cameras: Sequence[npt.NDArray] | None,
+    receive: ScoresReceiver | None = None,
 ) -> dict[str, float]:
     if not gallery_draws or len(embeddings) == 2:
-        return metrics.mean(score_queries(embeddings, labels, ks=ks, cameras=cameras))
+        by_query = score_queries(embeddings, labels, ks=ks, cameras=cameras)
+        if receive is not None:
+            receive(by_query)
+        return metrics.mean(by_query)
     (images,) = _as_rows(embeddings, labels)
     mesh = sharded_rows.mesh_of(images.values)
     return metrics.score_one_per_class(images, labels[0], ks=ks, num_draws=gallery_draws, mesh=mesh)

@@ -321,6 +321,32 @@ def test_rounds_set_the_number_of_batches_per_cluster(rounds, expected):
     np.testing.assert_array_equal(np.bincount(plan.clusters.ravel()), [expected] * 3)
 
 
+@pytest.mark.parametrize("cluster_order", sampling.CLUSTER_ORDERS)
+@pytest.mark.parametrize("clusters_per_step", [1, 2])
+def test_epochs_of_a_number_of_steps_begin_as_others_and_have_these(
+    cluster_order, clusters_per_step
+):
+    cluster, labels = _clustered((75, 5, 25))
+    options: Any = {"cluster_order": cluster_order, "clusters_per_step": clusters_per_step}
+    usual = _plan(cluster, labels, **options)
+    equal = _plan(cluster, labels, epoch_steps=usual.num_steps, **options)
+    np.testing.assert_array_equal(equal.clusters, usual.clusters)
+    np.testing.assert_array_equal(equal.rows, usual.rows)
+    for num_steps in (1, 4, 50):
+        plan = _plan(cluster, labels, epoch_steps=num_steps, **options)
+        assert plan.num_steps == len(plan.rows) == num_steps
+        if cluster_order != "uniform":
+            counts = np.bincount(plan.clusters.ravel(), minlength=3)
+            assert counts.max() - counts.min() <= 1
+
+
+def test_images_of_long_epochs_are_drawn_equally_often():
+    cluster, labels = _clustered((64, 16))
+    plan = _plan(cluster, labels, epoch_steps=48)  # 24 batches of each cluster: 3 and 12 passes
+    counts = np.bincount(plan.rows.ravel(), minlength=80)
+    np.testing.assert_array_equal(counts, [3] * 64 + [12] * 16)
+
+
 def test_smaller_clusters_repeat_their_images():
     cluster, labels = _clustered((64, 16))
     plan = _plan(cluster, labels)

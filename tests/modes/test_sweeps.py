@@ -24,7 +24,7 @@ from configs import digits
 from dcjax.analysis import sequences
 from dcjax.core.errors import InputError, SettingError
 from dcjax.experiment import same_run
-from dcjax.modes import sweep_runner, sweeps, tables
+from dcjax.modes import run_records, sweep_runner, sweeps, tables
 
 _ROOT = Path(__file__).parents[2]
 _TINY = small_runs.TINY | {
@@ -544,7 +544,7 @@ def test_only_seeds_that_both_rows_have_finished_are_paired(tmp_path: Path) -> N
                 _finish(run, map_at_r=scores[name][run.config.seed])
     rows = sweep.table_rows()
     assert rows[1].differences_to(rows[0], "last", "map_at_r") == pytest.approx([-0.1])
-    sweep.write_table()
+    sweep.write()
     lines = _part((tmp_path / "runs" / "tiny.md").read_text(), "Last epoch")
     assert lines[-1] == "| ours | 1 | -10.00 |"
     csv_lines = (tmp_path / "runs" / "tiny.csv").read_text().splitlines()
@@ -649,7 +649,7 @@ def test_table_has_steps_images_and_seconds_of_the_runs(tmp_path: Path) -> None:
         records = [{"kind": "activity", "activity": x, "seconds": y} for x, y in seconds.items()]
         records += [{"kind": "start"}, records[0]]
         (run.folder / "times.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in records))
-    sweep.write_table()
+    sweep.write()
     text = (tmp_path / "runs" / "tiny.md").read_text()
     assert _part(text, "Training")[-4:] == [
         "|  | steps | images seen | seconds |",
@@ -665,7 +665,6 @@ def test_table_has_steps_images_and_seconds_of_the_runs(tmp_path: Path) -> None:
 
 
 def test_figures_of_the_last_division_are_columns(tmp_path: Path) -> None:
-    config = _config()
     points = [
         {"step": 0, "division/num_clusters": 2, "division/separated_pairs": 0.125},
         {"step": 8, "division/num_clusters": 4, "division/separated_pairs": 0.25},
@@ -673,9 +672,9 @@ def test_figures_of_the_last_division_are_columns(tmp_path: Path) -> None:
     ]
     points[1] |= {"division/mask_cosine": None, "division/smallest": 3}
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in points))
-    recorded = sweeps.Run(tmp_path, config, ()).division()
+    recorded = run_records.last_division(tmp_path)
     assert recorded == {"separated_pairs": 0.25}
-    assert sweeps.Run(tmp_path / "none", config, ()).division() == {}
+    assert run_records.last_division(tmp_path / "none") == {}
     results = [{"last": {"nmi": 0.5}, "best_test": {"nmi": 0.5}}] * 2
     rows = [
         tables.Row("both", results, {}, [recorded, {"separated_pairs": 0.75}]),
@@ -738,16 +737,16 @@ def test_each_fold_is_held_out_once_and_the_table_is_over_folds(tmp_path: Path) 
             has_rows=False,
         )
 
-    sweep = plan(4)
-    held_out = [run.config.dataset for run in sweep.rows["tiny"]]
+    held_out = [run.config.dataset for run in plan(4).rows["tiny"]]
     assert [x.validation_classes for x in held_out] == [0.25] * 4
     assert [x.validation_fold for x in held_out] == [0, 1, 2, 3]
+    sweep = plan(2, **{"division.max_clusters": 1})
     assert "--sweep" not in sweep.command
-    assert "--folds=4" in sweep.command
+    assert "--folds=2" in sweep.command
     assert sweep_runner.run(sweep)
     scores = [json.loads((x.folder / "scores.json").read_text())["last"] for x in sweep.runs]
     values = [100 * x["map_at_r"] for x in scores]
-    expected = f"| tiny | 4 | {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} |"
+    expected = f"| tiny | 2 | {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} |"
     text = (tmp_path / "runs" / "tiny.md").read_text()
     assert expected in text
     assert "over the finished folds." in text
@@ -760,6 +759,28 @@ def test_each_fold_is_held_out_once_and_the_table_is_over_folds(tmp_path: Path) 
         plan(4, **{"dataset.validation_unit": "none"})
 
 
+@pytest.mark.parametrize(("folds", "fold"), [(9, 1), (3, 2)])
+def test_fold_that_cannot_be_trained_is_an_error_before_the_first_run(
+    tmp_path: Path, folds: int, fold: int
+) -> None:
+    (tmp_path / "trainer.py").write_text(_TRAINER)
+    (tmp_path / "tiny.py").write_text(_SWEPT.format(settings=_config().to_dict(), rows=[_OURS]))
+    changes = {"division.max_clusters": 1}
+    sweep = sweeps.plan(
+        _config(**changes),
+        program=str(tmp_path / "trainer.py"),
+        path=str(tmp_path / "tiny.py"),
+        changes=changes,
+        seeds=["0", "1"],
+        workdir=str(tmp_path / "runs"),
+        folds=folds,
+    )
+    message = f"Fold {fold} of --folds={folds} .*got 1 validation classes.* Take fewer folds"
+    with pytest.raises(InputError, match=message):
+        sweep_runner.run(sweep)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_run_that_ended_early_is_finished(tmp_path: Path) -> None:
     (run,) = _plan(tmp_path, [_OURS], seeds="0").runs
     run.folder.mkdir(parents=True)
@@ -768,6 +789,13 @@ def test_run_that_ended_early_is_finished(tmp_path: Path) -> None:
     (run.folder / "scores.json").write_text(json.dumps(scores))
     assert run.result() is None
     scores["ended_early"] = True
+    (run.folder / "scores.json").write_text(json.dumps(scores))
+    assert run.result() == scores
+    # It is continued with another value, and has the scores of its first end until the second.
+    scores["stop_after"] = 2
+    (run.folder / "scores.json").write_text(json.dumps(scores))
+    assert run.result() is None
+    scores["stop_after"] = 0
     (run.folder / "scores.json").write_text(json.dumps(scores))
     assert run.result() == scores
     with pytest.raises(InputError, match=r"another config.*train.stop_after=7 \(saved: 0\)"):

@@ -437,6 +437,28 @@ def test_stopped_run_of_steps_with_schedule_and_average_equals_an_uninterrupted_
     assert embedder.evaluate() == embedder.scores == scores
 
 
+def test_epochs_of_ten_steps_divide_and_score_every_ten_and_continue_exactly(
+    tmp_path: Path,
+) -> None:
+    config = _config(
+        division__max_clusters=2,
+        division__every_epochs=1,
+        division__freeze_backbone_epochs=0,
+        sampling__batch_size=32,
+        sampling__epoch_steps=10,
+        eval__every_epochs=1,
+        train__num_epochs=3,
+    )
+    uninterrupted, stopped = tmp_path / "whole", tmp_path / "stopped"
+    scores = train(config, str(uninterrupted))
+    assert [row["step"] for row in _lines(uninterrupted, "eval/")] == [10, 20, 30]
+    assert [row["step"] for row in _lines(uninterrupted, "division/")] == [0, 10, 20]
+    assert small_runs.train_with_a_stop(config, stopped, after_steps=14) == scores
+    small_runs.assert_equal(
+        *(small_runs.load_checkpoint(config, folder) for folder in (stopped, uninterrupted))
+    )
+
+
 def test_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     # In epoch 1 the backbone is frozen; in epoch 2 each step makes its weights larger.
     config = _config(

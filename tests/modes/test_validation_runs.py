@@ -22,6 +22,7 @@ from dcjax.experiment.embedder import Embedder
 from dcjax.experiment.run import Run
 from dcjax.modes.train import train
 from dcjax.retrieval import metrics
+from dcjax.runs import query_scores
 from dcjax.runs.checkpoints import Checkpoints
 
 _NUM_EPOCHS = 9
@@ -166,6 +167,22 @@ def test_killed_run_continues_to_the_same_end_and_keeps_the_best_of_both(
     assert {kept.meta(number)["progress"]["epoch"] for number in numbers} == {
         scores[name]["epoch"] for name in ("last", "best", "best_test")
     }
+
+
+def test_scores_of_each_query_are_kept_of_the_evaluations_that_are_reported(
+    finished: _Finished,
+) -> None:
+    workdir, scores = finished.workdir, finished.scores()
+    epochs = {scores[name]["epoch"] for name in ("last", "best", "best_test")}
+    kept = {path.name for path in (workdir / "query_scores").iterdir()}
+    assert kept == {f"{epoch}.npz" for epoch in epochs}
+    for name in ("last", "best", "best_test"):
+        by_query = query_scores.read(workdir, scores[name]["epoch"])
+        labels = by_query.pop("labels")
+        assert {"recall_at_1", "map_at_r"} <= by_query.keys()
+        for score, values in by_query.items():
+            assert values.shape == labels.shape
+            assert np.nanmean(values, dtype=float) == pytest.approx(scores[name][score], abs=1e-6)
 
 
 def test_run_that_ended_early_is_finished_and_goes_on_only_if_asked(

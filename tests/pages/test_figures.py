@@ -1,15 +1,16 @@
 """Plots as parts of a page."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from dcjax.pages import figures
+from dcjax.pages import drawing, figures
 from dcjax.pages.content import Curve
-from dcjax.pages.figures import Plot
+from dcjax.pages.drawing import Plot
 
 
 def _curve(*values: float) -> Curve:
@@ -121,6 +122,24 @@ def test_curves_without_a_value_are_drawn_as_nothing() -> None:
         "between 0.25 and 0.25."
     )
     assert figures.plot_sizes("a", np.array([1]), [np.array([])]) is None
+
+
+def test_file_has_its_legend_and_both_palettes() -> None:
+    names = ["<b> & \0", "a long name " * 9, ""]
+    curves = {name: _curve(0.1, 0.2) for name in names}
+    plot = figures.plot_curves("a", curves, y_label="loss")
+    root = ElementTree.fromstring(drawing.to_file(plot, ["A note."]))
+    space = "{http://www.w3.org/2000/svg}"
+    drawn = [x.text for x in root.findall(f"{space}g[@font-size]/{space}text")]
+    expected = ["<b> & \ufffd", *textwrap.wrap(names[1], 54), "", "A note."]
+    assert [text or "" for text in drawn] == expected
+    markers = [x.attrib["points"] for x in root.iter(f"{space}polygon")]
+    assert markers == [key.marker for key in plot.keys]
+    style = root.findtext(f"{space}style") or ""
+    assert style.count("--series-1:") == style.count("--page:") == 2  # light and dark
+    assert "var(--page)" in {x.get("fill") for x in root.iter(f"{space}rect")}
+    heights = [float(text.attrib["y"]) for text in root.iter(f"{space}text") if "y" in text.attrib]
+    assert max(heights) < float(root.attrib["viewBox"].split()[3])
 
 
 def _data_lines(plot: Plot) -> Sequence[dict[str, str]]:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dcjax.pages import figures, templating
+from dcjax.pages import drawing, templating
 
 
 def _palettes() -> dict[str, dict[str, str]]:
@@ -40,7 +40,7 @@ def test_texts_and_lines_stand_out_in_light_and_dark() -> None:
             ("text", "muted", "accent", "hit", "miss"), ("page", "surface")
         ):
             assert _contrast(colors[text], colors[background]) >= 4.5, text
-        for number in range(1, figures.NUM_COLORS + 1):
+        for number in range(1, drawing.NUM_COLORS + 1):
             assert _contrast(colors[f"series-{number}"], colors["page"]) >= 3, number
         assert _contrast(colors["edge"], colors["page"]) >= 3
 

@@ -1,0 +1,60 @@
+"""The scores of each query, of the evaluations that a table may choose: for paired intervals.
+
+`query_scores/EPOCH.npz` in the folder of a run has an array [Q] for each score that is a mean over
+the queries, NaN where it is undefined, and their classes, "labels".
+"""
+
+import contextlib
+import pathlib
+import zipfile
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+FOLDER = "query_scores"
+LABELS = "labels"
+
+
+def write(
+    folder: pathlib.Path, epoch: int, scores: Mapping[str, np.ndarray], labels: np.ndarray
+) -> None:
+    """Writes the scores of an evaluation; if that fails, there is no file, and a run goes on.
+
+    Args:
+      folder: of the run.
+      epoch: finished epochs.
+      scores: of each query, by name.
+      labels: classes of the queries.
+    """
+    path = _path(folder, epoch)
+    part = path.with_suffix(".part")
+    arrays: dict[str, Any] = {name: values.astype(np.float32) for name, values in scores.items()}
+    arrays[LABELS] = labels.astype(np.int32)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        part.replace(path)
+
+
+def keep(folder: pathlib.Path, epochs: Collection[int]) -> None:
+    """Removes what there is of other epochs."""
+    names = {_path(folder, epoch).name for epoch in epochs}
+    with contextlib.suppress(OSError):
+        for path in (folder / FOLDER).iterdir():
+            if path.name not in names:
+                path.unlink()
+
+
+def read(folder: pathlib.Path, epoch: int) -> dict[str, np.ndarray]:
+    """Returns the scores of each query and their labels; {} if they were not kept, as before."""
+    try:
+        with np.load(_path(folder, epoch)) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return {}
+
+
+def _path(folder: pathlib.Path, epoch: int) -> pathlib.Path:
+    return folder / FOLDER / f"{epoch}.npz"
