@@ -1,4 +1,4 @@
-"""The scores of each query, of the evaluations that a table may choose: for paired intervals.
+"""The scores of each query, kept of the evaluations that a table may show, for paired intervals.
 
 `query_scores/EPOCH.npz` in the folder of a run has an array [Q] for each score that is a mean over
 the queries, NaN where it is undefined, and their classes, "labels".
@@ -7,6 +7,7 @@ the queries, NaN where it is undefined, and their classes, "labels".
 import contextlib
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -48,11 +49,15 @@ def keep(folder: pathlib.Path, epochs: Collection[int]) -> None:
 
 
 def read(folder: pathlib.Path, epoch: int) -> dict[str, np.ndarray]:
-    """Returns the scores of each query and their labels; {} if they were not kept, as before."""
+    """Returns the scores of each query and their labels.
+
+    {} without a whole file, as of a run of a version that kept none.
+    """
     try:
-        with np.load(_path(folder, epoch)) as arrays:
+        # Of a damaged file that it opens itself, np.load would leave the descriptor open.
+        with _path(folder, epoch).open("rb") as file, np.load(file) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
         return {}
 
 

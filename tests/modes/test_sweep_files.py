@@ -348,6 +348,8 @@ def test_scores_of_queries_are_kept_for_the_epochs_that_are_wanted(tmp_path: Pat
     assert found.keys() == {"last", "best_test"}
     np.testing.assert_array_equal(found["last"]["map_at_r"], [0.25, np.nan, 3])
     np.testing.assert_array_equal(found["best_test"]["labels"], labels)
-    (tmp_path / "query_scores" / "3.npz").write_bytes(b"PK of a copy that broke off")
-    assert query_scores.read(tmp_path, 3) == {}
+    whole = (tmp_path / "query_scores" / "3.npz").read_bytes()
+    for damaged in (b"", b"PK of a copy that broke off", whole[:-30]):
+        (tmp_path / "query_scores" / "3.npz").write_bytes(damaged)
+        assert query_scores.read(tmp_path, 3) == {}
     query_scores.write(tmp_path / "query_scores" / "1.npz", 1, {}, labels)  # a file is in the way
