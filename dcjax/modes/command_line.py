@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
             "report": _report,
             "search": _search,
         }
+        machine.leave_devices_to_jax()  # also by a sweep, whose runs need them
         if command_flags.SWEEP.value or command_flags.FOLDS.value:
             _sweep(_config(), argv[0])
         elif given := command_flags.of_sweeps():
@@ -85,7 +86,6 @@ def main(argv: Sequence[str]) -> None:
         else:
             if command_flags.MODE.value in command_flags.JOINING:
                 _join()
-            machine.leave_devices_to_jax()
             modes[command_flags.MODE.value](_config(), command_flags.workdirs())
     except KeyboardInterrupt:
         rest = {
@@ -366,7 +366,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
             sys.stdout.write(_versions())
             _end(0)
         command_flags.check()
-        # Config files import JAX, which reads the environment once.
+        # A config file may import JAX, which reads the environment once.
         machine.choose_platform(command_flags.VIRTUAL_DEVICES.value)
         machine.keep_quiet()
         machine.keep_compilations()
