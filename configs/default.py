@@ -21,7 +21,7 @@ def _defaults(place: str, *names: str) -> ConfigDict:
     """Returns options of a part with the defaults of its signature: those named, or all.
 
     Args:
-      place: of the function, dcjax.PACKAGE.MODULE:FUNCTION without `dcjax`.
+      place: of the function, "package.module:function" within dcjax.
       names: of options.
     """
     return ConfigDict(options.read(place, *names))

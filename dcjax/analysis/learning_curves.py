@@ -19,11 +19,12 @@ class LearningCurve(NamedTuple):
 
 
 def align(curves: Sequence[LearningCurve]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the scores of runs at common places: those of the first run that all runs reach.
+    """Returns the scores of runs at common places.
 
     Epochs of two runs may have different numbers of steps. Between its evaluations, the score of a
-    run is interpolated linearly; beyond the first and the last one it is not known, so that the
-    places end with the run that ends first.
+    run is interpolated linearly; beyond the first and the last one it is not known. So the places
+    begin with the run that begins last, end with the one that ends first, and between these are
+    those of the first run.
 
     Args:
       curves: of R runs, one or more.

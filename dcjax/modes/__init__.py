@@ -1,4 +1,4 @@
-"""The command line, and what it can do: train, evaluate, check data, embed, score, export, search.
+"""The command line, and what it can do, as `command_flags.MODE` lists it; sweeps, and their tables.
 
 Imports every other package; no package imports this one.
 """

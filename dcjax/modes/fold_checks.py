@@ -25,16 +25,16 @@ def check(configs: Iterable[ConfigDict]) -> None:
     indexes: dict[str, datasets.Splits] = {}
     checked = set()
     for config in configs:
-        undivided = config.copy_and_resolve_references()
-        undivided.seed = 0
-        if (run := json.dumps(undivided.to_dict(), sort_keys=True)) in checked:
+        changed = config.copy_and_resolve_references()
+        changed.seed = 0  # on which no check depends
+        if (run := json.dumps(changed.to_dict(), sort_keys=True)) in checked:
             continue
         checked.add(run)
-        undivided.dataset.validation_classes = 0.0
-        undivided.dataset.validation_fold = 0
-        data = json.dumps(undivided.dataset.to_dict(), sort_keys=True)
+        changed.dataset.validation_classes = 0.0
+        changed.dataset.validation_fold = 0
+        data = json.dumps(changed.dataset.to_dict(), sort_keys=True)
         if data not in indexes:
-            indexes[data] = inputs.load_index(undivided.dataset)
+            indexes[data] = inputs.load_index(changed.dataset)
         try:
             wanted = inputs.hold_out(config.dataset)
             checks.check_classes(config, validation.hold_out(indexes[data], wanted))

@@ -54,8 +54,8 @@ def _draw(
     for row, runs in curves.items():
         if intervals := _mean_intervals(runs):
             scores[row] = intervals
-            if row != comparison.baseline and (less := _differences(runs, baseline, comparison)):
-                compared[row] = less
+            if row != comparison.baseline and (found := _differences(runs, baseline, comparison)):
+                compared[row] = found
     if not scores:
         return None
     from dcjax.pages import bands, templating  # which take time to import
@@ -94,8 +94,8 @@ def _differences(runs: Curves, baseline: Curves, comparison: Comparison) -> Inte
         return None
     both = [runs[pair] for pair in pairs] + [baseline[pair] for pair in pairs]
     places, values = learning_curves.align(both)
-    less = values[: len(pairs)] - values[len(pairs) :]
-    return _intervals(places, [comparison.mean_and_ends(x) for x in less.T])
+    paired = values[: len(pairs)] - values[len(pairs) :]
+    return _intervals(places, [comparison.mean_and_ends(x) for x in paired.T])
 
 
 def _intervals(places: np.ndarray, found: Sequence[tuple[float, float, float]]) -> Intervals | None:

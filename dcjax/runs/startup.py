@@ -16,14 +16,14 @@ Interval = tuple[float, float]
 
 
 class StartUp:
-    """Accounts for each second until the first step: it belongs to one stage.
+    """Divides the time until the first step into stages, each of which ends where the next begins.
 
-    Within a stage, the time in which JAX traces functions and compiles them is counted apart, in
-    whichever thread it does. Nothing is counted twice, so that all figures add up to the whole.
+    Within a stage, the time in which JAX traces functions and compiles them, in any thread, is
+    counted apart. Nothing is counted twice, so that all figures add up to the whole.
     """
 
     def __init__(self, stage: str, *, start_time: float | None = None) -> None:
-        """Begins with a stage, now or at a time of `time.time`, by which JAX measures, too."""
+        """Begins with a stage, now or at a time of `time.time`, the clock that JAX measures by."""
         self._entered = [(stage, time.time() if start_time is None else start_time)]
         self._events: list[tuple[str, str, Interval]] = []
         self._end_time: float | None = None
@@ -63,11 +63,11 @@ class StartUp:
         stages: dict[str, dict[str, float]] = {}
         for (stage, start), end in zip(self._entered, ends, strict=True):
             compiling = _covered(self._intervals(_COMPILING), start, end)
-            jax = _covered(self._intervals(_TRACING + _COMPILING), start, end)
+            in_jax = _covered(self._intervals(_TRACING + _COMPILING), start, end)
             parts = {
-                "tracing": jax - compiling,
+                "tracing": in_jax - compiling,
                 "compiling": compiling,
-                "other": end - start - jax,
+                "other": end - start - in_jax,
             }
             before = stages.setdefault(stage, dict.fromkeys(parts, 0.0))
             stages[stage] = {name: before[name] + part for name, part in parts.items()}
@@ -102,7 +102,7 @@ def describe(seconds: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _covered(intervals: Iterable[Interval], start: float, end: float) -> float:
-    """Returns how much of the time from start to end the intervals cover, which may overlap."""
+    """Returns the seconds from start to end that lie in one or more of the intervals."""
     covered, reached = 0.0, start
     for begin, until in sorted(intervals):
         until = min(until, end)
