@@ -14,7 +14,7 @@ from dcjax.distributed import devices
 from dcjax.experiment.network import Network
 
 # Settings of the model on which the features of its backbone do not depend.
-_OF_NO_FEATURE = {
+_WITHOUT_EFFECT_ON_FEATURES = {
     *("chunk_size", "dropout", "embedding_dim", "embedding_init", "masks", "test_masks"),
     *("orthogonality_weight", "pretrained", "rematerialize", "train", "last_blocks"),
 }
@@ -118,5 +118,7 @@ def _feature_identity(settings: ConfigDict, variables: dict[str, Any]) -> dict[s
         if "['backbone']" in name:
             digest.update(f"{name} {leaf.dtype} {leaf.shape}".encode())
             digest.update(np.ascontiguousarray(leaf).data)
-    kept = {name: x for name, x in settings.to_dict().items() if name not in _OF_NO_FEATURE}
+    kept = {
+        name: x for name, x in settings.to_dict().items() if name not in _WITHOUT_EFFECT_ON_FEATURES
+    }
     return {"weights": digest.hexdigest(), "settings": kept}

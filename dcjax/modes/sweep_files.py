@@ -3,10 +3,13 @@
 import pathlib
 from collections.abc import Sequence
 
+from etils import epath
+
 from dcjax.core.errors import SettingError, file_errors
 from dcjax.modes import raw_scores, sweep_plots, tables
 from dcjax.modes.raw_scores import Study
 from dcjax.modes.tables import Comparison
+from dcjax.runs import workdirs
 
 _RUNS = ".runs.csv"  # ends the name of the scores of each run
 
@@ -55,7 +58,7 @@ def write(
     with file_errors("Cannot write the table of the sweep"):
         prefix.parent.mkdir(parents=True, exist_ok=True)
         for suffix, text in files.items():
-            pathlib.Path(f"{prefix}{suffix}").write_text(text, encoding="utf-8")
+            workdirs.write(epath.Path(f"{prefix}{suffix}"), text.encode())
     return [pathlib.Path(f"{prefix}{suffix}") for suffix in files]
 
 

@@ -132,10 +132,12 @@ def create(path: epath.Path) -> None:
 def write(path: epath.Path, content: str | bytes) -> None:
     """Writes a file atomically: after a kill or on a full disk, the old content is still there.
 
+    Programs that write it at once do not disturb each other; the last one's content stays.
+
     Raises:
       FileError: if it cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         if isinstance(content, str):
             part.write_text(content)
