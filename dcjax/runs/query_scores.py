@@ -5,8 +5,10 @@ the queries, NaN where it is undefined, and their classes, "labels".
 """
 
 import contextlib
+import io
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -48,12 +50,28 @@ def keep(folder: pathlib.Path, epochs: Collection[int]) -> None:
 
 
 def read(folder: pathlib.Path, epoch: int) -> dict[str, np.ndarray]:
-    """Returns the scores of each query and their labels; {} if they were not kept, as before."""
+    """Returns the scores of each query and their labels; {} if they were not kept, as before.
+
+    A file that is damaged, or holds something else, counts as none.
+    """
     try:
-        with np.load(_path(folder, epoch)) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile):
+        with zipfile.ZipFile(_path(folder, epoch)) as file:
+            arrays = {
+                name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(file.read(name)))
+                for name in file.namelist()
+            }
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return {}
+    labels = arrays.get(LABELS)
+    is_whole = labels is not None and labels.ndim == 1 and labels.dtype.kind == "i"
+    if not is_whole or not all(_is_of(labels, x) for name, x in arrays.items() if name != LABELS):
+        return {}
+    return arrays
+
+
+def _is_of(labels: np.ndarray, scores: np.ndarray) -> bool:
+    """Returns whether an array has a score for each of the queries."""
+    return scores.shape == labels.shape and scores.dtype.kind == "f"
 
 
 def _path(folder: pathlib.Path, epoch: int) -> pathlib.Path:
