@@ -157,7 +157,7 @@ def _values(line: Mapping[str, str]) -> dict[str, float]:
     """
     if None in line or None in line.values():
         raise ValueError("require as many cells as there are columns")
-    values = {}
+    values: dict[str, float] = {}
     for name, text in line.items():
         if not text or name in (*_RUN, "best_by"):
             continue

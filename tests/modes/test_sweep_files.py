@@ -414,13 +414,14 @@ def test_scores_of_queries_are_kept_for_the_epochs_that_are_wanted(tmp_path: Pat
     for content in (b"PK of a copy that broke off", b"", whole[:-40], bytes(damaged)):
         path.write_bytes(content)
         assert query_scores.read(tmp_path, 3) == {}
-    for arrays in (
+    others: list[dict[str, Any]] = [
         {"map_at_r": np.zeros(3)},
         {"map_at_r": np.zeros(2), "labels": labels},
         {"map_at_r": np.array(["a", "b", "c"]), "labels": labels},
         {"map_at_r": np.zeros(3), "labels": labels.astype(float)},
         {"map_at_r": np.array([None] * 3), "labels": labels},
-    ):
+    ]
+    for arrays in others:
         np.savez_compressed(path, **arrays)
         assert query_scores.read(tmp_path, 3) == {}
     np.save(path.with_suffix(".npy"), labels)
