@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import dcjax
-from dcjax.core import extras, programs
+from dcjax.core import extras, naming, programs
 from dcjax.core.errors import DcjaxError, SettingError
 from dcjax.distributed import machine
 from dcjax.experiment import config_files
@@ -297,7 +297,7 @@ def _table() -> None:
     from dcjax.modes import sweep_files
 
     files = sweep_files.write_again(
-        pathlib.Path(command_flags.RUNS.value or ""),
+        pathlib.Path(naming.expand(command_flags.RUNS.value or "")),
         command=shlex.join(programs.command(sys.argv)),
         names=command_flags.SCORES.value,
         baseline=command_flags.BASELINE.value,

@@ -17,10 +17,13 @@ A line is an evaluation of a run. Scores are shares of 1.
 import csv
 import dataclasses
 import io
+import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dcjax.core import regular_files
 from dcjax.core.errors import InputError, file_errors
 from dcjax.modes.tables import DIVISION_FIGURES, Evaluation, Row
 
@@ -38,6 +41,9 @@ _SPLITS = {
     "best_validation": "validation",
     "refit": "refit",
 }
+_SCORE = re.compile(r"[\w.@-]+", re.ASCII)  # names of columns
+_MOST_MARGIN = 100  # percent
+_SHOWN = 50  # characters of a wrong number in an error
 _COSTS = {"steps": "step", "images": "images", "seconds": "seconds"}  # of the line of "last"
 
 
@@ -85,39 +91,30 @@ def read(path: pathlib.Path) -> Study:
       InputError: if it is none.
       FileError: if it cannot be read.
     """
+    regular_files.require(path)
     with file_errors(f"Cannot read {path}"):
         content = path.read_bytes()
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-        lines = list(reader)
+        lines = [(reader.line_num, line) for line in reader]
     except (csv.Error, ValueError) as error:
         raise InputError(f"{path} is no CSV file in UTF-8: {error}.") from error
-    missing = [name for name in (*_RUN, *_TABLE) if name not in (reader.fieldnames or ())]
-    if missing or not lines:
-        raise InputError(
-            f"{path} has no scores of runs: require the columns {', '.join((*_RUN, *_TABLE))} and "
-            f"one line or more, got no {', '.join(missing) or 'lines'}; a sweep writes such a file "
-            "as NAME.runs.csv."
-        )
+    _check_columns(list(reader.fieldnames or ()), path, has_lines=bool(lines))
     runs: dict[str, dict[tuple[int, int], _Run]] = {}
     papers: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(lines, 2):
+    for number, line in lines:
         try:
-            values = {
-                name: _number(text)
-                for name, text in line.items()
-                if text and name not in (*_RUN, "best_by")
-            }
+            values = _values(line)
             of_row = runs.setdefault(line["row"], {})
             if line["split"] == _PAPER:
                 percent = {name: round(100 * value, 10) for name, value in values.items()}
                 papers[line["row"]] = {x: y for x, y in percent.items() if x not in _TABLE}
                 continue
             pair = int(line["seed"]), int(line["fold"])
-        except (ValueError, TypeError, AttributeError) as error:
+            of_row.setdefault(pair, _Run()).add(line["split"], line["selected"].split(), values)
+        except ValueError as error:
             raise InputError(f"Line {number} of {path} is no line of a run: {error}.") from error
-        of_row.setdefault(pair, _Run()).add(line["split"], line["selected"], values)
-    first = lines[0]
+    _, first = lines[0]
     rows = [
         Row(
             name,
@@ -131,6 +128,45 @@ def read(path: pathlib.Path) -> Study:
         for name, of_row in runs.items()
     ]
     return Study(rows, first["best_by"], float(first["margin"] or 0))
+
+
+def _check_columns(names: Sequence[str], path: pathlib.Path, *, has_lines: bool) -> None:
+    """Checks the columns of a file of raw scores."""
+    missing = [name for name in (*_RUN, *_TABLE) if name not in names]
+    if missing or not has_lines:
+        raise InputError(
+            f"{path} has no scores of runs: require the columns {', '.join((*_RUN, *_TABLE))} and "
+            f"one line or more, got no {', '.join(missing) or 'lines'}; a sweep writes such a file "
+            "as NAME.runs.csv."
+        )
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise InputError(f"{path} has two columns {name!r}; remove one.")
+        if not _SCORE.fullmatch(name.removeprefix(_DIVISION)):  # names of plots have it
+            raise InputError(
+                f"Require columns of {path} to have names of letters, digits and _.@-, got "
+                f"{name!r}; rename or remove it."
+            )
+
+
+def _values(line: Mapping[str, str]) -> dict[str, float]:
+    """Returns the numbers of a line, by column.
+
+    Raises:
+      ValueError: saying what is wrong with the line.
+    """
+    if None in line or None in line.values():
+        raise ValueError("require as many cells as there are columns")
+    values: dict[str, float] = {}
+    for name, text in line.items():
+        if not text or name in (*_RUN, "best_by"):
+            continue
+        if not math.isfinite(float(text)):
+            raise ValueError(f"require a finite number in column {name}, got {text[:_SHOWN]}")
+        values[name] = int(text) if text.isdecimal() else float(text)
+    if not 0 <= values.get("margin", 0) <= _MOST_MARGIN:
+        raise ValueError(f"require a margin from 0 to {_MOST_MARGIN}, got {values['margin']:g}")
+    return values
 
 
 def _lines(row: Row) -> list[dict[str, Any]]:
@@ -179,8 +215,15 @@ class _Run:
     division: dict[str, float] = dataclasses.field(default_factory=dict)
     cost: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def add(self, split: str, selected: str, values: Mapping[str, float]) -> None:
-        """Adds the values of a line."""
+    def add(self, split: str, selected: Sequence[str], values: Mapping[str, float]) -> None:
+        """Adds the values of a line.
+
+        Raises:
+          ValueError: for an unknown split or selection, or if the run has such a line already.
+        """
+        if split not in _SPLITS.values():
+            known = ", ".join(dict.fromkeys([*_SPLITS.values(), _PAPER]))
+            raise ValueError(f"require a split of {known}, got {split!r}")
         place = {name: values[name] for name in _PLACE if name in values}
         scores = {
             name: value
@@ -188,18 +231,19 @@ class _Run:
             if name not in (*_PLACE, *_TABLE) and not name.startswith(_DIVISION)
         }
         epoch = {"epoch": values["epoch"]} if "epoch" in values else {}
-        for selection in selected.split():
+        for selection in selected:
+            if _SPLITS.get(selection) != split:
+                known = ", ".join(name for name, of in _SPLITS.items() if of == split)
+                raise ValueError(f"require lines of {split} to be {known}, got {selection!r}")
+            if selection in self.results:
+                raise ValueError(f"its run has two lines {selection!r}, of which one is too many")
             self.results[selection] = epoch | scores
         if split in ("test", "validation") and len(place) > len(epoch):
             self.evaluations.setdefault(split, []).append(place | scores)
-        if "last" in selected.split():
+        if "last" in selected:
             self.cost = {name: values[x] for name, x in _COSTS.items() if x in values}
             self.division = {
                 name.removeprefix(_DIVISION): value
                 for name, value in values.items()
                 if name.startswith(_DIVISION)
             }
-
-
-def _number(text: str) -> float:
-    return int(text) if text.isdecimal() else float(text)

@@ -79,7 +79,7 @@ def of_queries(
       folder: of the run.
       result: the content of its scores.json.
     """
-    epochs = {name: result[name]["epoch"] for name in _OF_TEST if name in result}
+    epochs = {name: result[name]["epoch"] for name in _OF_TEST if "epoch" in result.get(name, {})}
     return {name: query_scores.read(folder, int(epoch)) for name, epoch in epochs.items()}
 
 

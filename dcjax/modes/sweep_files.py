@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from dcjax.core import naming
 from dcjax.core.errors import SettingError, file_errors
 from dcjax.modes import raw_scores, sweep_plots, tables
 from dcjax.modes.raw_scores import Study
@@ -22,7 +23,7 @@ def write(
     names: Sequence[str],
     comparison: Comparison,
     over: str,
-    with_runs: bool = True,
+    source: pathlib.Path | None = None,
 ) -> list[pathlib.Path]:
     """Writes the files of a sweep.
 
@@ -33,10 +34,14 @@ def write(
       names: its scores in order; all that there are, if empty.
       comparison: of its rows.
       over: what its means are over.
-      with_runs: whether to write the scores of each run too.
+      source: file of the scores of each run, from which the table is made again; None: they are
+        written too.
 
     Returns:
       The files.
+
+    Raises:
+      SettingError: if one of them would replace the source.
     """
     rows = study.rows
     plots = sweep_plots.draw(rows, names or (study.best_by,), comparison=comparison, over=over)
@@ -52,14 +57,20 @@ def write(
             plots={name: f"{prefix.name}.{key}.svg" for key, (name, _) in plots.items()},
         ),
         ".csv": tables.format_csv(rows, names, comparison),
-        **({_RUNS: raw_scores.format_csv(study, names)} if with_runs else {}),
+        **({} if source else {_RUNS: raw_scores.format_csv(study, names)}),
         **{f".{key}.svg": svg for key, (_, svg) in plots.items()},
     }
+    texts = {pathlib.Path(f"{prefix}{suffix}"): text for suffix, text in files.items()}
     with file_errors("Cannot write the table of the sweep"):
         prefix.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, text in files.items():
-            workdirs.write(epath.Path(f"{prefix}{suffix}"), text.encode())
-    return [pathlib.Path(f"{prefix}{suffix}") for suffix in files]
+        if source and any(path.exists() and path.samefile(source) for path in texts):
+            raise SettingError(
+                f"The table would be written over the scores of its runs in {source}; give another "
+                "--output, the prefix of its files."
+            )
+        for path, text in texts.items():
+            workdirs.write(epath.Path(path), text.encode())
+    return list(texts)
 
 
 def write_again(
@@ -87,12 +98,14 @@ def write_again(
       SettingError: if it lacks what is asked for.
     """
     study = raw_scores.read(runs)
-    prefix = pathlib.Path(output or str(runs).removesuffix(".csv").removesuffix(".runs"))
-    if not prefix.name or pathlib.Path(f"{prefix}.csv").resolve() == runs.resolve():
+    prefix = pathlib.Path(naming.expand(output)) if output else runs
+    name = prefix.name if output else runs.name.removesuffix(".csv").removesuffix(".runs")
+    if name in ("", ".."):
         raise SettingError(
-            f"The table would be written over the scores of its runs in {runs}; give --output, the "
-            "prefix of its files."
+            "Require --output to be the prefix of the files of a table, such as results/study, got "
+            f"{output!r}."
         )
+    prefix = prefix.with_name(name)
     rows = [row.name for row in study.rows]
     if baseline and baseline not in rows:
         raise SettingError(
@@ -102,9 +115,11 @@ def write_again(
     known = dict.fromkeys(
         name for row in study.rows for run in row.results for x in run.values() for name in x
     )
+    known.pop("epoch", None)
     if unknown := [name for name in names if name not in known]:
-        there = ", ".join(name for name in known if name != "epoch")
-        raise SettingError(f"Require --scores that {runs} has: {there}; got {unknown[0]!r}.")
+        raise SettingError(
+            f"Require --scores that {runs} has: {', '.join(known)}; got {unknown[0]!r}."
+        )
     seeds, folds = (len({pair[i] for row in study.rows for pair in row.pairs}) for i in (0, 1))
     over = "seeds" if folds < 2 else "folds" if seeds == 1 else "seeds x folds"
     return write(
@@ -114,5 +129,5 @@ def write_again(
         names=names,
         comparison=Comparison(baseline or rows[0], study.margin / 100),
         over=over,
-        with_runs=False,
+        source=runs,
     )

@@ -28,6 +28,7 @@ from dcjax.modes import raw_scores, run_records, sweep_files, tables
 from dcjax.runs import workdirs
 
 _ROW = {"name": str, "settings": dict, "paper": dict}
+_MOST = 1000  # folds, and seeds that are added: each is planned before the first run
 _MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
 
 
@@ -350,8 +351,8 @@ def _folds(number: int) -> list[dict[str, Any]]:
 def _check_folds(
     number: int, config: ConfigDict, rows: Sequence[dict[str, Any]], changes: Mapping[str, Any]
 ) -> None:
-    if number < 2:
-        raise SettingError(f"Require --folds of 2 or more, got {number}.")
+    if not 2 <= number <= _MOST:
+        raise SettingError(f"Require --folds of 2 to {_MOST}, got {number}.")
     names = ("dataset.validation_classes", "dataset.validation_fold", "dataset.validation_list")
     given = [x for x in names if x in changes or any(x in row["settings"] for row in rows)]
     given += ["dataset.validation_list"] if config.dataset.validation_list else []
@@ -374,10 +375,10 @@ def _check_sequence(
     rows: Sequence[dict[str, Any]],
     changes: Mapping[str, Any],
 ) -> None:
-    if not 0 < margin <= 100 or budget < sequences.LEAST_PAIRS:
+    if not 0 < margin <= 100 or not sequences.LEAST_PAIRS <= budget <= _MOST:
         raise SettingError(
-            f"Require --margin of more than 0 percent and --budget of {sequences.LEAST_PAIRS} "
-            f"seeds or more, with fewer of which nothing can be decided, got {margin:g} and "
+            f"Require --margin of more than 0 percent and --budget of {sequences.LEAST_PAIRS} to "
+            f"{_MOST} seeds, with fewer of which nothing can be decided, got {margin:g} and "
             f"{budget}."
         )
     if seeds or folds or "seed" in changes or any("seed" in row["settings"] for row in rows):

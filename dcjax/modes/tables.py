@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +13,10 @@ from urllib.parse import quote
 import numpy as np
 
 from dcjax.analysis import differences, sequences
+from dcjax.core import naming
 from dcjax.runs.query_scores import LABELS
 
+_MARKDOWN = re.compile(r"[\\`*\[|]")  # what begins code, stress, links and cells
 # Figures of a division that a table has; `analysis.effects` says what they are.
 DIVISION_FIGURES = (
     "nearest_negative_ratio",
@@ -30,6 +33,10 @@ COSTS = {"steps": "steps", "images": "images seen", "seconds": "seconds"}
 Evaluation = Mapping[str, float]
 _METHODS = ("Student's t", "always-valid t, for seeds that are added until it decides")
 _BOOTSTRAP = "bootstrap over seeds and classes, of scores that are means over queries"
+_NO_INTERVAL = (
+    "A difference without an interval is of fewer than three pairs, or of runs that did not keep "
+    "the score of each query."
+)
 _SELECTED = {
     "best": "best epoch by the validation classes, on the test classes",
     "last": "last epoch",
@@ -292,13 +299,15 @@ def format_markdown(
         f"Percent: mean ± sample deviation over the finished {over}.",
     ]
     if len(rows) > 1 and (chosen := choose(rows, best_by)):
-        lines += ["", f"Chosen: {describe_choice(chosen, best_by)}."]
+        lines += ["", f"Chosen: {_escape(describe_choice(chosen, best_by))}."]
     if any(row.paper for row in rows):
         lines.append("The paper has one figure for both parts of the table.")
     if unequal := describe_steps(rows):
-        lines += ["", unequal]
+        lines += ["", _escape(unequal)]
     if decisions := comparison.decisions(rows, best_by):
-        words = "; ".join(f"{name}: {_decision(found)}" for name, found in decisions.items())
+        words = "; ".join(
+            f"{_escape(name)}: {_decision(found)}" for name, found in decisions.items()
+        )
         lines += [
             "",
             f"Decision by {best_by}, {_SELECTED[_deciding(rows)]}, within a margin of "
@@ -312,7 +321,7 @@ def format_markdown(
         lines += ["", f"## {heading}", ""]
         lines += [_line(["", over, *headings]), _line(["---"] * (2 + len(headings)))]
         for row in rows:
-            cells = [row.name, str(len(row.results))]
+            cells = [_escape(row.name), str(len(row.results))]
             for name, compared in columns.items():
                 cells.append(_percent(row.scores(selection, name)))
                 if compared:
@@ -325,13 +334,13 @@ def format_markdown(
     if costs := [name for name in COSTS if any(row.cost(name) for row in rows)]:
         lines += ["", "## Training", "", "Of a run; seconds without those of evaluations.", ""]
         lines += [_line(["", *map(COSTS.__getitem__, costs)]), _line(["---"] * (1 + len(costs)))]
-        lines += [_line([row.name, *(_whole(row.cost(x)) for x in costs)]) for row in rows]
+        lines += [_line([_escape(row.name), *(_whole(row.cost(x)) for x in costs)]) for row in rows]
     if figures := _known_figures(rows):
         lines += ["", "## Last division", "", "Not in percent.", ""]
         lines += [_line(["", *figures]), _line(["---"] * (1 + len(figures)))]
         for row in rows:
             cells = [_mean(row.division_figures(name)) for name in figures]
-            lines.append(_line([row.name, *cells]))
+            lines.append(_line([_escape(row.name), *cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -393,14 +402,16 @@ def _compare(
     if not any(map(any, cells.values())):
         return []
     pairs = {row: len(set(row.pairs) & set(compared.pairs)) for row in others}
+    lacks = any(cell and "[" not in cell for each in cells.values() for cell in each)
     return [
         "",
-        f"Difference to {compared.name}, between runs of the same {PAIRED_BY[over]}: "
+        f"Difference to {_escape(compared.name)}, between runs of the same {PAIRED_BY[over]}: "
         f"mean and 95 % interval ({comparison.method}).",
         "",
         _line(["", "pairs", *names]),
         _line(["---"] * (2 + len(names))),
-        *(_line([row.name, str(pairs[row]), *cells[row]]) for row in others),
+        *(_line([_escape(row.name), str(pairs[row]), *cells[row]]) for row in others),
+        *(["", _NO_INTERVAL] if lacks and comparison.bootstraps else []),
     ]
 
 
@@ -463,3 +474,8 @@ def _mean(values: Sequence[float]) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _escape(name: str) -> str:
+    """Returns the name of a row for Markdown, without the sense that its characters have there."""
+    return _MARKDOWN.sub(r"\\\g<0>", naming.escape(name)).replace("<", "&lt;")

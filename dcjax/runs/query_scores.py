@@ -55,10 +55,19 @@ def read(folder: pathlib.Path, epoch: int) -> dict[str, np.ndarray]:
     """
     try:
         # Of a damaged file that it opens itself, np.load would leave the descriptor open.
-        with _path(folder, epoch).open("rb") as file, np.load(file) as arrays:
-            return dict(arrays)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
+        with _path(folder, epoch).open("rb") as file, np.load(file) as found:
+            arrays = dict(found)
+    except (OSError, EOFError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
         return {}
+    labels = arrays.get(LABELS, np.zeros(0))
+    is_whole = labels.ndim == 1 and labels.dtype.kind == "i"
+    scores = (values for name, values in arrays.items() if name != LABELS)
+    return arrays if is_whole and all(_is_of(labels, values) for values in scores) else {}
+
+
+def _is_of(labels: np.ndarray, scores: np.ndarray) -> bool:
+    """Returns whether an array has a score for each of the queries."""
+    return scores.shape == labels.shape and scores.dtype.kind == "f"
 
 
 def _path(folder: pathlib.Path, epoch: int) -> pathlib.Path:

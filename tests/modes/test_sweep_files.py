@@ -11,7 +11,7 @@ import pytest
 from forks import launch
 
 from dcjax.analysis import differences
-from dcjax.core.errors import InputError, SettingError
+from dcjax.core.errors import FileError, InputError, SettingError
 from dcjax.modes import raw_scores, run_records, sweep_files, sweep_plots, tables
 from dcjax.modes.raw_scores import Study
 from dcjax.modes.tables import Comparison, Row
@@ -153,8 +153,10 @@ def test_what_is_no_file_of_scores_or_is_not_in_it_is_an_error(tmp_path: Path) -
         write_again(baseline="lerned")
     with pytest.raises(SettingError, match=r"has: recall_at_1, map_at_r, nmi; got 'map'"):
         write_again(names=("map",))
-    with pytest.raises(SettingError, match=r"written over the scores .* give --output"):
+    with pytest.raises(SettingError, match=r"written over the scores .* give another --output"):
         write_again(output=str(tmp_path / "study.runs"))
+    with pytest.raises(SettingError, match=r"has: recall_at_1, map_at_r, nmi; got 'epoch'"):
+        write_again(names=("epoch",))
     with pytest.raises(InputError, match=r"study.csv has no scores of runs: .* got no seed, fold"):
         write_again(tmp_path / "study.csv", output=str(tmp_path / "x"))
     text = runs.read_text()
@@ -166,10 +168,59 @@ def test_what_is_no_file_of_scores_or_is_not_in_it_is_an_error(tmp_path: Path) -
         (text.replace("0.25", "a quarter", 1), "Line .* could not convert string to float: 'a qua"),
         (text.splitlines()[0], "got no lines"),
         ('"', "is no CSV file in UTF-8: unexpected end of data"),
+        (text.replace("0.25", "nan", 1), "require a finite number in column nmi, got nan"),
+        (text.replace("0.25", "1e999", 1), "require a finite number in column nmi, got 1e999"),
+        (text.replace("0.25", "9" * 400, 1), "require a finite number in column nmi, got 9{50}"),
+        (text.replace(",recall_at_1,\n", ",recall_at_1,-1\n"), "margin from 0 to 100, got -1"),
+        (text.replace("\n", ",7\n").replace(",7\n", "\n", 1), "as many cells as there are columns"),
+        (text.replace(",recall_at_1,\n", "\n", 1), "as many cells as there are columns"),
+        (text.replace(",validation,", ",tset,"), "require a split of test, .*, paper, got 'tset'"),
+        (
+            text.replace(",best_test best,", ",beast,", 1),
+            "lines of test to be last, .*, got 'beast'",
+        ),
+        (text + text.splitlines()[-1], r"two lines '\w+', of which one is too many"),
+        (text.replace("map_at_r", "recall_at_1", 1), "has two columns 'recall_at_1'; remove one"),
+        (text.replace("map_at_r", "../map", 1), r"letters, digits and _.@-, got '../map'"),
     ):
         runs.write_text(wrong)
         with pytest.raises(InputError, match=message):
             write_again()
+
+
+def test_table_is_not_written_over_the_file_that_it_is_made_from(tmp_path: Path) -> None:
+    _write(tmp_path)
+    runs = tmp_path / "study.runs.csv"
+    text = runs.read_text()
+    (tmp_path / "linked.csv").hardlink_to(runs)
+    for suffix in (".md", ".recall_at_1.svg"):
+        (tmp_path / f"copy{suffix}").write_text(text)
+    for source, output in (
+        ("study.runs.csv", "study.runs"),
+        ("study.runs.csv", "linked"),
+        ("copy.md", "copy"),
+        ("copy.recall_at_1.svg", "copy"),
+    ):
+        with pytest.raises(SettingError, match=r"written over the scores .* give another --output"):
+            sweep_files.write_again(
+                tmp_path / source, command="", names=["recall_at_1"], output=str(tmp_path / output)
+            )
+        assert (tmp_path / source).read_text() == text
+    for output in (".", ".."):
+        with pytest.raises(SettingError, match="Require --output to be the prefix of the files"):
+            sweep_files.write_again(runs, command="", output=output)
+    with pytest.raises(FileError, match="is a folder; give a file"):
+        sweep_files.write_again(tmp_path, command="")
+
+
+def test_names_of_rows_are_text_in_markdown() -> None:
+    name = "a|b\n# <i>c</i> `d` *e* ![f](g)"
+    rows = [_row(name, [_run(0, 0.0)]), _row("plain", [_run(0, 0.1)])]
+    text = tables.format_markdown("t", "c", rows, [], comparison=Comparison(name))
+    escaped = r"a\|b\\n# &lt;i>c&lt;/i> \`d\` \*e\* !\[f](g)"
+    assert f"| {escaped} | 1 |" in text
+    assert f"Difference to {escaped}, between" in text
+    assert name.replace("\n", "\\n") not in text
 
 
 def test_evaluations_have_steps_images_and_seconds_of_training(tmp_path: Path) -> None:
@@ -327,6 +378,13 @@ def test_intervals_by_bootstrap_are_over_seeds_and_classes() -> None:
     text = tables.format_markdown("t", "c", rows, [], comparison=by_bootstrap)
     assert f"| ours | 4 | +4.50 [{100 * low:+.2f}, {100 * high:+.2f}] | +4.50 |" in text
     assert "95 % interval (bootstrap over seeds and classes, of scores that are means" in text
+    note = "A difference without an interval is of fewer than three pairs"
+    assert text.count(note) == 2  # NMI of the last epoch, and the epoch without scores of queries
+    assert note not in tables.format_markdown("t", "c", rows, [], comparison=Comparison("base"))
+    with_intervals = tables.format_markdown(
+        "t", "c", rows, ["recall_at_1"], comparison=by_bootstrap
+    )
+    assert with_intervals.count(note) == 1
     assert (
         tables.format_csv(rows, [], by_bootstrap)
         .split("\n")[0]
@@ -344,12 +402,29 @@ def test_scores_of_queries_are_kept_for_the_epochs_that_are_wanted(tmp_path: Pat
         query_scores.keep(tmp_path, {epoch, 1})
     assert query_scores.read(tmp_path, 2) == {}
     result = {"last": {"epoch": 3}, "best_test": {"epoch": 1}, "last_validation": {"epoch": 3}}
+    result["best"] = {}  # of an older version
     found = run_records.of_queries(tmp_path, result)
     assert found.keys() == {"last", "best_test"}
     np.testing.assert_array_equal(found["last"]["map_at_r"], [0.25, np.nan, 3])
     np.testing.assert_array_equal(found["best_test"]["labels"], labels)
-    whole = (tmp_path / "query_scores" / "3.npz").read_bytes()
-    for damaged in (b"", b"PK of a copy that broke off", whole[:-30]):
-        (tmp_path / "query_scores" / "3.npz").write_bytes(damaged)
+    path = tmp_path / "query_scores" / "3.npz"
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 4] ^= 255  # in what is compressed
+    for content in (b"PK of a copy that broke off", b"", whole[:-40], bytes(damaged)):
+        path.write_bytes(content)
         assert query_scores.read(tmp_path, 3) == {}
+    others: list[dict[str, Any]] = [
+        {"map_at_r": np.zeros(3)},
+        {"map_at_r": np.zeros(2), "labels": labels},
+        {"map_at_r": np.array(["a", "b", "c"]), "labels": labels},
+        {"map_at_r": np.zeros(3), "labels": labels.astype(float)},
+        {"map_at_r": np.array([None] * 3), "labels": labels},
+    ]
+    for arrays in others:
+        np.savez_compressed(path, **arrays)
+        assert query_scores.read(tmp_path, 3) == {}
+    np.save(path.with_suffix(".npy"), labels)
+    path.with_suffix(".npy").replace(path)
+    assert query_scores.read(tmp_path, 3) == {}
     query_scores.write(tmp_path / "query_scores" / "1.npz", 1, {}, labels)  # a file is in the way

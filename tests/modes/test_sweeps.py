@@ -621,7 +621,8 @@ def test_a_failed_run_ends_a_sweep_that_adds_seeds(
     ("rows", "seeds", "margin", "budget", "message"),
     [
         ([_BASE, _OURS], "", 0.0, 9, "--margin of more than 0 .* got 0 and 9"),
-        ([_BASE, _OURS], "", 0.5, 3, "--budget of 4 seeds or more, .* got 0.5 and 3"),
+        ([_BASE, _OURS], "", 0.5, 3, "--budget of 4 to 1000 seeds, .* got 0.5 and 3"),
+        ([_BASE, _OURS], "", 0.5, 10**9, "--budget of 4 to 1000 seeds, .* 1000000000"),
         ([_BASE, _OURS], "0,1", 0.5, 9, r"the seeds 0, 1, \.\.\. to 8: leave out --seeds"),
         ([_BASE], "", 0.5, 9, "require two or more from sweep"),
     ],
@@ -750,8 +751,9 @@ def test_each_fold_is_held_out_once_and_the_table_is_over_folds(tmp_path: Path) 
     text = (tmp_path / "runs" / "tiny.md").read_text()
     assert expected in text
     assert "over the finished folds." in text
-    with pytest.raises(SettingError, match="Require --folds of 2 or more, got 1"):
-        plan(1)
+    for folds in (1, 10**9):
+        with pytest.raises(SettingError, match=f"Require --folds of 2 to 1000, got {folds}"):
+            plan(folds)
     changes = {"dataset.validation_classes": 0.5}
     with pytest.raises(SettingError, match=r"leave out dataset.validation_classes"):
         plan(4, **changes)
