@@ -44,6 +44,7 @@ class Stream(enum.IntEnum):
       SEARCH_PAGE: the images that a search page shows at first, by the number of the request.
       VIEWS: which of its augmented views an image of a block of an epoch's plan is read in.
       EFFECTS: the batches and images that show what a division does to learning.
+      INTERVALS: the bootstrap of an interval in a table; with seed 0, so that tables are alike.
     """
 
     numbers: tuple[str, ...]
@@ -67,6 +68,7 @@ class Stream(enum.IntEnum):
     SEARCH_PAGE = 9, "request"
     VIEWS = 10, "epoch", "block"
     EFFECTS = 11, "period"
+    INTERVALS = 12
 
 
 class DeviceStream(enum.IntEnum):

@@ -13,7 +13,8 @@ from urllib.parse import quote
 import numpy as np
 
 from dcjax.analysis import differences, sequences
-from dcjax.core import naming
+from dcjax.core import naming, streams
+from dcjax.core.streams import Stream
 from dcjax.runs.query_scores import LABELS
 
 _MARKDOWN = re.compile(r"[\\`*\[|]")  # what begins code, stress, links and cells
@@ -161,7 +162,7 @@ class Comparison:
             of_queries = row.query_differences_to(compared, selection, name)
             ends = [math.inf, math.inf]
             if of_queries is not None:
-                generator = np.random.default_rng(0)  # so that tables are alike
+                generator = streams.generator(0, Stream.INTERVALS)
                 _, *ends = differences.two_level_interval(*of_queries, generator)
         return [mean, *(end if math.isfinite(end) else "" for end in ends)]
 

@@ -77,10 +77,11 @@ def test_no_two_draws_of_any_runs_share_a_stream(keys):
         draws.generator(part)
     for request in range(3):  # as the search page does
         streams.generator(0, Stream.SEARCH_PAGE, request)
+    streams.generator(0, Stream.INTERVALS)  # as a table does
     # Per run: 2 periods of 2 groupings of 1 + 2 parts, three times, and of figures; 4 plans of an
     # order and 4 clusters; 3 draws of 2 blocks of 4 epochs.
     drawn = keys.copy()
-    assert len(drawn) == 8 * (36 + 2 + 20 + 24) + 10 + 10 + len(draws.Part) + 3
+    assert len(drawn) == 8 * (36 + 2 + 20 + 24) + 10 + 10 + len(draws.Part) + 3 + 1
     assert {key[1] for key in drawn} == set(Stream)
     states = {tuple(np.random.SeedSequence(list(key)).generate_state(8)) for key in drawn}
     assert len(set(drawn)) == len(states) == len(drawn)

@@ -151,7 +151,7 @@ import numpy as np
 from configs import digits
 from dcjax.distributed import devices
 from dcjax.experiment import build, inputs
-from dcjax.data import readers
+from dcjax.data import pipeline, readers
 config = digits.get_config()
 config.update_from_flattened_dict(CHANGES)
 splits, _ = inputs.load_splits(config.dataset)

@@ -11,6 +11,7 @@ import pytest
 from forks import launch
 
 from dcjax.analysis import differences
+from dcjax.core import streams
 from dcjax.core.errors import FileError, InputError, SettingError
 from dcjax.modes import raw_scores, run_records, sweep_files, sweep_plots, tables
 from dcjax.modes.raw_scores import Study
@@ -366,7 +367,9 @@ def test_intervals_by_bootstrap_are_over_seeds_and_classes() -> None:
         ]
     )
     labels = base.queries[0]["last"]["labels"]
-    _, low, high = differences.two_level_interval(less, labels, np.random.default_rng(0))
+    _, low, high = differences.two_level_interval(
+        less, labels, streams.generator(0, streams.Stream.INTERVALS)
+    )
     by_bootstrap = Comparison("base", bootstraps=True)
     found = by_bootstrap.difference(ours, rows, "last", "recall_at_1")
     assert found == pytest.approx([0.045, low, high])

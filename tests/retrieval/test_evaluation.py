@@ -86,7 +86,7 @@ def test_embeddings_do_not_depend_on_the_batch_size() -> None:
     step = jax.jit(functools.partial(steps.embed_step, model=model))
     images = image_set([0] * 5)
     rows = embed(images, step, variables, batch_size=5)
-    assert rows.shape == (5, 6)
+    assert rows.shape == (5, model.embedding_dim)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
     padded = embed(images, step, variables, batch_size=2)
