@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from dcjax.distributed import machine, processes
 _UNFINISHED = ocp.path.atomicity.TMP_DIR_SUFFIX
 _REPLACED = ".replaced"  # suffix of a checkpoint in whose place an earlier version saved another
 _DOOMED = "being-deleted"  # folder of checkpoints that are not kept, until they are deleted
+_REMOVALS, _PAUSE = 20, 0.1  # of what a failed save left: how often at most, seconds between
 _SECONDS = 600  # until a save has failed: so long processes wait for one that cannot write
 
 
@@ -186,8 +188,7 @@ class Store:
     def _fail(self, error: Exception) -> str:
         """Removes what a failed save left, and returns why it failed."""
         if processes.is_first():
-            with contextlib.suppress(OSError):
-                (self._path / f"{self._saving}{_UNFINISHED}").rmtree(missing_ok=True)
+            _remove_unfinished(self._path / f"{self._saving}{_UNFINISHED}")
         self.manager.reload()
         last = self.manager.latest_step()
         kept = "no other is there" if last is None else f"the last complete one is {last}"
@@ -260,6 +261,16 @@ def _refuse_aside(path: epath.Path) -> None:
             f"The last checkpoint in {path} is {aside}{_REPLACED}, which a killed run has left; "
             f"continue the run, or rename it to {aside}."
         )
+
+
+def _remove_unfinished(folder: epath.Path) -> None:
+    """Removes what a failed save left, in which writes of its other arrays may still end."""
+    for _ in range(_REMOVALS):
+        with contextlib.suppress(OSError):
+            folder.rmtree(missing_ok=True)
+        if not folder.exists():
+            return
+        time.sleep(_PAUSE)
 
 
 def _delete_doomed(path: epath.Path) -> None:
