@@ -9,13 +9,12 @@ in them, or train/, query/ and gallery/.
 
 No published experiment, but starting points for 1,000 to 20,000 images, and ImageNet's weights.
 The embedding starts as a rotation of the features, so at their scores if it is as wide as they are
-(ResNet-50 has 2,048 features), and nearly so if it is not. docs/results.md, "Your own images", has
-what was measured, on bird crops with the backbone frozen, and by which command. The embedding's
-rate and no frozen epochs are those of configs/small/, measured with ResNet-18 on birds and
-groceries; there the backbone has the same rate, here that of the papers, a tenth of it. The length,
-20 passes in place of 40, and a division every five of them are guesses for fine-tuning.
-With few classes or images try division.max_clusters=1, and compare by validation classes: there
-it was ahead of 2 in recall@1 and MAP@R, and on small sets no result of ours shows a gain from more.
+(ResNet-50 has 2,048 features), and nearly so if it is not. The backbone learns at the papers' rate,
+a tenth of the embedding's: at the embedding's it lost on classes that are unlike the trained ones.
+docs/results.md, "Your own images", has what was measured with ResNet-18 on birds and groceries, and
+by which command. 20 passes, two clusters and a division every five epochs were not searched. With
+few classes or images try division.max_clusters=1 too, and compare by validation classes: on small
+sets no result of ours shows a gain from more.
 Without published weights set model.batch_norm=train, optimizer.learning_rate near 1e-3 and
 optimizer.embedding_multiplier=1.
 """
