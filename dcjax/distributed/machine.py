@@ -15,8 +15,8 @@ from collections.abc import Iterator
 _ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/accel*", "/dev/vfio/[0-9]*")
 # TensorFlow prints a long message if it uses oneDNN, whatever the level of its log.
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-# TensorFlow imports Keras, which takes a third of the time and is not used here, unless it is told
-# to take an older Keras, which is not there. It looks again if a program uses tf.keras.
+# TensorFlow imports Keras, which takes a third of the time and is not used here, unless this asks
+# for legacy Keras, which is not installed. It looks again if a program uses tf.keras.
 _WITHOUT_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 _leaves_devices_to_jax = False
 

@@ -5,6 +5,7 @@ the queries, NaN where it is undefined, and their classes, "labels".
 """
 
 import contextlib
+import io
 import pathlib
 import zipfile
 import zlib
@@ -12,6 +13,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
+
+from dcjax.runs import workdirs
 
 FOLDER = "query_scores"
 LABELS = "labels"
@@ -28,15 +32,13 @@ def write(
       scores: of each query, by name.
       labels: classes of the queries.
     """
-    path = _path(folder, epoch)
-    part = path.with_suffix(".part")
+    path, file = _path(folder, epoch), io.BytesIO()
     arrays: dict[str, Any] = {name: values.astype(np.float32) for name, values in scores.items()}
     arrays[LABELS] = labels.astype(np.int32)
+    np.savez_compressed(file, **arrays)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        part.replace(path)
+        workdirs.write(epath.Path(path), file.getvalue())
 
 
 def keep(folder: pathlib.Path, epochs: Collection[int]) -> None:
