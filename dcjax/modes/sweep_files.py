@@ -106,12 +106,7 @@ def write_again(
             f"{output!r}."
         )
     prefix = prefix.with_name(name)
-    rows = [row.name for row in study.rows]
-    if baseline and baseline not in rows:
-        raise SettingError(
-            f"Require --baseline to be a row of the table, got {baseline!r}; rows are "
-            f"{', '.join(rows)}."
-        )
+    compared = tables.find_baseline(baseline, [row.name for row in study.rows])
     known = dict.fromkeys(
         name for row in study.rows for run in row.results for x in run.values() for name in x
     )
@@ -127,7 +122,7 @@ def write_again(
         study,
         command=command,
         names=names,
-        comparison=Comparison(baseline or rows[0], study.margin / 100),
+        comparison=Comparison(compared, study.margin / 100),
         over=over,
         source=runs,
     )

@@ -224,12 +224,7 @@ def plan(
         table_rows, experiment = [{"name": name, "settings": {}}], argument
     if folds:
         _check_folds(folds, config, table_rows, changes)
-    names = [row["name"] for row in table_rows]
-    if baseline and baseline not in names:
-        raise SettingError(
-            f"Require --baseline to be a row of the table, got {baseline!r}; rows are "
-            f"{', '.join(names)}."
-        )
+    compared = tables.find_baseline(baseline, [row["name"] for row in table_rows])
     if budget and bootstraps:
         raise SettingError(
             "--until=decided adds seeds by always-valid intervals, which are over seeds alone: "
@@ -274,9 +269,7 @@ def plan(
         paper={row["name"]: row.get("paper", {}) for row in table_rows},
         best_by=config.eval.best_by,
         over=("seeds x folds" if seeds else "folds") if folds else "seeds",
-        comparison=tables.Comparison(
-            baseline or names[0], margin / 100 if budget else 0.0, bootstraps
-        ),
+        comparison=tables.Comparison(compared, margin / 100 if budget else 0.0, bootstraps),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from dcjax.analysis import differences, sequences
 from dcjax.core import naming, streams
+from dcjax.core.errors import SettingError
 from dcjax.core.streams import Stream
 from dcjax.runs.query_scores import LABELS
 
@@ -200,6 +201,24 @@ class Comparison:
 
 _NONE = Comparison()
 _NO_PLOTS: Mapping[str, str] = {}
+
+
+def find_baseline(name: str, rows: Sequence[str]) -> str:
+    """Returns the name of the row that the others are compared with, of the names of all rows.
+
+    Args:
+      name: as asked for; "": the first row.
+      rows: names, one or more.
+
+    Raises:
+      SettingError: if there is no such row.
+    """
+    if name and name not in rows:
+        raise SettingError(
+            f"Require --baseline to be a row of the table, got {name!r}; rows are "
+            f"{', '.join(rows)}."
+        )
+    return name or rows[0]
 
 
 def choose(rows: Sequence[Row], best_by: str) -> Row | None:
