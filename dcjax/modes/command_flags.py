@@ -56,7 +56,8 @@ SEEDS = flags.DEFINE_list("seeds", [], "Of a sweep: train each row with each of 
 BASELINE = flags.DEFINE_string(
     "baseline",
     "",
-    "Of a sweep or table: the row that the others are compared with, by default the first one.",
+    "Of a sweep or table: the row that the others are compared with, by default the one that "
+    "each names, or the first.",
 )
 UNTIL = flags.DEFINE_enum(
     "until",

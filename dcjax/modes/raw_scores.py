@@ -3,6 +3,7 @@
 A line is an evaluation of a run. Scores are shares of 1.
 
     row, seed, fold       the run; rows and seeds in the order of the table
+    baseline              the row that this one is compared with, if there is one
     split                 the classes that are scored: test or validation; refit: the test classes,
                           by a network trained again on all; paper: figures of a paper
     selected              as which the table has this line: last, best, ..., as in scores.json
@@ -24,10 +25,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dcjax.core import regular_files
-from dcjax.core.errors import InputError, file_errors
-from dcjax.modes.tables import DIVISION_FIGURES, Evaluation, Row
+from dcjax.core.errors import InputError, SettingError, file_errors
+from dcjax.modes.tables import DIVISION_FIGURES, Comparison, Evaluation, Row, find_baselines
 
 _RUN = ("row", "seed", "fold", "split", "selected")
+_BASELINE = "baseline"  # files of older versions lack it
 _PLACE = ("epoch", "step", "images", "seconds")
 _TABLE = ("best_by", "margin")
 _DIVISION = "division/"
@@ -54,12 +56,12 @@ class Study:
     Attributes:
       rows: of the table.
       best_by: the score by which rows are chosen.
-      margin: in percent, up to which rows count as equal where seeds are added; 0: they are not.
+      comparison: of the rows.
     """
 
     rows: Sequence[Row]
     best_by: str
-    margin: float
+    comparison: Comparison
 
 
 def format_csv(study: Study, names: Sequence[str]) -> str:
@@ -71,16 +73,18 @@ def format_csv(study: Study, names: Sequence[str]) -> str:
     """
     lines = [line for row in study.rows for line in _lines(row)]
     known = dict.fromkeys([*names, *(name for line in lines for name in line)])
-    fixed = {*_RUN, *_PLACE, *(_DIVISION + name for name in DIVISION_FIGURES)}
+    fixed = {*_RUN, _BASELINE, *_PLACE, *(_DIVISION + name for name in DIVISION_FIGURES)}
     available = {name for line in lines for name in line}
     scores = [name for name in known if name in available and name not in fixed]
     figures = [_DIVISION + name for name in DIVISION_FIGURES if _DIVISION + name in available]
     text = io.StringIO()
-    headings = [*_RUN, *_PLACE, *scores, *figures, *_TABLE]
+    headings = [*_RUN, _BASELINE, *_PLACE, *scores, *figures, *_TABLE]
     writer = csv.DictWriter(text, headings, restval="", lineterminator="\n")
     writer.writeheader()
-    table = {"best_by": study.best_by, "margin": study.margin or ""}
-    writer.writerows(line | table for line in lines)
+    compared = study.comparison
+    table = {"best_by": study.best_by, "margin": 100 * compared.margin or ""}
+    baselines = {row.name: {_BASELINE: compared.baselines.get(row.name, "")} for row in study.rows}
+    writer.writerows(line | baselines[line["row"]] | table for line in lines)
     return text.getvalue()
 
 
@@ -102,10 +106,14 @@ def read(path: pathlib.Path) -> Study:
     _check_columns(list(reader.fieldnames or ()), path, has_lines=bool(lines))
     runs: dict[str, dict[tuple[int, int], _Run]] = {}
     papers: dict[str, dict[str, float]] = {}
+    baselines: dict[str, str] = {}
     for number, line in lines:
         try:
             values = _values(line)
             of_row = runs.setdefault(line["row"], {})
+            baseline = line.get(_BASELINE, "")
+            if baselines.setdefault(line["row"], baseline) != baseline:
+                raise ValueError(f"its row has two baselines, of which one is {baseline!r}")
             if line["split"] == _PAPER:
                 percent = {name: round(100 * value, 10) for name, value in values.items()}
                 papers[line["row"]] = {x: y for x, y in percent.items() if x not in _TABLE}
@@ -127,7 +135,11 @@ def read(path: pathlib.Path) -> Study:
         )
         for name, of_row in runs.items()
     ]
-    return Study(rows, first["best_by"], float(first["margin"] or 0))
+    try:
+        compared = find_baselines("", baselines)
+    except SettingError as error:
+        raise InputError(f"{path}: {error}") from error
+    return Study(rows, first["best_by"], Comparison(compared, float(first["margin"] or 0) / 100))
 
 
 def _check_columns(names: Sequence[str], path: pathlib.Path, *, has_lines: bool) -> None:
@@ -159,7 +171,7 @@ def _values(line: Mapping[str, str]) -> dict[str, float]:
         raise ValueError("require as many cells as there are columns")
     values: dict[str, float] = {}
     for name, text in line.items():
-        if not text or name in (*_RUN, "best_by"):
+        if not text or name in (*_RUN, _BASELINE, "best_by"):
             continue
         if not math.isfinite(float(text)):
             raise ValueError(f"require a finite number in column {name}, got {text[:_SHOWN]}")

@@ -1,5 +1,6 @@
 """The files of a sweep: its table, the scores of each run, plots of its learning curves."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -9,7 +10,6 @@ from dcjax.core import naming
 from dcjax.core.errors import SettingError, file_errors
 from dcjax.modes import raw_scores, sweep_plots, tables
 from dcjax.modes.raw_scores import Study
-from dcjax.modes.tables import Comparison
 from dcjax.runs import workdirs
 
 _RUNS = ".runs.csv"  # ends the name of the scores of each run
@@ -21,7 +21,6 @@ def write(
     *,
     command: str,
     names: Sequence[str],
-    comparison: Comparison,
     over: str,
     source: pathlib.Path | None = None,
 ) -> list[pathlib.Path]:
@@ -29,10 +28,9 @@ def write(
 
     Args:
       prefix: of their paths, whose name is the title of the table.
-      study: the finished runs.
+      study: the finished runs, and how rows are compared.
       command: that made the table.
       names: its scores in order; all that there are, if empty.
-      comparison: of its rows.
       over: what its means are over.
       source: file of the scores of each run, from which the table is made again; None: they are
         written too.
@@ -43,7 +41,7 @@ def write(
     Raises:
       SettingError: if one of them would replace the source.
     """
-    rows = study.rows
+    rows, comparison = study.rows, study.comparison
     plots = sweep_plots.draw(rows, names or (study.best_by,), comparison=comparison, over=over)
     files = {
         ".md": tables.format_markdown(
@@ -87,7 +85,7 @@ def write_again(
       runs: the file of these scores.
       command: that makes the table.
       names: scores of the table in order; all that there are, if empty.
-      baseline: name of the row that the others are compared with; "": the first one.
+      baseline: name of the row that the others are compared with; "": as the file says.
       output: prefix of the files; "": that of the file of scores.
 
     Returns:
@@ -106,7 +104,12 @@ def write_again(
             f"{output!r}."
         )
     prefix = prefix.with_name(name)
-    compared = tables.find_baseline(baseline, [row.name for row in study.rows])
+    if baseline:
+        own = dict.fromkeys([row.name for row in study.rows], "")
+        compared = dataclasses.replace(
+            study.comparison, baselines=tables.find_baselines(baseline, own)
+        )
+        study = dataclasses.replace(study, comparison=compared)
     known = dict.fromkeys(
         name for row in study.rows for run in row.results for x in run.values() for name in x
     )
@@ -122,7 +125,6 @@ def write_again(
         study,
         command=command,
         names=names,
-        comparison=Comparison(compared, study.margin / 100),
         over=over,
         source=runs,
     )

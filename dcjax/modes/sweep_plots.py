@@ -1,4 +1,4 @@
-"""Plots of the learning curves of a sweep: means over runs, differences to the baseline, bands."""
+"""Plots of the learning curves of a sweep: means over runs, differences to baselines, bands."""
 
 from collections.abc import Mapping, Sequence
 
@@ -50,11 +50,11 @@ def _draw(
 ) -> tuple[str, str] | None:
     """Returns what the plot of a score shows and the text of its file, None without curves."""
     scores, compared = {}, {}
-    baseline = curves.get(comparison.baseline, {})
     for row, runs in curves.items():
         if intervals := _mean_intervals(runs):
             scores[row] = intervals
-            if row != comparison.baseline and (found := _differences(runs, baseline, comparison)):
+            baseline = curves.get(comparison.baselines.get(row, ""), {})
+            if found := _differences(runs, baseline, comparison):
                 compared[row] = found
     if not scores:
         return None
@@ -67,8 +67,8 @@ def _draw(
     ]
     if compared:
         notes.append(
-            f"Below: difference to {comparison.baseline}, between runs of the same "
-            f"{tables.PAIRED_BY[over]}, by {comparison.method_over_seeds}."
+            f"Below: difference to {comparison.common_baseline or tables.EACH}, between runs of "
+            f"the same {tables.PAIRED_BY[over]}, by {comparison.method_over_seeds}."
         )
     svg = bands.plot(
         *({row: bands.Band(*x) for row, x in panel.items()} for panel in (scores, compared)),
@@ -88,7 +88,7 @@ def _mean_intervals(runs: Curves) -> Intervals | None:
 
 
 def _differences(runs: Curves, baseline: Curves, comparison: Comparison) -> Intervals | None:
-    """Returns how much higher the curves of a row are than those of the baseline, by pairs."""
+    """Returns how much higher the curves of a row are than those of its baseline, by pairs."""
     pairs = [pair for pair in runs if pair in baseline]
     if not pairs:
         return None

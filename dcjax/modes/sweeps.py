@@ -3,8 +3,9 @@
 A config file has a sweep if it has, beside `get_config`, a function `sweep`, with the same argument
 if there is one. It returns the rows of the table: `[{"name": "K = 2", "settings":
 {"division.max_clusters": 2}}, ...]`, where a row may also have `"paper"`, a paper's scores in
-percent. The file may also say `SCORES`, the scores of the table in order, and `RUNS`, a folder
-below runs/ that several files share.
+percent, and `"baseline"`, the name of the row that it is compared with. The file may also say
+`SCORES`, the scores of the table in order, and `RUNS`, a folder below runs/ that several files
+share.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from dcjax.experiment import config_files, same_run, versions
 from dcjax.modes import raw_scores, run_records, sweep_files, tables
 from dcjax.runs import workdirs
 
-_ROW = {"name": str, "settings": dict, "paper": dict}
+_ROW = {"name": str, "settings": dict, "paper": dict, "baseline": str}
 _MOST = 1000  # folds, and seeds that are added: each is planned before the first run
 _MAX_NAME = 150  # characters of what differs; file systems take 255 bytes of a name
 
@@ -126,12 +127,11 @@ class Sweep:
         for of_seed in zip(*self.rows.values(), strict=True):
             decisions = self.comparison.decisions(self.table_rows(), self.best_by)
             undecided = {name for name, decision in decisions.items() if not decision.outcome}
+            needed = undecided | {self.comparison.baselines[name] for name in undecided}
             if not undecided:
                 return
             wanted = {
-                run.folder
-                for name, run in zip(self.rows, of_seed, strict=True)
-                if name in undecided or name == self.comparison.baseline
+                run.folder for name, run in zip(self.rows, of_seed, strict=True) if name in needed
             }
             yield [run for run in self.runs if run.folder in wanted]
 
@@ -167,13 +167,12 @@ class Sweep:
         Returns:
           The files.
         """
-        study = raw_scores.Study(self.table_rows(), self.best_by, 100 * self.comparison.margin)
+        study = raw_scores.Study(self.table_rows(), self.best_by, self.comparison)
         return sweep_files.write(
             self.table,
             study,
             command=self.command,
             names=self.scores,
-            comparison=self.comparison,
             over=self.over,
         )
 
@@ -205,7 +204,8 @@ def plan(
       folds: disjoint parts of the training classes, each of which is once held out for validation
         from the runs of all rows; 0: none is.
       has_rows: whether the rows are those of the file's `sweep`; else one, the config as it is.
-      baseline: name of the row that the others are compared with; "": the first one.
+      baseline: name of the row that the others are compared with; "": as the rows say, or the
+        first one.
       margin: difference in percent up to which rows count as equal, if seeds are added until that
         is decided.
       budget: how many seeds a row may then have; 0: none are added.
@@ -224,7 +224,8 @@ def plan(
         table_rows, experiment = [{"name": name, "settings": {}}], argument
     if folds:
         _check_folds(folds, config, table_rows, changes)
-    compared = tables.find_baseline(baseline, [row["name"] for row in table_rows])
+    own = {row["name"]: row.get("baseline", "") for row in table_rows}
+    baselines = tables.find_baselines(baseline, own)
     if budget and bootstraps:
         raise SettingError(
             "--until=decided adds seeds by always-valid intervals, which are over seeds alone: "
@@ -269,7 +270,7 @@ def plan(
         paper={row["name"]: row.get("paper", {}) for row in table_rows},
         best_by=config.eval.best_by,
         over=("seeds x folds" if seeds else "folds") if folds else "seeds",
-        comparison=tables.Comparison(compared, margin / 100 if budget else 0.0, bootstraps),
+        comparison=tables.Comparison(baselines, margin / 100 if budget else 0.0, bootstraps),
     )
 
 
@@ -300,8 +301,8 @@ def _rows(module: Mapping[str, Any], file: str, argument: str) -> tuple[list[dic
     for row in rows:
         if not _is_row(row):
             raise SettingError(
-                'Require a row of a sweep to be {"name": ..., "settings": {...}}, with "paper": '
-                f"{{...}} or without, got {row!r} in {file}."
+                'Require a row of a sweep to be {"name": ..., "settings": {...}}, with or without '
+                f'"paper": {{...}} and "baseline": ..., got {row!r} in {file}.'
             )
     names = [row["name"] for row in rows]
     if not names:

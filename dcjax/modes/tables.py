@@ -1,4 +1,4 @@
-"""The table of a sweep: means, differences to a row by seed, costs, beside a paper's figures."""
+"""The table of a sweep: means, differences to baselines by seed, costs, a paper's figures."""
 
 import csv
 import dataclasses
@@ -134,27 +134,29 @@ class Comparison:
     """How the rows of a table are compared.
 
     Attributes:
-      baseline: name of the row that the others are compared with; "": they are not.
+      baselines: the name of the row that a row is compared with, by its own name; rows that are
+        not compared are not in it.
       margin: difference up to which rows count as equal, as a share of 1, where seeds are added
         until that is decided; 0: the seeds were chosen beforehand.
       bootstraps: whether intervals are over seeds and classes of the queries, not seeds alone.
     """
 
-    baseline: str = ""
+    baselines: Mapping[str, str] = dataclasses.field(default_factory=dict)
     margin: float = 0.0
     bootstraps: bool = False
 
-    def row(self, rows: Sequence[Row]) -> Row | None:
-        """Returns the baseline among rows."""
-        return next((row for row in rows if row.name == self.baseline), None)
+    def baseline(self, row: Row, rows: Sequence[Row]) -> Row | None:
+        """Returns the row among others that a row is compared with."""
+        name = self.baselines.get(row.name)
+        return next((other for other in rows if other.name == name), None)
 
     def difference(self, row: Row, rows: Sequence[Row], selection: str, name: str) -> list[Any]:
-        """Returns how much higher a row's score is than the baseline's, and its interval.
+        """Returns how much higher a row's score is than its baseline's, and its interval.
 
         Returns:
           The mean over pairs and both ends, "" in place of what is unknown.
         """
-        compared = self.row(rows)
+        compared = self.baseline(row, rows)
         paired = [] if compared is None else row.differences_to(compared, selection, name)
         if compared is None or not paired:
             return ["", "", ""]
@@ -175,6 +177,12 @@ class Comparison:
         return mean, low, high
 
     @property
+    def common_baseline(self) -> str:
+        """The name of the row that all others are compared with; "" if there are several."""
+        names = {*self.baselines.values()}
+        return names.pop() if len(names) == 1 else ""
+
+    @property
     def method(self) -> str:
         """How the intervals of `difference` are computed, in words."""
         return _BOOTSTRAP if self.bootstraps else self.method_over_seeds
@@ -185,9 +193,8 @@ class Comparison:
         return _METHODS[self.margin > 0]
 
     def decisions(self, rows: Sequence[Row], best_by: str) -> dict[str, sequences.Decision]:
-        """Returns what is known of each other row, by a score; nothing if seeds are not added."""
-        compared = self.row(rows)
-        if not self.margin or compared is None:
+        """Returns what is known of compared rows, by a score; nothing if seeds are not added."""
+        if not self.margin:
             return {}
         selection = _deciding(rows)
         return {
@@ -195,30 +202,38 @@ class Comparison:
                 np.array(row.differences_to(compared, selection, best_by)), self.margin
             )
             for row in rows
-            if row is not compared
+            if (compared := self.baseline(row, rows))
         }
 
 
 _NONE = Comparison()
+EACH = "the baseline of each row"  # where there are several
 _NO_PLOTS: Mapping[str, str] = {}
 
 
-def find_baseline(name: str, rows: Sequence[str]) -> str:
-    """Returns the name of the row that the others are compared with, of the names of all rows.
+def find_baselines(asked: str, rows: Mapping[str, str]) -> dict[str, str]:
+    """Returns the name of the row that a row is compared with, by its own name.
 
     Args:
-      name: as asked for; "": the first row.
-      rows: names, one or more.
+      asked: the row that all others are compared with; "": as the rows say, or the first one if
+        none says.
+      rows: what each says, by its own name, in the order of the table; "": nothing.
 
     Raises:
-      SettingError: if there is no such row.
+      SettingError: if a row is to be compared with one that there is not.
     """
-    if name and name not in rows:
-        raise SettingError(
-            f"Require --baseline to be a row of the table, got {name!r}; rows are "
-            f"{', '.join(rows)}."
-        )
-    return name or rows[0]
+    for setting, name in [
+        ("--baseline", asked),
+        *((f"the baseline of {x}", rows[x]) for x in rows),
+    ]:
+        if name and name not in rows:
+            raise SettingError(
+                f"Require {setting} to be a row of the table, got {name!r}; rows are "
+                f"{', '.join(rows)}."
+            )
+    if asked or not any(rows.values()):
+        rows = dict.fromkeys(rows, asked or next(iter(rows)))
+    return {name: baseline for name, baseline in rows.items() if baseline not in ("", name)}
 
 
 def choose(rows: Sequence[Row], best_by: str) -> Row | None:
@@ -252,7 +267,7 @@ def describe_choice(row: Row, best_by: str) -> str:
 def summarize(
     rows: Sequence[Row], best_by: str, comparison: Comparison, over: str
 ) -> dict[str, dict[str, str]]:
-    """Returns mean, difference to the baseline, decision and steps of each row, by heading.
+    """Returns mean, difference to its baseline, decision and steps of each row, by heading.
 
     Args:
       rows: of a table.
@@ -267,7 +282,7 @@ def summarize(
         summary[row.name] = {
             over: str(len(row.results)),
             best_by: _percent(row.scores(selection, best_by)),
-            f"difference to {comparison.baseline}": difference,
+            f"difference to {comparison.common_baseline or EACH}": difference,
             **({"decision": _decision(decisions[row.name])} if row.name in decisions else {}),
             COSTS["steps"]: _whole(row.cost("steps")),
         }
@@ -376,9 +391,9 @@ def format_csv(rows: Sequence[Row], names: Sequence[str], comparison: Comparison
     writer = csv.writer(text, lineterminator="\n")
     headings = ["row", "score", "selection", "seeds", "mean", "deviation", "paper_percent"]
     kind = "always_" if comparison.margin else "bootstrap_" if comparison.bootstraps else ""
-    writer.writerow([*headings, "pairs", "difference", f"{kind}low", f"{kind}high"])
-    compared = comparison.row(rows)
+    writer.writerow([*headings, "baseline", "pairs", "difference", f"{kind}low", f"{kind}high"])
     for row in rows:
+        compared = comparison.baseline(row, rows)
         cells = [
             (name, selection, row.scores(selection, name), row.paper.get(name, ""))
             for selection in _selections(rows)
@@ -392,7 +407,8 @@ def format_csv(rows: Sequence[Row], names: Sequence[str], comparison: Comparison
             mean: Any = statistics.fmean(values) if values else ""
             deviation: Any = statistics.stdev(values) if len(values) > 1 else ""
             paired = row.differences_to(compared, selection, name) if compared else []
-            found = [len(values), mean, deviation, paper, len(paired)]
+            found = [len(values), mean, deviation, paper]
+            found += [comparison.baselines.get(row.name, ""), len(paired)]
             found += comparison.difference(row, rows, selection, name)
             writer.writerow([row.name, name, selection, *found])
     return text.getvalue()
@@ -410,27 +426,29 @@ def _compare(
     comparison: Comparison,
     over: str,
 ) -> list[str]:
-    """Returns the lines of a table of differences to the baseline; none without pairs."""
-    if (compared := comparison.row(rows)) is None:
-        return []
-    names = [name for name in names if compared.scores(selection, name)]
-    others = [row for row in rows if row is not compared]
+    """Returns the lines of a table of differences to the baselines; none without pairs."""
+    compared = {row: other for row in rows if (other := comparison.baseline(row, rows))}
+    scored = [name for name in names if any(x.scores(selection, name) for x in compared.values())]
     cells = {
-        row: [_difference(row, comparison, rows, selection, name) for name in names]
-        for row in others
+        row: [_difference(row, comparison, rows, selection, name) for name in scored]
+        for row in compared
     }
     if not any(map(any, cells.values())):
         return []
-    pairs = {row: len(set(row.pairs) & set(compared.pairs)) for row in others}
+    pairs = {row: len(set(row.pairs) & set(other.pairs)) for row, other in compared.items()}
+    against = {
+        row: "" if comparison.common_baseline else f" against {_escape(other.name)}"
+        for row, other in compared.items()
+    }
     lacks = any(cell and "[" not in cell for each in cells.values() for cell in each)
     return [
         "",
-        f"Difference to {_escape(compared.name)}, between runs of the same {PAIRED_BY[over]}: "
-        f"mean and 95 % interval ({comparison.method}).",
+        f"Difference to {_escape(comparison.common_baseline or EACH)}, between runs of the same "
+        f"{PAIRED_BY[over]}: mean and 95 % interval ({comparison.method}).",
         "",
-        _line(["", "pairs", *names]),
-        _line(["---"] * (2 + len(names))),
-        *(_line([_escape(row.name), str(pairs[row]), *cells[row]]) for row in others),
+        _line(["", "pairs", *scored]),
+        _line(["---"] * (2 + len(scored))),
+        *(_line([_escape(x.name) + against[x], str(pairs[x]), *cells[x]]) for x in compared),
         *(["", _NO_INTERVAL] if lacks and comparison.bootstraps else []),
     ]
 
@@ -468,8 +486,6 @@ def _difference(
     row: Row, comparison: Comparison, rows: Sequence[Row], selection: str, name: str
 ) -> str:
     """Returns the mean difference in percent and its interval, "" without pairs."""
-    if row.name == comparison.baseline:
-        return ""
     found = comparison.difference(row, rows, selection, name)
     if not (known := [value for value in found if value != ""]):
         return ""

@@ -1,6 +1,7 @@
 """The scores of all runs of a sweep are a file, from which its table and plots are made again."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,15 @@ def _rows() -> list[Row]:
     ]
 
 
+def _to(baseline: str, *rows: str, margin: float = 0.0) -> Comparison:
+    """Returns the comparison of rows with one."""
+    return Comparison(dict.fromkeys(rows, baseline), margin)
+
+
 def _write(folder: Path, *, names: tuple[str, ...] = (), margin: float = 0.0) -> Study:
-    study = Study(_rows(), "recall_at_1", margin)
-    comparison = Comparison("learned", margin / 100)
-    sweep_files.write(
-        folder / "study", study, command="make it", names=names, comparison=comparison, over="seeds"
-    )
+    comparison = _to("learned", "K = 1, plain", "one seed", margin=margin / 100)
+    study = Study(_rows(), "recall_at_1", comparison)
+    sweep_files.write(folder / "study", study, command="make it", names=names, over="seeds")
     return study
 
 
@@ -100,7 +104,7 @@ def test_each_evaluation_is_one_line_with_what_it_is_selected_as(tmp_path: Path)
     _write(tmp_path, names=("map_at_r",))
     with (tmp_path / "study.runs.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0])[9:12] == ["map_at_r", "recall_at_1", "nmi"]
+    assert list(lines[0])[10:13] == ["map_at_r", "recall_at_1", "nmi"]
     first = [line for line in lines if (line["row"], line["seed"]) == ("K = 1, plain", "2")]
     shown = [(x["split"], x["epoch"], x["step"], x["selected"], x["seconds"]) for x in first]
     assert shown == [
@@ -114,6 +118,41 @@ def test_each_evaluation_is_one_line_with_what_it_is_selected_as(tmp_path: Path)
     assert float(first[1]["recall_at_1"]) == 0.6 + 0.02 + 0.01 * 2
     assert first[2]["division/separated_pairs"] == "0.25"
     assert [x["map_at_r"] for x in lines if x["split"] == "paper"] == [""]
+
+
+def test_rows_keep_their_own_baselines_in_the_file(tmp_path: Path) -> None:
+    rows = [
+        _row(name, [_run(seed, gain + 0.01 * seed * seed) for seed in range(2)])
+        for name, gain in {"a": 0.0, "a, divided": 0.01, "b": 0.1, "b, divided": 0.13}.items()
+    ]
+    comparison = Comparison({"a, divided": "a", "b, divided": "b"})
+    study = Study(rows, "recall_at_1", comparison)
+    sweep_files.write(tmp_path / "study", study, command="c", names=["recall_at_1"], over="seeds")
+    text = (tmp_path / "study.md").read_text()
+    assert "Difference to the baseline of each row, between runs of the same seed: mean" in text
+    assert "| a, divided against a | 2 | +1.00 [+1.00, +1.00] |" in text
+    assert "| b, divided against b | 2 | +3.00 [+3.00, +3.00] |" in text
+    assert "| a against" not in text
+    assert "| b against" not in text
+    runs = tmp_path / "study.runs.csv"
+    assert raw_scores.read(runs).comparison == comparison
+    sweep_files.write_again(runs, command="c", baseline="b", output=str(tmp_path / "b"))
+    assert "| a, divided | 2 | -9.00 [-9.00, -9.00] |" in (tmp_path / "b.md").read_text()
+
+
+def test_rows_of_a_file_without_baselines_are_compared_with_the_first(tmp_path: Path) -> None:
+    _write(tmp_path)
+    runs = tmp_path / "study.runs.csv"
+    with runs.open() as file:
+        lines = [*csv.DictReader(file)]
+    with runs.open("w") as file:
+        writer = csv.DictWriter(
+            file, [x for x in lines[0] if x != "baseline"], extrasaction="ignore"
+        )
+        writer.writeheader()
+        writer.writerows(lines)
+    found = raw_scores.read(runs).comparison.baselines
+    assert found == dict.fromkeys(["learned", "one seed"], "K = 1, plain")
 
 
 def test_command_line_makes_the_table_from_the_scores_of_runs(tmp_path: Path) -> None:
@@ -181,6 +220,8 @@ def test_what_is_no_file_of_scores_or_is_not_in_it_is_an_error(tmp_path: Path) -
             "lines of test to be last, .*, got 'beast'",
         ),
         (text + text.splitlines()[-1], r"two lines '\w+', of which one is too many"),
+        (text.replace(",learned,", ",lerned,"), "the baseline of .* got 'lerned'; rows are K"),
+        (text.replace(",learned,2,", ",,2,", 1), "is no line of a run: its row has two baselines"),
         (text.replace("map_at_r", "recall_at_1", 1), "has two columns 'recall_at_1'; remove one"),
         (text.replace("map_at_r", "../map", 1), r"letters, digits and _.@-, got '../map'"),
     ):
@@ -217,7 +258,7 @@ def test_table_is_not_written_over_the_file_that_it_is_made_from(tmp_path: Path)
 def test_names_of_rows_are_text_in_markdown() -> None:
     name = "a|b\n# <i>c</i> `d` *e* ![f](g)"
     rows = [_row(name, [_run(0, 0.0)]), _row("plain", [_run(0, 0.1)])]
-    text = tables.format_markdown("t", "c", rows, [], comparison=Comparison(name))
+    text = tables.format_markdown("t", "c", rows, [], comparison=_to(name, "plain"))
     escaped = r"a\|b\\n# &lt;i>c&lt;/i> \`d\` \*e\* !\[f](g)"
     assert f"| {escaped} | 1 |" in text
     assert f"Difference to {escaped}, between" in text
@@ -271,7 +312,7 @@ def test_plot_has_means_and_paired_differences_with_their_intervals() -> None:
         _row(name, [_run(seed, gain, validates=False) for seed, gain in enumerate(gains)])
         for name, gains in {"base": (0.10, 0.14, 0.12), "ours": (0.13, 0.16, 0.16)}.items()
     ]
-    label, texts = _drawn(rows, Comparison("base"))
+    label, texts = _drawn(rows, _to("base", "ours"))
     half = _T[3] * 2 / 3**0.5  # of a deviation of 2 percent
     less = [3.0, 2.0, 4.0]
     around = _T[3] * np.std(less, ddof=1) / 3**0.5
@@ -286,7 +327,7 @@ def test_plot_has_means_and_paired_differences_with_their_intervals() -> None:
     assert "Below: difference to base, between runs of the same seed, by" in " ".join(texts)
     cut = "Bands reach beyond the frame where they end at it."
     assert cut not in texts
-    alone, _ = _drawn(rows[:1], Comparison("base"))
+    alone, _ = _drawn(rows[:1], _to("base", "ours"))
     assert "difference" not in alone
     far = [_row("far", [_run(0, 0.0, validates=False), _run(1, 0.3, validates=False)])]
     assert cut in _drawn(far, Comparison())[1]  # a band of 15 ± 191 percent, a line of 20
@@ -297,7 +338,7 @@ def test_rows_of_other_numbers_of_steps_are_compared_at_equal_steps() -> None:
     fast = _run(0, 0.0, validates=False)
     for evaluation in fast["evaluations"]["test"]:
         evaluation["step"] = evaluation["step"] * 5 // 4  # 12, 25, 37
-    label, _ = _drawn([_row("slow", [slow]), _row("fast", [fast])], Comparison("slow"))
+    label, _ = _drawn([_row("slow", [slow]), _row("fast", [fast])], _to("slow", "fast"))
     # Between its evaluations after 10 and 20 steps, slow is at 0.4 + 0.2 * 2 / 10 after 12. It ends
     # after 30 steps, where fast is at 0.6 - 0.1 * 5 / 12.
     assert "fast, difference: -4.00 at 12, " in label
@@ -310,7 +351,7 @@ def test_axis_has_images_where_steps_are_not_recorded_and_nothing_where_neither_
     for left_out, axis in (("step", "images seen"), ("images", "seconds of training")):
         for evaluation in row.evaluations[0]["test"]:
             evaluation.pop(left_out)  # type: ignore[attr-defined]
-        _, texts = _drawn([row], Comparison("base"))
+        _, texts = _drawn([row], Comparison())
         assert axis in texts
     for evaluation in row.evaluations[0]["test"]:
         evaluation.pop("seconds")  # type: ignore[attr-defined]
@@ -323,7 +364,7 @@ def test_scores_that_lack_an_epoch_or_curves_are_lines_too(tmp_path: Path) -> No
     for evaluation in old["evaluations"]["test"]:
         evaluation.pop("epoch")
     bare = _run(1, 0.0, validates=False) | {"evaluations": {}, "costs": {}, "divisions": {}}
-    study = Study([_row("row", [old, bare])], "recall_at_1", 0)
+    study = Study([_row("row", [old, bare])], "recall_at_1", Comparison())
     path = tmp_path / "x.runs.csv"
     path.write_text(raw_scores.format_csv(study, []))
     (row,) = raw_scores.read(path).rows
@@ -370,11 +411,11 @@ def test_intervals_by_bootstrap_are_over_seeds_and_classes() -> None:
     _, low, high = differences.two_level_interval(
         less, labels, streams.generator(0, streams.Stream.INTERVALS)
     )
-    by_bootstrap = Comparison("base", bootstraps=True)
+    by_bootstrap = dataclasses.replace(_to("base", "ours"), bootstraps=True)
     found = by_bootstrap.difference(ours, rows, "last", "recall_at_1")
     assert found == pytest.approx([0.045, low, high])
     assert found[1:] != pytest.approx(
-        Comparison("base").difference(ours, rows, "last", "recall_at_1")[1:], abs=1e-4
+        _to("base", "ours").difference(ours, rows, "last", "recall_at_1")[1:], abs=1e-4
     )
     assert by_bootstrap.difference(ours, rows, "last", "nmi") == pytest.approx([0.045, "", ""])
     assert by_bootstrap.difference(ours, rows, "best", "recall_at_1")[1:] == ["", ""]
@@ -383,7 +424,7 @@ def test_intervals_by_bootstrap_are_over_seeds_and_classes() -> None:
     assert "95 % interval (bootstrap over seeds and classes, of scores that are means" in text
     note = "A difference without an interval is of fewer than three pairs"
     assert text.count(note) == 2  # NMI of the last epoch, and the epoch without scores of queries
-    assert note not in tables.format_markdown("t", "c", rows, [], comparison=Comparison("base"))
+    assert note not in tables.format_markdown("t", "c", rows, [], comparison=_to("base", "ours"))
     with_intervals = tables.format_markdown(
         "t", "c", rows, ["recall_at_1"], comparison=by_bootstrap
     )

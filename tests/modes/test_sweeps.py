@@ -487,7 +487,7 @@ def test_score_missing_from_some_runs_is_left_empty() -> None:
     assert "| both | 2 | 50.00 ± 0.00 | 50.00 | 50.00 ± 35.36 |" in last
     assert "| both | 2 | 50.00 ± 35.36 |  | 50.00 |" in best
     assert "| none | 0 |  |  |  |" in last
-    assert "both,nmi,best_test,0,,,50.0,0,,," in tables.format_csv(rows, []).splitlines()
+    assert "both,nmi,best_test,0,,,50.0,,0,,," in tables.format_csv(rows, []).splitlines()
 
 
 def _finish(run: sweeps.Run, **scores: float) -> None:
@@ -531,7 +531,7 @@ def test_rows_are_compared_with_the_baseline_by_seed(
     assert float(of_base["low"]) == pytest.approx(0.03 - half / 100, abs=1e-6)
     assert float(of_base["high"]) == pytest.approx(0.03 + half / 100, abs=1e-6)
     assert of_base["pairs"] == "3"
-    assert of_ours["difference"] == "0.0"
+    assert (of_base["baseline"], of_ours["baseline"], of_ours["pairs"]) == ("ours", "", "0")
     assert "--seeds=2,0,1 --baseline=ours" in text
 
 
@@ -556,6 +556,46 @@ def test_only_seeds_that_both_rows_have_finished_are_paired(tmp_path: Path) -> N
 def test_baseline_that_is_no_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"--baseline .* got 'bse'; rows are base, ours"):
         _plan(tmp_path, [_BASE, _OURS], baseline="bse")
+    with pytest.raises(SettingError, match=r"the baseline of ours .* got 'bse'; rows are base, o"):
+        _plan(tmp_path, [_BASE, _OURS | {"baseline": "bse"}])
+
+
+def test_a_row_may_name_the_row_that_it_is_compared_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [_BASE, _OURS | {"baseline": "base"}, _LEARN, {"name": "last", "settings": {}}]
+    rows[3] |= {"settings": {"model.masks": "fixed"}, "baseline": "learn"}
+    sweep = _plan(tmp_path, rows)
+    scores = {"base": 0.1, "ours": 0.2, "learn": 0.5, "last": 0.4}
+    for name, runs in sweep.rows.items():
+        for run in runs:
+            _finish(run, map_at_r=scores[name])
+    assert sweep_runner.run(sweep)
+    lines = _part((tmp_path / "runs" / "tiny.md").read_text(), "Last epoch")
+    assert lines[-2:] == [
+        "| ours against base | 2 | +10.00 [+10.00, +10.00] |",
+        "| last against learn | 2 | -10.00 [-10.00, -10.00] |",
+    ]
+    assert "difference to the baseline of each row" in capsys.readouterr().out
+    with_one = _plan(tmp_path, rows, baseline="last")
+    assert with_one.comparison.baselines == dict.fromkeys(["base", "ours", "learn"], "last")
+
+
+def test_seeds_are_added_to_the_baselines_of_undecided_rows_alone(tmp_path: Path) -> None:
+    rows = [_BASE, _OURS | {"baseline": "base"}, _LEARN]
+    rows += [{"name": "last", "settings": {"model.masks": "fixed"}, "baseline": "learn"}]
+    sweep = _plan(tmp_path, rows, seeds="", margin=0.5, budget=8)
+    draws = np.random.default_rng(0).normal(size=(8, 2))
+    trained: dict[str, int] = dict.fromkeys(sweep.rows, 0)
+    for runs in sweep.rounds():
+        for run in runs:
+            (name,) = sweep.runs[run]
+            trained[name] += 1
+            noise = 0.001 if name in ("base", "ours") else 0.2
+            score = 0.5 + noise * draws[run.config.seed, int(name in ("base", "learn"))]
+            _finish(run, map_at_r=score + 0.1 * (name == "ours"))
+    assert trained["base"] == trained["ours"] < 8
+    assert trained["learn"] == trained["last"] == 8
 
 
 def test_seeds_are_added_until_a_row_is_decided_or_the_budget_is_spent(
@@ -685,8 +725,8 @@ def test_figures_of_the_last_division_are_columns(tmp_path: Path) -> None:
     assert division.startswith("Last division\n\nNot in percent.\n\n|  | separated_pairs |\n")
     assert division.endswith("| both | 0.5 ± 0.354 |\n| one |  |\n")
     lines = tables.format_csv(rows, []).splitlines()
-    assert f"both,separated_pairs,division,2,0.5,{0.5**1.5},,0,,," in lines
-    assert "one,separated_pairs,division,0,,,,0,,," in lines
+    assert f"both,separated_pairs,division,2,0.5,{0.5**1.5},,,0,,," in lines
+    assert "one,separated_pairs,division,0,,,,,0,,," in lines
     assert "Last division" not in tables.format_markdown("t", "c", rows[1:], [])
 
 
