@@ -1,0 +1,65 @@
+"""Study of division: other numbers of clusters, widths, batches, losses and rates.
+
+    python launch.py --sweep --config=configs/ablations/study_settings.py:study.heads
+
+Each is compared with the run that differs from it in not dividing.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import ablations
+from configs.ablations import study_division
+
+RUNS = study_division.RUNS
+SCORES = study_division.SCORES
+
+# What a divided run changes beside the number of clusters.
+_DIVIDED: dict[str, ablations.Settings] = {
+    "K = 2": {"division.max_clusters": 2},
+    "K = 4": {},
+    "K = 8": {"division.max_clusters": 8},
+    "K = 16": {"division.max_clusters": 16},
+    "K = 4, from the start": {"division.hierarchy": "direct"},
+    "K = 4, T = 2": {"division.every_epochs": 2},
+    "K = 4, T = 15": {"division.every_epochs": 15},
+    "K = 4, masks at the paper's 1e-3": {"optimizer.masks_multiplier": 10.0},
+    "K = 4, joined for the last third": {"train.full_embedding_from_epoch": 40},
+}
+# What both of a pair change.
+_BOTH: dict[str, ablations.Settings] = {
+    "D = 64": {"model.embedding_dim": 64},
+    "D = 1024": {"model.embedding_dim": 1024},
+    "D = 2048": {"model.embedding_dim": 2048},
+    "B = 16": {"sampling.batch_size": 16},
+    "B = 256": {"sampling.batch_size": 256},
+    "soft triplet": {"loss.name": "soft_triplet"},
+    "proxy-anchor": {"loss.name": "proxy_anchor"},
+    "rate 3e-5": {"optimizer.learning_rate": 3e-5},
+    "rate 3e-4": {"optimizer.learning_rate": 3e-4},
+    "rate 1e-3": {"optimizer.learning_rate": 1e-3},
+    "averaged weights": {"train.ema_decay": 0.999},
+    "memory of 1024": {"loss.memory_size": 1024},
+}
+
+
+def get_config(data: str = "study.heads") -> ConfigDict:
+    """Returns the settings that the rows start from."""
+    return ablations.experiment(data)
+
+
+def sweep(data: str = "study.heads") -> list[dict[str, Any]]:
+    """Returns the rows."""
+    rows = [{"name": "K = 1", "settings": ablations.BASELINE}]
+    rows += [
+        {"name": name, "settings": ablations.LEARN | changes, "baseline": "K = 1"}
+        for name, changes in _DIVIDED.items()
+    ]
+    for name, changes in _BOTH.items():
+        baseline = f"{name}, K = 1"
+        rows += [
+            {"name": baseline, "settings": ablations.BASELINE | changes},
+            {"name": name, "settings": ablations.LEARN | changes, "baseline": baseline},
+        ]
+    return rows
