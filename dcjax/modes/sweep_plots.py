@@ -34,19 +34,26 @@ def draw(
       What the plot shows and the text of its SVG file, by "SCORE" for the test classes and
       "validation.SCORE" for the validation classes.
     """
+    from dcjax.pages import templating  # which takes time to import
+
     plots = {}
     for classes, suffix in _CLASSES.items():
         evaluations = [x for row in rows for run in row.evaluations for x in run.get(classes, ())]
         place = next((x for x in _PLACES if all(x in each for each in evaluations)), "")
         for name in names if place else ():
             curves = {row.name: _curves(row, classes, place, name) for row in rows}
-            if plot := _draw(curves, place, f"{name}{suffix}", comparison, over):
+            of_score = f"{templating.score_name(name)}{suffix}"
+            if plot := _draw(curves, place, of_score, comparison, over):
                 plots[name if classes == "test" else f"{classes}.{name}"] = plot
     return plots
 
 
 def _draw(
-    curves: Mapping[str, Curves], place: str, name: str, comparison: Comparison, over: str
+    curves: Mapping[str, Curves],
+    place: str,
+    title: str,
+    comparison: Comparison,
+    over: str,
 ) -> tuple[str, str] | None:
     """Returns what the plot of a score shows and the text of its file, None without curves."""
     scores, compared = {}, {}
@@ -58,9 +65,8 @@ def _draw(
                 compared[row] = found
     if not scores:
         return None
-    from dcjax.pages import bands, templating  # which take time to import
+    from dcjax.pages import bands  # which takes time to import
 
-    title = templating.score_name(name)
     notes = [
         f"Lines: mean over the {over} of a row. Bands: its 95 % interval at each place, by "
         "Student's t."

@@ -97,6 +97,10 @@ def test_table_and_plots_made_from_the_scores_of_runs_are_the_same(
         for classes in ("", "validation.")
     }
     assert again == first
+    shown = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R"}
+    for name in names or ("recall_at_1",):
+        label = f"{shown[name]}, validation classes over steps"
+        assert f"![{label}](study.validation.{name}.svg)" in first["study.md"]
     assert "![Recall@1 over steps](study.recall_at_1.svg)" in first["study.md"]
 
 
