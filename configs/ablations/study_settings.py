@@ -10,12 +10,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import ablations
-from configs.ablations import study_division
+from configs.ablations.study_division import FAST
 
-RUNS = study_division.RUNS
-SCORES = study_division.SCORES
+RUNS = "study"
+SCORES = ("recall_at_1", "map_at_r")
 
-# What a divided run changes beside the number of clusters.
+# What a divided run changes beside its masks.
 _DIVIDED: dict[str, ablations.Settings] = {
     "K = 2": {"division.max_clusters": 2},
     "K = 4": {},
@@ -24,10 +24,9 @@ _DIVIDED: dict[str, ablations.Settings] = {
     "K = 4, from the start": {"division.hierarchy": "direct"},
     "K = 4, T = 2": {"division.every_epochs": 2},
     "K = 4, T = 15": {"division.every_epochs": 15},
-    "K = 4, masks at the paper's 1e-3": {"optimizer.masks_multiplier": 10.0},
     "K = 4, joined for the last third": {"train.full_embedding_from_epoch": 40},
 }
-# What both of a pair change.
+# What both runs of a pair change.
 _BOTH: dict[str, ablations.Settings] = {
     "D = 64": {"model.embedding_dim": 64},
     "D = 1024": {"model.embedding_dim": 1024},
@@ -36,12 +35,11 @@ _BOTH: dict[str, ablations.Settings] = {
     "B = 256": {"sampling.batch_size": 256},
     "soft triplet": {"loss.name": "soft_triplet"},
     "proxy-anchor": {"loss.name": "proxy_anchor"},
-    "rate 3e-5": {"optimizer.learning_rate": 3e-5},
-    "rate 3e-4": {"optimizer.learning_rate": 3e-4},
-    "rate 1e-3": {"optimizer.learning_rate": 1e-3},
     "averaged weights": {"train.ema_decay": 0.999},
     "memory of 1024": {"loss.memory_size": 1024},
 }
+_RATES = (3e-5, 3e-4, 1e-3)
+_MASKS_RATE = 1e-3
 
 
 def get_config(data: str = "study.heads") -> ConfigDict:
@@ -52,14 +50,27 @@ def get_config(data: str = "study.heads") -> ConfigDict:
 def sweep(data: str = "study.heads") -> list[dict[str, Any]]:
     """Returns the rows."""
     rows = [{"name": "K = 1", "settings": ablations.BASELINE}]
-    rows += [
-        {"name": name, "settings": ablations.LEARN | changes, "baseline": "K = 1"}
-        for name, changes in _DIVIDED.items()
-    ]
-    for name, changes in _BOTH.items():
-        baseline = f"{name}, K = 1"
+    for suffix, masks in (("", {}), (", masks at 1e-2", FAST)):
         rows += [
-            {"name": baseline, "settings": ablations.BASELINE | changes},
-            {"name": name, "settings": ablations.LEARN | changes, "baseline": baseline},
+            {
+                "name": f"{name}{suffix}",
+                "settings": ablations.LEARN | changes | masks,
+                "baseline": "K = 1",
+            }
+            for name, changes in _DIVIDED.items()
         ]
+    for name, changes in _BOTH.items():
+        rows += _pair(name, changes, ablations.LEARN)
+    for rate in _RATES:
+        masks = {"optimizer.masks_multiplier": _MASKS_RATE / rate}
+        rows += _pair(f"rate {rate:g}", {"optimizer.learning_rate": rate}, ablations.LEARN | masks)
     return rows
+
+
+def _pair(name: str, both: ablations.Settings, divided: ablations.Settings) -> list[dict[str, Any]]:
+    """Returns the rows of runs that do not and that do divide, with the same other settings."""
+    baseline = f"{name}, K = 1"
+    return [
+        {"name": baseline, "settings": ablations.BASELINE | both},
+        {"name": f"{name}, K = 4", "settings": divided | both, "baseline": baseline},
+    ]

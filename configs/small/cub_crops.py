@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.sampling.batch_size = 64
     config.sampling.images_per_class = 4
     config.optimizer.learning_rate = 1e-4
+    config.optimizer.masks_multiplier = 10.0  # so masks learn at the paper's 1e-3
     config.train.num_epochs = 6
     config.eval.every_epochs = 2
     config.checkpoint.every_epochs = 2

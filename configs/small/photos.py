@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.model.backbone = "resnet18"
     config.model.num_stages = 3
     config.model.embedding_dim = 256
+    config.division.max_clusters = 2  # to see what division does
     config.division.every_epochs = 2
     config.sampling.batch_size = 64
     # Ten times folder.py's, for six epochs in place of twenty.
