@@ -19,6 +19,8 @@ from compare import compare
 from dcjax.distributed import devices
 from dcjax.division import device_kmeans, division, host_kmeans
 
+_MOVEMENT = 0.3  # of features of length 1 between two divisions
+
 
 def embeddings(size: int, dim: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns normalised points [N, F] and classes [N]; recall at 1 is about that of a real set.
@@ -126,27 +128,44 @@ def with_sklearn(
 
 
 def divide(
-    size: int, dim: int, before: int, num_clusters: int, num_devices: int = 0
+    size: int,
+    dim: int,
+    before: int,
+    num_clusters: int,
+    *,
+    start: str = "random",
+    num_devices: int = 0,
 ) -> Callable[[], dict[str, float]]:
     """Divides once more, from the given number of clusters: K-means, matching and bisection.
 
-    K-means runs on virtual devices, if there are any, and else on the host.
+    The clusters before are those of features that training has moved a little since. K-means runs
+    on virtual devices, if there are any, and else on the host.
     """
     mesh = None
     if num_devices:
         jax.config.update("jax_num_cpu_devices", num_devices)
         mesh = devices.create_mesh()
     x, labels = features(size, dim, 11318)
-    rng = np.random.default_rng(0)
-    previous = division.Division(
-        rng.integers(before, size=size).astype(np.int32), np.arange(before, dtype=np.int32), 0
-    )
+    noise = np.random.default_rng(2).standard_normal(x.shape, np.float32)
+    moved = x + _MOVEMENT * noise / np.sqrt(np.float32(dim))
+    previous = division.divide(moved, labels, None, num_clusters=before, period=0, seed=0)
+    del moved, noise
 
     def job() -> dict[str, float]:
         found = division.divide(
-            x, labels, previous, num_clusters=num_clusters, period=1, seed=0, mesh=mesh
+            x,
+            labels,
+            previous,
+            num_clusters=num_clusters,
+            period=1,
+            seed=0,
+            start=start,
+            mesh=mesh,
         )
-        return {"clusters": found.num_clusters, "smallest": int(found.sizes.min())}
+        return {
+            "smallest": int(found.sizes.min()),
+            "NMI with the clusters before": division.agreement(found, previous),
+        }
 
     return job
 
@@ -176,14 +195,16 @@ def main() -> None:
         rounds=options.rounds,
         warm_up=False,
     )
+    again = partial(divide, 60000, 2048, 32, 32)
     compare(
         "division of 60,000 x 2,048, at most 100 iterations of each K-means",
         {
             "16 to 32 clusters": partial(divide, 60000, 2048, 16, 32),
-            "32 to 32 clusters": partial(divide, 60000, 2048, 32, 32),
+            "32 to 32 clusters": again,
+            "32 to 32 clusters, start: previous": partial(again, start="previous"),
         }
         | {
-            f"32 to 32 clusters, devices: {number}": partial(divide, 60000, 2048, 32, 32, number)
+            f"32 to 32 clusters, devices: {number}": partial(again, num_devices=number)
             for number in options.devices
         },
         rounds=options.rounds,
