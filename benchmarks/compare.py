@@ -8,7 +8,6 @@ that returns when its result is there (for JAX: blocked until ready).
 import multiprocessing
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -102,7 +101,7 @@ def _work(connection: Connection, prepare: Callable[[], Job], warm_up: bool) -> 
     base = _peak_mib()
     if warm_up:
         job()
-    connection.send((base, _device()))
+    connection.send((base, records.device_kind()))
     try:
         while connection.recv():
             wall, cpu = time.perf_counter(), time.process_time()
@@ -116,13 +115,3 @@ def _work(connection: Connection, prepare: Callable[[], Job], warm_up: bool) -> 
 
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _device() -> str:
-    """Returns the kind of device that JAX computes on in this process."""
-    if "jax" not in sys.modules:
-        return "CPU"
-    import jax
-
-    device = jax.devices()[0]
-    return "CPU" if device.platform == "cpu" else device.device_kind

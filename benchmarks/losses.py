@@ -6,9 +6,7 @@ before, and by the loss's own parameters; ours also returns what a run logs. Los
 100 and 10,000 classes. Before anything is timed, both have to give the same value wherever they
 compute the same thing; where not, the table says what the peer does instead.
 
-About 10 minutes on two cores; some losses by `--only`. On a busy machine PyTorch's threads wait
-for each other in vain, a hundred times as long as they work, unless `OMP_WAIT_POLICY=PASSIVE` is
-set.
+About five minutes on two cores; some losses by `--only`.
 """
 
 import argparse

@@ -132,6 +132,16 @@ def now() -> Moment:
     return Moment(time.monotonic(), others)
 
 
+def device_kind() -> str:
+    """Returns the kind of device that JAX computes on in this process."""
+    if "jax" not in sys.modules:
+        return "CPU"
+    import jax
+
+    device = jax.devices()[0]
+    return "CPU" if device.platform == "cpu" else device.device_kind
+
+
 def save(
     subject: str,
     timings: Mapping[str, Timing],
@@ -141,7 +151,7 @@ def save(
     repeats: int = 1,
     work: float | None = None,
     unit: str = "",
-    device: str = "CPU",
+    device: str = "",
 ) -> Record:
     """Records what was measured since a moment, and returns the record.
 
@@ -153,7 +163,7 @@ def save(
       repeats: how often each round does it; recorded seconds are of one.
       work: what one repeat does, in units.
       unit: of the work.
-      device: what JAX computed on.
+      device: what JAX computed on; "": as in this process.
     """
     ours, *_ = timings.values()
     until, other_work = now(), None
@@ -162,7 +172,7 @@ def save(
     record = Record(
         command=shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         subject=subject,
-        device=device,
+        device=device or device_kind(),
         date=datetime.date.today().isoformat(),
         machine=f"{os.cpu_count()} cores of {_processor()}",
         other_work=other_work,
