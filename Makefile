@@ -49,15 +49,19 @@ test: setup $(INSTALLED_DEV) ## check format, lint and types, and run the tests
 test-long: setup $(INSTALLED_DEV) $(INSTALLED_RECIPES) ## run the tests that take too long for every change
 	$(RUN) -m pytest -m long
 
-benchmark: setup $(INSTALLED_PEERS) ## time training, losses, scores, clustering and input beside peers, reports and search
+benchmark: setup $(INSTALLED_PEERS) ## time what users wait for beside peers, in half an hour, and print it as one table
+	PYTHONPATH=. $(RUN) benchmarks/start.py
 	PYTHONPATH=. $(RUN) benchmarks/training.py
-	OMP_WAIT_POLICY=PASSIVE PYTHONPATH=. $(RUN) benchmarks/losses.py
+	PYTHONPATH=. $(RUN) benchmarks/training.py --backbone vit_small --size 224 --batch_size 8 --jobs train
+	PYTHONPATH=. $(RUN) benchmarks/features.py
+	PYTHONPATH=. $(RUN) benchmarks/losses.py
 	PYTHONPATH=. $(RUN) benchmarks/retrieval.py
+	PYTHONPATH=. $(RUN) benchmarks/search.py
+	PYTHONPATH=. $(RUN) benchmarks/report.py
 	PYTHONPATH=. $(RUN) benchmarks/clustering.py
 	PYTHONPATH=. $(RUN) benchmarks/proxies.py
 	PYTHONPATH=. $(RUN) benchmarks/input.py
-	PYTHONPATH=. $(RUN) benchmarks/report.py
-	PYTHONPATH=. $(RUN) benchmarks/search.py
+	$(RUN) benchmarks/tables.py --write
 
 docs: setup $(INSTALLED_DOCS) ## build docs/ as a site, site/index.html; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict

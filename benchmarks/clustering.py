@@ -1,12 +1,11 @@
 """K-means beside faiss and scikit-learn, from the same centroids; division of a training set.
 
-K-means on devices runs beside: on one virtual CPU device, and on two that share the same cores.
-
 By default 20,000 embeddings of 256 numbers are divided into 3,700 clusters, as many as classes, in
 at most 20 iterations, and 60,000 features of 2,048 numbers into 32 clusters: about 2 minutes on two
-cores. `--full` clusters 60,502 embeddings of 512 numbers into 11,316, the size of Stanford Online
-Products' test set: about 10 minutes. All use all cores, in float32. scikit-learn and ours stop when
-no label changes; faiss always runs all iterations.
+cores. `--devices 1 2` adds K-means on one virtual CPU device and on two that share the same cores,
+which takes as many minutes more for each round. `--full` clusters 60,502 embeddings of 512 numbers
+into 11,316, the size of Stanford Online Products' test set: about 10 minutes. All use all cores, in
+float32. scikit-learn and ours stop when no label changes; faiss always runs all iterations.
 """
 
 import argparse
@@ -19,6 +18,8 @@ from compare import compare
 
 from dcjax.distributed import devices
 from dcjax.division import device_kmeans, division, host_kmeans
+
+_MOVEMENT = 0.3  # of features of length 1 between two divisions
 
 
 def embeddings(size: int, dim: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,27 +128,44 @@ def with_sklearn(
 
 
 def divide(
-    size: int, dim: int, before: int, num_clusters: int, num_devices: int = 0
+    size: int,
+    dim: int,
+    before: int,
+    num_clusters: int,
+    *,
+    start: str = "random",
+    num_devices: int = 0,
 ) -> Callable[[], dict[str, float]]:
     """Divides once more, from the given number of clusters: K-means, matching and bisection.
 
-    K-means runs on virtual devices, if there are any, and else on the host.
+    The clusters before are those of features that training has moved a little since. K-means runs
+    on virtual devices, if there are any, and else on the host.
     """
     mesh = None
     if num_devices:
         jax.config.update("jax_num_cpu_devices", num_devices)
         mesh = devices.create_mesh()
     x, labels = features(size, dim, 11318)
-    rng = np.random.default_rng(0)
-    previous = division.Division(
-        rng.integers(before, size=size).astype(np.int32), np.arange(before, dtype=np.int32), 0
-    )
+    noise = np.random.default_rng(2).standard_normal(x.shape, np.float32)
+    moved = x + _MOVEMENT * noise / np.sqrt(np.float32(dim))
+    previous = division.divide(moved, labels, None, num_clusters=before, period=0, seed=0)
+    del moved, noise
 
     def job() -> dict[str, float]:
         found = division.divide(
-            x, labels, previous, num_clusters=num_clusters, period=1, seed=0, mesh=mesh
+            x,
+            labels,
+            previous,
+            num_clusters=num_clusters,
+            period=1,
+            seed=0,
+            start=start,
+            mesh=mesh,
         )
-        return {"clusters": found.num_clusters, "smallest": int(found.sizes.min())}
+        return {
+            "smallest": int(found.sizes.min()),
+            "NMI with the clusters before": division.agreement(found, previous),
+        }
 
     return job
 
@@ -160,31 +178,34 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="at the size of SOP's test set")
     parser.add_argument("--iterations", type=int, default=20, help="at most")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each that count")
+    parser.add_argument(
+        "--devices", type=int, nargs="*", default=[], help="numbers of virtual devices beside"
+    )
     parser.add_argument("--no_peers", action="store_true", help="ours alone")
     options = parser.parse_args()
     size, dim, k = (60502, 512, 11316) if options.full else (20000, 256, 3700)
-    ours_alone: dict[str, Callable[..., Callable[[], dict[str, float]]]] = {
-        "dcjax": ours,
-        "dcjax, one device": partial(on_devices, num_devices=1),
-        "dcjax, 2 devices": partial(on_devices, num_devices=2),
-    }
-    peers = {} if options.no_peers else {"faiss": with_faiss, "scikit-learn": with_sklearn}
+    prepare: dict[str, Callable[..., Callable[[], dict[str, float]]]] = {"dcjax": ours}
+    for number in options.devices:
+        prepare[f"dcjax, devices: {number}"] = partial(on_devices, num_devices=number)
+    if not options.no_peers:
+        prepare |= {"faiss": with_faiss, "scikit-learn": with_sklearn}
     compare(
         f"K-means, {size:,} x {dim} into {k:,}, at most {options.iterations} iterations",
-        {
-            name: partial(f, size, dim, k, options.iterations)
-            for name, f in (ours_alone | peers).items()
-        },
+        {name: partial(f, size, dim, k, options.iterations) for name, f in prepare.items()},
         rounds=options.rounds,
         warm_up=False,
     )
+    again = partial(divide, 60000, 2048, 32, 32)
     compare(
         "division of 60,000 x 2,048, at most 100 iterations of each K-means",
         {
             "16 to 32 clusters": partial(divide, 60000, 2048, 16, 32),
-            "32 to 32 clusters": partial(divide, 60000, 2048, 32, 32),
-            "32 to 32 clusters, one device": partial(divide, 60000, 2048, 32, 32, 1),
-            "32 to 32 clusters, 2 devices": partial(divide, 60000, 2048, 32, 32, 2),
+            "32 to 32 clusters": again,
+            "32 to 32 clusters, start: previous": partial(again, start="previous"),
+        }
+        | {
+            f"32 to 32 clusters, devices: {number}": partial(again, num_devices=number)
+            for number in options.devices
         },
         rounds=options.rounds,
         warm_up=False,

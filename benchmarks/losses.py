@@ -6,14 +6,11 @@ before, and by the loss's own parameters; ours also returns what a run logs. Los
 100 and 10,000 classes. Before anything is timed, both have to give the same value wherever they
 compute the same thing; where not, the table says what the peer does instead.
 
-About 10 minutes on two cores; some losses by `--only`. On a busy machine PyTorch's threads wait
-for each other in vain, a hundred times as long as they work, unless `OMP_WAIT_POLICY=PASSIVE` is
-set.
+About five minutes on two cores; some losses by `--only`.
 """
 
 import argparse
 import dataclasses
-import statistics
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -21,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compare import Job, Timing, compare
+from compare import Job, compare
 
 from configs import default
 from dcjax.division import masks
@@ -112,25 +109,23 @@ CASES = _cases()
 
 
 def main() -> None:
-    """Checks and times each loss, and prints them all as one table."""
+    """Checks all losses, then times each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cases whose title begins so")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     chosen = [title for title in CASES if title.startswith(arguments.only)]
     for title in chosen:
         _check(title, CASES[title])
-    timings = {
-        title: compare(
-            f"{title}: {CASES[title].repeats} values and gradients",
-            {"dcjax": partial(ours, CASES[title]), CASES[title].peer: partial(peer, CASES[title])},
+    for title in chosen:
+        case = CASES[title]
+        peer_name = ": ".join(filter(None, (case.peer, case.difference)))
+        compare(
+            f"loss {title}",
+            {"dcjax": partial(ours, case), peer_name: partial(peer, case)},
             rounds=arguments.rounds,
-            work=CASES[title].repeats,
-            unit="evaluations",
+            repeats=case.repeats,
         )
-        for title in chosen
-    }
-    _show(timings)
 
 
 def images(case: Case, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -229,24 +224,6 @@ def _check(title: str, case: Case) -> None:
     params = jax.tree.leaves(_loss(once).init(jax.random.key(0)))
     found, expected = ours(once)(), peer(once, np.asarray(params[0]) if params else None)()
     np.testing.assert_allclose(found["value"], expected["value"], rtol=1e-4, err_msg=title)
-
-
-def _show(timings: Mapping[str, Mapping[str, Timing]]) -> None:
-    print("\n| | ms | peer, ms | ours is faster by | spread | CPU time | peer |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for title, both in timings.items():
-        case, (first, second) = CASES[title], both.values()
-        ms = [1000 * statistics.median(one.seconds) / case.repeats for one in (first, second)]
-        ratios = _ratios(first.seconds, second.seconds)
-        cpu = statistics.median(_ratios(first.cpu_seconds, second.cpu_seconds))
-        row = [title, f"{ms[0]:.3g}", f"{ms[1]:.3g}", f"{statistics.median(ratios):.3g}"]
-        row += [f"{min(ratios):.3g} to {max(ratios):.3g}", f"{cpu:.3g}"]
-        row += [": ".join(filter(None, (case.peer, case.difference)))]
-        print("| " + " | ".join(row) + " |")
-
-
-def _ratios(ours: list[float], peers: list[float]) -> list[float]:
-    return [b / a for a, b in zip(ours, peers, strict=True)]
 
 
 if __name__ == "__main__":

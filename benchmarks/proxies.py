@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 8], help="how many")
     parser.add_argument("--no_peer", action="store_true", help="ours alone, in less memory")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     step = functools.partial(_step, options.classes, options.dim, options.batch_size)
     contestants = {
@@ -102,8 +102,8 @@ def _step(num_classes: int, dim: int, batch_size: int, *, num_devices: int, plai
     )
     memory: Any = compiled.memory_analysis()
     planned = {
-        "state": memory.alias_size_in_bytes / 2**20,
-        "besides": memory.temp_size_in_bytes / 2**20,
+        "state MiB": memory.alias_size_in_bytes / 2**20,
+        "besides MiB": memory.temp_size_in_bytes / 2**20,
     }
 
     def job() -> dict[str, float]:

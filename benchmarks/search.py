@@ -1,13 +1,14 @@
 """The time of a search after embedding, and the search page under load.
 
 Without arguments: one query in 60,000 embeddings of 512 numbers and in a million of 128, beside the
-plain product of the gallery and the query: about 2 minutes on two cores, and 4 GB. With
+plain product of the gallery and the query: about two minutes on two cores, and 5 GB. With
 `--workdir=DIR` of a run: the search page of that run, asked by 20 clients at once for a minute:
 answers by status, their time, and the memory of the server before and after; Linux alone.
 """
 
 import argparse
 import collections
+import functools
 import io
 import re
 import signal
@@ -18,27 +19,29 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
+from compare import Job, compare
 
 from dcjax.experiment.search import Images, Search
 
 _SIZES = ((60_000, 512), (1_000_000, 128))
 _NUM_CLUSTERS = 4
 _NUM_CLASSES = 12_000
+_NUM_QUERIES = 20
 
 
 def create(size: int, dim: int) -> tuple[Search, np.ndarray]:
-    """Returns the search of random embeddings, and queries [100, D]."""
+    """Returns the search of random embeddings, and queries [20, D]."""
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((size, dim), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    queries = vectors[:100] + 0.1 * rng.standard_normal((100, dim), np.float32)
+    queries = vectors[:_NUM_QUERIES] + 0.1 * rng.standard_normal((_NUM_QUERIES, dim), np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     masks = rng.uniform(0.1, 1, (_NUM_CLUSTERS, dim)).astype(np.float32)
     labels = rng.integers(_NUM_CLASSES, size=size)
@@ -48,43 +51,50 @@ def create(size: int, dim: int) -> tuple[Search, np.ndarray]:
     return Search(images, np.stack, masks, "sum"), queries
 
 
-def plain(search: Search) -> Callable[[np.ndarray], None]:
-    """Returns the product of the gallery and a query, and nothing else."""
+def plain(size: int, dim: int) -> Job:
+    """Prepares products of the gallery and a query, and nothing else."""
+    search, queries = create(size, dim)
     gallery = jax.device_put(search.images.vectors)
 
     @jax.jit
     def product(gallery: jax.Array, query: jax.Array) -> jax.Array:
         return jnp.dot(gallery, query, precision=jax.lax.Precision.HIGHEST)
 
-    return lambda query: product(gallery, query).block_until_ready()
+    def job() -> None:
+        for query in queries:
+            product(gallery, query).block_until_ready()
+
+    return job
 
 
-def median_ms(job: Callable[[np.ndarray], object], queries: np.ndarray) -> float:
-    """Returns the median time of a query, after the first."""
-    times = []
-    for query in queries:
-        start = time.perf_counter()
-        job(query)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[1:])
+def searches(size: int, dim: int, **options: Any) -> Job:
+    """Prepares searches among all images, or among some of them; the first one prepares them."""
+    search, queries = create(size, dim)
+    start = time.perf_counter()
+    search(queries[0], 24, **options)
+    first = {"the first, s": time.perf_counter() - start}
+
+    def job() -> dict[str, float]:
+        for query in queries:
+            search(query, 24, **options)
+        return first
+
+    return job
 
 
-def measure_latency() -> None:
-    """Prints the time of a query."""
-    print("gallery          plain product   search   one class   subspace   first in a subspace")
+def measure_latency(rounds: int) -> None:
+    """Times a query."""
     for size, dim in _SIZES:
-        search, queries = create(size, dim)
-        start = time.perf_counter()
-        search(queries[0], 24, cluster=0)
-        first = time.perf_counter() - start
-        product = median_ms(plain(search), queries)
-        whole = median_ms(lambda query: search(query, 24), queries)  # noqa: B023
-        of_class = median_ms(lambda query: search(query, 24, class_name="class 7"), queries)  # noqa: B023
-        subspace = median_ms(lambda query: search(query, 24, cluster=0), queries)  # noqa: B023
-        print(
-            f"{size:>9,} x {dim}   {product:>7.1f} ms   {whole:>6.1f} ms  {of_class:>6.1f} ms  "
-            f"{subspace:>6.1f} ms   {first:>6.2f} s"
-        )
+        contestants = {
+            "dcjax": functools.partial(searches, size, dim),
+            "the plain product alone": functools.partial(plain, size, dim),
+            "dcjax, images of one class": functools.partial(
+                searches, size, dim, class_name="class 7"
+            ),
+            "dcjax, in a subspace": functools.partial(searches, size, dim, cluster=0),
+        }
+        subject = f"a query in {size:,} x {dim}"
+        compare(subject, contestants, rounds=rounds, repeats=_NUM_QUERIES)
 
 
 def resident_mib(pid: int) -> float:
@@ -161,6 +171,7 @@ def _ask(url: str, body: bytes) -> int:
 def main() -> None:
     """Runs what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workdir", default="")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60)
@@ -168,7 +179,7 @@ def main() -> None:
     if arguments.workdir:
         measure_load(arguments.workdir, arguments.clients, arguments.seconds)
     else:
-        measure_latency()
+        measure_latency(arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Times training steps and embedding of a backbone beside PyTorch, on one device.
 
 Ours is the whole step of a run (margin loss with distance-weighted sampling, one cluster, Adam,
-frozen BatchNorm), with matrix products and with XLA's own convolutions. The peer is the same
-network (v1.5, channels_last) with pytorch-metric-learning's loss and miner; of a vision
-transformer, with patches of 16 pixels, it is timm's. All get new images from the host at each step.
-With --precision=bfloat16 the backbone's activations are bfloat16, the peer's by autocast.
+frozen BatchNorm), with matrix products, or XLA's own convolutions by `--methods xla`. The peer is
+the same network (v1.5, channels_last) with pytorch-metric-learning's loss and miner; of a vision
+transformer, with patches of 16 pixels, it is timm's, where timm can be imported. All get new images
+from the host at each step. With --precision=bfloat16 the backbone's activations are bfloat16, the
+peer's by autocast.
 
 About five minutes on two cores; other sizes and networks by arguments. On a GPU:
 
@@ -21,6 +22,7 @@ A large batch whole (0) and in chunks, ours alone, with the memory that XLA has 
 
 import argparse
 import functools
+import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -55,9 +57,11 @@ def main() -> None:
     )
     parser.add_argument("--no_peer", action="store_true", help="time ours alone")
     parser.add_argument("--steps", type=int, default=0, help="in a round; 0: few, as for a CPU")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", nargs="+", default=["train", "embed"])
-    parser.add_argument("--methods", nargs="+", default=["matmul", "xla"], help="of convolution")
+    parser.add_argument(
+        "--methods", nargs="+", default=["matmul"], help="of convolution: matmul, xla"
+    )
     parser.add_argument(
         "--precision", nargs="+", default=["float32"], choices=masked_embedder.PRECISIONS
     )
@@ -79,8 +83,7 @@ def main() -> None:
             )
             for method, chunk in itertools.product(methods, chunks)
         }
-        has_peer = arguments.backbone != "resnet_small" and arguments.width == 64
-        if has_peer and not arguments.no_peer:
+        if not arguments.no_peer and _has_peer(arguments.backbone, arguments.width):
             import torch_training  # the peer's packages are needed for it alone
 
             peer = getattr(torch_training, job)
@@ -89,9 +92,20 @@ def main() -> None:
             f"{job}: {arguments.backbone}, {size} px, batches of {batch_size}, {precision}",
             contestants,
             rounds=arguments.rounds,
-            work=repeats * batch_size,
+            repeats=repeats,
+            work=batch_size,
             unit="images",
         )
+
+
+def _has_peer(backbone: str, width: int) -> bool:
+    if backbone in vit.SIZES:
+        try:
+            importlib.import_module("timm")
+        except ImportError as error:
+            print(f"{backbone} is timed without a peer: timm cannot be imported ({error}).")
+            return False
+    return backbone != "resnet_small" and width == 64
 
 
 def _model(

@@ -29,7 +29,6 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.masks_multiplier = 10.0
     config.train.num_epochs = 20
-    config.eval.batch_size = 512
     config.eval.nmi = "never"
     config.eval.every_epochs = 5
     config.checkpoint.every_epochs = 5

@@ -63,6 +63,33 @@ class Crops:
         return (self.images.images[batch] for batch in rows)
 
 
+class KeptCrops:
+    """Centre crops of a reader, which it makes once and which stay in memory then.
+
+    For crops that are wanted again and again in the same batches; implements `EvalReader`.
+    """
+
+    def __init__(self, reader: EvalReader) -> None:
+        """Takes a reader whose crops are on the host."""
+        self.images = reader.images
+        self._reader = reader
+        self._rows = np.zeros((0, 0), np.int32)
+        self._batches: list[npt.NDArray] = []
+
+    def eval_batches(self, rows: npt.NDArray[np.int32]) -> Iterator[npt.NDArray]:
+        """Returns the crops of these rows, on the host."""
+        if np.array_equal(rows, self._rows):
+            return iter(self._batches)
+        return self._keep(rows)
+
+    def _keep(self, rows: npt.NDArray[np.int32]) -> Iterator[npt.NDArray]:
+        batches = []
+        for batch in self._reader.eval_batches(rows):
+            batches.append(batch)
+            yield batch
+        self._rows, self._batches = rows, batches
+
+
 def rows_to_embed(num_images: int, batch_size: int, num_devices: int = 1) -> npt.NDArray[np.int32]:
     """Returns the rows of batches that are sharded over devices.
 

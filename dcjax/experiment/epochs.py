@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +45,7 @@ class Planner:
         """Starts a thread for computations on the host."""
         self._experiment = experiment
         self._host = ThreadPoolExecutor(1)
+        self._division: Future[Any] | None = None
         self._result: Callable[[], Epoch] | None = None
 
     def close(self) -> None:
@@ -83,8 +84,13 @@ class Planner:
             # Not in the background: processes might start programs on the devices in different
             # orders, which is a deadlock.
             divided = divide()
-        if divided is not None or jax.process_count() == 1:
-            self._result = self._host.submit(lambda: plan(*(divided or divide()))).result
+        if divided is not None:
+            self._division = None
+            self._result = self._host.submit(plan, *divided).result
+            return
+        if jax.process_count() == 1:
+            self._division = pending = self._host.submit(divide)
+            self._result = self._host.submit(lambda: plan(*pending.result())).result
             return
 
         def divide_on_first() -> tuple[division.Division, Figures] | None:
@@ -97,8 +103,13 @@ class Planner:
             num_images, num_clusters = len(experiment.splits.train), schedule.num_clusters(epoch)
             return plan(receive_from_first(local, num_images, num_clusters, period), figures)
 
-        future = self._host.submit(divide_on_first)
+        self._division = future = self._host.submit(divide_on_first)
         self._result = receive
+
+    def wait_for_division(self) -> None:
+        """Waits until the images of the next epoch are divided; what failed, `finish` raises."""
+        if self._division is not None:
+            wait([self._division])
 
     def finish(self) -> Epoch:
         """Waits for the epoch that `begin` prepares; all processes call it together."""
@@ -169,7 +180,7 @@ def embed(experiment: Experiment, variables: dict[str, Any], output: str) -> Fea
       variables: of the model.
       output: "backbone" or "embedding".
     """
-    reader = experiment.readers.train
+    reader = experiment.readers.train_crops
     embedded = experiment.network.embed(reader, variables, output=output)
     if experiment.config.division.kmeans == "devices":
         return embedded

@@ -9,9 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dcjax.data import datasets
-from dcjax.data.readers import Reader
+from dcjax.data.readers import EvalReader, KeptCrops, Reader
 from dcjax.distributed import devices
+from dcjax.experiment import parts
 from dcjax.experiment.network import Network
+
+_MOST_KEPT = 2**28  # bytes of the centre crops of the training images that stay in memory
 
 # Settings of the model on which the features of its backbone do not depend.
 _WITHOUT_EFFECT_ON_FEATURES = {
@@ -40,6 +43,19 @@ class Readers:
         Of a training batch, each process reads the part of its own devices.
         """
         return self._all[0]
+
+    @functools.cached_property
+    def train_crops(self) -> EvalReader:
+        """The reader of the centre crops of the training images, which every division embeds.
+
+        Where there is no cache, the crops stay in memory if they are small.
+        """
+        config, images = self._network.config, self._splits.train
+        is_cached = config.dataset.cache != "none" or parts.keeps_features(config.model)
+        num_bytes = 3 * config.dataset.crop**2 * len(images)
+        if is_cached or images.num_features or num_bytes > _MOST_KEPT:
+            return self.train
+        return KeptCrops(self.train)
 
     @property
     def test(self) -> list[Reader]:

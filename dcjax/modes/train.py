@@ -125,6 +125,9 @@ def _train(
                 epoch = run.progress.epoch
                 start_up.enter("division")
                 with report.measure("division"):
+                    planner.wait_for_division()
+                start_up.enter("planning")
+                with report.measure("planning"):
                     division, plan, batches, figures = planner.finish()
                 stop.defer()  # from here on a stop waits until a step is complete
                 previous = run.division

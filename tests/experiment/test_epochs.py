@@ -1,7 +1,9 @@
 """Epochs of images that are grouped at random or by super-class."""
 
 import contextlib
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from ml_collections import ConfigDict
 from configs import digits
 from dcjax.data.datasets import Splits
 from dcjax.data.datasets.image_set import from_classes
+from dcjax.data.readers import KeptCrops
 from dcjax.distributed import devices
 from dcjax.division.division import Division
-from dcjax.experiment import build, checks, epochs
+from dcjax.experiment import build, checks, epochs, readers
 from dcjax.runs.progress import Progress
 
 Prepare = Callable[[ConfigDict, int, Division | None], epochs.Epoch]
@@ -123,3 +126,42 @@ def test_a_new_division_has_figures_of_the_masks_before_it(prepare: Prepare) -> 
     assert not prepare(config, 2, third.division).figures  # it is in force already
     config.model.masks = "none"
     assert not prepare(config, 2, second.division).figures
+
+
+def test_division_is_over_when_it_was_waited_for(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    divide, divided = epochs.divide, []
+
+    def divide_slowly(*arguments: Any, **options: Any) -> Division:
+        time.sleep(0.3)
+        divided.append(divide(*arguments, **options))
+        return divided[0]
+
+    monkeypatch.setattr(epochs, "divide", divide_slowly)
+    config = digits.get_config()
+    config.division.update(grouping="random", hierarchy="direct", max_clusters=3)
+    config.sampling.update(batch_size=8, images_per_class=2)
+    experiment = build.Experiment(config, devices.create_mesh(), splits)
+    with contextlib.closing(epochs.Planner(experiment)) as planner:
+        planner.wait_for_division()  # of none
+        planner.begin(Progress(epoch=0), None, small_runs.state(0))
+        planner.wait_for_division()
+        assert len(divided) == 1
+        assert planner.finish().division is divided[0]
+
+
+def test_crops_for_divisions_stay_in_memory_if_they_are_small_and_not_cached(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(**changes: str) -> readers.Readers:
+        config = digits.get_config()
+        config.update_from_flattened_dict(changes)
+        return build.Experiment(config, devices.create_mesh(), splits).readers
+
+    assert isinstance(create().train_crops, KeptCrops)
+    cached = create(**{"dataset.cache": "memory"})
+    assert cached.train_crops is cached.train
+    monkeypatch.setattr(readers, "_MOST_KEPT", 72 * 3 * 8 * 8 - 1)
+    too_large = create(**{"dataset.crop": 8})
+    assert too_large.train_crops is too_large.train

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,14 @@ def test_training_lowers_the_loss_and_writes_divisions_and_scores(finished: Any)
     assert [row["division/num_clusters"] for row in divisions] == [1, 2, 2]
     assert 0 < divisions[-1]["division/agreement"] <= 1
     assert json.loads((workdir / "scores.json").read_text())["last"] == {"epoch": 3, **scores}
+
+
+def test_times_tell_division_and_planning_apart(finished: Any) -> None:
+    _, workdir, _ = finished
+    records = map(json.loads, (workdir / "times.jsonl").read_text().splitlines())
+    counts = Counter(record["activity"] for record in records if record["kind"] == "activity")
+    # Of each of three epochs: until its features are embedded, until the host has divided.
+    assert (counts["division"], counts["planning"], counts["training steps"]) == (6, 3, 3)
 
 
 def test_loaded_model_scores_as_in_training(finished: Any) -> None:
