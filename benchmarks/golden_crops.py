@@ -11,6 +11,7 @@ Here Pillow decodes.
 
 import io
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +39,7 @@ def files() -> dict[str, bytes]:
     """Returns encoded pictures of several kinds, larger and smaller than the crops, by name."""
     turned = Image.Exif()
     turned[ORIENTATION] = 6
-    made = {
+    made: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
         "half the colours": (picture(90, 120, 0), "JPEG", {"quality": 90}),
         "all colours": (picture(101, 75, 1), "JPEG", {"quality": 80, "subsampling": "4:4:4"}),
         "progressive": (picture(17, 29, 2), "JPEG", {"progressive": True}),

@@ -122,6 +122,10 @@ class Stream:
         kept = tf.nest.map_structure(lambda x: x[flat], draws)
         return self._batches(self._augmented, flat, kept, batch_size=rows.shape[1])
 
+    def load_resized(self, row: tf.Tensor) -> tf.Tensor:
+        """Returns the image of a row int32[], uint8[h, w, 3], the shorter side resized."""
+        return self._resized(row)
+
     def resized_images(self) -> Iterator[npt.NDArray]:
         """Returns all images in order, uint8[h, w, 3], the shorter side resized."""
         rows = np.arange(len(self.images))
