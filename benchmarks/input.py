@@ -80,8 +80,8 @@ def host_cached(folder: pathlib.Path, number: int, crop: str, on_disk: bool) -> 
     from dcjax.data import host_cache
 
     reader, steps = stream(folder, number, crop)
-    (decoded,) = host_cache.create([reader], str(folder / "cache") if on_disk else None)
-    reader, steps = stream(folder, number, crop, host_cache.create_source(decoded))
+    (source,) = host_cache.create([reader], str(folder / "cache") if on_disk else None)
+    reader, steps = stream(folder, number, crop, source)
     return lambda: look_at_all(x["image"] for x in reader.train_batches([steps], epoch=0))
 
 
@@ -117,7 +117,10 @@ def filled(folder: pathlib.Path, number: int, where: str) -> Job:
             jax.block_until_ready(device_cache.create([reader], mesh)[0].lines)
         else:
             new = tempfile.mkdtemp(dir=folder) if where == "disk" else None
-            host_cache.create([reader], new)
+            (source,) = host_cache.create([reader], new)
+            if where == "memory":  # which is filled as images are read
+                for _ in stream(folder, number, "resize_then_random", source)[0].resized_images():
+                    pass
 
     return job
 

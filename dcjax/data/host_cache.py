@@ -1,6 +1,7 @@
 """Caches resized images on the host, in memory or in a memory-mapped file.
 
-The memory is filled at the start of a run; the file is written once for all runs.
+An image is decoded into memory when it is first read, so that a run begins at once; the file is
+written once for all runs, and read when it is complete.
 """
 
 import functools
@@ -53,19 +54,20 @@ def create_source(decoded: Decoded) -> pipeline.Source:
     return lambda row: tf.ensure_shape(tf.numpy_function(read, [row], tf.uint8), [None, None, 3])
 
 
-def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decoded]:
-    """Decodes all images of some streams, or finds them in the cache.
+def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[pipeline.Source]:
+    """Returns sources of the resized images of some streams, which decode each image once.
 
     Args:
       streams: of the image sets; each set and resize size has a file.
-      folder: holds the files of all sets; "": dcjax/images in the user's cache folder; None: the
-        images are kept in memory.
+      folder: holds the files of all sets, which are written here where they are missing; "":
+        dcjax/images in the user's cache folder; None: the images are kept in memory, each from its
+        first reading on.
 
     Raises:
       InputError: before an image is decoded, if they do not fit.
     """
     if folder is not None:
-        return [_map_file(stream, folder) for stream in streams]
+        return [create_source(_map_file(stream, folder)) for stream in streams]
     sizes = [stream.resized_sizes() for stream in streams]
     sharing = processes.num_on_this_host()
     needed = sharing * sum(map(_total_bytes, sizes))
@@ -77,7 +79,36 @@ def create(streams: Sequence[pipeline.Stream], folder: str | None) -> list[Decod
             f"{available / 2**20:,.0f} MiB; set dataset.cache=disk or none, or a smaller "
             "dataset.resize."
         )
-    return [_decode_into_memory(stream, size) for stream, size in zip(streams, sizes, strict=True)]
+    cache_folders.say(f"keeps {sum(map(len, sizes)):,} images in memory, from their first reading")
+    return [_keep_in_memory(stream, size) for stream, size in zip(streams, sizes, strict=True)]
+
+
+def _keep_in_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> pipeline.Source:
+    """Returns a source that decodes an image when it is first read, and has it from then on."""
+    decoded = _arrange(np.empty(_total_bytes(sizes), np.uint8), sizes)
+    is_kept = np.zeros(len(sizes), bool)
+
+    def find(row: np.int32) -> npt.NDArray[np.uint8]:
+        """Returns the image, or one without pixels if it has not been read before."""
+        return decoded.image(int(row)).copy() if is_kept[row] else np.empty((0, 0, 3), np.uint8)
+
+    def keep(row: np.int32, image: npt.NDArray[np.uint8]) -> np.bool_:
+        # Two threads that decode the same image write the same pixels.
+        decoded.image(int(row))[...] = image
+        is_kept[row] = True
+        return np.bool_(True)
+
+    def read(row: tf.Tensor) -> tf.Tensor:
+        found = tf.ensure_shape(tf.numpy_function(find, [row], tf.uint8), [None, None, 3])
+
+        def decode() -> tf.Tensor:
+            image = stream.load_resized(row)
+            with tf.control_dependencies([tf.numpy_function(keep, [row, image], tf.bool)]):
+                return tf.identity(image)
+
+        return tf.cond(tf.size(found) > 0, lambda: found, decode)
+
+    return read
 
 
 def _map_file(stream: pipeline.Stream, folder: str) -> Decoded:
@@ -103,18 +134,11 @@ def _write(stream: pipeline.Stream, place: pathlib.Path, data: pathlib.Path) -> 
         )
     np.save(data / _SIZES, sizes)
     with open(data / _PIXELS, "wb") as file:
-        for image in _decode_images(stream, str(place)):
+        for image in _decode_images(stream, place):
             file.write(image.tobytes())
 
 
-def _decode_into_memory(stream: pipeline.Stream, sizes: npt.NDArray[np.int32]) -> Decoded:
-    decoded = _arrange(np.empty(_total_bytes(sizes), np.uint8), sizes)
-    for row, image in enumerate(_decode_images(stream, "memory")):
-        decoded.image(row)[...] = image
-    return decoded
-
-
-def _decode_images(stream: pipeline.Stream, where: str) -> Iterator[npt.NDArray[np.uint8]]:
+def _decode_images(stream: pipeline.Stream, where: pathlib.Path) -> Iterator[npt.NDArray[np.uint8]]:
     """Yields all resized images, with a line and a progress bar on the terminal."""
     total = len(stream.images)
     console = cache_folders.say(f"decodes {total:,} images into {where}")

@@ -20,6 +20,7 @@ from dcjax.distributed import devices
 from dcjax.division.sampling import Block
 
 Source = Callable[[tf.Tensor], tf.Tensor]  # from a row int32[] to its image, uint8[h, w, 3]
+BoxSource = Callable[[tf.Tensor, augment.FindBox], tf.Tensor]  # to one box of it
 
 _BATCHES_AHEAD = 2
 _SIZES_AT_ONCE = 256
@@ -59,7 +60,8 @@ class Stream:
         self.share = share
         self._num_threads = num_threads
         self._max_pixels = max_pixels
-        read, apply = _create_source(images, max_pixels), augment.create(augmentation)
+        read, read_box = _create_sources(images, max_pixels)
+        apply, finish = augment.create(augmentation), augment.create_for_box(augmentation)
 
         def resize(row: tf.Tensor) -> tf.Tensor:
             return augment.resize_shorter_side(read(row), augmentation.resize)
@@ -67,7 +69,11 @@ class Stream:
         load_resized = resized or resize
 
         def load_augmented(row: tf.Tensor, draws: augment.Draws) -> tf.Tensor:
-            return apply(load_resized(row) if augmentation.crops_resized else read(row), draws)
+            if augmentation.crops_resized:
+                return apply(load_resized(row), draws)
+            if augment.cuts_first(augmentation):
+                return finish(read_box(row, augment.find_box(augmentation, draws)), draws)
+            return apply(read(row), draws)
 
         def load_centered(row: tf.Tensor) -> tf.Tensor:
             return augment.center_crop(load_resized(row), augmentation.size)
@@ -115,6 +121,10 @@ class Stream:
         flat = rows.reshape(-1)
         kept = tf.nest.map_structure(lambda x: x[flat], draws)
         return self._batches(self._augmented, flat, kept, batch_size=rows.shape[1])
+
+    def load_resized(self, row: tf.Tensor) -> tf.Tensor:
+        """Returns the image of a row int32[], uint8[h, w, 3], the shorter side resized."""
+        return self._resized(row)
 
     def resized_images(self) -> Iterator[npt.NDArray]:
         """Returns all images in order, uint8[h, w, 3], the shorter side resized."""
@@ -192,11 +202,22 @@ def _chain(first: Iterator[Batch], others: Iterator[Iterator[Batch]]) -> Iterato
         batches = upcoming
 
 
-def _create_source(images: ImageSet, max_pixels: int) -> Source:
+def _create_sources(images: ImageSet, max_pixels: int) -> tuple[Source, BoxSource]:
+    """Returns the sources of whole images, and of boxes of them."""
     if not images.in_memory:
         contents = decoding.contents(images)
-        return lambda row: decoding.decode(contents(row), max_pixels=max_pixels)
-    source = tf.constant(images.images)
-    if images.images.shape[-1] == 1:
-        return lambda row: tf.image.grayscale_to_rgb(source[row])
-    return lambda row: source[row]
+        return (
+            lambda row: decoding.decode(contents(row), max_pixels=max_pixels),
+            lambda row, find: decoding.decode_box(contents(row), find, max_pixels=max_pixels),
+        )
+    pixels = tf.constant(images.images)
+
+    def read(row: tf.Tensor) -> tf.Tensor:
+        image = pixels[row]
+        return tf.image.grayscale_to_rgb(image) if images.images.shape[-1] == 1 else image
+
+    def read_box(row: tf.Tensor, find_box: augment.FindBox) -> tf.Tensor:
+        image = read(row)
+        return augment.cut(image, *find_box(augment.height_width(image)))
+
+    return read, read_box

@@ -106,8 +106,8 @@ class Readers:
             return [*device_cache.create(files, network.mesh)]
         folder = dataset.cache_dir if dataset.cache == "disk" else None
         return [
-            network.stream(images, host_cache.create_source(decoded), share=share)
-            for images, decoded in zip(self._sets, host_cache.create(files, folder), strict=True)
+            network.stream(images, source, share=share)
+            for images, source in zip(self._sets, host_cache.create(files, folder), strict=True)
         ]
 
     @property

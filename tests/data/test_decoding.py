@@ -330,6 +330,68 @@ def test_colours_agree_with_pillow():
         assert np.abs(image.astype(int) - expected).max() <= tolerance, name
 
 
+def files_of_odd_sides() -> dict[str, bytes]:
+    """Returns files whose last blocks are not full, with colours at different distances."""
+    image, files = noise(71, 93), {}
+    for subsampling in ("4:4:4", "4:2:2", "4:2:0"):
+        for progressive in (False, True):
+            file, options = io.BytesIO(), {"subsampling": subsampling, "progressive": progressive}
+            Image.fromarray(image).save(file, "JPEG", **options)
+            files[f"{subsampling}, progressive={progressive}"] = file.getvalue()
+    halved = files["4:2:0, progressive=False"]
+    return files | {
+        "grey": tf.io.encode_jpeg(image[..., :1]).numpy(),
+        "CMYK": CMYK.read_bytes(),
+        "on its side": halved[:2] + exif(6, "<") + halved[2:],
+        "PNG": tf.io.encode_png(image).numpy(),
+    }
+
+
+def boxes(height: int, width: int, number: int) -> np.ndarray:
+    """Returns random boxes in an image, int32[number, 4]: top, left, height, width."""
+    generator = np.random.default_rng(0)
+    sides = generator.integers(1, (height + 1, width + 1), (number, 2))
+    corners = generator.integers(0, (height + 1, width + 1) - sides)
+    return np.concatenate([corners, sides], axis=1).astype(np.int32)
+
+
+def test_box_has_the_pixels_of_the_decoded_image():
+    names, contents, cuts, expected = [], [], [], []
+    for name, content in files_of_odd_sides().items():
+        image = decoding.decode(tf.constant(content)).numpy()
+        for top, left, height, width in boxes(*image.shape[:2], 20):
+            names.append(name)
+            contents.append(content)
+            cuts.append([top, left, height, width])
+            expected.append(image[top : top + height, left : left + width])
+
+    def decode(content: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+        return decoding.decode_box(content, lambda size: (box[:2], box[2:]))
+
+    dataset = tf.data.Dataset.from_tensor_slices((contents, cuts))
+    dataset = dataset.map(tf.function(decode, autograph=False))
+    for i, part in enumerate(dataset.as_numpy_iterator()):
+        np.testing.assert_array_equal(part, expected[i], err_msg=f"{names[i]}, {cuts[i]}")
+
+
+def test_box_is_found_from_the_size_of_the_upright_image():
+    content = files_of_odd_sides()["on its side"]
+
+    def last_pixel(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return size - 1, tf.constant([1, 1])
+
+    pixel = decoding.decode_box(tf.constant(content), last_pixel).numpy()
+    np.testing.assert_array_equal(pixel, decoding.decode(tf.constant(content))[-1:, -1:])
+
+
+def test_box_of_too_large_an_image_is_refused_from_the_header_alone():
+    for form in ("png", "jpeg"):
+        with pytest.raises(ValueError, match="18,000 x 18,000 pixels"):
+            decoding.decode_box(
+                tf.constant(huge_file(form)), lambda size: (size, size), max_pixels=10**8
+            )
+
+
 def test_images_in_memory_are_always_readable():
     images = from_classes(np.zeros((2, 4, 4, 1), np.uint8), [0, 1])
     assert decoding.select_readable(images, skip_unreadable=True) == (images, 0)

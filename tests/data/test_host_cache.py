@@ -12,9 +12,10 @@ import pytest
 from forks import Fork
 from pictures import noise, twelve_files
 
-from dcjax.core.errors import FileError
+from dcjax.core.errors import FileError, InputError
 from dcjax.data import cache_folders, crops, host_cache, pipeline, readers
 from dcjax.data.datasets.image_set import ImageSet, file_parts, from_classes
+from dcjax.data.quiet_tensorflow import tf
 from dcjax.division.sampling import Block
 
 CROP = crops.Augmentation(
@@ -44,8 +45,8 @@ def stream(images: ImageSet, resized: pipeline.Source | None = None, **changes) 
 
 def cached(images: ImageSet, folder: Path | None, **changes) -> pipeline.Stream:
     where = None if folder is None else str(folder)
-    (decoded,) = host_cache.create([stream(images, **changes)], where)
-    return stream(images, host_cache.create_source(decoded), **changes)
+    (source,) = host_cache.create([stream(images, **changes)], where)
+    return stream(images, source, **changes)
 
 
 def assert_same(reader: pipeline.Stream, other: pipeline.Stream) -> None:
@@ -268,8 +269,22 @@ def test_insufficient_space_is_an_error_before_any_decoding(
 
 
 def test_changing_a_read_image_does_not_change_the_cache(pictures):
-    (decoded,) = host_cache.create([stream(pictures)], None)
-    before = decoded.pixels.copy()
-    read = host_cache.create_source(decoded)
-    read(np.int32(3)).numpy()[...] = 0
-    np.testing.assert_array_equal(decoded.pixels, before)
+    (read,) = host_cache.create([stream(pictures)], None)
+    before = read(tf.constant(3)).numpy()
+    for _ in range(2):  # decoded, and found
+        image = read(tf.constant(3)).numpy()
+        np.testing.assert_array_equal(image, before)
+        image[...] = 0
+    np.testing.assert_array_equal(read(tf.constant(3)), before)
+
+
+def test_images_are_decoded_into_memory_when_first_read_and_once(pictures):
+    reader = cached(pictures, None)
+    some = np.arange(6, dtype=np.int32)[None]
+    (first,) = reader.eval_batches(some)
+    replace(pictures.select(some[0]))  # with bytes that are no images
+    (again,) = reader.eval_batches(some)
+    np.testing.assert_array_equal(again, first)
+    replace(pictures.select([6]))
+    with pytest.raises(InputError, match=r"Cannot read image .*/6\.jpg"):
+        list(reader.eval_batches(np.array([[6]], np.int32)))
