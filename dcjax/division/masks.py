@@ -75,11 +75,16 @@ def apply(embeddings: Array, mask: Array) -> Array:
 def l2_normalize(vectors: Array) -> Array:
     """Returns v / max(||v||, 1e-12) over the last axis, with gradient 0 where that is cut off."""
     v = _at_least_float32(vectors)
-    squared = jnp.sum(v**2, axis=-1, keepdims=True)
-    cut_off = squared <= _MIN_NORM**2
+    lengths, cut_off = norms(v)
     # Without the stop a zero embedding would send a gradient of 1e12 into the backbone.
-    v = jnp.where(cut_off, jax.lax.stop_gradient(v), v)
-    return v / jnp.sqrt(jnp.where(cut_off, _MIN_NORM**2, squared))
+    return jnp.where(cut_off, jax.lax.stop_gradient(v), v) / lengths
+
+
+def norms(vectors: Array) -> tuple[Array, Array]:
+    """Returns max(||v||, 1e-12) over the last axis, kept as 1, and whether that is cut off."""
+    squared = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    cut_off = squared <= _MIN_NORM**2
+    return jnp.sqrt(jnp.where(cut_off, _MIN_NORM**2, squared)), cut_off
 
 
 def combine(masks: Array, kind: str = "sum") -> Array:

@@ -1,8 +1,9 @@
 """The parameters and similarities that losses of proxies have in common."""
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,21 +45,26 @@ def with_proxies(
       InputError: if there are not two classes to tell from each other.
     """
 
-    def compare(embeddings: Array, proxies: Array, labels: Array) -> tuple[Array, Array]:
-        return jnp.sum(embeddings * proxies[labels], axis=1), products(embeddings, proxies)
+    def compare_own(embeddings: Array, proxies: Array) -> Array:
+        return jnp.sum(embeddings * proxies, axis=1)
 
-    def compute_all(similarities: Similarities, labels: Array, _: Array) -> Array:
+    def compare_all(embeddings: Array, proxies: Array) -> tuple[Array, None]:
+        return proxy_similarities(embeddings, proxies), None
+
+    def compute_loss(similarities: Similarities, labels: Array, _: None) -> Array:
         return compute(similarities, labels)
 
-    return with_centers("proxies", num_classes, (embedding_dim,), compare, compute_all)
+    shape = (embedding_dim,)
+    return with_centers("proxies", num_classes, shape, compare_own, compare_all, compute_loss)
 
 
 def with_centers(
     name: str,
     num_classes: int,
     shape: tuple[int, ...],
-    compare: Callable[[Array, Array, Array], tuple[Array, Array]],
-    compute: Callable[[Similarities, Array, Array], Array],
+    compare_own: Callable[[Array, Array], Array],
+    compare_all: Callable[[Array, Array], tuple[Array, Any]],
+    compute: Callable[[Similarities, Array, Any], Array],
 ) -> Loss:
     """Makes a loss of one or more centers for each class.
 
@@ -66,10 +72,11 @@ def with_centers(
       name: of the parameters.
       num_classes: number of classes.
       shape: of what a class has, (D,) or (K, D).
-      compare: function (embeddings[B, D], centers[rows, *shape], labels[B]) -> similarities to the
-        own class [B], and to all [B, rows]. It does not take the first from the second: unless they
-        are used once, [B, rows] is in memory twice, see `log_sum_exp`.
-      compute: function (similarities, labels[B], centers) -> scalar.
+      compare_own: function (embeddings[B, D], normalised centers[B, *shape]) -> the similarities
+        [B] of each embedding to one class. They get no gradient, see `_separate`.
+      compare_all: function (embeddings[B, D], centers[rows, *shape]) -> similarities to all classes
+        [B, rows], and what else the loss needs of the centers, which may have any length.
+      compute: function (similarities, labels[B], what else it needs) -> scalar.
 
     Raises:
       InputError: if there are not two classes to tell from each other.
@@ -89,14 +96,90 @@ def with_centers(
         del key  # nothing is random
         x = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
         centers = params[name].astype(x.dtype)
-        centers = masks.l2_normalize(centers if mask is None else centers * mask)
-        own, to_all = compare(x, centers, labels)
-        rows = jnp.arange(to_all.shape[1])
-        other = (rows != labels[:, None]) & (rows < num_classes)
-        similarities = Similarities(own, jnp.where(other, to_all, -jnp.inf))
-        return compute(similarities, labels, centers), _metrics(similarities)
+        centers = centers if mask is None else centers * mask
+        own = compare_own(x, masks.l2_normalize(centers[labels]))
+        to_all, more = compare_all(x, centers)
+        similarities = _separate(own, to_all, labels, num_classes)
+        return compute(similarities, labels, more), _metrics(similarities)
 
     return Loss(init, apply, takes=("mask",))
+
+
+@jax.custom_vjp
+def proxy_similarities(embeddings: Array, proxies: Array) -> Array:
+    """Returns <x, p> / ||p|| [B, rows].
+
+    Without an array of all normalised proxies, which would be as large as the parameters.
+
+    Args:
+      embeddings: x[B, D].
+      proxies: p[rows, D], of any length; those shorter than 1e-12 get no gradient.
+    """
+    return _compare(embeddings, proxies)[0]
+
+
+def _compare(embeddings: Array, proxies: Array) -> tuple[Array, Any]:
+    norms, cut_off = masks.norms(proxies)
+    return products(embeddings, proxies) / norms[:, 0], (embeddings, proxies, norms, cut_off)
+
+
+def _gradients(kept: Any, gradient: Array) -> tuple[Array, Array]:
+    embeddings, proxies, norms, cut_off = kept
+    to_products = gradient / norms[:, 0]
+    to_proxies = products(to_products.T, embeddings.T)
+    # Less the part along the proxy, which its norm takes away.
+    along = jnp.sum(to_proxies * proxies, axis=1, keepdims=True) / norms**2
+    to_proxies = jnp.where(cut_off, 0, to_proxies - along * proxies)
+    return products(to_products, proxies.T), to_proxies
+
+
+proxy_similarities.defvjp(_compare, _gradients)
+
+
+def center(centers: Array, k: Array) -> Array:
+    """Returns center k of all classes [rows, D], of centers [rows, K, D]."""
+    return jax.lax.dynamic_index_in_dim(centers, k, axis=1, keepdims=False)
+
+
+def with_center(centers: Array, values: Array, k: Array) -> Array:
+    """Returns centers [rows, K, D] with these values [rows, D] for center k of all classes."""
+    return jax.lax.dynamic_update_index_in_dim(centers, values, k, axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _separate(own: Array, to_all: Array, labels: Array, num_classes: int) -> Similarities:
+    """Returns the similarities to the own class and to the others.
+
+    The gradient of `own` is that of the same numbers in `to_all`, since a look-up's own gradient is
+    an array as large as the parameters. That they are not taken from there has a reason too: unless
+    `to_all` is used once, [B, rows] is in memory twice, see `log_sum_exp`.
+
+    Args:
+      own: similarities to the own class, [B].
+      to_all: similarities to all classes, [B, rows].
+      labels: int [B].
+      num_classes: number of classes; rows from there on are ignored.
+    """
+    rows = jnp.arange(to_all.shape[1])
+    is_other = (rows != labels[:, None]) & (rows < num_classes)
+    return Similarities(own, jnp.where(is_other, to_all, -jnp.inf))
+
+
+def _separate_and_keep(
+    own: Array, to_all: Array, labels: Array, num_classes: int
+) -> tuple[Similarities, Array]:
+    return _separate(own, to_all, labels, num_classes), labels
+
+
+def _join(num_classes: int, labels: Array, gradients: Similarities) -> tuple[Array, Array, None]:
+    own, others = gradients
+    rows = jnp.arange(others.shape[1])
+    to_others = jnp.where(rows < num_classes, others, 0)
+    to_all = jnp.where(rows == labels[:, None], own[:, None], to_others)
+    return jnp.zeros_like(own), to_all, None
+
+
+_separate.defvjp(_separate_and_keep, _join)
 
 
 def num_rows(num_classes: int) -> int:

@@ -8,9 +8,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from dcjax.core.ranges import DISTANCE, POSITIVE, require_range, require_whole
+from dcjax.division import masks
 from dcjax.losses.loss import Loss
-from dcjax.losses.pairs import products
-from dcjax.losses.proxy_similarities import Similarities, cross_entropy, log_sum_exp, with_centers
+from dcjax.losses.proxy_similarities import (
+    Similarities,
+    center,
+    cross_entropy,
+    log_sum_exp,
+    proxy_similarities,
+    with_center,
+    with_centers,
+)
 from dcjax.losses.reductions import square_root
 
 
@@ -18,7 +26,7 @@ def soft_triple_loss(similarities: Similarities, *, la: float, margin: float) ->
     """Returns SoftTriple without its regulariser, a scalar (Qian et al. 2019, section 3).
 
     The soft-max of la S_ic, with la (S_iy - margin) for the own class, S as in
-    `relaxed_similarities`.
+    `compare_with_centers`.
 
     Args:
       similarities: S.
@@ -29,78 +37,99 @@ def soft_triple_loss(similarities: Similarities, *, la: float, margin: float) ->
     return cross_entropy(own, log_sum_exp(similarities.others, la))
 
 
-def center_spread(centers: Array, num_classes: int) -> Array:
+def center_spread(distances: Array, num_centers: int) -> Array:
     """Returns SoftTriple's regulariser of centers, a scalar (Qian et al. 2019, section 3).
 
-    R = sum_c sum_{k < l} sqrt(2 - 2 <w_ck, w_cl>) / (C K (K - 1)), half the mean distance of two
-    centers of a class; 0 for K = 1. Its gradient is 0 where they are the same.
+    sum_c R_c / (C K (K - 1)), half the mean distance of two centers of a class; 0 for K = 1.
 
     Args:
-      centers: w[rows, K, D], L2-normalised; rows from num_classes on are ignored.
-      num_classes: C.
+      distances: R[C], as in `compare_with_centers`.
+      num_centers: K.
     """
-    num_centers = centers.shape[1]
-    cosines = jnp.einsum("ckd,cld->ckl", centers, centers, precision=jax.lax.Precision.HIGHEST)
-    counts = jnp.triu(jnp.ones((num_centers, num_centers), bool), 1)
-    counts &= (jnp.arange(len(centers)) < num_classes)[:, None, None]
-    distances = square_root(jnp.where(counts, 2 - 2 * cosines, 0))
-    return jnp.sum(distances) / (num_classes * max(num_centers * (num_centers - 1), 1))
+    return jnp.sum(distances) / (len(distances) * max(num_centers * (num_centers - 1), 1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def relaxed_similarities(embeddings: Array, centers: Array, gamma: float) -> Array:
-    """Returns similarities to classes S[B, rows] (Qian et al. 2019, section 3).
+def compare_with_centers(embeddings: Array, centers: Array, gamma: float) -> tuple[Array, Array]:
+    """Returns similarities to classes S[B, rows], and the distances between their centers R[rows].
 
-    S_ic = sum_k q_k s_k,  q = softmax(s / gamma),  s_k = <x_i, w_ck>. One center of all classes
-    after the other, and again for the gradient: a dozen arrays [B, rows], whatever K is.
+      S_ic = sum_k q_k s_k,  q = softmax(s / gamma),  s_k = <x_i, w_ck>
+      R_c  = sum_{k < l} sqrt(2 - 2 <w_ck, w_cl>)
+
+    (Qian et al. 2019, section 3). One center of all classes after the other, and again for the
+    gradient: half a dozen arrays [B, rows], and two of [rows, K, K]. The gradient of a distance is
+    0 where two centers are the same.
 
     Args:
       embeddings: x[B, D].
-      centers: w[rows, K, D].
+      centers: w[rows, K, D], of any length; w / ||w|| stands for w.
       gamma: temperature.
     """
-    return _relax(embeddings, centers, gamma)[0]
+    return _relax(embeddings, centers, gamma)[0], _distances(centers)[0]
 
 
 def _relax(embeddings: Array, centers: Array, gamma: float) -> tuple[Array, Array]:
     """Returns S [B, rows] and log sum_k exp(s_k / gamma) [B, rows]."""
 
-    def add(sums: tuple[Array, Array, Array], of_all: Array) -> tuple[Any, None]:
+    def add(k: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         largest, total, weighted = sums
-        s = products(embeddings, of_all)
-        larger = jnp.maximum(largest, s / gamma)
-        before, weight = jnp.exp(largest - larger), jnp.exp(s / gamma - larger)
-        return (larger, before * total + weight, before * weighted + weight * s), None
+        s = proxy_similarities(embeddings, center(centers, k))
+        logits = s / gamma
+        # Sums are relative to the largest term; either it or the new term is 1.
+        smaller, is_larger = jnp.exp(-jnp.abs(logits - largest)), logits > largest
+        before, weight = jnp.where(is_larger, smaller, 1), jnp.where(is_larger, 1, smaller)
+        return (
+            jnp.maximum(largest, logits),
+            before * total + weight,
+            before * weighted + weight * s,
+        )
 
     none = jnp.zeros((len(embeddings), len(centers)), embeddings.dtype)
-    (largest, total, weighted), _ = jax.lax.scan(
-        add, (none - jnp.inf, none, none), jnp.moveaxis(centers, 1, 0)
-    )
+    start = none - jnp.inf, none, none
+    largest, total, weighted = jax.lax.fori_loop(0, centers.shape[1], add, start)
     return weighted / total, largest + jnp.log(total)
 
 
-def _relax_and_keep(embeddings: Array, centers: Array, gamma: float) -> tuple[Array, Any]:
+def _distances(centers: Array) -> tuple[Array, Array]:
+    """Returns R [rows], and m[rows, K, K] with the gradient sum_l m_kl w_l of R by w_k."""
+    norms, _ = masks.norms(centers)
+    scale = 1 / (norms * jnp.swapaxes(norms, 1, 2))
+    precision = jax.lax.Precision.HIGHEST
+    cosines = scale * jnp.einsum("ckd,cld->ckl", centers, centers, precision=precision)
+    itself = jnp.eye(centers.shape[1], dtype=bool)
+    distances = square_root(jnp.where(itself, 0, 2 - 2 * cosines))
+    # The slope by a cosine, which depends on w_k by <w_k, w_l> and by ||w_k||.
+    slopes = jnp.where(distances > 0, -1 / jnp.where(distances > 0, distances, 1), 0)
+    along = jnp.sum(slopes * cosines, axis=2, keepdims=True) / norms**2
+    return jnp.sum(distances, axis=(1, 2)) / 2, slopes * scale - jnp.where(itself, along, 0)
+
+
+def _compare_and_keep(embeddings: Array, centers: Array, gamma: float) -> tuple[Any, Any]:
     relaxed, log_sum = _relax(embeddings, centers, gamma)
-    return relaxed, (embeddings, centers, relaxed, log_sum)
+    distances, mix = _distances(centers)
+    return (relaxed, distances), (embeddings, centers, relaxed, log_sum, mix)
 
 
-def _relax_gradients(gamma: float, kept: Any, gradient: Array) -> tuple[Array, Array]:
+def _gradients(gamma: float, kept: Any, gradients: tuple[Array, Array]) -> tuple[Array, Array]:
     """Returns the gradients by dS / ds_k = q_k (1 + (s_k - S) / gamma)."""
-    embeddings, centers, relaxed, log_sum = kept
+    embeddings, centers, relaxed, log_sum, mix = kept
+    to_relaxed, to_distances = gradients
 
-    def add(total: Array, of_all: Array) -> tuple[Array, Array]:
-        s = products(embeddings, of_all)
+    def add(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        to_embeddings, to_centers = sums
+        s, pull = jax.vjp(proxy_similarities, embeddings, center(centers, k))
         weight = jnp.exp(s / gamma - log_sum)
-        to_s = gradient * weight * (1 + (s - relaxed) / gamma)
-        return total + products(to_s, of_all.T), products(to_s.T, embeddings.T)
+        more, to_center = pull(to_relaxed * weight * (1 + (s - relaxed) / gamma))
+        return to_embeddings + more, with_center(to_centers, center(to_centers, k) + to_center, k)
 
-    to_embeddings, to_centers = jax.lax.scan(
-        add, jnp.zeros_like(embeddings), jnp.moveaxis(centers, 1, 0)
-    )
-    return to_embeddings, jnp.moveaxis(to_centers, 0, 1)
+    _, cut_off = masks.norms(centers)
+    mix = jnp.where(cut_off, 0, to_distances[:, None, None] * mix)
+    of_distances = jnp.einsum("ckl,cld->ckd", mix, centers, precision=jax.lax.Precision.HIGHEST)
+    start = jnp.zeros_like(embeddings), of_distances
+    return jax.lax.fori_loop(0, centers.shape[1], add, start)
 
 
-relaxed_similarities.defvjp(_relax_and_keep, _relax_gradients)
+compare_with_centers.defvjp(_compare_and_keep, _gradients)
 
 
 def soft_triple(
@@ -115,8 +144,8 @@ def soft_triple(
 ) -> Loss:
     """Creates SoftTriple, in the letters of its paper (Qian et al. 2019, section 3).
 
-    L = `soft_triple_loss` of `relaxed_similarities` + tau `center_spread`. The default values are
-    those of the paper's section 4.
+    L = `soft_triple_loss` + tau `center_spread`, of what `compare_with_centers` returns. The
+    default values are those of the paper's section 4.
 
     Args:
       num_classes: number of training classes, C.
@@ -133,14 +162,16 @@ def soft_triple(
     require_range("tau", tau, 0)
     require_range("margin", margin, *DISTANCE)
 
-    def compare(embeddings: Array, centers: Array, labels: Array) -> tuple[Array, Array]:
-        s = jnp.sum(embeddings[:, None, :] * centers[labels], axis=2)
-        own = jnp.sum(jax.nn.softmax(s / gamma, axis=1) * s, axis=1)
-        return own, relaxed_similarities(embeddings, centers, gamma)
+    def compare_own(embeddings: Array, centers: Array) -> Array:
+        s = jnp.sum(embeddings[:, None, :] * centers, axis=2)
+        return jnp.sum(jax.nn.softmax(s / gamma, axis=1) * s, axis=1)
 
-    def compute(similarities: Similarities, labels: Array, centers: Array) -> Array:
+    def compare_all(embeddings: Array, centers: Array) -> tuple[Array, Array]:
+        return compare_with_centers(embeddings, centers, gamma)
+
+    def compute(similarities: Similarities, labels: Array, distances: Array) -> Array:
         loss = soft_triple_loss(similarities, la=la, margin=margin)
-        return loss + tau * center_spread(centers, num_classes)
+        return loss + tau * center_spread(distances[:num_classes], num_centers)
 
     shape = (num_centers, embedding_dim)
-    return with_centers("centers", num_classes, shape, compare, compute)
+    return with_centers("centers", num_classes, shape, compare_own, compare_all, compute)

@@ -9,9 +9,14 @@ from jax.typing import ArrayLike
 
 from dcjax.core.ranges import require_whole
 from dcjax.losses.loss import Loss
-from dcjax.losses.pairs import products
 from dcjax.losses.proxies import arcface_objective
-from dcjax.losses.proxy_similarities import Similarities, with_centers
+from dcjax.losses.proxy_similarities import (
+    Similarities,
+    center,
+    proxy_similarities,
+    with_center,
+    with_centers,
+)
 
 MOST_CENTERS = 1000
 
@@ -25,7 +30,7 @@ def nearest_similarities(embeddings: Array, centers: Array) -> Array:
 
     Args:
       embeddings: x[B, D].
-      centers: w[rows, K, D].
+      centers: w[rows, K, D], of any length; w / ||w|| stands for w.
     """
     return _nearest(embeddings, centers)[0]
 
@@ -33,15 +38,14 @@ def nearest_similarities(embeddings: Array, centers: Array) -> Array:
 def _nearest(embeddings: Array, centers: Array) -> tuple[Array, Array]:
     """Returns S and the number of the nearest center, int16 [B, rows]."""
 
-    def compare(nearest: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Any, None]:
-        (largest, number), (k, of_all) = nearest, other
-        s = products(embeddings, of_all)
-        return (jnp.maximum(largest, s), jnp.where(s > largest, k, number)), None
+    def compare(k: Array, nearest: tuple[Array, Array]) -> tuple[Array, Array]:
+        largest, number = nearest
+        s = proxy_similarities(embeddings, center(centers, k))
+        return jnp.maximum(largest, s), jnp.where(s > largest, k.astype(jnp.int16), number)
 
-    numbers = jnp.arange(centers.shape[1], dtype=jnp.int16)
     none = jnp.full((len(embeddings), len(centers)), -jnp.inf, embeddings.dtype)
     start = none, jnp.zeros_like(none, jnp.int16)
-    return jax.lax.scan(compare, start, (numbers, jnp.moveaxis(centers, 1, 0)))[0]
+    return jax.lax.fori_loop(0, centers.shape[1], compare, start)
 
 
 def _nearest_and_keep(embeddings: Array, centers: Array) -> tuple[Array, Any]:
@@ -52,16 +56,14 @@ def _nearest_and_keep(embeddings: Array, centers: Array) -> tuple[Array, Any]:
 def _nearest_gradients(kept: Any, gradient: Array) -> tuple[Array, Array]:
     embeddings, centers, number = kept
 
-    def add(total: Array, center: tuple[Array, Array]) -> tuple[Array, Array]:
-        k, of_all = center
-        to_s = jnp.where(number == k, gradient, 0)
-        return total + products(to_s, of_all.T), products(to_s.T, embeddings.T)
+    def add(k: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        to_embeddings, to_centers = sums
+        _, pull = jax.vjp(proxy_similarities, embeddings, center(centers, k))
+        more, to_center = pull(jnp.where(number == k, gradient, 0))
+        return to_embeddings + more, with_center(to_centers, to_center, k)
 
-    numbers = jnp.arange(centers.shape[1], dtype=jnp.int16)
-    to_embeddings, to_centers = jax.lax.scan(
-        add, jnp.zeros_like(embeddings), (numbers, jnp.moveaxis(centers, 1, 0))
-    )
-    return to_embeddings, jnp.moveaxis(to_centers, 0, 1)
+    start = jnp.zeros_like(embeddings), jnp.zeros_like(centers)
+    return jax.lax.fori_loop(0, centers.shape[1], add, start)
 
 
 nearest_similarities.defvjp(_nearest_and_keep, _nearest_gradients)
@@ -104,12 +106,14 @@ def sub_center_arcface(
         least_margin=least_margin,
     )
 
-    def compare(embeddings: Array, centers: Array, labels: Array) -> tuple[Array, Array]:
-        to_own = jnp.sum(embeddings[:, None, :] * centers[labels], axis=2)
-        return jnp.max(to_own, axis=1), nearest_similarities(embeddings, centers)
+    def compare_own(embeddings: Array, centers: Array) -> Array:
+        return jnp.max(jnp.sum(embeddings[:, None, :] * centers, axis=2), axis=1)
 
-    def compute(similarities: Similarities, labels: Array, _: Array) -> Array:
+    def compare_all(embeddings: Array, centers: Array) -> tuple[Array, None]:
+        return nearest_similarities(embeddings, centers), None
+
+    def compute(similarities: Similarities, labels: Array, _: None) -> Array:
         return of_similarities(similarities, labels)
 
     shape = (num_centers, embedding_dim)
-    return with_centers("centers", num_classes, shape, compare, compute)
+    return with_centers("centers", num_classes, shape, compare_own, compare_all, compute)

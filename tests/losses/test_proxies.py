@@ -299,7 +299,8 @@ def test_soft_triple_with_one_center_is_softmax_with_a_margin() -> None:
 
 def test_soft_triple_pulls_the_centers_of_a_class_together() -> None:
     def objective(centers: jax.Array) -> jax.Array:
-        return soft_triple.center_spread(masks.l2_normalize(centers), 2)
+        _, distances = soft_triple.compare_with_centers(jnp.eye(2), centers, 0.1)
+        return soft_triple.center_spread(distances, 2)
 
     centers = jnp.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
     value, gradient = jax.value_and_grad(objective)(centers)
