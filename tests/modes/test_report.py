@@ -223,7 +223,8 @@ def test_divisions_are_those_of_the_checkpoint_and_of_the_curves(
     assert "epoch" not in training.scores
     assert isinstance(training.images_per_second, content.Curve)
     assert training.images_per_second.epochs.tolist() == [1, 2]
-    assert {"division", "training steps", "evaluation", "other"} == training.seconds.keys()
+    activities = {"division", "planning", "training steps", "evaluation", "other"}
+    assert activities == training.seconds.keys()
 
 
 def test_the_map_shows_a_sample_and_says_so(reported: content.Report) -> None:
