@@ -12,9 +12,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import ablations
+from configs.ablations import study_division
 
-RUNS = "study"
-SCORES = ("recall_at_1", "map_at_r")
+RUNS = study_division.RUNS
+SCORES = study_division.SCORES
 
 # Shares of Omniglot's 964 classes that are for validation, and numbers of clusters: each cluster
 # needs two classes.

@@ -10,10 +10,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import ablations
-from configs.ablations.study_division import FAST
+from configs.ablations import study_division
 
-RUNS = "study"
-SCORES = ("recall_at_1", "map_at_r")
+RUNS = study_division.RUNS
+SCORES = study_division.SCORES
 
 # What a divided run changes beside its masks.
 _DIVIDED: dict[str, ablations.Settings] = {
@@ -50,7 +50,7 @@ def get_config(data: str = "study.heads") -> ConfigDict:
 def sweep(data: str = "study.heads") -> list[dict[str, Any]]:
     """Returns the rows."""
     rows = [{"name": "K = 1", "settings": ablations.BASELINE}]
-    for suffix, masks in (("", {}), (", masks at 1e-2", FAST)):
+    for suffix, masks in (("", {}), (", masks at 1e-2", study_division.FAST)):
         rows += [
             {
                 "name": f"{name}{suffix}",
