@@ -31,7 +31,7 @@ _PACKAGES = (
     "tensorflow",
     "torch",
     "pytorch-metric-learning",
-    "timm",
+    "transformers",
     "faiss-cpu",
     "pillow",
 )

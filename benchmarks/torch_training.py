@@ -75,7 +75,7 @@ def _network(
 ) -> tuple[nn.Module, torch.device]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if backbone in vit.SIZES:
-        import torch_vit  # timm needs a torchvision that fits torch, which ResNets do without
+        import torch_vit  # transformers takes seconds to import, which ResNets do without
 
         return torch_vit.Embedder(backbone, size, dimension).to(device), device
     return torch_resnet.Embedder(backbone, num_stages, dimension).to(

@@ -3,8 +3,8 @@
 Ours is the whole step of a run (margin loss with distance-weighted sampling, one cluster, Adam,
 frozen BatchNorm), with matrix products, or XLA's own convolutions by `--methods xla`. The peer is
 the same network (v1.5, channels_last) with pytorch-metric-learning's loss and miner; of a vision
-transformer, with patches of 16 pixels, it is timm's, where timm can be imported. All get new images
-from the host at each step. With --precision=bfloat16 the backbone's activations are bfloat16, the
+transformer, with patches of 16 pixels, it is that of transformers. All get new images from the host
+at each step. With --precision=bfloat16 the backbone's activations are bfloat16, the
 peer's by autocast.
 
 About five minutes on two cores; other sizes and networks by arguments. On a GPU:
@@ -22,7 +22,6 @@ A large batch whole (0) and in chunks, ours alone, with the memory that XLA has 
 
 import argparse
 import functools
-import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -99,13 +98,7 @@ def main() -> None:
 
 
 def _has_peer(backbone: str, width: int) -> bool:
-    if backbone in vit.SIZES:
-        try:
-            importlib.import_module("timm")
-        except ImportError as error:
-            print(f"{backbone} is timed without a peer: timm cannot be imported ({error}).")
-            return False
-    return backbone != "resnet_small" and width == 64
+    return backbone in vit.SIZES or (backbone != "resnet_small" and width == 64)
 
 
 def _model(
