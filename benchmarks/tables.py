@@ -29,6 +29,8 @@ _PLACE = re.compile(
     r".*?<!-- end -->",
     re.DOTALL,
 )
+# Share of the cores that other work takes on a machine that is called quiet.
+_QUIET = 0.02
 _MACHINES = re.compile(r"<!-- machines -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -159,7 +161,8 @@ def _caption(found: Sequence[Record]) -> str:
     """Returns how the records of a table were measured, in words."""
     command, date, rounds, _ = _common(found[0])
     busy = [record.other_work for record in found if record.other_work is not None]
-    others = f", beside other work on {_range(busy)} of the cores" if busy else ""
+    most = max(busy, default=0.0)
+    others = f", beside other work on up to {most:.0%} of the cores" if most > _QUIET else ""
     how = f"medians of {rounds} rounds" if rounds > 1 else "one round"
     return f"`{command}`, {date}, {how}{others}"
 

@@ -92,7 +92,7 @@ def test_record_replaces_the_one_of_its_command_and_subject(
 def test_tables_of_a_page_say_date_and_machine(records: ModuleType, tables: ModuleType) -> None:
     old = _record(records)
     new = dataclasses.replace(old, subject="one more", date="2026-12-01", other_work=0.25)
-    other = dataclasses.replace(old, subject="two")
+    other = dataclasses.replace(old, subject="two", other_work=0.01)
     page = f"<!-- machines -->\n<!-- end -->\n\n{_PAGE}"
     shown = tables.fill(page, [old, new, other])
     table = (
@@ -106,8 +106,8 @@ def test_tables_of_a_page_say_date_and_machine(records: ModuleType, tables: Modu
         "<!-- details of python benchmarks/a.py: one -->\n\n"
         "`python benchmarks/a.py`, 2026-11-30, medians of 3 rounds, on [1]:\n\n"
         f"{table.format('one')}\n"
-        "`python benchmarks/a.py`, 2026-12-01, medians of 3 rounds, beside other work on 0.25 of "
-        f"the cores, on [1]:\n\n{table.format('one more')}\n"
+        "`python benchmarks/a.py`, 2026-12-01, medians of 3 rounds, beside other work on up to "
+        f"25% of the cores, on [1]:\n\n{table.format('one more')}\n"
         "<!-- end -->\n\nText.\n"
     )
     assert tables.fill(shown, [old, new, other]) == shown
