@@ -1,8 +1,11 @@
 """The tables and plots of docs/ablations are those of the scores of their runs."""
 
+import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from dcjax.modes import sweep_files
 
@@ -25,3 +28,20 @@ def test_table_is_made_from_the_scores_of_its_runs(runs: Path, tmp_path: Path) -
     }
     for path in made:
         assert path.read_text() == (runs.parent / path.name).read_text()
+
+
+def test_forecasts_are_compared_with_the_gains_of_the_tables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(_ROOT / "benchmarks")
+    forecasts = importlib.import_module("forecasts")
+    assert forecasts.page() == forecasts.PAGE.read_text()
+    # By the definition, resample by resample.
+    x, y = np.array([1.0, 2.0, 3.0, 3.0]), np.array([2.0, 1.0, 5.0, 4.0])
+    drawn = np.random.default_rng(0).integers(4, size=(forecasts.NUM_RESAMPLES, 4))
+    varied = [rows for rows in drawn[:400] if np.ptp(x[rows]) and np.ptp(y[rows])]
+    expected = [scipy.stats.spearmanr(x[rows], y[rows]).statistic for rows in varied]
+    monkeypatch.setattr(forecasts, "NUM_RESAMPLES", 400)
+    found = forecasts.correlate(x, y)
+    np.testing.assert_allclose(found[1:], np.quantile(expected, [0.025, 0.975]), rtol=1e-12)
+    assert found[0] == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
