@@ -12,6 +12,12 @@ from configs import ablations
 RUNS = "study"
 SCORES = ("recall_at_1", "map_at_r")
 
+KINDS: dict[str, ablations.Settings] = {
+    "K = 1": ablations.BASELINE,
+    "clusters only": ablations.NO_SUBSPACES,
+    "fixed masks": ablations.FIX,
+    "learned masks": ablations.LEARN,
+}
 # Masks that learn at 1e-2, not at the paper's 1e-3 as those of the experiments do.
 FAST: ablations.Settings = {"optimizer.masks_multiplier": 100.0}
 
@@ -23,12 +29,4 @@ def get_config(data: str = "study.heads") -> ConfigDict:
 
 def sweep(data: str = "study.heads") -> list[dict[str, Any]]:
     """Returns the rows."""
-    return ablations.rows(
-        {
-            "K = 1": ablations.BASELINE,
-            "clusters only": ablations.NO_SUBSPACES,
-            "fixed masks": ablations.FIX,
-            "learned masks": ablations.LEARN,
-            "learned masks at 1e-2": ablations.LEARN | FAST,
-        }
-    )
+    return ablations.rows(KINDS | {"learned masks at 1e-2": ablations.LEARN | FAST})
