@@ -95,6 +95,11 @@ def _cases() -> dict[str, Case]:
             "soft_triple": of("soft_triple", "SoftTripleLoss"),
         }
         if num_classes > 100:
+            proxies["soft_triple, tau 0"] = of(
+                "soft_triple",
+                "SoftTripleLoss, no regulariser",
+                changes={"loss.soft_triple.tau": 0.0},
+            )
             proxies["soft_triple"] = of(
                 "soft_triple",
                 "SoftTripleLoss, no regulariser",

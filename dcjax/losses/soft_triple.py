@@ -49,8 +49,10 @@ def center_spread(distances: Array, num_centers: int) -> Array:
     return jnp.sum(distances) / (len(distances) * max(num_centers * (num_centers - 1), 1))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def compare_with_centers(embeddings: Array, centers: Array, gamma: float) -> tuple[Array, Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def compare_with_centers(
+    embeddings: Array, centers: Array, gamma: float, has_distances: bool = True
+) -> tuple[Array, Array | None]:
     """Returns similarities to classes S[B, rows], and the distances between their centers R[rows].
 
       S_ic = sum_k q_k s_k,  q = softmax(s / gamma),  s_k = <x_i, w_ck>
@@ -64,8 +66,9 @@ def compare_with_centers(embeddings: Array, centers: Array, gamma: float) -> tup
       embeddings: x[B, D].
       centers: w[rows, K, D], of any length; w / ||w|| stands for w.
       gamma: temperature.
+      has_distances: whether R is wanted; else it is None.
     """
-    return _relax(embeddings, centers, gamma)[0], _distances(centers)[0]
+    return _compare_and_keep(embeddings, centers, gamma, has_distances)[0]
 
 
 def _relax(embeddings: Array, centers: Array, gamma: float) -> tuple[Array, Array]:
@@ -104,13 +107,17 @@ def _distances(centers: Array) -> tuple[Array, Array]:
     return jnp.sum(distances, axis=(1, 2)) / 2, slopes * scale - jnp.where(itself, along, 0)
 
 
-def _compare_and_keep(embeddings: Array, centers: Array, gamma: float) -> tuple[Any, Any]:
+def _compare_and_keep(
+    embeddings: Array, centers: Array, gamma: float, has_distances: bool
+) -> tuple[Any, Any]:
     relaxed, log_sum = _relax(embeddings, centers, gamma)
-    distances, mix = _distances(centers)
+    distances, mix = _distances(centers) if has_distances else (None, None)
     return (relaxed, distances), (embeddings, centers, relaxed, log_sum, mix)
 
 
-def _gradients(gamma: float, kept: Any, gradients: tuple[Array, Array]) -> tuple[Array, Array]:
+def _gradients(
+    gamma: float, has_distances: bool, kept: Any, gradients: tuple[Array, Array | None]
+) -> tuple[Array, Array]:
     """Returns the gradients by dS / ds_k = q_k (1 + (s_k - S) / gamma)."""
     embeddings, centers, relaxed, log_sum, mix = kept
     to_relaxed, to_distances = gradients
@@ -122,9 +129,11 @@ def _gradients(gamma: float, kept: Any, gradients: tuple[Array, Array]) -> tuple
         more, to_center = pull(to_relaxed * weight * (1 + (s - relaxed) / gamma))
         return to_embeddings + more, with_center(to_centers, center(to_centers, k) + to_center, k)
 
-    _, cut_off = masks.norms(centers)
-    mix = jnp.where(cut_off, 0, to_distances[:, None, None] * mix)
-    of_distances = jnp.einsum("ckl,cld->ckd", mix, centers, precision=jax.lax.Precision.HIGHEST)
+    of_distances = jnp.zeros_like(centers)
+    if has_distances:
+        _, cut_off = masks.norms(centers)
+        mix = jnp.where(cut_off, 0, to_distances[:, None, None] * mix)
+        of_distances = jnp.einsum("ckl,cld->ckd", mix, centers, precision=jax.lax.Precision.HIGHEST)
     start = jnp.zeros_like(embeddings), of_distances
     return jax.lax.fori_loop(0, centers.shape[1], add, start)
 
@@ -166,11 +175,13 @@ def soft_triple(
         s = jnp.sum(embeddings[:, None, :] * centers, axis=2)
         return jnp.sum(jax.nn.softmax(s / gamma, axis=1) * s, axis=1)
 
-    def compare_all(embeddings: Array, centers: Array) -> tuple[Array, Array]:
-        return compare_with_centers(embeddings, centers, gamma)
+    def compare_all(embeddings: Array, centers: Array) -> tuple[Array, Array | None]:
+        return compare_with_centers(embeddings, centers, gamma, tau > 0)
 
-    def compute(similarities: Similarities, labels: Array, distances: Array) -> Array:
+    def compute(similarities: Similarities, labels: Array, distances: Array | None) -> Array:
         loss = soft_triple_loss(similarities, la=la, margin=margin)
+        if distances is None:
+            return loss
         return loss + tau * center_spread(distances[:num_classes], num_centers)
 
     shape = (num_centers, embedding_dim)

@@ -309,6 +309,28 @@ def test_soft_triple_pulls_the_centers_of_a_class_together() -> None:
     np.testing.assert_array_equal(gradient[1], 0)  # already identical
 
 
+def test_soft_triple_without_regulariser_is_what_is_left_of_it() -> None:
+    x = masks.l2_normalize(jax.random.normal(jax.random.key(1), (6, 8)))
+    labels, whole = jnp.arange(6) % 3, _create("soft_triple", 3, 8, centers=4, tau=0.3)
+    params = whole.init(KEY)
+
+    def regulariser(params: Any) -> jax.Array:
+        _, distances = soft_triple.compare_with_centers(x, params["centers"][:3], 0.1)
+        return 0.3 * soft_triple.center_spread(distances, 4)
+
+    def rest(params: Any, x: jax.Array) -> jax.Array:
+        return whole.apply(params, x, labels, KEY)[0] - regulariser(params)
+
+    without = _create("soft_triple", 3, 8, centers=4, tau=0.0)
+    found, expected = (
+        jax.value_and_grad(of, argnums=(0, 1))(params, x)
+        for of in (lambda *arguments: without.apply(*arguments, labels, KEY)[0], rest)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(found[0], whole.apply(params, x, labels, KEY)[0], atol=1e-3)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_descent_aligns_embeddings_with_the_proxies_of_their_class(name: str) -> None:
     loss, labels = _create(name, 5, 8), jnp.arange(10) % 5
