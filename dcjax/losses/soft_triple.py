@@ -116,7 +116,7 @@ def _compare_and_keep(
 
 
 def _gradients(
-    gamma: float, has_distances: bool, kept: Any, gradients: tuple[Array, Array | None]
+    gamma: float, _: bool, kept: Any, gradients: tuple[Array, Array | None]
 ) -> tuple[Array, Array]:
     """Returns the gradients by dS / ds_k = q_k (1 + (s_k - S) / gamma)."""
     embeddings, centers, relaxed, log_sum, mix = kept
@@ -130,7 +130,7 @@ def _gradients(
         return to_embeddings + more, with_center(to_centers, center(to_centers, k) + to_center, k)
 
     of_distances = jnp.zeros_like(centers)
-    if has_distances:
+    if to_distances is not None:
         _, cut_off = masks.norms(centers)
         mix = jnp.where(cut_off, 0, to_distances[:, None, None] * mix)
         of_distances = jnp.einsum("ckl,cld->ckd", mix, centers, precision=jax.lax.Precision.HIGHEST)
