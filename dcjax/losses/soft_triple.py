@@ -131,7 +131,7 @@ def _gradients(
 
     of_distances = jnp.zeros_like(centers)
     if to_distances is not None:
-        _, cut_off = masks.norms(centers)
+        cut_off = masks.norms(centers)[1]
         mix = jnp.where(cut_off, 0, to_distances[:, None, None] * mix)
         of_distances = jnp.einsum("ckl,cld->ckd", mix, centers, precision=jax.lax.Precision.HIGHEST)
     start = jnp.zeros_like(embeddings), of_distances
