@@ -47,7 +47,13 @@ def paths(folder: pathlib.Path, number: int) -> list[str]:
     return [files[i % len(files)] for i in range(number)]
 
 
-def stream(folder: pathlib.Path, number: int, crop: str, resized: Any = None) -> tuple[Any, Any]:
+def stream(
+    folder: pathlib.Path,
+    number: int,
+    crop: str,
+    resized: Any = None,
+    num_threads: int | None = None,
+) -> tuple[Any, Any]:
     """Returns our pipeline, from files or from resized images, and the steps of an epoch."""
     from dcjax.data import crops, pipeline
     from dcjax.data.datasets.image_set import from_classes
@@ -59,7 +65,7 @@ def stream(folder: pathlib.Path, number: int, crop: str, resized: Any = None) ->
     images = from_classes(paths(folder, number), np.zeros(number))
     rows = np.random.default_rng(0).permutation(number).astype(np.int32).reshape(-1, 1, BATCH)
     steps = sampling.Block(rows, np.zeros(rows.shape[:2], np.int32))
-    reader = pipeline.Stream(images, augmentation, seed=0, num_threads=None, resized=resized)
+    reader = pipeline.Stream(images, augmentation, seed=0, num_threads=num_threads, resized=resized)
     return reader, steps
 
 
@@ -69,9 +75,9 @@ def look_at_all(batches: Iterator[Any]) -> dict[str, float]:
     return {"mean": float(np.mean(means))}
 
 
-def ours(folder: pathlib.Path, number: int) -> Job:
+def ours(folder: pathlib.Path, number: int, num_threads: int | None = None) -> Job:
     """Prepares epochs of our pipeline."""
-    reader, steps = stream(folder, number, "random_resized")
+    reader, steps = stream(folder, number, "random_resized", num_threads=num_threads)
     return lambda: look_at_all(x["image"] for x in reader.train_batches([steps], epoch=0))
 
 
@@ -200,6 +206,7 @@ def main() -> None:
         size = np.mean([file.stat().st_size for file in folder.iterdir()]) / 1024
         contestants = {
             "dcjax, pipeline": functools.partial(ours, folder, args.images),
+            "dcjax, pipeline, one image at once": functools.partial(ours, folder, args.images, 1),
             "plain tf.data": functools.partial(plain, folder, args.images, antialias=True),
             "plain tf.data, no antialias": functools.partial(
                 plain, folder, args.images, antialias=False
