@@ -171,7 +171,13 @@ def _rows(table: str, data: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("table", _TABLES)
 def test_every_row_of_an_ablation_fits_the_settings(table):
     module, known = importlib.import_module(f"configs.ablations.{table}"), _keys(_config("default"))
-    small = ("digits", "small.omniglot", "small.omniglot_proxies")
+    small = (
+        "digits",
+        "small.omniglot",
+        "small.omniglot_proxies",
+        "study.birds",
+        "study.characters",
+    )
     for data in ablations.experiments():
         if table == "p21_table_5" and data in small:
             with pytest.raises(ValueError, match="photographs of 64 pixels or more"):
