@@ -27,7 +27,7 @@ from dcjax.retrieval import galleries, near_ties, rounding, selection
 from dcjax.retrieval.galleries import Gallery, Set
 from dcjax.retrieval.near_ties import Lists, Places
 from dcjax.retrieval.rounding import Bound
-from dcjax.retrieval.selection import Widths
+from dcjax.retrieval.selection import Intervals, Widths
 
 # Distances of a block, and numbers of its queries, unless a block size is given: 16 MiB of float32,
 # which a processor's cache may hold. The number of queries is a multiple of this one, to fill
@@ -322,18 +322,18 @@ def _rank_block(
     products = jnp.einsum(
         "gd,qd->gq", searched.embeddings, embeddings, precision=jax.lax.Precision.HIGHEST
     )
-    widths = _widths(embeddings, searched.squared_norms, bound)
-    # ||q - g||^2 - ||q||^2: the query's norm does not change its ranking.
-    lower: Array = searched.squared_norms[:, None] - 2 * products - widths.of(slice(None)) / 2
-    num_rows, num_queries = lower.shape
+    num_rows, num_queries = products.shape
     # The query is excluded by index: an exact duplicate of it is another image.
     self_row = block_queries.self_row - searched.first
     self_row = jnp.where(self_row < 0, num_rows, self_row)
-    lower = lower.at[self_row, jnp.arange(num_queries)].set(jnp.inf, mode="drop")
-    near, rows = selection.nearest(lower, min(num_listed, num_rows))
+    products = products.at[self_row, jnp.arange(num_queries)].set(-jnp.inf, mode="drop")
+    widths = _widths(embeddings, searched.squared_norms, bound)
+    intervals = Intervals(products, searched.squared_norms, widths)
+    lower = intervals.lower(slice(None))
+    near, rows = selection.nearest(lower, min(num_listed, num_rows), intervals.lower)
     hits = (searched.classes[rows] == block_queries.classes[:, None]) & (near < jnp.inf)
     lists = Lists(near, near + widths.of(rows.T).T, searched.first + rows, hits)
-    num_before = _num_before(lower, widths, searched, block_queries.classes, num_positives, axes)
+    num_before = _num_before(intervals, searched, block_queries.classes, num_positives, axes)
     return *num_before, _merge(lists, num_listed, axes)
 
 
@@ -351,8 +351,7 @@ def _widths(queries: Array, squared_norms: Array, bound: Bound) -> Widths:
 
 
 def _num_before(
-    lower: Array,
-    widths: Widths,
+    intervals: Intervals,
     searched: Gallery,
     classes: Array,
     num_positives: int,
@@ -362,22 +361,23 @@ def _num_before(
 
     If a query's class has no image, both counts are of all rows that are searched.
     """
-    num_rows, num_queries = lower.shape
+    num_rows = len(intervals.products)
     place = searched.starts[classes][:, None] + jnp.arange(num_positives)
     exists = place < searched.starts[classes + 1][:, None]
     rows = searched.by_class[jnp.minimum(place, num_rows - 1)]
     # Bounds of the distances to all positives, [B, num_positives], and of the nearest, over
     # devices.
-    positive_lower = jnp.where(exists, lower[rows, jnp.arange(num_queries)[:, None]], jnp.inf)
-    best = jnp.arange(num_queries), jnp.argmin(positive_lower, axis=1)
-    positive_upper = positive_lower + widths.of(rows.T).T
-    limits = jax.lax.pmin((positive_lower[best], positive_upper.min(axis=1)), axes)
-    is_nearest = (positive_lower[best] == limits[0]) & (limits[0] < jnp.inf)
-    row = jnp.where(is_nearest, searched.first + rows[best], jnp.iinfo(jnp.int32).max)
+    positive_lower = jnp.where(exists, intervals.lower(rows.T).T, jnp.inf)
+    positive_width = intervals.widths.of(rows.T).T
+    limits = positive_lower.min(axis=1), (positive_lower + positive_width).min(axis=1)
+    limits = jax.lax.pmin(limits, axes)
+    is_nearest = (positive_lower == limits[0][:, None]) & (positive_lower < jnp.inf)
+    row = jnp.where(is_nearest, searched.first + rows, jnp.iinfo(jnp.int32).max).min(axis=1)
     row = jnp.where(limits[0] < jnp.inf, jax.lax.pmin(row, axes), 0)
-    certain, possible = selection.num_before(lower, widths, limits, row - searched.first)
-    # Other positives do not count: none of them is before the nearest one.
-    possible -= jnp.sum(positive_lower < limits[1][:, None], axis=1)
+    certain, possible = selection.num_before(intervals, limits, row - searched.first)
+    # Other positives do not count: none of them is before the nearest one. An eighth of the width
+    # is more than lower bounds differ by if XLA rounds them otherwise in the count (`rounding`).
+    possible -= jnp.sum(positive_lower + positive_width / 8 < limits[1][:, None], axis=1)
     return jax.lax.psum((certain, possible), axes)
 
 

@@ -24,6 +24,11 @@ Together, as long as D u < 1 / 50,
 with e = (1.1 D + 16) u and norms n = |x'| + t that are enlarged by what underflows can hide:
 t >= 2 a / e and 3 e t^2 > 6 D 2^-126, of which the second holds for t >= 2^-50.
 
+This exceeds what the errors come to by 5 u n_g (n_g + 2 n_q) at least, since three operations
+put terms and bounds together, not eight. XLA may round them otherwise in one part of a program than
+in another, with fused operations or without; such bounds differ by less, so that either holds for
+both.
+
 The reference is |q - g|^2 in float64, which has an error of at most
 (D + 2) 2^-53 |q - g|^2 <= 2 (D + 2) 2^-53 (|q|^2 + |g|^2). The part of |g|^2 is covered by the
 bound above; for that of |q|^2, the bound is widened by e64 n_q^2 with e64 = (D + 16) 2^-51.

@@ -238,6 +238,22 @@ def test_nearest_searches_only_runs_with_the_lowest_minima():
     assert nearest.tolist() == [[*range(507, 499, -1), 1002]]
 
 
+def test_nearest_looks_up_the_distances_of_candidates_only():
+    distances = np.random.default_rng(3).integers(500, size=(1003, 4)).astype(np.float32)
+    looked_up = []
+
+    def look_up(rows: jax.Array) -> jax.Array:
+        looked_up.append(rows)
+        return jax.numpy.take_along_axis(jax.numpy.asarray(distances), rows, axis=0)
+
+    near, nearest = selection.nearest(jax.numpy.asarray(distances), 9, look_up)
+    order = np.argsort(distances, axis=0, kind="stable")[:9].T
+    np.testing.assert_array_equal(nearest, order)
+    np.testing.assert_array_equal(near, np.take_along_axis(distances, order.T, axis=0).T)
+    # Of nine runs of eight rows, and the last three rows.
+    assert [rows.shape for rows in looked_up] == [(75, 4)]
+
+
 @pytest.mark.parametrize("block", [1, 7, 32, 64, 1000, None])
 def test_ranking_does_not_depend_on_the_block_size(block):
     embeddings, classes = _on_a_grid(130, 20, 4)
