@@ -13,9 +13,10 @@ The embedding starts as a rotation of the features, so at their scores if it is 
 a tenth of the embedding's: at the embedding's it lost on classes that are unlike the trained ones.
 docs/results.md, "Your own images", has what was measured with ResNet-18 on birds, groceries and
 characters, and by which command. 20 passes were not searched.
-Nothing is divided: on the small sets of docs/results.md, "Does division help?", it never paid. To
-divide, as for many classes and long training, set division.max_clusters to 2, 4 or more: every five
-epochs there are twice as many clusters. Compare by validation classes (docs/choosing.md).
+Nothing is divided: it cost heads on frozen features, and did not help short fine-tuning. It helped
+a network from random weights that was trained past its best (docs/results.md, "Does division
+help?"). To divide, set division.max_clusters to 2, 4 or more: every five epochs there are twice as
+many clusters. Compare by validation classes (docs/choosing.md).
 Without published weights set model.batch_norm=train, optimizer.learning_rate near 1e-3 and
 optimizer.embedding_multiplier=1.
 """
