@@ -13,12 +13,13 @@ from configs.ablations import study_division
 RUNS = study_division.RUNS
 SCORES = study_division.SCORES
 
-_AVERAGED: ablations.Settings = {"train.ema_decay": 0.998}
-_PLAIN: dict[str, ablations.Settings] = {
-    "averaged weights": _AVERAGED,
+_RIVALS: dict[str, ablations.Settings] = {
+    "averaged weights": {"train.ema_decay": 0.998},
     "memory of 1024": {"loss.memory_size": 1024},
     "batches twice as large": {"sampling.batch_size": 64},
 }
+# Those that division is also combined with.
+_COMBINED = ("averaged weights", "memory of 1024")
 
 
 def get_config(data: str = "study.characters") -> ConfigDict:
@@ -32,14 +33,15 @@ def sweep(data: str = "study.characters") -> list[dict[str, Any]]:
         {"name": "K = 1", "settings": ablations.BASELINE},
         {"name": "learned masks", "settings": ablations.LEARN, "baseline": "K = 1"},
     ]
-    for name, changes in _PLAIN.items():
+    for name, changes in _RIVALS.items():
         settings = ablations.BASELINE | changes
         rows.append({"name": f"K = 1, {name}", "settings": settings, "baseline": "K = 1"})
-    return [
-        *rows,
+    rows += [
         {
-            "name": "learned masks, averaged weights",
-            "settings": ablations.LEARN | _AVERAGED,
-            "baseline": "K = 1, averaged weights",
-        },
+            "name": f"learned masks, {name}",
+            "settings": ablations.LEARN | _RIVALS[name],
+            "baseline": f"K = 1, {name}",
+        }
+        for name in _COMBINED
     ]
+    return rows
