@@ -4,9 +4,9 @@
     python benchmarks/forecasts.py --write  # writes docs/ablations/forecasts.md
 
 Forecasts are what `--mode=forecast --output=` wrote for the experiments of docs/ablations, before
-training; gains are the differences to K = 1 in their tables, of the epochs that validation classes
-chose. Both are ranked over all divisions that have both; of Spearman's correlation of the ranks
-there is a bootstrap interval over the divisions.
+training; gains are the differences to K = 1 in their tables, at the best epoch on validation
+classes. Divisions that have both are ranked by each; Spearman's correlation has a bootstrap
+interval over the divisions.
 """
 
 import argparse

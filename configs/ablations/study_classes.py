@@ -1,4 +1,4 @@
-"""Study of division: 60, 240 and 771 training classes, and so many clusters.
+"""Study of division: 60, 240 and 771 training classes, with 4 to 32 clusters.
 
     python launch.py --sweep --config=configs/ablations/study_classes.py:study.character_heads \
         --seeds=0,1,2

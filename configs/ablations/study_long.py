@@ -1,4 +1,4 @@
-"""Study of division: whole networks, trained past their best.
+"""Study of division: networks of which all weights are trained, for long.
 
 python launch.py --sweep --config=configs/ablations/study_long.py:study.characters
 """

@@ -1,4 +1,4 @@
-"""Study of division: what else is done against overfitting, at as many steps.
+"""Study of division: other measures against overfitting, at the same number of steps.
 
 python launch.py --sweep --config=configs/ablations/study_rivals.py:study.characters
 """

@@ -1,4 +1,4 @@
-r"""A whole network: bird crops (configs/small/cub_crops.py) at 32 x 32 pixels, trained long.
+r"""All weights trained: bird crops (configs/small/cub_crops.py) at 32 x 32 pixels, trained long.
 
     python launch.py --config=configs/study/birds.py --config.dataset.root=/path/to/CUB \
         --config.model.pretrained=/path/to/resnet18.safetensors

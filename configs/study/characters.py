@@ -2,8 +2,8 @@ r"""A small network from random weights: Omniglot at 28 x 28 pixels, trained pas
 
     python launch.py --config=configs/study/characters.py --config.dataset.root=/path/to/omniglot
 
-60 classes train, so that 3,000 of the 6,000 steps are enough for the best scores on the others. A
-division every twelfth of the run, as for CUB in the paper (T = 10 of 120 epochs).
+60 classes train, so that K = 1 is best after 3,000 to 5,000 of the 6,000 steps. A division every
+twelfth of the run, as for CUB in the paper (T = 10 of 120 epochs).
 """
 
 from ml_collections import ConfigDict

@@ -73,8 +73,8 @@ _COLUMNS = (
 )
 _CAUTION = (
     "This describes divisions of the features of the network as it is before training, which "
-    "training changes. It recommends no number of clusters: of heads on frozen features none was "
-    "better with more than one, and the less the variance, the more MAP@R was lost."
+    "training changes. It recommends no number of clusters: in dcjax's study of heads on "
+    "frozen features, more than one did not pay, and the less the variance, the more MAP@R fell."
 )
 
 
