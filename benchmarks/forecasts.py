@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
+import tables
 
 STUDIES = pathlib.Path(__file__).parents[1] / "docs" / "ablations"
 PAGE = STUDIES / "forecasts.md"
@@ -121,32 +122,29 @@ def page() -> str:
         "Figures before training (`python launch.py --mode=forecast`), and differences to K = 1 in "
         "percent (Study of division).",
         "",
-        _row("experiment", "K", *FIGURES.values(), *SCORES.values()),
-        _row(*["---"] * (2 + len(FIGURES) + len(SCORES))),
-    ]
-    for cell in found:
-        figures = (f"{cell.forecast[name]:.3f}" for name in FIGURES)
-        gains = (f"{100 * cell.gains[name]:+.2f}" for name in SCORES)
-        lines.append(_row(cell.experiment, str(cell.num_clusters), *figures, *gains))
-    lines += [
+        tables.markdown([_cell_row(cell) for cell in found]),
         "",
         f"Spearman's rank correlation over these {len(found)} divisions, with 95 % bootstrap "
         "intervals over them:",
         "",
-        _row("gain in", *FIGURES.values()),
-        _row(*["---"] * (1 + len(FIGURES))),
+        tables.markdown([_correlation_row(found, score) for score in SCORES]),
     ]
-    for score, heading in SCORES.items():
-        gained = [cell.gains[score] for cell in found]
-        correlations = (
-            correlate([cell.forecast[name] for cell in found], gained) for name in FIGURES
-        )
-        lines.append(_row(heading, *(f"{r:.2f} [{a:.2f}, {b:.2f}]" for r, a, b in correlations)))
     return "\n".join(lines) + "\n"
 
 
-def _row(*texts: str) -> str:
-    return f"| {' | '.join(texts)} |"
+def _cell_row(cell: Cell) -> dict[str, str]:
+    figures = {heading: f"{cell.forecast[name]:.3f}" for name, heading in FIGURES.items()}
+    gains = {heading: f"{100 * cell.gains[name]:+.2f}" for name, heading in SCORES.items()}
+    return {"experiment": cell.experiment, "K": str(cell.num_clusters), **figures, **gains}
+
+
+def _correlation_row(found: Sequence[Cell], score: str) -> dict[str, str]:
+    row = {"gain in": SCORES[score]}
+    for name, heading in FIGURES.items():
+        forecasts = [cell.forecast[name] for cell in found]
+        r, low, high = correlate(forecasts, [cell.gains[score] for cell in found])
+        row[heading] = f"{r:.2f} [{low:.2f}, {high:.2f}]"
+    return row
 
 
 def main() -> None:

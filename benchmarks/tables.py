@@ -97,12 +97,12 @@ def details(found: Iterable[Record]) -> str:
                 "results": ", ".join(f"{name} {value:,.6g}" for name, value in results),
             }
             rows.append(row)
-    return _table(rows)
+    return markdown(rows)
 
 
 def summary(found: Iterable[Record]) -> str:
     """Returns a table with a row for each peer, and for each contestant without ratios."""
-    return _table([row for record in found for row in _summary_rows(record)])
+    return markdown([row for record in found for row in _summary_rows(record)])
 
 
 def overview(found: Sequence[Record]) -> str:
@@ -113,7 +113,7 @@ def overview(found: Sequence[Record]) -> str:
         for record in found
         for row in _summary_rows(record)
     ]
-    return f"{_table(rows, aligned=True)}\n\n{_legend(machines)}"
+    return f"{markdown(rows, aligned=True)}\n\n{_legend(machines)}"
 
 
 def _summary_rows(record: Record) -> list[dict[str, str]]:
@@ -178,7 +178,7 @@ def _legend(machines: Sequence[str]) -> str:
     return "\n".join(f"* [{number}] {machine}" for number, machine in enumerate(machines, start=1))
 
 
-def _table(rows: Sequence[dict[str, str]], *, aligned: bool = False) -> str:
+def markdown(rows: Sequence[dict[str, str]], *, aligned: bool = False) -> str:
     """Returns rows as Markdown, without columns that are empty."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = [name for name in names if any(row.get(name) for row in rows)]

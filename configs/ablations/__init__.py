@@ -81,6 +81,7 @@ def rows(
     settings: Mapping[str, Settings],
     scores: Sequence[str] = (),
     paper: Mapping[str, tuple[float, ...]] | None = None,
+    baseline: str = "",
 ) -> list[dict[str, Any]]:
     """Returns the rows of a table, as `sweep` of a config file lists them.
 
@@ -88,11 +89,12 @@ def rows(
       settings: what each row sets, by the row's name in the paper.
       scores: names of the paper's columns.
       paper: the paper's percent in these columns, by row; None where it has no such table.
+      baseline: the row that these are compared with; "": the first one of the table.
     """
     figures = {
         name: dict(zip(scores, values, strict=True)) for name, values in (paper or {}).items()
     }
     return [
-        {"name": name, "settings": changes, "paper": figures.get(name, {})}
+        {"name": name, "settings": changes, "paper": figures.get(name, {}), "baseline": baseline}
         for name, changes in settings.items()
     ]

@@ -37,13 +37,10 @@ def sweep(data: str = "study.character_heads") -> list[dict[str, Any]]:
     for name, (share, clusters) in _LEVELS.items():
         changes = {"dataset.validation_classes": share}
         baseline = f"{name}, K = 1"
-        rows.append({"name": baseline, "settings": ablations.BASELINE | changes})
-        rows += [
-            {
-                "name": f"{name}, K = {k}",
-                "settings": ablations.LEARN | changes | {"division.max_clusters": k},
-                "baseline": baseline,
-            }
+        divided = {
+            f"{name}, K = {k}": ablations.LEARN | changes | {"division.max_clusters": k}
             for k in clusters
-        ]
+        }
+        rows += ablations.rows({baseline: ablations.BASELINE | changes})
+        rows += ablations.rows(divided, baseline=baseline)
     return rows

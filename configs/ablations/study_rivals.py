@@ -29,19 +29,10 @@ def get_config(data: str = "study.characters") -> ConfigDict:
 
 def sweep(data: str = "study.characters") -> list[dict[str, Any]]:
     """Returns the rows."""
-    rows: list[dict[str, Any]] = [
-        {"name": "K = 1", "settings": ablations.BASELINE},
-        {"name": "learned masks", "settings": ablations.LEARN, "baseline": "K = 1"},
-    ]
-    for name, changes in _RIVALS.items():
-        settings = ablations.BASELINE | changes
-        rows.append({"name": f"K = 1, {name}", "settings": settings, "baseline": "K = 1"})
-    rows += [
-        {
-            "name": f"learned masks, {name}",
-            "settings": ablations.LEARN | _RIVALS[name],
-            "baseline": f"K = 1, {name}",
-        }
-        for name in _COMBINED
-    ]
+    rivals = {f"K = 1, {name}": ablations.BASELINE | changes for name, changes in _RIVALS.items()}
+    rows = ablations.rows({"K = 1": ablations.BASELINE})
+    rows += ablations.rows({"learned masks": ablations.LEARN} | rivals, baseline="K = 1")
+    for name in _COMBINED:
+        combined = {f"learned masks, {name}": ablations.LEARN | _RIVALS[name]}
+        rows += ablations.rows(combined, baseline=f"K = 1, {name}")
     return rows

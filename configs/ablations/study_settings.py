@@ -49,16 +49,13 @@ def get_config(data: str = "study.heads") -> ConfigDict:
 
 def sweep(data: str = "study.heads") -> list[dict[str, Any]]:
     """Returns the rows."""
-    rows = [{"name": "K = 1", "settings": ablations.BASELINE}]
+    rows = ablations.rows({"K = 1": ablations.BASELINE})
     for suffix, masks in (("", {}), (", masks at 1e-2", study_division.FAST)):
-        rows += [
-            {
-                "name": f"{name}{suffix}",
-                "settings": ablations.LEARN | changes | masks,
-                "baseline": "K = 1",
-            }
+        divided = {
+            f"{name}{suffix}": ablations.LEARN | changes | masks
             for name, changes in _DIVIDED.items()
-        ]
+        }
+        rows += ablations.rows(divided, baseline="K = 1")
     for name, changes in _BOTH.items():
         rows += _pair(name, changes, ablations.LEARN)
     for rate in _RATES:
@@ -71,6 +68,6 @@ def _pair(name: str, both: ablations.Settings, divided: ablations.Settings) -> l
     """Returns the rows of runs that do not and that do divide, with the same other settings."""
     baseline = f"{name}, K = 1"
     return [
-        {"name": baseline, "settings": ablations.BASELINE | both},
-        {"name": f"{name}, K = 4", "settings": divided | both, "baseline": baseline},
+        *ablations.rows({baseline: ablations.BASELINE | both}),
+        *ablations.rows({f"{name}, K = 4": divided | both}, baseline=baseline),
     ]
